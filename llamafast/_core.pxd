@@ -1,0 +1,65 @@
+"""C face of the façade, for other Cython modules of ours."""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+cimport llamafast._kernels as kernels
+cimport llamafast._llama as lib
+
+cdef class Model:
+    cdef lib.llama_model* ptr
+    cdef const lib.llama_vocab* vocab
+    cdef readonly str path
+    cdef readonly bint vocab_only
+    cdef readonly int n_vocab, n_ctx_train, n_embd, n_layer, n_swa
+    cdef readonly int bos_id, eos_id, eot_id
+    cdef readonly bint add_bos, add_eos, is_recurrent, is_hybrid, has_encoder, has_decoder
+    cdef readonly tuple fim_ids
+    cdef vector[lib.llama_adapter_lora*] adapters       # freed with the model
+    cdef int read_facts(self) except -1
+
+cdef class Context:
+    cdef lib.llama_context* ptr
+    cdef lib.llama_memory_t memory
+    cdef int abort_flag                 # read by ggml between graph nodes, set by any thread
+    cdef readonly Model model           # keeps the weights alive
+    cdef readonly int n_ctx, n_ctx_seq, n_batch, n_ubatch, n_seq_max, n_outputs_max, n_rs_seq
+    cdef readonly int threads, threads_batch
+    cdef readonly bint kv_unified, swa_full, can_shift
+    cdef readonly str memory_kind
+    cdef int read_facts(self) except -1
+    cdef int check_seq(self, int seq_id) except -1
+
+cdef class Batch:
+    cdef lib.llama_batch c
+    cdef readonly int n_tokens_max
+
+cdef cppclass SamplerState:
+    kernels.RowParams row
+    float repetition, frequency, presence
+    bint penalize
+    uint64_t rng
+    int32_t n_vocab, num_logprobs, min_tokens, num_accepted
+    unordered_map[int32_t, int32_t] slot_of     # token id -> index into ids and counts
+    vector[int32_t] ids, counts                 # distinct tokens seen, and how often
+    vector[int32_t] bias_ids, banned_ids
+    vector[float] bias
+    vector[float] saved                         # the logits under the changes of one draw
+    # of the last draw
+    float logprob
+    vector[int32_t] top_ids
+    vector[float] top_logprobs
+
+cdef class Sampler:
+    cdef SamplerState* ptr
+    cdef int checked(self, int token_id) except -1
+
+cdef class ModelRunner:
+    cdef readonly Context context
+    cdef kernels.Scratch scratch
+    cdef list samplers                  # of the last step: keeps them alive for logprobs()
+    cdef vector[int32_t] rows, drawn
+    cdef readonly double decode_s, sample_s
+    cdef readonly int64_t num_decodes
+    cdef int check_rows(self, Batch batch, rows, samplers) except -1

@@ -1,0 +1,175 @@
+"""The façade over libllama. Nothing outside calls llama.h. Objects are not thread-safe unless said."""
+
+from array import array
+from collections.abc import Callable, Sequence
+
+COMPILED_LLAMA_CPP_PYTHON: str
+
+class Model:
+    """Weights and vocabulary. Tokenizing is thread-safe. Raises ModelLoadError."""
+
+    path: str
+    n_vocab: int
+    n_ctx_train: int
+    n_embd: int
+    n_layer: int
+    n_params: int
+    n_swa: int
+    size_bytes: int
+    description: str
+    is_recurrent: bool
+    is_hybrid: bool
+    has_encoder: bool
+    has_decoder: bool
+    vocab_only: bool
+    bos_id: int
+    eos_id: int
+    eot_id: int
+    add_bos: bool
+    add_eos: bool
+    fim_ids: tuple[int, int, int]
+    def __init__(
+        self,
+        path: str,
+        *,
+        vocab_only: bool = False,
+        n_gpu_layers: int | None = None,
+        split_mode: int | None = None,
+        main_gpu: int | None = None,
+        tensor_split: Sequence[float] | None = None,
+        use_mmap: bool | None = None,
+        use_mlock: bool | None = None,
+        kv_overrides: dict[str, bool | int | float | str] | None = None,
+        progress: Callable[[float], bool] | None = None,
+    ) -> None: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
+    def token_bytes(self, token_id: int, special: bool = False) -> bytes: ...
+    def is_eog(self, token_id: int) -> bool: ...
+    def is_control(self, token_id: int) -> bool: ...
+    def chat_template(self, name: str | None = None) -> str | None: ...
+    def load_lora(self, path: str) -> int: ...
+
+class Context:
+    """One KV memory over a Model. Raises ModelLoadError. Only one thread may use it."""
+
+    model: Model
+    n_ctx: int
+    n_ctx_seq: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_outputs_max: int
+    n_rs_seq: int
+    threads: int
+    threads_batch: int
+    kv_unified: bool
+    swa_full: bool
+    can_shift: bool
+    memory_kind: str  # "attention" | "swa" | "hybrid" | "recurrent" | "none"
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 0,
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        n_seq_max: int = 32,
+        n_outputs_max: int = 0,
+        n_rs_seq: int = 0,
+        threads: int = 1,
+        threads_batch: int = 0,
+        kv_unified: bool = True,
+        swa_full: bool = True,
+        offload_kqv: bool | None = None,
+        op_offload: bool | None = None,
+        flash_attn: bool | None = None,
+        no_perf: bool | None = None,
+        embedding: bool | None = None,
+        type_k: int | None = None,
+        type_v: int | None = None,
+        rope_scaling_type: int | None = None,
+        pooling_type: int | None = None,
+        attention_type: int | None = None,
+        rope_freq_base: float | None = None,
+        rope_freq_scale: float | None = None,
+        yarn_ext_factor: float | None = None,
+        yarn_attn_factor: float | None = None,
+        yarn_beta_fast: float | None = None,
+        yarn_beta_slow: float | None = None,
+        yarn_orig_ctx: int | None = None,
+    ) -> None: ...
+    def clear(self) -> None: ...
+    def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
+    def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
+    def seq_keep(self, seq_id: int) -> None: ...
+    def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None: ...
+    def seq_pos_min(self, seq_id: int) -> int: ...
+    def seq_pos_max(self, seq_id: int) -> int: ...
+    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes: ...
+    def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None: ...
+    def set_loras(self, scales: Sequence[tuple[int, float]]) -> None: ...
+    def num_graph_reuses(self) -> int: ...
+
+class Batch:
+    """Rows of one decode. Holds at most n_tokens rows."""
+
+    num_tokens: int
+    n_tokens_max: int
+    def __init__(self, n_tokens_max: int) -> None: ...
+    def clear(self) -> None: ...
+    def add(self, token_id: int, pos: int, seq_id: int) -> int:
+        """Append one row; its index."""
+    def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
+        """Append token_ids[start:stop] (array('i')) at pos, pos+1, ...; the index of the last row."""
+
+class Sampler:
+    """Sampling state of one sequence: settings, own RNG, token counts for the penalties."""
+
+    num_logprobs: int
+    def __init__(
+        self,
+        n_vocab: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        logit_bias: Sequence[tuple[int, float]] = (),
+        seed: int = 0,
+        num_logprobs: int = -1,
+        banned_ids: Sequence[int] = (),
+        min_tokens: int = 0,
+    ) -> None:
+        """banned_ids cannot be drawn before min_tokens tokens were accepted. num_logprobs -1: none."""
+    def prime(self, token_ids: array[int]) -> None:
+        """Count prompt tokens for the penalties."""
+    def accept(self, token_id: int) -> None: ...
+
+class ModelRunner:
+    """One crossing per engine step."""
+
+    context: Context
+    decode_s: float  # seconds inside llama_decode and synchronize, summed
+    sample_s: float
+    num_decodes: int
+    def __init__(self, context: Context) -> None: ...
+    def step(self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
+        """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+
+        rows may name one row several times (forks), ascending order preferred. One nogil block.
+        Raises DecodeError: 1 no KV room (nothing changed), 2 cancelled, negative fatal; ValueError for a bad batch.
+        """
+    def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
+        """Of samplers[i] in the last step: raw logprob of the drawn token, and the top num_logprobs (best first)."""
+    def logits(self, i: int) -> array[float]:
+        """Copy of the raw logits that samplers[i] of the last step read, shape (n_vocab,)."""
+    def cancel(self) -> None:
+        """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
+
+def live_handles() -> dict[str, int]: ...
+def libllama_version() -> str: ...

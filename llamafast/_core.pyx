@@ -1,0 +1,866 @@
+"""The façade over libllama: Model, Context, Batch, Sampler, ModelRunner. Nothing else calls llama.h."""
+
+from cpython cimport array
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+from libcpp cimport bool as cbool
+from libcpp.vector cimport vector
+
+cimport cython
+cimport llamafast._kernels as kernels
+cimport llamafast._llama as lib
+
+import array as _array
+import os
+
+from llamafast.errors import DecodeError, ModelLoadError
+
+cdef extern from *:
+    """
+    #include <cstring>
+    #include <mutex>
+    #include <cstdio>
+    #include <string>
+    #include "llama.h"
+    // llama.cpp reports why a load failed only through its log: keep the error lines until someone asks.
+    static std::mutex llamafast_log_mutex;
+    static std::string llamafast_log_errors;
+    static bool llamafast_log_echo = false;
+    static void llamafast_log(ggml_log_level level, const char * text, void *) {
+        std::lock_guard<std::mutex> lock(llamafast_log_mutex);
+        if (llamafast_log_echo) { fputs(text, stderr); }
+        if (level == GGML_LOG_LEVEL_ERROR && llamafast_log_errors.size() < 4096) { llamafast_log_errors += text; }
+    }
+    static std::string llamafast_log_take() {
+        std::lock_guard<std::mutex> lock(llamafast_log_mutex);
+        std::string taken; taken.swap(llamafast_log_errors); return taken;
+    }
+    static void llamafast_log_start(bool echo) { llamafast_log_echo = echo; llama_log_set(llamafast_log, nullptr); }
+    """
+    cdef cppclass cpp_string "std::string":
+        const char* c_str()
+        size_t size()
+    cpp_string llamafast_log_take() nogil
+    void llamafast_log_start(bint echo) nogil
+    const char* LLAMAFAST_LLAMA_CPP_PYTHON
+
+COMPILED_LLAMA_CPP_PYTHON = LLAMAFAST_LLAMA_CPP_PYTHON.decode()
+
+cdef int num_models = 0, num_contexts = 0, num_batches = 0, num_samplers = 0
+
+llamafast_log_start(os.environ.get("LLAMAFAST_LLAMA_LOG", "0") not in ("", "0"))
+lib.llama_backend_init()
+
+
+def live_handles() -> dict[str, int]:
+    """How many native objects are alive, by class. For leak tests."""
+    return {"Model": num_models, "Context": num_contexts, "Batch": num_batches, "Sampler": num_samplers}
+
+
+def libllama_version() -> str:
+    """The version that the loaded libllama reports."""
+    return lib.llama_version().decode()
+
+
+cdef str take_log():
+    cdef cpp_string text = llamafast_log_take()
+    lines = text.c_str()[:text.size()].decode("utf-8", "replace").strip().splitlines()
+    return "; ".join(line.strip() for line in lines[-3:]) if lines else "llama.cpp gave no reason"
+
+
+cdef cbool on_progress(float progress, void* callback) noexcept nogil:
+    with gil:
+        try:
+            return bool((<object> callback)(progress))
+        except Exception:
+            return False        # an exception cannot cross llama.cpp: it cancels the load
+
+
+cdef cbool on_abort(void* flag) noexcept nogil:
+    return (<int*> flag)[0] != 0
+
+
+cdef int pack_overrides(dict overrides, vector[lib.llama_model_kv_override]& out) except -1:
+    cdef lib.llama_model_kv_override item
+    for key, value in overrides.items():
+        memset(&item, 0, sizeof(item))
+        raw = key.encode()
+        if not 0 < len(raw) < 128:
+            raise ModelLoadError(f"kv_overrides: the key {key!r} must have 1 to 127 bytes")
+        memcpy(item.key, PyBytes_AS_STRING(raw), len(raw))
+        if isinstance(value, bool):
+            item.tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
+            item.val_bool = value
+        elif isinstance(value, int):
+            item.tag = lib.LLAMA_KV_OVERRIDE_TYPE_INT
+            item.val_i64 = value
+        elif isinstance(value, float):
+            item.tag = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT
+            item.val_f64 = value
+        else:
+            text = str(value).encode()
+            if len(text) > 127:
+                raise ModelLoadError(f"kv_overrides[{key!r}]: a text value has at most 127 bytes")
+            item.tag = lib.LLAMA_KV_OVERRIDE_TYPE_STR
+            memcpy(item.val_str, PyBytes_AS_STRING(text), len(text))
+        out.push_back(item)
+    memset(&item, 0, sizeof(item))
+    out.push_back(item)                 # an empty key ends the list
+    return 0
+
+
+@cython.final
+cdef class Model:
+    """Weights and vocabulary of one GGUF file. Tokenizing is thread-safe. Raises ModelLoadError.
+
+    vocab_only loads no weights: such a model tokenizes, but no Context can be made of it.
+    progress(fraction) -> bool is called while loading; False cancels.
+    """
+
+    def __init__(self, path, *, bint vocab_only=False, n_gpu_layers=None, split_mode=None, main_gpu=None,
+                 tensor_split=None, use_mmap=None, use_mlock=None, kv_overrides=None, progress=None):
+        global num_models
+        cdef lib.llama_model_params params = lib.llama_model_default_params()
+        cdef vector[float] split
+        cdef vector[lib.llama_model_kv_override] overrides
+        cdef bytes raw_path
+        if self.ptr is not NULL:
+            raise ModelLoadError("a Model is loaded once")
+        self.path = os.fspath(path)
+        check_gguf(self.path)
+        self.vocab_only = params.vocab_only = vocab_only
+        if n_gpu_layers is not None:
+            params.n_gpu_layers = n_gpu_layers
+        if split_mode is not None:
+            params.split_mode = <lib.llama_split_mode> <int> split_mode
+        if main_gpu is not None:
+            params.main_gpu = main_gpu
+        if use_mmap is not None or use_mlock is not None:
+            params.load_mode = load_mode(use_mmap is None or use_mmap, bool(use_mlock))
+        if tensor_split is not None:
+            split = tensor_split
+            if split.size() > lib.llama_max_devices():
+                raise ModelLoadError(f"tensor_split: {split.size()} values for {lib.llama_max_devices()} devices")
+            split.resize(lib.llama_max_devices(), 0.0)  # llama.cpp reads one value per possible device
+            params.tensor_split = split.data()
+        if kv_overrides:
+            pack_overrides(kv_overrides, overrides)
+            params.kv_overrides = overrides.data()
+        if progress is not None:
+            params.progress_callback = on_progress
+            params.progress_callback_user_data = <void*> progress
+        raw_path = os.fsencode(self.path)
+        cdef const char* c_path = raw_path
+        llamafast_log_take()
+        with nogil:
+            self.ptr = lib.llama_model_load_from_file(c_path, params)
+        if self.ptr is NULL:
+            raise ModelLoadError(f"cannot load {self.path}: {take_log()}")
+        num_models += 1
+        self.read_facts()
+
+    def __dealloc__(self):
+        global num_models
+        if self.ptr is not NULL:
+            lib.llama_model_free(self.ptr)
+            num_models -= 1
+
+    cdef int read_facts(self) except -1:
+        cdef const lib.llama_vocab* vocab = lib.llama_model_get_vocab(self.ptr)
+        self.vocab = vocab
+        self.n_vocab = lib.llama_vocab_n_tokens(vocab)
+        self.n_ctx_train = lib.llama_model_n_ctx_train(self.ptr)
+        self.n_embd = lib.llama_model_n_embd(self.ptr)
+        self.n_layer = lib.llama_model_n_layer(self.ptr)
+        self.n_swa = lib.llama_model_n_swa(self.ptr)
+        self.is_recurrent = lib.llama_model_is_recurrent(self.ptr)
+        self.is_hybrid = lib.llama_model_is_hybrid(self.ptr)
+        self.has_encoder = lib.llama_model_has_encoder(self.ptr)
+        self.has_decoder = lib.llama_model_has_decoder(self.ptr)
+        self.bos_id = lib.llama_vocab_bos(vocab)
+        self.eos_id = lib.llama_vocab_eos(vocab)
+        self.eot_id = lib.llama_vocab_eot(vocab)
+        self.add_bos = lib.llama_vocab_get_add_bos(vocab)
+        self.add_eos = lib.llama_vocab_get_add_eos(vocab)
+        self.fim_ids = (lib.llama_vocab_fim_pre(vocab), lib.llama_vocab_fim_suf(vocab), lib.llama_vocab_fim_mid(vocab))
+        return 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return lib.llama_model_size(self.ptr)
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters."""
+        return lib.llama_model_n_params(self.ptr)
+
+    @property
+    def description(self) -> str:
+        """llama.cpp's short name of architecture, size and quantization."""
+        cdef char buf[256]
+        lib.llama_model_desc(self.ptr, buf, sizeof(buf))
+        return buf.decode("utf-8", "replace")
+
+    @property
+    def metadata(self) -> dict:
+        """All scalar and string keys of the GGUF, as text."""
+        cdef int i
+        return {
+            meta_text(self.ptr, i, lib.llama_model_meta_key_by_index):
+                meta_text(self.ptr, i, lib.llama_model_meta_val_str_by_index)
+            for i in range(lib.llama_model_meta_count(self.ptr))
+        }
+
+    def tokenize(self, str text, bint add_special, bint parse_special):
+        """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
+
+        Raises UnicodeEncodeError for lone surrogates, ValueError for text beyond 2**30 bytes.
+        """
+        cdef bytes raw = text.encode()
+        cdef Py_ssize_t n_bytes = len(raw)
+        if n_bytes > 1 << 30:
+            raise ValueError("text is longer than 2**30 bytes")
+        cdef const char* data = raw
+        cdef array.array out = array.clone(TOKENS, n_bytes // 2 + 16, zero=False)
+        cdef int32_t* ids = <int32_t*> out.data.as_ints
+        cdef int32_t capacity = <int32_t> len(out), n
+        with nogil:
+            n = lib.llama_tokenize(self.vocab, data, <int32_t> n_bytes, ids, capacity, add_special, parse_special)
+        if n < 0:                       # -n is the room it needs
+            capacity = -n
+            array.resize(out, capacity)
+            ids = <int32_t*> out.data.as_ints
+            with nogil:
+                n = lib.llama_tokenize(self.vocab, data, <int32_t> n_bytes, ids, capacity, add_special, parse_special)
+        if n < 0:
+            raise ValueError("the tokenizer failed")
+        array.resize(out, n)
+        return out.tolist()
+
+    def token_bytes(self, int token_id, bint special=False):
+        """Bytes of one token; control tokens give b"" unless special. Raises ValueError for an id outside the vocabulary."""
+        cdef char small[64]
+        cdef int32_t n
+        if not 0 <= token_id < self.n_vocab:
+            raise ValueError(f"token id {token_id} is not in [0, {self.n_vocab})")
+        n = lib.llama_token_to_piece(self.vocab, token_id, small, sizeof(small), 0, special)
+        if n >= 0:
+            return small[:n]
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, -n)
+        n = lib.llama_token_to_piece(self.vocab, token_id, PyBytes_AS_STRING(out), -n, 0, special)
+        return out[:max(n, 0)]
+
+    def is_eog(self, int token_id) -> bool:
+        """True if the token ends a generation."""
+        return 0 <= token_id < self.n_vocab and lib.llama_vocab_is_eog(self.vocab, token_id)
+
+    def is_control(self, int token_id) -> bool:
+        """True if the token is a control token."""
+        return 0 <= token_id < self.n_vocab and lib.llama_vocab_is_control(self.vocab, token_id)
+
+    def chat_template(self, name=None):
+        """The chat template in the GGUF (the default one, or one by name), or None."""
+        cdef bytes raw = b"" if name is None else name.encode()
+        cdef const char* text = lib.llama_model_chat_template(self.ptr, <const char*> NULL if name is None else <const char*> raw)
+        return None if text is NULL else text[:strlen(text)].decode("utf-8", "replace")
+
+    def load_lora(self, path) -> int:
+        """Read a LoRA adapter; its number, for Context.set_loras. Raises ModelLoadError."""
+        cdef bytes raw = os.fsencode(path)
+        check_gguf(os.fspath(path))
+        llamafast_log_take()
+        cdef lib.llama_adapter_lora* adapter = lib.llama_adapter_lora_init(self.ptr, raw)
+        if adapter is NULL:
+            raise ModelLoadError(f"cannot load the adapter {path}: {take_log()}")
+        self.adapters.push_back(adapter)
+        return self.adapters.size() - 1
+
+
+cdef array.array TOKENS = _array.array("i")
+ctypedef int32_t (*meta_getter)(const lib.llama_model*, int32_t, char*, size_t) noexcept nogil
+
+
+cdef str meta_text(const lib.llama_model* model, int i, meta_getter get):
+    cdef char small[256]
+    cdef int32_t n = get(model, i, small, sizeof(small))
+    if n < 0:
+        return ""
+    if n < <int32_t> sizeof(small):
+        return small[:n].decode("utf-8", "replace")
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n + 1)
+    get(model, i, PyBytes_AS_STRING(out), n + 1)
+    return out[:n].decode("utf-8", "replace")
+
+
+cdef lib.llama_load_mode load_mode(bint use_mmap, bint use_mlock):
+    if use_mmap and use_mlock:
+        return lib.LLAMA_LOAD_MODE_MMAP_MLOCK
+    if use_mmap:
+        return lib.LLAMA_LOAD_MODE_MMAP
+    if use_mlock:
+        return lib.LLAMA_LOAD_MODE_MLOCK
+    return lib.LLAMA_LOAD_MODE_NONE
+
+
+cdef int check_gguf(str path) except -1:
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {path}: {error.strerror}") from None
+    if magic != b"GGUF":
+        raise ModelLoadError(f"{path} is not a GGUF file")
+    return 0
+
+
+@cython.final
+@cython.no_gc_clear                     # the garbage collector must not free the model first
+cdef class Context:
+    """One KV memory over a Model. Owns the llama_context; only one thread may use it. Raises ModelLoadError.
+
+    n_ctx is in tokens (0: the model's own), rounded up by llama.cpp; with kv_unified all sequences share it, else each
+    gets n_ctx // n_seq_max (n_ctx_seq). n_outputs_max is the most rows of one decode that give logits (0: n_seq_max).
+    """
+
+    def __init__(self, Model model, *, int n_ctx=0, int n_batch=512, int n_ubatch=512, int n_seq_max=32,
+                 int n_outputs_max=0, int n_rs_seq=0, int threads=1, int threads_batch=0, bint kv_unified=True,
+                 bint swa_full=True, offload_kqv=None, op_offload=None, flash_attn=None, no_perf=None, embedding=None,
+                 type_k=None, type_v=None, rope_scaling_type=None, pooling_type=None, attention_type=None,
+                 rope_freq_base=None, rope_freq_scale=None, yarn_ext_factor=None, yarn_attn_factor=None,
+                 yarn_beta_fast=None, yarn_beta_slow=None, yarn_orig_ctx=None):
+        global num_contexts
+        cdef lib.llama_context_params params = lib.llama_context_default_params()
+        if self.ptr is not NULL:
+            raise ModelLoadError("a Context is made once")
+        if model is None or model.vocab_only:
+            raise ModelLoadError("a context needs a model with weights, not vocab_only")
+        check_sizes(n_ctx, n_batch, n_ubatch, n_seq_max, n_outputs_max, n_rs_seq, threads)
+        self.model = model
+        params.n_ctx = n_ctx
+        params.n_batch = n_batch
+        params.n_ubatch = min(n_ubatch, n_batch)
+        params.n_seq_max = n_seq_max
+        params.n_rs_seq = n_rs_seq
+        # 0 would reserve logits for a full ubatch: 508 MB at V = 248k
+        self.n_outputs_max = params.n_outputs_max = min(max(n_outputs_max, n_seq_max), max(n_batch, n_seq_max))
+        self.threads = params.n_threads = threads
+        self.threads_batch = params.n_threads_batch = threads_batch if threads_batch > 0 else threads
+        self.kv_unified = params.kv_unified = kv_unified
+        self.swa_full = params.swa_full = swa_full
+        if flash_attn is not None:
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            if flash_attn:
+                params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.offload_kqv = params.offload_kqv if offload_kqv is None else offload_kqv
+        params.op_offload = params.op_offload if op_offload is None else op_offload
+        params.no_perf = params.no_perf if no_perf is None else no_perf
+        params.embeddings = params.embeddings if embedding is None else embedding
+        if type_k is not None:
+            params.type_k = ggml_type_of("type_k", type_k)
+        if type_v is not None:
+            params.type_v = ggml_type_of("type_v", type_v)
+        if rope_scaling_type is not None:
+            params.rope_scaling_type = <lib.llama_rope_scaling_type> <int> rope_scaling_type
+        if pooling_type is not None:
+            params.pooling_type = <lib.llama_pooling_type> <int> pooling_type
+        if attention_type is not None:
+            params.attention_type = <lib.llama_attention_type> <int> attention_type
+        params.rope_freq_base = params.rope_freq_base if rope_freq_base is None else rope_freq_base
+        params.rope_freq_scale = params.rope_freq_scale if rope_freq_scale is None else rope_freq_scale
+        params.yarn_ext_factor = params.yarn_ext_factor if yarn_ext_factor is None else yarn_ext_factor
+        params.yarn_attn_factor = params.yarn_attn_factor if yarn_attn_factor is None else yarn_attn_factor
+        params.yarn_beta_fast = params.yarn_beta_fast if yarn_beta_fast is None else yarn_beta_fast
+        params.yarn_beta_slow = params.yarn_beta_slow if yarn_beta_slow is None else yarn_beta_slow
+        params.yarn_orig_ctx = params.yarn_orig_ctx if yarn_orig_ctx is None else yarn_orig_ctx
+        params.abort_callback = on_abort
+        params.abort_callback_data = &self.abort_flag
+        llamafast_log_take()
+        with nogil:
+            self.ptr = lib.llama_init_from_model(model.ptr, params)
+        if self.ptr is NULL:
+            raise ModelLoadError(f"cannot make a context of {model.path}: {take_log()}")
+        num_contexts += 1
+        self.read_facts()
+
+    def __dealloc__(self):
+        global num_contexts
+        if self.ptr is not NULL:
+            lib.llama_free(self.ptr)
+            num_contexts -= 1
+
+    cdef int read_facts(self) except -1:
+        self.memory = lib.llama_get_memory(self.ptr)
+        self.n_ctx = lib.llama_n_ctx(self.ptr)
+        self.n_ctx_seq = lib.llama_n_ctx_seq(self.ptr)
+        self.n_batch = lib.llama_n_batch(self.ptr)
+        self.n_ubatch = lib.llama_n_ubatch(self.ptr)
+        self.n_seq_max = lib.llama_n_seq_max(self.ptr)
+        self.n_rs_seq = lib.llama_n_rs_seq(self.ptr)
+        self.can_shift = self.memory is not NULL and lib.llama_memory_can_shift(self.memory)
+        if self.memory is NULL:
+            self.memory_kind = "none"
+        elif self.model.is_recurrent:
+            self.memory_kind = "recurrent"
+        elif self.model.is_hybrid:
+            self.memory_kind = "hybrid"
+        else:
+            self.memory_kind = "swa" if self.model.n_swa > 0 else "attention"
+        return 0
+
+    cdef int check_seq(self, int seq_id) except -1:
+        if self.memory is NULL:
+            raise ValueError("this model has no KV memory")
+        if not 0 <= seq_id < self.n_seq_max:
+            raise ValueError(f"sequence id {seq_id} is not in [0, {self.n_seq_max})")
+        return 0
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        if self.memory is not NULL:
+            lib.llama_memory_clear(self.memory, False)
+
+    def seq_rm(self, int seq_id, int p0, int p1) -> bool:
+        """Remove positions [p0, p1) of a sequence (negative: from the start, to the end). False: not possible, unchanged."""
+        self.check_seq(seq_id)
+        return lib.llama_memory_seq_rm(self.memory, seq_id, p0, p1)
+
+    def seq_cp(self, int src, int dst, int p0, int p1) -> None:
+        """Let dst share positions [p0, p1) of src. Recurrent state is shared whole, whatever the range says.
+
+        Raises ValueError for a partial range when each sequence has its own stream: llama.cpp would abort.
+        """
+        self.check_seq(src)
+        self.check_seq(dst)
+        if not self.kv_unified and src != dst:
+            if p0 > 0 or (p1 >= 0 and p1 <= lib.llama_memory_seq_pos_max(self.memory, src)):
+                raise ValueError("with kv_unified=False only a whole sequence can be copied")
+            p0 = p1 = -1
+        lib.llama_memory_seq_cp(self.memory, src, dst, p0, p1)
+
+    def seq_keep(self, int seq_id) -> None:
+        """Forget all sequences but this one."""
+        self.check_seq(seq_id)
+        lib.llama_memory_seq_keep(self.memory, seq_id)
+
+    def seq_add(self, int seq_id, int p0, int p1, int delta) -> None:
+        """Shift positions [p0, p1) by delta. Raises ValueError if this memory cannot shift: llama.cpp would abort."""
+        self.check_seq(seq_id)
+        if not self.can_shift:
+            raise ValueError(f"{self.memory_kind} memory of this model cannot be shifted")
+        lib.llama_memory_seq_add(self.memory, seq_id, p0, p1, delta)
+
+    def seq_pos_min(self, int seq_id) -> int:
+        """Smallest position present, -1 if none."""
+        self.check_seq(seq_id)
+        return lib.llama_memory_seq_pos_min(self.memory, seq_id)
+
+    def seq_pos_max(self, int seq_id) -> int:
+        """Largest position present, -1 if none."""
+        self.check_seq(seq_id)
+        return lib.llama_memory_seq_pos_max(self.memory, seq_id)
+
+    def state_seq_get(self, int seq_id, bint partial_only=False) -> bytes:
+        """State of one sequence; partial_only: only the recurrent or sliding-window part."""
+        self.check_seq(seq_id)
+        cdef int flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial_only else lib.LLAMA_STATE_SEQ_FLAGS_NONE
+        cdef size_t size = lib.llama_state_seq_get_size_ext(self.ptr, seq_id, flags), written
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, size)
+        cdef uint8_t* data = <uint8_t*> PyBytes_AS_STRING(out)
+        with nogil:
+            written = lib.llama_state_seq_get_data_ext(self.ptr, data, size, seq_id, flags)
+        if written == 0 and size > 0:
+            raise RuntimeError(f"cannot save sequence {seq_id}")
+        return out[:written]
+
+    def state_seq_set(self, int seq_id, bytes state not None, bint partial_only=False) -> None:
+        """Put a saved state into a sequence. Raises ValueError if it is not one, or does not fit."""
+        self.check_seq(seq_id)
+        cdef int flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial_only else lib.LLAMA_STATE_SEQ_FLAGS_NONE
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(state)
+        cdef size_t size = len(state), read = 0
+        llamafast_log_take()
+        try:
+            with nogil:
+                read = lib.llama_state_seq_set_data_ext(self.ptr, data, size, seq_id, flags)
+        except RuntimeError as error:
+            raise ValueError(f"this is no state of such a sequence: {error}") from None
+        if read == 0 or read != size:
+            raise ValueError(f"this is no state of such a sequence, or it does not fit: {take_log()}")
+
+    def set_loras(self, scales) -> None:
+        """Use these adapters for every sequence: [(number from Model.load_lora, scale), ...]. Raises ValueError."""
+        cdef vector[lib.llama_adapter_lora*] adapters
+        cdef vector[float] values
+        for number, scale in scales:
+            if not 0 <= number < <Py_ssize_t> self.model.adapters.size():
+                raise ValueError(f"no adapter has number {number}")
+            adapters.push_back(self.model.adapters[<size_t> number])
+            values.push_back(scale)
+        if lib.llama_set_adapters_lora(self.ptr, adapters.data(), adapters.size(), values.data()) != 0:
+            raise ValueError(f"llama.cpp refused the adapters: {take_log()}")
+
+    def num_graph_reuses(self) -> int:
+        """How many decodes ran the compute graph of the one before."""
+        return lib.llama_perf_context(self.ptr).n_reused
+
+
+cdef int check_sizes(int n_ctx, int n_batch, int n_ubatch, int n_seq_max, int n_outputs_max, int n_rs_seq,
+                     int threads) except -1:
+    cdef int limit = <int> lib.llama_max_parallel_sequences()
+    if n_ctx < 0:
+        raise ModelLoadError(f"n_ctx is {n_ctx}; it must be 0 (the model's own) or more")
+    if n_batch < 1 or n_ubatch < 1:
+        raise ModelLoadError(f"n_batch is {n_batch} and n_ubatch {n_ubatch}; both must be at least 1")
+    if not 1 <= n_seq_max <= limit:
+        raise ModelLoadError(f"n_seq_max is {n_seq_max}; it must be 1 to {limit}")
+    if n_outputs_max < 0 or n_rs_seq < 0:
+        raise ModelLoadError("n_outputs_max and n_rs_seq must not be negative")
+    if not 1 <= threads <= 512:
+        raise ModelLoadError(f"threads is {threads}; it must be 1 to 512")
+    return 0
+
+
+cdef lib.ggml_type ggml_type_of(str name, int value) except *:
+    if not 0 <= value < lib.GGML_TYPE_COUNT:
+        raise ModelLoadError(f"{name} is {value}, which is no ggml type")
+    return <lib.ggml_type> value
+
+
+@cython.final
+cdef class Batch:
+    """Rows (token, position, sequence) of one decode; at most n_tokens_max."""
+
+    def __cinit__(self, int n_tokens_max):
+        global num_batches
+        if n_tokens_max < 1:
+            raise ValueError("a batch holds at least one row")
+        self.c = lib.llama_batch_init(n_tokens_max, 0, 1)
+        if self.c.token is NULL:
+            raise MemoryError()
+        self.n_tokens_max = n_tokens_max
+        num_batches += 1
+
+    def __dealloc__(self):
+        global num_batches
+        if self.c.token is not NULL:
+            lib.llama_batch_free(self.c)
+            num_batches -= 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows in use."""
+        return self.c.n_tokens
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        self.c.n_tokens = 0
+
+    def add(self, int token_id, int pos, int seq_id) -> int:
+        """Append one row; its index. Raises ValueError when the batch is full."""
+        cdef int i = self.c.n_tokens
+        if i >= self.n_tokens_max:
+            raise ValueError(f"the batch is full ({self.n_tokens_max} rows)")
+        self.c.token[i] = token_id
+        self.c.pos[i] = pos
+        self.c.n_seq_id[i] = 1
+        self.c.seq_id[i][0] = seq_id
+        self.c.logits[i] = 0
+        self.c.n_tokens = i + 1
+        return i
+
+    def extend(self, array.array token_ids not None, Py_ssize_t start, Py_ssize_t stop, int pos, int seq_id) -> int:
+        """Append token_ids[start:stop] (array('i')) at pos, pos + 1, ...; the index of the last row.
+
+        Raises ValueError for an empty or wrong range, another typecode, or a full batch.
+        """
+        cdef Py_ssize_t i
+        cdef int row
+        if token_ids.ob_descr.typecode != c'i':
+            raise ValueError("token_ids must be an array('i')")
+        if not 0 <= start < stop <= len(token_ids):
+            raise ValueError(f"range [{start}, {stop}) of {len(token_ids)} tokens")
+        if stop - start > self.n_tokens_max - self.c.n_tokens:
+            raise ValueError(f"the batch is full ({self.n_tokens_max} rows)")
+        for i in range(start, stop):
+            row = self.c.n_tokens
+            self.c.token[row] = token_ids.data.as_ints[i]
+            self.c.pos[row] = pos + <int> (i - start)
+            self.c.n_seq_id[row] = 1
+            self.c.seq_id[row][0] = seq_id
+            self.c.logits[row] = 0
+            self.c.n_tokens = row + 1
+        return self.c.n_tokens - 1
+
+
+@cython.final
+cdef class Sampler:
+    """Sampling state of one sequence: settings, its own random numbers, and token counts for the penalties.
+
+    Order as llama.cpp's default chain: bias, penalties, top_k, top_p, min_p, temperature, draw. temperature 0 is greedy;
+    top_k 0, top_p 1 and min_p 0 are off. num_logprobs -1: none; N >= 0: the drawn token's raw logprob and the N best.
+    banned_ids cannot be drawn before min_tokens tokens were accepted. Raises ValueError for an id outside n_vocab.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        global num_samplers
+        self.ptr = new SamplerState()
+        num_samplers += 1
+
+    def __dealloc__(self):
+        global num_samplers
+        del self.ptr
+        num_samplers -= 1
+
+    def __init__(self, int n_vocab, *, float temperature=1.0, int top_k=0, float top_p=1.0, float min_p=0.0,
+                 float repetition_penalty=1.0, float frequency_penalty=0.0, float presence_penalty=0.0,
+                 logit_bias=(), seed=0, int num_logprobs=-1, banned_ids=(), int min_tokens=0):
+        cdef SamplerState* state = self.ptr
+        if n_vocab < 1:
+            raise ValueError("n_vocab must be at least 1")
+        if repetition_penalty <= 0:
+            raise ValueError("repetition_penalty must be positive")
+        state.n_vocab = n_vocab
+        state.row.temperature = temperature
+        state.row.top_k = top_k
+        state.row.top_p = top_p
+        state.row.min_p = min_p
+        state.repetition = repetition_penalty
+        state.frequency = frequency_penalty
+        state.presence = presence_penalty
+        state.penalize = repetition_penalty != 1.0 or frequency_penalty != 0.0 or presence_penalty != 0.0
+        state.rng = kernels.rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
+        state.num_logprobs = min(num_logprobs, n_vocab)
+        state.min_tokens = min_tokens
+        state.num_accepted = 0
+        for token_id, value in logit_bias:
+            state.bias_ids.push_back(self.checked(token_id))
+            state.bias.push_back(value)
+        for token_id in banned_ids:
+            state.banned_ids.push_back(self.checked(token_id))
+
+    cdef int checked(self, int token_id) except -1:
+        if not 0 <= token_id < self.ptr.n_vocab:
+            raise ValueError(f"token id {token_id} is not in [0, {self.ptr.n_vocab})")
+        return token_id
+
+    @property
+    def num_logprobs(self) -> int:
+        """-1: none; N >= 0: the drawn token and the N best."""
+        return self.ptr.num_logprobs
+
+    def prime(self, array.array token_ids not None) -> None:
+        """Count prompt tokens (array('i')) for the penalties."""
+        cdef Py_ssize_t i
+        if not self.ptr.penalize:
+            return
+        if token_ids.ob_descr.typecode != c'i':
+            raise ValueError("token_ids must be an array('i')")
+        for i in range(len(token_ids)):
+            count_token(self.ptr, self.checked(token_ids.data.as_ints[i]))
+
+    def accept(self, int token_id) -> None:
+        """Take one token as generated."""
+        accept_token(self.ptr, self.checked(token_id))
+
+
+cdef void count_token(SamplerState* state, int32_t token_id) noexcept nogil:
+    if state.slot_of.count(token_id):
+        state.counts[state.slot_of[token_id]] += 1
+        return
+    state.slot_of[token_id] = <int32_t> state.ids.size()
+    state.ids.push_back(token_id)
+    state.counts.push_back(1)
+
+
+cdef void accept_token(SamplerState* state, int32_t token_id) noexcept nogil:
+    state.num_accepted += 1
+    if state.penalize:
+        count_token(state, token_id)
+
+
+cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned, kernels.Scratch* scratch) except -1 nogil:
+    # IN/OUT logits (n_vocab,): the listed places are changed for the draw and then put back, because forks share the row
+    cdef size_t n_bias = state.bias_ids.size(), n_seen = state.ids.size(), i, n = 0
+    cdef int32_t token
+    state.saved.resize(n_bias + n_seen + n_banned)
+    for i in range(n_bias):
+        state.saved[n] = logits[state.bias_ids[i]]
+        logits[state.bias_ids[i]] += state.bias[i]
+        n += 1
+    for i in range(n_seen):
+        state.saved[n] = logits[state.ids[i]]
+        n += 1
+    if n_seen:
+        kernels.row_penalize(logits, state.ids.data(), state.counts.data(), <int32_t> n_seen,
+                             state.repetition, state.frequency, state.presence)
+    for i in range(n_banned):
+        state.saved[n] = logits[state.banned_ids[i]]
+        logits[state.banned_ids[i]] = -INFINITY
+        n += 1
+    token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
+    for i in range(n_banned, 0, -1):    # back in reverse order: an id may stand in two lists
+        n -= 1
+        logits[state.banned_ids[i - 1]] = state.saved[n]
+    for i in range(n_seen, 0, -1):
+        n -= 1
+        logits[state.ids[i - 1]] = state.saved[n]
+    for i in range(n_bias, 0, -1):
+        n -= 1
+        logits[state.bias_ids[i - 1]] = state.saved[n]
+    return token
+
+
+cdef void keep_logprobs(SamplerState* state, const float* logits, int32_t token) noexcept nogil:
+    cdef double total = kernels.row_logsumexp(logits, state.n_vocab)
+    cdef int32_t i, n = state.num_logprobs
+    state.logprob = <float> (logits[token] - total)
+    state.top_ids.resize(n)
+    state.top_logprobs.resize(n)
+    if n > 0:
+        kernels.row_top_n(logits, state.n_vocab, n, state.top_ids.data(), state.top_logprobs.data())
+    for i in range(n):
+        state.top_logprobs[i] = <float> (state.top_logprobs[i] - total)
+
+
+cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -1 nogil:
+    """One token: drawn, its logprobs kept if asked, accepted. logits (n_vocab,) are the same afterwards."""
+    cdef size_t n_banned = state.banned_ids.size() if state.num_accepted < state.min_tokens else 0
+    cdef int32_t token
+    if state.bias_ids.size() + state.ids.size() + n_banned == 0:
+        token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
+    else:
+        token = draw_changed(state, logits, n_banned, scratch)
+    if state.num_logprobs >= 0:
+        keep_logprobs(state, logits, token)
+    accept_token(state, token)
+    return token
+
+
+@cython.final
+@cython.no_gc_clear                     # the context outlives the runner
+cdef class ModelRunner:
+    """One crossing per engine step: decode a batch and sample its rows, without the GIL.
+
+    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps.
+    """
+
+    def __init__(self, Context context not None):
+        self.context = context
+        self.samplers = []
+
+    def __dealloc__(self):
+        kernels.scratch_free(&self.scratch)
+
+    def cancel(self) -> None:
+        """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
+        self.context.abort_flag = 1
+
+    def step(self, Batch batch not None, rows, samplers):
+        """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+
+        One row may be named several times (forks). Returns the drawn ids, in the samplers' order; the batch is kept as
+        it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and ValueError for
+        what llama.cpp would answer with death: too many rows or outputs, a token or sequence id out of range.
+        """
+        cdef Context context = self.context
+        cdef lib.llama_context* ctx = context.ptr
+        cdef lib.llama_batch c = batch.c
+        cdef Py_ssize_t n_rows = len(samplers), i
+        cdef int status = 0
+        cdef int64_t start, middle, end
+        cdef float* logits
+        cdef vector[SamplerState*] states
+        self.check_rows(batch, rows, samplers)
+        kernels.scratch_reserve(&self.scratch, context.model.n_vocab)
+        self.samplers = list(samplers)
+        states.resize(n_rows)
+        for i in range(n_rows):
+            states[i] = (<Sampler> self.samplers[i]).ptr
+        self.drawn.resize(n_rows)
+        context.abort_flag = 0
+        with nogil:
+            start = lib.llama_time_us()
+            status = lib.llama_decode(ctx, c)
+            if status == 0:
+                lib.llama_synchronize(ctx)
+            middle = lib.llama_time_us()
+            if status == 0:
+                for i in range(n_rows):
+                    logits = lib.llama_get_logits_ith(ctx, self.rows[i])
+                    if logits is NULL:
+                        status = -100
+                        break
+                    self.drawn[i] = draw_row(states[i], logits, &self.scratch)
+            end = lib.llama_time_us()
+        self.num_decodes += 1
+        self.decode_s += (middle - start) * 1e-6
+        self.sample_s += (end - middle) * 1e-6
+        if status != 0:
+            raise DecodeError(decode_message(status), status)
+        return [self.drawn[i] for i in range(n_rows)]
+
+    cdef int check_rows(self, Batch batch, rows, samplers) except -1:
+        cdef Context context = self.context
+        cdef int n_tokens = batch.c.n_tokens, n_outputs = 0, row
+        cdef int n_vocab = context.model.n_vocab, n_seq_max = context.n_seq_max
+        cdef Py_ssize_t i, n_rows = len(samplers)
+        if not 1 <= n_tokens <= context.n_batch:
+            raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
+        if len(rows) != n_rows:
+            raise ValueError(f"{len(rows)} rows for {n_rows} samplers")
+        for i in range(n_tokens):
+            if not 0 <= batch.c.token[i] < n_vocab:
+                raise ValueError(f"row {i}: token id {batch.c.token[i]} is not in [0, {n_vocab})")
+            if not 0 <= batch.c.seq_id[i][0] < n_seq_max or batch.c.pos[i] < 0:
+                raise ValueError(f"row {i}: sequence {batch.c.seq_id[i][0]}, position {batch.c.pos[i]}")
+        memset(batch.c.logits, 0, n_tokens)
+        self.rows.resize(n_rows)
+        for i in range(n_rows):
+            if (<Sampler?> samplers[i]).ptr.n_vocab != n_vocab:
+                raise ValueError(f"sampler {i} is for another vocabulary")
+            row = rows[i]
+            if not 0 <= row < n_tokens:
+                raise ValueError(f"row {row} of a batch of {n_tokens}")
+            n_outputs += 1 - batch.c.logits[row]
+            batch.c.logits[row] = 1
+            self.rows[i] = row
+        if n_outputs > context.n_outputs_max:
+            raise ValueError(f"{n_outputs} output rows; n_outputs_max is {context.n_outputs_max}")
+        return 0
+
+    def logprobs(self, Py_ssize_t i):
+        """Of samplers[i] in the last step: (raw logprob of the drawn token, [(id, logprob), ...] best first).
+
+        Raises IndexError, and ValueError if that sampler was made without logprobs.
+        """
+        if not 0 <= i < len(self.samplers):
+            raise IndexError(f"sampler {i} of {len(self.samplers)}")
+        cdef Sampler sampler = self.samplers[i]
+        cdef SamplerState* state = sampler.ptr
+        cdef size_t k
+        if state.num_logprobs < 0:
+            raise ValueError("this sampler was made without logprobs")
+        return state.logprob, [(state.top_ids[k], state.top_logprobs[k]) for k in range(state.top_ids.size())]
+
+    def logits(self, Py_ssize_t i):
+        """Copy of the raw logits that samplers[i] of the last step read: array('f'), shape (n_vocab,). For tests."""
+        if not 0 <= i < <Py_ssize_t> self.rows.size():
+            raise IndexError(f"sampler {i} of {self.rows.size()}")
+        cdef const float* logits = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
+        cdef array.array out = array.clone(FLOATS, self.context.model.n_vocab, zero=False)
+        memcpy(out.data.as_floats, logits, self.context.model.n_vocab * sizeof(float))
+        return out
+
+
+cdef array.array FLOATS = _array.array("f")
+
+
+cdef str decode_message(int status):
+    if status == 1:
+        return "no room in the KV memory for this batch"
+    if status == 2:
+        return "the decode was cancelled"
+    return f"llama_decode failed with {status}: {take_log()}"

@@ -1,0 +1,103 @@
+"""The vocabulary of the engine: what goes in, what lives inside, what comes out."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class FinishReason(str, Enum):
+    """Why a sequence ended; the values are OpenAI's."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class SequenceStatus(Enum):
+    """Where a sequence stands in the engine."""
+
+    WAITING = 0
+    PREFILLING = 1
+    RUNNING = 2
+    FINISHED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one request is sampled. Immutable; ranges are checked by Engine.validate, which names the field.
+
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch that filter off. logprobs: None is off, N >= 0 gives
+    the chosen token's raw logprob and the N most likely tokens. max_tokens None means up to the context's end.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    n: int = 1
+    best_of: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    include_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token."""
+
+    request_id: str
+    prompt_token_ids: array[int]
+    params: SamplingParams = SamplingParams()
+    skip_special: bool = True
+    arrival_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One generated token: raw logprob, its bytes, where its text starts in the completion, and the top-N."""
+
+    token_id: int
+    logprob: float
+    token_bytes: bytes
+    text_offset: int
+    top: tuple[tuple[int, float, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of a finished request; all its choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """What one choice gained in one step. text and token_ids are the new part only (deltas).
+
+    usage stands on the last output of a request. error stands where finish_reason is ERROR.
+    """
+
+    request_id: str
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    usage: Usage | None = None
+    error: Exception | None = None
