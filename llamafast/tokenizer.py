@@ -1,0 +1,255 @@
+"""Text to token ids and back: Tokenizer, Detokenizer (bytes to text as they come) and StopMatcher."""
+
+from __future__ import annotations
+
+from codecs import utf_8_decode
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from llamafast.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from llamafast._core import Model
+
+_CACHED_AUTOMATA = 32
+_ANCHOR = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """What each token id writes, both lists of shape (n_vocab,).
+
+    pieces[i] is the text of token i, or None where its bytes alone are not complete UTF-8.
+    """
+
+    token_bytes: list[bytes]
+    pieces: list[str | None]
+
+
+class Tokenizer:
+    """The vocabulary of a model as Python sees it. Thread-safe: everything is computed once, or by pure calls.
+
+    token_bytes[i] and pieces[i] are those of TokenTable, control tokens being empty. eos_id and bos_id are -1 where
+    the vocabulary has none; fim_ids are the prefix, suffix and middle tokens, None unless all three exist.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.n_vocab = model.n_vocab
+        # A byte-pair vocabulary that names no such token gets llama.cpp's fallback, token 11: an ordinary word.
+        self.bos_id = model.bos_id if model.bos_id >= 0 and model.is_control(model.bos_id) else -1
+        self.eos_id = model.eos_id if model.eos_id >= 0 and model.is_control(model.eos_id) else -1
+        self.add_bos = model.add_bos
+        self.eog_ids = frozenset(i for i in range(self.n_vocab) if model.is_eog(i))
+        self.fim_ids = model.fim_ids if min(model.fim_ids) >= 0 else None
+        self._plain = _table([model.token_bytes(i) for i in range(self.n_vocab)])
+        self.token_bytes = self._plain.token_bytes
+        self.pieces = self._plain.pieces
+        # SentencePiece vocabularies write a space before a text, so a text cut in two would gain one at the cut.
+        self._adds_space = self.decode(self.encode("a", add_special=False, parse_special=False)).startswith(" ")
+
+    def table(self, *, skip_special: bool) -> TokenTable:
+        """The token table; control tokens are empty with skip_special and write their own text without."""
+        return self._plain if skip_special else self._special
+
+    @cached_property
+    def _special(self) -> TokenTable:
+        return _table([piece or self._model.token_bytes(i, True) for i, piece in enumerate(self.token_bytes)])
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it; parse_special: control tokens
+        written in the text become those tokens. Raises InvalidRequestError if text holds a lone surrogate.
+        """
+        try:
+            return self._model.tokenize(text, add_special, parse_special)
+        except UnicodeEncodeError as error:
+            message = f"the text is not valid Unicode: lone surrogate at character {error.start}"
+            raise InvalidRequestError(message) from None
+
+    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+        """Token ids of (text, parse_special) pieces, one after the other, without BOS or EOS.
+
+        Only pieces with parse_special True may name control tokens. Raises InvalidRequestError as encode does.
+        """
+        token_ids: list[int] = []
+        for text, parse_special in segments:
+            if self._adds_space and token_ids and not self._model.is_control(token_ids[-1]):
+                # Behind other text this piece must not gain a space: tokenize it after an anchor, then cut the anchor.
+                anchor = self.encode(_ANCHOR, add_special=False, parse_special=False)
+                anchored = self.encode(_ANCHOR + text, add_special=False, parse_special=parse_special)
+                token_ids += anchored[len(anchor) :]
+            else:
+                token_ids += self.encode(text, add_special=False, parse_special=parse_special)
+        return token_ids
+
+    def decode(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of token_ids; bad bytes become U+FFFD. Raises ValueError for an id outside the vocabulary."""
+        table = self.table(skip_special=skip_special).token_bytes
+        return b"".join([table[self._checked(i)] for i in token_ids]).decode("utf-8", "replace")
+
+    def token_bytes_of(self, token_id: int, special: bool = False) -> bytes:
+        """Bytes of one token; with special, those of a control token's name. Raises ValueError for a bad id."""
+        plain = self.token_bytes[self._checked(token_id)]
+        return self._model.token_bytes(token_id, True) if special and not plain else plain
+
+    def _checked(self, token_id: int) -> int:
+        if not 0 <= token_id < self.n_vocab:
+            raise ValueError(f"token id {token_id} is outside the vocabulary of {self.n_vocab}")
+        return token_id
+
+
+class Detokenizer:
+    """Turns one sequence's tokens into text as they come; O(1) per token.
+
+    All of add() and then flush() joined is the tokens' bytes decoded at once with errors="replace".
+    """
+
+    __slots__ = ("_pending", "_pieces", "_token_bytes")
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+        table = tokenizer.table(skip_special=skip_special)
+        self._pieces = table.pieces
+        self._token_bytes = table.token_bytes
+        self._pending = b""
+
+    def add(self, token_id: int) -> str:
+        """The text that token_id completes: "" while a character is unfinished, U+FFFD as soon as bytes are bad."""
+        if not self._pending:
+            piece = self._pieces[token_id]
+            if piece is not None:
+                return piece
+        data = self._pending + self._token_bytes[token_id]
+        text, num_used = utf_8_decode(data, "replace", False)
+        self._pending = data[num_used:]
+        if self._pending[:1] == b"\xed" and self._pending[1:] >= b"\xa0":
+            # A surrogate's first two bytes: never valid, but the codec waits for the third before it says so.
+            return text + self.flush()
+        return text
+
+    def flush(self) -> str:
+        """What an unfinished character leaves at the end: U+FFFD or ""."""
+        text = self._pending.decode("utf-8", "replace")
+        self._pending = b""
+        return text
+
+
+class StopMatcher:
+    """Finds the first stop string in a text that comes in parts, and never lets out a part of one. Empty stops match
+    nothing.
+
+    Of all stops in the text the one that ends first wins; of those ending at one character, the longest.
+    Source: Aho and Corasick, CACM 18(6), 1975; amortized O(1) per character whatever the number of stops.
+    """
+
+    __slots__ = ("_automaton", "_state")
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._automaton = _automaton(stops)
+        self._state = 0
+
+    def add(self, text: str) -> tuple[str, str | None]:
+        """(text that is safe to send now, the stop that is complete now or None).
+
+        With a stop, the text goes up to where the stop begins and the matcher starts anew.
+        """
+        automaton = self._automaton
+        if self._state == 0 and automaton.first_chars.isdisjoint(text):
+            return text, None
+        edges, fail, match_length = automaton.edges, automaton.fail, automaton.match_length
+        before = state = self._state
+        for i, char in enumerate(text):
+            next_state = edges[state].get(char)
+            while next_state is None and state:
+                state = fail[state]
+                next_state = edges[state].get(char)
+            state = next_state or 0
+            if match_length[state]:
+                self._state = 0
+                length = match_length[state]
+                num_safe = automaton.depth[before] + i + 1 - length
+                return automaton.emit(before, text, num_safe), automaton.prefix(state)[-length:]
+        self._state = state
+        return automaton.emit(before, text, automaton.depth[before] + len(text) - automaton.depth[state]), None
+
+    def flush(self) -> str:
+        """The text held back, at the end of the sequence."""
+        text = self._automaton.prefix(self._state)
+        self._state = 0
+        return text
+
+
+class _Automaton:
+    """The stops as a trie with failure links. State 0 is the root; each state stands for a prefix of some stop.
+
+    The text held back is always the prefix its state stands for, so a matcher needs no buffer.
+    """
+
+    __slots__ = ("depth", "edges", "fail", "first_chars", "match_length", "stop_of")
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self.edges: list[dict[str, int]] = [{}]
+        self.depth = [0]
+        self.stop_of = [""]  # any stop that begins with the state's prefix
+        self.match_length = [0]  # of the longest stop that ends here
+        for stop in stops:
+            self._insert(stop)
+        self.fail = [0] * len(self.edges)
+        self._link()
+        self.first_chars = frozenset(self.edges[0])
+
+    def prefix(self, state: int) -> str:
+        """The characters from the root to state."""
+        return self.stop_of[state][: self.depth[state]]
+
+    def emit(self, before: int, text: str, num_chars: int) -> str:
+        """The first num_chars of the prefix held in state `before` followed by text."""
+        num_held = self.depth[before]
+        if num_chars <= num_held:
+            return self.stop_of[before][:num_chars]
+        return self.prefix(before) + text[: num_chars - num_held]
+
+    def _insert(self, stop: str) -> None:
+        state = 0
+        for i, char in enumerate(stop):
+            following = self.edges[state].get(char)
+            if following is None:
+                following = len(self.edges)
+                self.edges[state][char] = following
+                self.edges.append({})
+                self.depth.append(i + 1)
+                self.stop_of.append(stop)
+                self.match_length.append(0)
+            state = following
+        self.match_length[state] = len(stop)
+
+    def _link(self) -> None:
+        """Breadth first: a state fails to the longest proper suffix of its prefix that is a state itself."""
+        queue = deque(self.edges[0].values())
+        while queue:
+            state = queue.popleft()
+            self.match_length[state] = self.match_length[state] or self.match_length[self.fail[state]]
+            for char, following in self.edges[state].items():
+                shorter = self.fail[state]
+                while shorter and char not in self.edges[shorter]:
+                    shorter = self.fail[shorter]
+                self.fail[following] = self.edges[shorter].get(char, 0)
+                queue.append(following)
+
+
+@lru_cache(maxsize=_CACHED_AUTOMATA)
+def _automaton(stops: tuple[str, ...]) -> _Automaton:
+    return _Automaton(stops)
+
+
+def _table(token_bytes: list[bytes]) -> TokenTable:
+    return TokenTable(token_bytes, [_complete_text(data) for data in token_bytes])
+
+
+def _complete_text(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
