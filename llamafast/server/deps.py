@@ -1,0 +1,150 @@
+"""What every route shares: settings, the engine, the field counters, and reading a request body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import orjson
+from fastapi import Request
+from prometheus_client import CollectorRegistry, Counter
+
+from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, RequestTooLargeError
+from llamafast.request import Request as EngineRequest
+from llamafast.server.schemas.common import RequestBody, parse_body
+from llamafast.server.sse import MergedOutputs, Outputs
+
+if TYPE_CHECKING:
+    from llamafast.engine.async_engine import AsyncEngine
+    from llamafast.parsing.template import ChatTemplate
+
+logger = logging.getLogger("llamafast.server")
+
+Body = TypeVar("Body", bound=RequestBody)
+T = TypeVar("T")
+
+# Field names come from clients: beyond this many different ones they share one label.
+_MAX_FIELD_NAMES = 100
+
+# Text beyond this is rendered and tokenized in a thread: it would hold the event loop for more than about 5 ms.
+_INLINE_CHARS = 20_000
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What the HTTP layer needs to know and cannot ask the engine. `meta`: facts about the model for /v1/models."""
+
+    alias: str
+    chat_template: ChatTemplate | None = None
+    max_body_bytes: int = 32 * 1024 * 1024
+    strict_fields: bool = False
+    keepalive_s: float = 15.0
+    created: int = 0
+    shutdown_deadline_s: float = 30.0
+    version: str = ""
+    meta: Mapping[str, int | float | str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint`: equal for equal model facts and program version."""
+        facts = repr((self.alias, self.version, sorted(self.meta.items())))
+        return "fp_" + hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+class UnknownFields:
+    """Counts request fields that the server does not know, and logs each name once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._counter = Counter(
+            "llamafast:unknown_request_fields", "Request fields the server does not know.", ["field"], registry=registry
+        )
+        self._names: set[str] = set()
+
+    def note(self, name: str) -> None:
+        """Count one use of the field `name`."""
+        label = name[:64]
+        if label not in self._names:
+            if len(self._names) < _MAX_FIELD_NAMES:
+                self._names.add(label)
+                logger.warning("unknown request field %r is ignored (logged once)", label)
+            else:
+                label = "other"
+        self._counter.labels(label).inc()
+
+
+class ServerState:
+    """One per app: the engine, its settings, and the registry that /metrics renders."""
+
+    def __init__(self, engine: AsyncEngine, settings: ServerSettings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.fingerprint = settings.fingerprint
+        self.registry = CollectorRegistry()
+        self.unknown_fields = UnknownFields(self.registry)
+
+    async def read(self, request: Request, model: type[Body]) -> Body:
+        """The validated body of `request`. Raises RequestTooLargeError, InvalidRequestError, NotFoundError (model)."""
+        raw = await _read_bytes(request, self.settings.max_body_bytes)
+        try:
+            document: object = orjson.loads(raw)
+        except orjson.JSONDecodeError as exc:
+            raise InvalidRequestError(f"the request body is not valid JSON: {exc}", code="invalid_json") from exc
+        body, unknown = parse_body(document, model)
+        if unknown and self.settings.strict_fields:
+            raise InvalidRequestError(f"unknown field '{unknown[0]}'", param=unknown[0], code="unknown_field")
+        for name in unknown:
+            self.unknown_fields.note(name)
+        self.check_model(body.model)
+        return body
+
+    def check_model(self, name: str | None) -> None:
+        """None means the served model. Raises NotFoundError for any other name."""
+        if name is not None and name != self.settings.alias:
+            raise NotFoundError(
+                f"the model '{name}' does not exist; this server has '{self.settings.alias}'",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def submit(
+        self, requests: Sequence[EngineRequest], num_choices: int, param_names: Mapping[str, str] | None = None
+    ) -> Outputs:
+        """Give the prompts of one HTTP request to the engine, all or none.
+
+        Raises what AsyncEngine.submit raises, `param` being renamed by param_names.
+        """
+        streams: list[Outputs] = []
+        try:
+            for request in requests:
+                streams.append(self.engine.submit(request))
+        except LlamaFastError as exc:
+            if exc.param is not None and param_names is not None:
+                exc.param = param_names.get(exc.param, exc.param)
+            for stream in streams:
+                await stream.aclose()
+            raise
+        return streams[0] if len(streams) == 1 else MergedOutputs(streams, num_choices)
+
+
+async def off_loop(cost: int, work: Callable[[], T]) -> T:
+    """The result of `work`, done in a thread when its cost, in characters to tokenize, is high."""
+    return work() if cost <= _INLINE_CHARS else await asyncio.to_thread(work)
+
+
+async def _read_bytes(request: Request, limit: int) -> bytes:
+    """The body; stops reading at the first chunk beyond `limit` bytes. Raises RequestTooLargeError."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise RequestTooLargeError(f"the request body has {declared} bytes; at most {limit} are taken")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise RequestTooLargeError(f"the request body is longer than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,211 @@
+"""From engine outputs to the bytes of one answer, streamed or whole: what both completion APIs share."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import orjson
+
+from llamafast.errors import DecodeError, ShuttingDownError
+from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
+
+JsonObject: TypeAlias = dict[str, object]
+
+DONE = b"data: [DONE]\n\n"
+
+# JSON has no -inf; OpenAI's and vLLM's clients know this value.
+_LEAST_LOGPROB = -9999.0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What all chunks of one answer share."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+    @classmethod
+    def new(cls, prefix: str, model: str, system_fingerprint: str) -> Header:
+        """A fresh id, at the present second."""
+        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model, system_fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the client wants to see, and the prompt tokens of all prompts."""
+
+    include_usage: bool = False
+    continuous_usage: bool = False
+    with_logprobs: bool = False
+    prompt_tokens: int = 0
+
+
+class _Choice:
+    """What one choice has said so far. texts and logprobs grow only where the answer is sent whole."""
+
+    __slots__ = ("finish_reason", "logprobs", "opening", "started", "texts")
+
+    def __init__(self, opening: bytes) -> None:
+        self.opening = opening  # of each of its chunks, up to the payload
+        self.started = False
+        self.texts: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish_reason: str | None = None
+
+
+class Formatter(ABC):
+    """Formats the outputs of one HTTP request.
+
+    Streamed: events() for every delivery, then end(). Whole: add() for every delivery, then body(). `error` is set
+    when the engine gave the request up; nothing may follow it.
+    """
+
+    id_prefix: str
+    object_name: str
+    chunk_object_name: str
+    text_open: bytes  # what stands around the JSON string of a delta
+    text_close: bytes
+    last_payload: bytes  # the payload of the chunk that holds the finish reason
+
+    def __init__(self, header: Header, num_choices: int, options: Options) -> None:
+        self.error: Exception | None = None
+        self._header = header
+        self._options = options
+        self._num_tokens = 0
+        self._usages: list[Usage] = []
+        # A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail: only payload, L and F are made anew.
+        envelope = orjson.dumps(self._head(self.chunk_object_name))[:-1]
+        self._choices = [
+            _Choice(b'data: %b,"choices":[{"index":%d,' % (envelope, index)) for index in range(num_choices)
+        ]
+        self._tail = b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n"
+
+    @abstractmethod
+    def first_payload(self, index: int) -> bytes:
+        """The payload of the choice's first chunk; empty for none."""
+
+    @abstractmethod
+    def logprobs(self, entries: Sequence[TokenLogprob]) -> JsonObject:
+        """The logprobs object of these tokens."""
+
+    @abstractmethod
+    def choice(self, index: int, text: str, logprobs: JsonObject | None, finish: str | None) -> JsonObject:
+        """The choice object of a whole answer."""
+
+    def events(self, outputs: Sequence[RequestOutput]) -> bytes:
+        """The server-sent events of one delivery, back to back; b"" when nothing visible came."""
+        parts: list[bytes] = []
+        for output in outputs:
+            choice = self._choices[output.index]
+            if not choice.started:
+                choice.started = True
+                payload = self.first_payload(output.index)
+                if payload:
+                    parts += self._chunk(choice, payload)
+            if not self._note(output):
+                break
+            if output.text or output.logprobs:
+                logprobs = orjson.dumps(self.logprobs(output.logprobs)) if output.logprobs else b"null"
+                parts += self._chunk(choice, self.text_open + orjson.dumps(output.text) + self.text_close, logprobs)
+            if choice.finish_reason is not None:
+                parts += self._chunk(choice, self.last_payload, finish=b'"%b"' % choice.finish_reason.encode())
+        return b"".join(parts)
+
+    def end(self) -> bytes:
+        """The usage chunk, where it was asked for, and the end mark."""
+        if not self._options.include_usage:
+            return DONE
+        document = {**self._head(self.chunk_object_name), "choices": [], "usage": self._usage()}
+        return b"data: " + orjson.dumps(document) + b"\n\n" + DONE
+
+    def add(self, outputs: Sequence[RequestOutput]) -> None:
+        """Keep one delivery for body()."""
+        for output in outputs:
+            if not self._note(output):
+                break
+            choice = self._choices[output.index]
+            choice.texts.append(output.text)
+            if output.logprobs:
+                choice.logprobs += output.logprobs
+
+    def body(self) -> bytes:
+        """The whole answer as one JSON document."""
+        choices = [
+            self.choice(
+                index,
+                "".join(choice.texts),
+                self.logprobs(choice.logprobs) if self._options.with_logprobs else None,
+                choice.finish_reason,
+            )
+            for index, choice in enumerate(self._choices)
+        ]
+        return orjson.dumps({**self._head(self.object_name), "choices": choices, "usage": self._usage()})
+
+    def _note(self, output: RequestOutput) -> bool:
+        """Keep counts and the end of a choice; False when the engine gave up."""
+        self._num_tokens += len(output.token_ids)
+        if output.usage is not None:
+            self._usages.append(output.usage)
+        reason = output.finish_reason
+        if reason is None:
+            return True
+        if reason is FinishReason.ERROR or output.error is not None:
+            self.error = output.error or DecodeError("the engine gave this request up", -1)
+        elif reason is FinishReason.ABORT:
+            self.error = ShuttingDownError("the request was aborted by the server")
+        else:
+            self._choices[output.index].finish_reason = reason.value
+        return self.error is None
+
+    def _chunk(
+        self, choice: _Choice, payload: bytes, logprobs: bytes = b"null", finish: bytes = b"null"
+    ) -> tuple[bytes, ...]:
+        """The pieces of one event; the caller joins many at once."""
+        tail = self._running_tail() if self._options.continuous_usage else self._tail
+        return choice.opening, payload, b',"logprobs":', logprobs, b',"finish_reason":', finish, b"}", tail
+
+    def _running_tail(self) -> bytes:
+        usage = Usage(self._options.prompt_tokens, self._num_tokens)
+        return b'],"usage":%b}\n\n' % orjson.dumps(usage_object(usage))
+
+    def _head(self, object_name: str) -> JsonObject:
+        header = self._header
+        return {
+            "id": header.id,
+            "object": object_name,
+            "created": header.created,
+            "model": header.model,
+            "system_fingerprint": header.system_fingerprint,
+        }
+
+    def _usage(self) -> JsonObject:
+        return usage_object(
+            Usage(
+                sum(usage.prompt_tokens for usage in self._usages),
+                sum(usage.completion_tokens for usage in self._usages),
+                sum(usage.cached_tokens for usage in self._usages),
+            )
+        )
+
+
+def usage_object(usage: Usage) -> JsonObject:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def finite(logprob: float) -> float:
+    """A logprob that JSON can hold."""
+    return max(logprob, _LEAST_LOGPROB)

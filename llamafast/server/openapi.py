@@ -1,0 +1,34 @@
+"""The request bodies in the OpenAPI document: routes read them themselves, so FastAPI cannot see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from llamafast.server.schemas.common import RequestBody
+
+_REF = "#/components/schemas/{model}"
+
+
+def body_docs(model: type[RequestBody]) -> dict[str, object]:
+    """openapi_extra of a route whose body is `model`."""
+    schema = {"$ref": _REF.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+class DocumentedApp(FastAPI):
+    """A FastAPI whose document also holds the schemas of `bodies`."""
+
+    bodies: Sequence[type[RequestBody]] = ()
+
+    def openapi(self) -> dict[str, object]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            schema = get_openapi(title=self.title, version=self.version, routes=self.routes)
+            _, definitions = models_json_schema([(body, "validation") for body in self.bodies], ref_template=_REF)
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            self.openapi_schema = schema
+        return self.openapi_schema

@@ -1,0 +1,35 @@
+"""GET /health, /healthz and /ready."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from llamafast.errors import EngineDeadError, ShuttingDownError
+from llamafast.server.deps import ServerState
+
+
+def health_router(state: ServerState) -> APIRouter:
+    """The routes over `state`."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health")
+    @router.get("/healthz")
+    async def health() -> dict[str, str]:
+        """Whether a restart is needed: 503 once the engine has met a fatal error."""
+        _check_alive(state)
+        return {"status": "ok"}
+
+    @router.get("/ready")
+    async def ready() -> dict[str, str]:
+        """Whether new work is taken: 503 while loading, draining or dead."""
+        _check_alive(state)
+        if not state.engine.ready:
+            raise ShuttingDownError("the engine is not ready", code="not_ready")
+        return {"status": "ready"}
+
+    return router
+
+
+def _check_alive(state: ServerState) -> None:
+    if state.engine.dead is not None:
+        raise EngineDeadError(f"the engine is dead: {state.engine.dead}")

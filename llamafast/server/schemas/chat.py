@@ -1,0 +1,161 @@
+"""The body of POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from llamafast.errors import InvalidRequestError
+from llamafast.server.schemas.common import MAX_LOGPROBS, NO_OP, NOT_YET, RequestBody
+
+_NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
+    **NOT_YET,
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "audio": (),
+    "modalities": (["text"],),
+    "web_search_options": (),
+    "moderation": (),
+    "verbosity": ("medium",),
+    "documents": ([],),
+    "chat_template": (),
+    "add_special_tokens": (False,),
+    "echo": (False,),
+    "best_of": (1,),
+}
+
+# Templates take as long over an empty message as the tokenizer over this many characters.
+_MESSAGE_COST = 500
+
+# render() takes these from elsewhere.
+_RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
+
+
+class ContentPart(BaseModel):
+    """One part of a message; of its kinds only text is supported yet."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    type: str
+    text: str = ""
+
+    def check(self, path: str) -> None:
+        """Raises InvalidRequestError, naming `path`."""
+        if self.type != "text":
+            raise InvalidRequestError(
+                f"{path}: a part of type '{self.type}' is not supported yet", param=path, code="unsupported_content"
+            )
+        if "text" not in self.model_fields_set:
+            raise InvalidRequestError(f"{path}.text: Field required", param=f"{path}.text")
+
+
+class ChatMessage(BaseModel):
+    """One message. Fields beyond these reach the template as they are (name, reasoning_content ...)."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[dict[str, object]] | None = None
+
+    @property
+    def num_chars(self) -> int:
+        """The length of the content."""
+        if isinstance(self.content, list):
+            return sum(len(part.text) for part in self.content)
+        return len(self.content or "")
+
+    def for_template(self, index: int) -> dict[str, object]:
+        """The message as templates know it: `system` for `developer`, content as one text, arguments as an object."""
+        message: dict[str, object] = dict(self.model_extra or {})
+        message["role"] = "system" if self.role == "developer" else self.role
+        content = self.content
+        message["content"] = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
+        if self.tool_calls:
+            message["tool_calls"] = [
+                _decoded(call, f"messages[{index}].tool_calls[{j}].function.arguments")
+                for j, call in enumerate(self.tool_calls)
+            ]
+        return message
+
+
+class ChatBody(RequestBody):
+    """OpenAI's fields and vLLM's extra sampling and template fields."""
+
+    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = _NOT_YET_CHAT
+    no_op: ClassVar[frozenset[str]] = NO_OP | {"parallel_tool_calls", "prediction"}
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    reasoning_effort: str | None = Field(None, description="Reaches the chat template under this name.")
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+
+    def check(self) -> None:
+        """Rules between fields. Raises InvalidRequestError."""
+        super().check()
+        for i, message in enumerate(self.messages):
+            for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
+                part.check(f"messages[{i}].content[{j}]")
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequestError(
+                "continue_final_message and add_generation_prompt cannot both be true", param="continue_final_message"
+            )
+        for name in _RESERVED_KWARGS:
+            if name in self.chat_template_kwargs:
+                raise InvalidRequestError(
+                    f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
+                )
+
+    @property
+    def render_cost(self) -> int:
+        """How long rendering and tokenizing take, in characters."""
+        return sum(_MESSAGE_COST + message.num_chars for message in self.messages)
+
+    @property
+    def token_limit(self) -> int | None:
+        """max_completion_tokens, or its older name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def param_names(self) -> dict[str, str]:
+        """What this API calls the engine's `prompt` and `max_tokens`."""
+        return {"prompt": "messages"} | (
+            {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        )
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives per token; None is no logprobs at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def template_kwargs(self) -> dict[str, object]:
+        """What the template gets beside the messages."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **self.chat_template_kwargs}
+
+
+def _decoded(call: dict[str, object], param: str) -> dict[str, object]:
+    """A tool call whose JSON arguments are an object: templates walk through them."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments: object = orjson.loads(function["arguments"] or "{}")
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequestError(f"{param}: not valid JSON", param=param) from exc
+    if not isinstance(arguments, dict):
+        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -1,0 +1,74 @@
+"""The body of POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic.config import JsonDict
+
+from llamafast.errors import InvalidRequestError
+from llamafast.server.schemas.common import MAX_LOGPROBS, NO_OP, NOT_YET, RequestBody
+
+_PROMPT_SCHEMA: JsonDict = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+
+
+class CompletionBody(RequestBody):
+    """OpenAI's fields and vLLM's extra sampling fields."""
+
+    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = {**NOT_YET, "add_special_tokens": (True,)}
+    no_op: ClassVar[frozenset[str]] = NO_OP | {"continue_final_message", "add_generation_prompt"}
+
+    # A union of four list types would try every member on 100,000 token ids: `prompts` tells them apart instead.
+    prompt: object = Field(..., json_schema_extra=_PROMPT_SCHEMA)
+    suffix: str | None = Field(None, description="Text after the gap; needs a model with fill-in-the-middle tokens.")
+    max_tokens: int = 16
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    best_of: int | None = None
+
+    def check(self) -> None:
+        """Rules between fields. Raises InvalidRequestError."""
+        super().check()
+        if self.echo and self.logprobs is not None:
+            raise InvalidRequestError(
+                "logprobs of the prompt are not supported yet: use echo or logprobs, not both",
+                param="logprobs",
+                code="unsupported_parameter",
+            )
+        if self.suffix and len(self.prompts()) > 1:
+            raise InvalidRequestError("suffix takes one prompt, not several", param="suffix")
+        if self.stream and self.best_of is not None and self.best_of > self.n:
+            raise InvalidRequestError("best_of greater than n cannot be streamed", param="best_of")
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt as text or token ids. Raises InvalidRequestError."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt, list) and prompt:
+            if _all_of(prompt, int):
+                return [prompt]
+            if _all_of(prompt, str):
+                return list(prompt)
+            if _all_of(prompt, list) and all(_all_of(token_ids, int) for token_ids in prompt):
+                return list(prompt)
+        elif isinstance(prompt, list):
+            raise InvalidRequestError("the prompt is empty", param="prompt")
+        raise InvalidRequestError(
+            "prompt must be a string, a list of strings, a list of token ids, or a list of lists of token ids",
+            param="prompt",
+        )
+
+
+def _all_of(items: list[object], type_: type) -> bool:
+    # By exact type: a JSON true is no token id.
+    return set(map(type, items)) <= {type_}

@@ -1,0 +1,179 @@
+"""Sending an answer: as server-sent events or whole, and stopping the work when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Protocol, TypeVar
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from llamafast.request import RequestOutput
+from llamafast.server.errors import CLIENT_CLOSED, error_json
+from llamafast.server.formats.common import Formatter
+
+logger = logging.getLogger("llamafast.server")
+
+KEEPALIVE = b": keep-alive\n\n"
+
+T = TypeVar("T")
+
+
+class Outputs(Protocol):
+    """The outputs of one HTTP request: an engine's OutputStream, or several merged."""
+
+    def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
+        """Everything delivered since the last await."""
+
+    async def aclose(self) -> None:
+        """Abort what still runs."""
+
+
+class EventStream(Response):
+    """A raw ASGI response: one body message per delivery of the engine, however many events it holds."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, outputs: Outputs, formatter: Formatter, keepalive_s: float) -> None:
+        self.status_code = 200
+        self.background = None
+        # A proxy that buffers would hold the tokens back.
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._outputs = outputs
+        self._formatter = formatter
+        self._keepalive_s = keepalive_s
+        self._sending = False
+        self._quiet = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send headers at once, then events; ends early, aborting the generation, when the client is gone."""
+        tasks: tuple[asyncio.Task[None], ...] = ()
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            pump = asyncio.ensure_future(self._pump(send))
+            watch = asyncio.ensure_future(self._watch(receive, send))
+            tasks = (pump, watch)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._outputs.aclose()
+
+    async def _pump(self, send: Send) -> None:
+        formatter = self._formatter
+        try:
+            async for outputs in self._outputs:
+                data = formatter.events(outputs)
+                if formatter.error is not None:
+                    await self._send(send, data + _error_event(formatter.error), more_body=False)
+                    return
+                if data:
+                    await self._send(send, data, more_body=True)
+            last = formatter.end()
+        except Exception as exc:  # the status line is out: an error event is all that can still be said
+            logger.exception("a stream failed")
+            last = _error_event(exc)
+        await self._send(send, last, more_body=False)
+
+    async def _send(self, send: Send, data: bytes, *, more_body: bool) -> None:
+        self._sending = True
+        await send({"type": "http.response.body", "body": data, "more_body": more_body})
+        self._sending = self._quiet = False
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Until the client is gone. A period without output ends in a comment line, so that proxies stay patient."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            while not gone.done():
+                self._quiet = True
+                await asyncio.wait((gone,), timeout=self._keepalive_s)
+                if self._quiet and not self._sending and not gone.done():
+                    await send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})
+        finally:
+            gone.cancel()
+
+
+async def whole_answer(request: Request, outputs: Outputs, formatter: Formatter) -> Response:
+    """Collect the outputs into one JSON response. Raises the engine's error; aborts when the client goes away."""
+    collected = await _unless_disconnected(request.receive, _collect(outputs, formatter))
+    if collected is None:
+        return Response(status_code=CLIENT_CLOSED)
+    return Response(collected, media_type="application/json")
+
+
+async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:
+    try:
+        async for delivered in outputs:
+            formatter.add(delivered)
+            if formatter.error is not None:
+                raise formatter.error
+        return formatter.body()
+    finally:
+        await outputs.aclose()
+
+
+async def _unless_disconnected(receive: Receive, work: Coroutine[None, None, T]) -> T | None:
+    """The result of `work`; None, `work` being cancelled, if the client goes first."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error_event(exc: Exception) -> bytes:
+    return b"data: " + error_json(exc) + b"\n\n"
+
+
+class MergedOutputs:
+    """Several output streams as one. Choice c of stream s becomes choice s * num_choices + c."""
+
+    def __init__(self, streams: Sequence[Outputs], num_choices: int) -> None:
+        self._arrived: list[RequestOutput] = []
+        self._wake = asyncio.Event()
+        self._streams = streams
+        self._num_open = len(streams)
+        self._tasks = [
+            asyncio.ensure_future(self._forward(stream, i * num_choices)) for i, stream in enumerate(streams)
+        ]
+
+    async def _forward(self, stream: Outputs, base: int) -> None:
+        try:
+            async for outputs in stream:
+                for output in outputs:
+                    output.index += base
+                self._arrived += outputs
+                self._wake.set()
+        finally:
+            self._num_open -= 1
+            self._wake.set()
+
+    async def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
+        while self._num_open or self._arrived:
+            await self._wake.wait()
+            self._wake.clear()
+            arrived, self._arrived = self._arrived, []
+            if arrived:
+                yield arrived
+        # Raises what ended a stream before its time.
+        await asyncio.gather(*self._tasks)
+
+    async def aclose(self) -> None:
+        """Abort all streams."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for stream in self._streams:
+            await stream.aclose()

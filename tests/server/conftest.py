@@ -1,0 +1,233 @@
+"""A scripted engine behind the real app, and small ways to call it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+import orjson
+import pytest
+
+from llamafast.engine.metrics import EngineStats
+from llamafast.errors import InvalidRequestError, LlamaFastError
+from llamafast.request import FinishReason, Request, RequestOutput, Usage
+from llamafast.server.app import create_app
+from llamafast.server.deps import ServerSettings
+
+Deliveries = Sequence[list[RequestOutput]]
+
+
+class FakeTokenizer:
+    """One token per UTF-8 byte; 256 to 258 are fill-in-the-middle tokens."""
+
+    n_vocab = 300
+    add_bos = False
+    bos_id = -1
+    fim_ids: tuple[int, int, int] | None = (256, 257, 258)
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return bytes(token_ids).decode("utf-8", "replace")
+
+
+class FakeStream:
+    """Deliveries that the test pushes, or that the engine's script gave at once."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self._queue: asyncio.Queue[list[RequestOutput] | Exception | None] = asyncio.Queue()
+
+    def push(self, item: list[RequestOutput] | Exception | None) -> None:
+        self._queue.put_nowait(item)
+
+    async def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
+        while (item := await self._queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+def default_reply(request: Request) -> Deliveries:
+    """Every choice says "Hello", in two deliveries."""
+    n = request.params.n
+    first = [RequestOutput(request.request_id, i, "Hel", [1, 2, 3]) for i in range(n)]
+    last = [RequestOutput(request.request_id, i, "lo", [4, 5], finish_reason=FinishReason.STOP) for i in range(n)]
+    last[-1].usage = Usage(len(request.prompt_token_ids), 5 * n, 2)
+    return [first, last]
+
+
+class FakeEngine:
+    """Takes what AsyncEngine takes. `reply` None leaves the pushing to the test."""
+
+    max_seq_len = 512
+    num_running = 0
+    num_waiting = 0
+
+    def __init__(self) -> None:
+        self.tokenizer = FakeTokenizer()
+        self.ready = True
+        self.dead: str | None = None
+        self.stats = EngineStats()
+        self.requests: list[Request] = []
+        self.streams: list[FakeStream] = []
+        self.reply: Callable[[Request], Deliveries] | None = default_reply
+        self.refuse: Callable[[Request], LlamaFastError | Exception | None] = lambda request: None
+        self.log: list[str] = []
+
+    async def start(self) -> None:
+        self.ready = True
+        self.log.append("start")
+
+    async def stop(self, deadline_s: float) -> None:
+        self.ready = False
+        self.log.append(f"stop {deadline_s}")
+
+    def submit(self, request: Request) -> FakeStream:
+        refusal = self.refuse(request)
+        if refusal is not None:
+            raise refusal
+        if request.params.temperature < 0:
+            raise InvalidRequestError("temperature must not be negative", param="temperature")
+        stream = FakeStream()
+        self.requests.append(request)
+        self.streams.append(stream)
+        if self.reply is not None:
+            for delivery in self.reply(request):
+                stream.push(delivery)
+            stream.push(None)
+        return stream
+
+
+class FakeTemplate:
+    """<role>content, one per line; `!` asks for an answer. Remembers its arguments."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, object]] = []
+
+    def render(self, messages, /, **kwargs) -> str:
+        self.calls.append({"messages": messages, **kwargs})
+        text = "\n".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return text + ("!" if kwargs["add_generation_prompt"] else "")
+
+
+@dataclass
+class Server:
+    """The app and the ways to call it."""
+
+    engine: FakeEngine
+    template: FakeTemplate
+    settings: ServerSettings
+    app: object = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.app = create_app(self.engine, settings=self.settings)
+
+    def call(self, method: str, path: str, **kwargs) -> httpx.Response:
+        async def go() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, **kwargs)
+
+        return asyncio.run(go())
+
+    def get(self, path: str) -> httpx.Response:
+        return self.call("GET", path)
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        return self.call("POST", path, content=orjson.dumps(body))
+
+    def complete(self, **fields) -> httpx.Response:
+        return self.post("/v1/completions", {"prompt": "Say", **fields})
+
+    def chat(self, **fields) -> httpx.Response:
+        return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], **fields})
+
+
+class Connection:
+    """One raw ASGI exchange: the test feeds body chunks, sees every message, and may go away."""
+
+    def __init__(self, app, path: str, chunks: Sequence[bytes], *, more: bool = False) -> None:
+        self.sent: list[dict] = []
+        self.gone = asyncio.Event()
+        self.num_reads = 0
+        self._chunks = list(chunks)
+        self._more = more
+        self._arrived = asyncio.Condition()
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+        }
+        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict:
+        if self._chunks:
+            self.num_reads += 1
+            chunk = self._chunks.pop(0)
+            return {"type": "http.request", "body": chunk, "more_body": bool(self._chunks) or self._more}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict) -> None:
+        async with self._arrived:
+            self.sent.append(message)
+            self._arrived.notify_all()
+
+    async def until(self, num_messages: int) -> list[dict]:
+        """All messages, once there are at least num_messages."""
+        async with self._arrived:
+            await asyncio.wait_for(self._arrived.wait_for(lambda: len(self.sent) >= num_messages), 5)
+        return self.sent
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
+
+
+@pytest.fixture
+def make_server() -> Callable[..., Server]:
+    def make(**settings) -> Server:
+        template = FakeTemplate()
+        fields = {"alias": "tiny", "chat_template": template, "created": 7, "version": "1", "meta": {"n_ctx": 512}}
+        return Server(FakeEngine(), template, ServerSettings(**{**fields, **settings}))
+
+    return make
+
+
+@pytest.fixture
+def server(make_server) -> Server:
+    return make_server()
+
+
+@pytest.fixture
+def connect() -> type[Connection]:
+    return Connection
+
+
+@pytest.fixture
+def events() -> Callable[[bytes], list]:
+    """The data of each event of a stream, decoded; comments are left out, the end mark is the string itself."""
+
+    def parse(stream: bytes) -> list:
+        blocks = stream.decode().split("\n\n")
+        assert blocks.pop() == ""
+        data = [block.removeprefix("data: ") for block in blocks if not block.startswith(":")]
+        return [item if item == "[DONE]" else orjson.loads(item) for item in data]
+
+    return parse
