@@ -1,6 +1,6 @@
 """Float row kernels: C face. No llama.h here."""
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 cdef struct RowParams:
     float temperature       # <= 0: greedy
@@ -9,9 +9,10 @@ cdef struct RowParams:
     float min_p             # <= 0: off
 
 cdef struct Scratch:        # grows on demand; zero-initialise; free with scratch_free
-    float* values
-    int32_t* ids
-    double* sums
+    uint64_t* keys          # (capacity,) candidates
+    float* maxima           # per block of the row, then per block of those, and so on
+    double* sums            # per block of the row
+    double* bins            # probability mass by logit
     int32_t capacity
 
 cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil
@@ -20,12 +21,15 @@ cdef void scratch_free(Scratch* scratch) noexcept nogil
 cdef uint64_t rng_seed(uint64_t seed) noexcept nogil
 cdef double rng_uniform(uint64_t* state) noexcept nogil    # [0, 1)
 
-cdef int32_t row_argmax(const float* row, int32_t n) noexcept nogil             # first of equal; NaN never wins; all NaN/-inf -> 0
+# NaN counts as -inf in all of them.
+cdef int32_t row_argmax(const float* row, int32_t n) noexcept nogil             # first of equal; all -inf: 0
 cdef double row_logsumexp(const float* row, int32_t n) noexcept nogil
 # IN ids (n_ids,), counts (n_ids,), IN/OUT row
 cdef void row_penalize(float* row, const int32_t* ids, const int32_t* counts, int32_t n_ids,
                        float repetition, float frequency, float presence) noexcept nogil
 # One draw: top_k -> top_p -> min_p -> temperature -> draw (llama.cpp's default order). Does not change row.
-cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng, Scratch* scratch) noexcept nogil
+# scratch must be reserved for n. Uses one random number, none if greedy.
+cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng,
+                      Scratch* scratch) noexcept nogil
 # The k largest, best first (ties: lower id first); OUT ids (k,), values (k,); returns min(k, n)
 cdef int32_t row_top_n(const float* row, int32_t n, int32_t k, int32_t* ids, float* values) noexcept nogil

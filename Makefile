@@ -1,0 +1,68 @@
+# Every target sets up what it needs; `make serve` and `make test` work from a clean clone.
+#   PYTHON=python3.12 make test    another interpreter
+#   make serve ARGS="--port 9000"  arguments for `llamafast serve`
+#   make test ARGS="-k radix"      arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+# One list of build requirements: `requires` of pyproject.toml. The pinned llama-cpp-python in it is also the one
+# that runs, so it goes into the environment first and the build runs there (--no-build-isolation).
+BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
+SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
+	-not -name '*.so' -not -name '*.cpp' -not -name '*.c' -not -name '*.pyc')
+
+# Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
+export PYTHONSAFEPATH := 1
+
+.PHONY: serve test lint bench debug clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo "make serve | test | lint | bench | debug | clean"
+
+serve: $(VENV)/.installed
+	$(BIN)/llamafast serve $(ARGS)
+
+test: $(VENV)/.test-installed
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.lint-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint --max-line-length 120 llamafast
+	$(BIN)/mypy
+
+bench: $(VENV)/.test-installed
+	set -e; for script in benchmarks/bench_*.py; do PYTHONPATH=benchmarks $(BIN)/python $$script $(ARGS); done
+
+# Bounds checks and live-handle counters. Its C++ files differ from a release build's: none of them may stay.
+debug:
+	rm -rf build llamafast/*.cpp
+	LLAMAFAST_DEBUG=1 $(MAKE) VENV=.venv-debug test; status=$$?; rm -rf build llamafast/*.cpp; exit $$status
+
+clean:
+	rm -rf $(VENV) .venv-debug build dist *.egg-info llamafast/*.so llamafast/*.cpp .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.build-requires: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(BUILD_REQUIRES)
+	touch $@
+
+# build/ keeps the objects of the last build; Python files in it would put deleted modules back into the wheel.
+$(VENV)/.installed: $(VENV)/.build-requires $(SOURCES)
+	if [ -d build ]; then find build -name '*.py' -delete; fi
+	$(BIN)/python -m pip install --quiet --no-build-isolation .
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[test]"
+	touch $@
+
+$(VENV)/.lint-installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[lint]"
+	touch $@

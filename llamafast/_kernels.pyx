@@ -1,0 +1,542 @@
+"""Float row kernels: argmax, logsumexp, penalties, top-n and the fused filter-and-draw. No model, no llama.h."""
+
+from array import array
+
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY, exp, log, logf, nextafterf
+from libc.stdlib cimport free, malloc
+
+cdef extern from "_vecmath.h" nogil:
+    enum:
+        VM_BLOCK
+        VM_REST
+    float vm_exp(float x)
+    uint32_t vm_order(float x)
+    float vm_unorder(uint32_t order)
+    int32_t vm_bin(float x, float max, float scale, int32_t last)
+    float vm_maxima(const float* row, int32_t n, float* maxima)
+    double vm_sums(const float* row, int32_t n, const float* maxima, float max, float scale, float floor, double* sums)
+    void vm_histogram(const float* row, int32_t n, const float* maxima, float max, float power, float scale,
+                      float floor, int32_t last, double* bins)
+    int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
+
+cdef enum:
+    MAX_BINS = 2048
+    CHUNK_BLOCKS = 64       # a chunk is what the kernels without scratch look at before they go on: 16 KB, fits L1
+
+
+cdef struct Cut:            # which places survive the filters: row[i] > floor, or == floor and i <= last_id
+    float floor
+    int32_t last_id
+
+
+cdef inline int32_t num_blocks(int32_t n) noexcept nogil:
+    return (n + VM_BLOCK - 1) // VM_BLOCK
+
+
+# ---- scratch and random numbers
+
+cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil:
+    """Room for rows of n_vocab floats. Raises MemoryError."""
+    cdef size_t n = <size_t> n_vocab, n_blocks = n // VM_BLOCK + 1
+    if scratch.capacity >= n_vocab:
+        return 0
+    scratch_free(scratch)
+    scratch.keys = <uint64_t*> malloc(n * sizeof(uint64_t))
+    scratch.maxima = <float*> malloc((n_blocks * 2 + 64) * sizeof(float))    # n/64 + n/4096 + ... and rounding up
+    scratch.sums = <double*> malloc(n_blocks * sizeof(double))
+    scratch.bins = <double*> malloc((MAX_BINS + VM_REST) * sizeof(double))
+    if scratch.keys is NULL or scratch.maxima is NULL or scratch.sums is NULL or scratch.bins is NULL:
+        scratch_free(scratch)
+        with gil:
+            raise MemoryError(f"no memory for sampling rows of {n_vocab} logits")
+    scratch.capacity = n_vocab
+    return 0
+
+
+cdef void scratch_free(Scratch* scratch) noexcept nogil:
+    free(scratch.keys)
+    free(scratch.maxima)
+    free(scratch.sums)
+    free(scratch.bins)
+    scratch.keys = NULL
+    scratch.maxima = NULL
+    scratch.sums = NULL
+    scratch.bins = NULL
+    scratch.capacity = 0
+
+
+cdef inline uint64_t mix(uint64_t x) noexcept nogil:
+    x = (x ^ (x >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * <uint64_t> 0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+cdef uint64_t rng_seed(uint64_t seed) noexcept nogil:
+    # mixed twice, so that neighbouring seeds do not start neighbouring places of the one splitmix64 sequence
+    return mix(mix(seed + <uint64_t> 0x9E3779B97F4A7C15) ^ <uint64_t> 0xD1B54A32D192ED03)
+
+
+cdef double rng_uniform(uint64_t* state) noexcept nogil:
+    state[0] += <uint64_t> 0x9E3779B97F4A7C15                   # splitmix64
+    return <double> (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
+
+
+# ---- one row
+
+cdef int32_t find(const float* row, int32_t n, float value) noexcept nogil:
+    cdef int32_t i
+    for i in range(n):
+        if row[i] == value:
+            return i
+    return 0
+
+
+cdef int32_t row_argmax(const float* row, int32_t n) noexcept nogil:
+    cdef float[CHUNK_BLOCKS] maxima
+    cdef float best = -INFINITY, chunk_max
+    cdef int32_t chunk = CHUNK_BLOCKS * VM_BLOCK, start = 0, best_start = 0
+    while start < n:
+        chunk_max = vm_maxima(row + start, min(chunk, n - start), maxima)
+        if chunk_max > best:
+            best = chunk_max
+            best_start = start
+        start += chunk
+    return best_start + find(row + best_start, min(chunk, n - best_start), best) if best > -INFINITY else 0
+
+
+cdef double row_logsumexp(const float* row, int32_t n) noexcept nogil:
+    cdef float[CHUNK_BLOCKS] maxima
+    cdef double[CHUNK_BLOCKS] sums
+    cdef double total = 0
+    cdef float top = -INFINITY, chunk_max
+    cdef int32_t chunk = CHUNK_BLOCKS * VM_BLOCK, start = 0, length
+    while start < n:
+        length = min(chunk, n - start)
+        chunk_max = vm_maxima(row + start, length, maxima)
+        if chunk_max > top:
+            total *= exp(<double> top - chunk_max)
+            top = chunk_max
+        if top == INFINITY:
+            return INFINITY
+        if chunk_max > -INFINITY:
+            total += vm_sums(row + start, length, maxima, top, 1.0, -FLT_MAX, sums)
+        start += chunk
+    return top + log(total) if total > 0 else -INFINITY
+
+
+cdef void row_penalize(float* row, const int32_t* ids, const int32_t* counts, int32_t n_ids,
+                       float repetition, float frequency, float presence) noexcept nogil:
+    cdef int32_t i
+    cdef float logit
+    for i in range(n_ids):
+        if counts[i] <= 0:
+            continue
+        logit = row[ids[i]]
+        logit = logit / repetition if logit > 0 else logit * repetition
+        row[ids[i]] = logit - (counts[i] * frequency + presence)
+
+
+# ---- the k largest, without scratch: a heap in the output arrays, its root the worst kept element
+
+cdef inline bint is_worse(const int32_t* ids, const float* values, int32_t a, int32_t b) noexcept nogil:
+    return values[a] < values[b] or (values[a] == values[b] and ids[a] > ids[b])
+
+
+cdef void sift_down(int32_t* ids, float* values, int32_t n, int32_t i) noexcept nogil:
+    cdef int32_t child
+    while 2 * i + 1 < n:
+        child = 2 * i + 1
+        if child + 1 < n and is_worse(ids, values, child + 1, child):
+            child += 1
+        if not is_worse(ids, values, child, i):
+            return
+        ids[i], ids[child] = ids[child], ids[i]
+        values[i], values[child] = values[child], values[i]
+        i = child
+
+
+cdef int32_t row_top_n(const float* row, int32_t n, int32_t k, int32_t* ids, float* values) noexcept nogil:
+    cdef float[CHUNK_BLOCKS] maxima
+    cdef int32_t kept = min(k, n), chunk = CHUNK_BLOCKS * VM_BLOCK, start = kept, length, b, i
+    if kept <= 0:
+        return 0
+    for i in range(kept):
+        ids[i] = i
+        values[i] = row[i] if row[i] == row[i] else -INFINITY
+    for i in range(kept // 2 - 1, -1, -1):
+        sift_down(ids, values, kept, i)
+    while start < n:
+        length = min(chunk, n - start)
+        vm_maxima(row + start, length, maxima)
+        for b in range(num_blocks(length)):
+            if not maxima[b] > values[0]:       # an equal value comes later in the row, so it loses the tie
+                continue
+            for i in range(start + b * VM_BLOCK, min(start + (b + 1) * VM_BLOCK, n)):
+                if row[i] > values[0]:
+                    ids[0] = i
+                    values[0] = row[i]
+                    sift_down(ids, values, kept, 0)
+        start += length
+    for i in range(kept - 1, 0, -1):
+        ids[0], ids[i] = ids[i], ids[0]
+        values[0], values[i] = values[i], values[0]
+        sift_down(ids, values, i, 0)
+    return kept
+
+
+# ---- the filters: each finds a Cut
+
+cdef inline double mass_of(uint64_t key, bint by_mass, float top) noexcept nogil:
+    return vm_exp(vm_unorder(<uint32_t> (key >> 32)) - top) if by_mass else 1.0
+
+
+cdef int32_t split(uint64_t* keys, int32_t low, int32_t high) noexcept nogil:
+    """Hoare partition of keys[low:high], two or more, around a median of three: larger ones first. The border."""
+    cdef uint64_t a = keys[low], b = keys[low + (high - low) // 2], c = keys[high - 1]
+    cdef uint64_t pivot = max(min(a, b), min(max(a, b), c))
+    cdef int32_t i = low, j = high - 1
+    while True:
+        while keys[i] > pivot:
+            i += 1
+        while keys[j] < pivot:
+            j -= 1
+        if i >= j:
+            # i == j stands on the pivot itself; it goes left unless that leaves the right side empty
+            return i + 1 if i == j and i + 1 < high else i
+        keys[i], keys[j] = keys[j], keys[i]
+        i += 1
+        j -= 1
+
+
+cdef int32_t take_best(uint64_t* keys, int32_t n, double wanted, bint by_mass, float top) noexcept nogil:
+    """Quickselect: the fewest best keys that together hold `wanted` come to the front; their number.
+
+    A key weighs 1, or exp(logit - top) if by_mass. All n if they hold too little.
+    """
+    cdef int32_t low = 0, high = n, border, i
+    cdef double before = 0, mass
+    while high - low > 1:
+        border = split(keys, low, high)
+        mass = 0
+        for i in range(low, border):
+            mass += mass_of(keys[i], by_mass, top)
+        if before + mass >= wanted:
+            high = border
+        else:
+            before += mass
+            low = border
+    return high
+
+
+cdef Cut worst_of(const uint64_t* keys, int32_t n) noexcept nogil:
+    cdef uint64_t worst = keys[0]
+    cdef int32_t i
+    cdef Cut cut
+    for i in range(1, n):
+        worst = min(worst, keys[i])
+    cut.floor = vm_unorder(<uint32_t> (worst >> 32))
+    cut.last_id = <int32_t> ~<uint32_t> worst
+    return cut
+
+
+cdef float bin_floor(int32_t index, float top, float scale, int32_t last) noexcept nogil:
+    """The smallest float whose bin is <= index, by bisection over the floats' order; index < last."""
+    cdef uint32_t low = vm_order(-FLT_MAX), high = vm_order(top), middle
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        if vm_bin(vm_unorder(middle), top, scale, last) <= index:
+            high = middle
+        else:
+            low = middle
+    return vm_unorder(high)
+
+
+cdef int32_t find_bin(const double* bins, int32_t last, double wanted, double* before) noexcept nogil:
+    """The first bin that brings the sum to wanted, or last. OUT before: the sum without it."""
+    cdef int32_t i
+    before[0] = 0
+    for i in range(last):
+        if before[0] + bins[i] >= wanted:
+            return i
+        before[0] += bins[i]
+    return last
+
+
+cdef inline int32_t num_bins(int32_t n) noexcept nogil:
+    return max(64, min(MAX_BINS, n // 16))
+
+
+cdef float count_floor(const float* row, int32_t n, float top, const float* maxima, int32_t k,
+                       double* bins) noexcept nogil:
+    """A floor a little under the k-th largest of row, unless that lies far below top: then -FLT_MAX."""
+    cdef float reach = 32
+    cdef int32_t last = num_bins(n), index
+    cdef double before
+    vm_histogram(row, n, maxima, top, 0, last / reach, top - reach, last, bins)
+    index = find_bin(bins, last, k, &before)
+    return bin_floor(index, top, last / reach, last) if index < last else -FLT_MAX
+
+
+cdef int32_t gather_best(const float* row, int32_t n, float top, float* maxima, int32_t k,
+                         Scratch* scratch) noexcept nogil:
+    """OUT scratch.keys: of the k largest of row, in no order; their number, less than k if the rest is -inf.
+
+    IN maxima of row. The k-th largest block maximum is a floor under the k-th largest element, and found the same way.
+    """
+    cdef int32_t n_blocks = num_blocks(n), n_keys
+    cdef float floor = -FLT_MAX
+    if n_blocks > k:
+        vm_maxima(maxima, n_blocks, maxima + n_blocks)
+        n_keys = gather_best(maxima, n_blocks, top, maxima + n_blocks, k, scratch)
+        if n_keys == k:
+            floor = worst_of(scratch.keys, n_keys).floor
+    elif n > 1024:
+        floor = count_floor(row, n, top, maxima, k, scratch.bins)
+    n_keys = vm_gather(row, n, maxima, floor, INFINITY, scratch.keys)
+    return take_best(scratch.keys, n_keys, k, False, 0) if n_keys > k else n_keys
+
+
+cdef Cut cut_top_p(const float* row, int32_t n, float top, float top_p, Scratch* scratch) noexcept nogil:
+    # What lies `reach` below the top holds less than 1 - top_p of the mass even if all n logits were there.
+    cdef float reach = <float> (log(n / (1.0 - top_p)) + 1.0), ceiling = INFINITY
+    cdef int32_t last = num_bins(n), index, n_keys, i
+    cdef float scale = last / reach
+    cdef double wanted = 0, before
+    vm_histogram(row, n, scratch.maxima, top, 1, scale, top - reach, last, scratch.bins)
+    for i in range(last + VM_REST):
+        wanted += scratch.bins[i]
+    wanted *= top_p
+    index = find_bin(scratch.bins, last, wanted, &before)
+    if index == last:       # top_p is so near 1 that rounding hides the rest
+        return Cut(-FLT_MAX, n - 1)
+    if index > 0:
+        ceiling = bin_floor(index - 1, top, scale, last)
+    n_keys = vm_gather(row, n, scratch.maxima, bin_floor(index, top, scale, last), ceiling, scratch.keys)
+    return worst_of(scratch.keys, take_best(scratch.keys, n_keys, wanted - before, True, top))
+
+
+cdef Cut cut_min_p(int32_t n, float top, const RowParams* params) noexcept nogil:
+    if params.min_p > 0:
+        return Cut(min(top, top + logf(params.min_p)), n - 1)
+    return Cut(-FLT_MAX, n - 1)
+
+
+cdef Cut find_cut(const float* row, int32_t n, float top, const RowParams* params, Scratch* scratch) noexcept nogil:
+    cdef Cut cut = cut_min_p(n, top, params), other = cut
+    cdef double mass = 0
+    cdef int32_t n_keys, i
+    if 0 < params.top_k < n:
+        n_keys = gather_best(row, n, top, scratch.maxima, params.top_k, scratch)
+        if params.top_p < 1:
+            for i in range(n_keys):
+                mass += mass_of(scratch.keys[i], True, top)
+            n_keys = take_best(scratch.keys, n_keys, mass * params.top_p, True, top)
+        other = worst_of(scratch.keys, n_keys)
+    elif params.top_p < 1:
+        other = cut_top_p(row, n, top, params.top_p, scratch)
+    return cut if cut.floor > other.floor else other
+
+
+# ---- the draw
+
+cdef int32_t pick(const double* weights, int32_t n, double* target) noexcept nogil:
+    """Where the running sum passes target, which is lowered by what came before; the last > 0 if rounding hides it."""
+    cdef int32_t i, last = 0
+    for i in range(n):
+        if weights[i] > 0:
+            if target[0] < weights[i]:
+                return i
+            target[0] -= weights[i]
+            last = i
+    return last
+
+
+cdef void weigh_block(const float* row, int32_t n, int32_t b, float top, float scale, Cut cut,
+                      double* weights) noexcept nogil:
+    cdef int32_t start = b * VM_BLOCK, i
+    for i in range(start, start + VM_BLOCK):
+        if i < n and (row[i] > cut.floor or (row[i] == cut.floor and i <= cut.last_id)):
+            weights[i - start] = vm_exp((row[i] - top) * scale)
+        else:
+            weights[i - start] = 0
+
+
+cdef double sum_cut(const float* row, int32_t n, float top, float scale, Cut cut, Scratch* scratch) noexcept nogil:
+    """Sum of exp((logit - top) * scale) over what the cut leaves; per block in scratch.sums.
+
+    Logits so low that all n of them together weigh less than exp(-17), a float's rounding, are left out.
+    """
+    # The rule for ties changes in the block of last_id:
+    #   blocks before it: row[i] >= floor      it: both      blocks after it: row[i] > floor
+    cdef double[VM_BLOCK] weights
+    cdef float negligible = top - <float> (log(n) + 17) / scale
+    cdef int32_t border, after, i
+    cdef double* sums = scratch.sums
+    cdef double total
+    if negligible > cut.floor:
+        cut = Cut(negligible, n - 1)
+    border = cut.last_id // VM_BLOCK
+    after = (border + 1) * VM_BLOCK
+    total = vm_sums(row, border * VM_BLOCK, scratch.maxima, top, scale, cut.floor, sums)
+    weigh_block(row, n, border, top, scale, cut, weights)
+    sums[border] = 0
+    for i in range(VM_BLOCK):
+        sums[border] += weights[i]
+    total += sums[border]
+    if after < n:
+        total += vm_sums(row + after, n - after, scratch.maxima + border + 1, top, scale,
+                         nextafterf(cut.floor, INFINITY), sums + border + 1)
+    return total
+
+
+cdef int32_t draw_cut(const float* row, int32_t n, float top, float scale, Cut cut, double uniform,
+                      Scratch* scratch, double* total) noexcept nogil:
+    # OUT total: the sum over what the cut leaves. One draw among the blocks, one inside.
+    cdef double[VM_BLOCK] weights
+    cdef int32_t b
+    cdef double target
+    total[0] = sum_cut(row, n, top, scale, cut, scratch)
+    target = total[0] * uniform
+    b = pick(scratch.sums, num_blocks(n), &target)
+    weigh_block(row, n, b, top, scale, cut, weights)
+    return b * VM_BLOCK + pick(weights, VM_BLOCK, &target)
+
+
+cdef int32_t try_top_p(const float* row, int32_t n, float top, float scale, const RowParams* params, double uniform,
+                       Scratch* scratch) noexcept nogil:
+    """A draw without top_p, if it lies inside top_p's set (what is larger holds less than top_p), else -1."""
+    cdef Cut cut = cut_min_p(n, top, params), larger
+    cdef double total, before
+    cdef int32_t token = draw_cut(row, n, top, scale, cut, uniform, scratch, &total)
+    if scale != 1 or params.min_p > 0:
+        total = sum_cut(row, n, top, 1, Cut(-FLT_MAX, n - 1), scratch)
+    if row[token] == top and find(row, n, top) == token:
+        return token
+    larger = Cut(row[token], token - 1) if token > 0 else Cut(nextafterf(row[token], INFINITY), n - 1)
+    before = sum_cut(row, n, top, 1, larger, scratch)
+    return token if before < total * params.top_p else -1
+
+
+cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng,
+                      Scratch* scratch) noexcept nogil:
+    cdef double uniform, total
+    cdef uint64_t retry
+    cdef int32_t token
+    cdef float top, scale
+    if not params.temperature > 0:
+        return row_argmax(row, n)
+    uniform = rng_uniform(rng)
+    top = vm_maxima(row, n, scratch.maxima)
+    if not -INFINITY < top < INFINITY:
+        return row_argmax(row, n)
+    scale = min(<float> 1 / params.temperature, FLT_MAX)
+    if not 0 < params.top_k < n and 0.5 <= params.top_p < 1 and scale >= 1:
+        # Most draws lie inside, and seeing that one does is cheaper than finding the border. Drawing again from the
+        # exact set when it does not leaves the distribution right.
+        token = try_top_p(row, n, top, scale, params, uniform, scratch)
+        if token >= 0:
+            return token
+        retry = mix(rng[0])
+        uniform = rng_uniform(&retry)
+    return draw_cut(row, n, top, scale, find_cut(row, n, top, params, scratch), uniform, scratch, &total)
+
+
+# ---- Python face
+
+cdef int32_t checked_length(const float[::1] row) except -1:
+    if not 0 < row.shape[0] < 1 << 30:
+        raise ValueError(f"a row has 1 to 2**30 - 1 logits, not {row.shape[0]}")
+    return <int32_t> row.shape[0]
+
+
+def argmax(const float[::1] row) -> int:
+    """Place of the largest logit of row, float32 (n,), n >= 1; the first of equals.
+
+    NaN counts as -inf; 0 if there is nothing else. Raises ValueError if n == 0.
+    """
+    cdef int32_t n = checked_length(row), best
+    with nogil:
+        best = row_argmax(&row[0], n)
+    return best
+
+
+def logsumexp(const float[::1] row) -> float:
+    """log(sum(exp(row))) in nats of row, float32 (n,), n >= 1, to about 1e-6. NaN counts as -inf.
+
+    row[i] - logsumexp(row) is the log probability of i. Raises ValueError if n == 0.
+    """
+    cdef int32_t n = checked_length(row)
+    cdef double total
+    with nogil:
+        total = row_logsumexp(&row[0], n)
+    return total
+
+
+def penalize(float[::1] row, const int32_t[::1] ids, const int32_t[::1] counts, *, float repetition=1.0,
+             float frequency=0.0, float presence=0.0) -> None:
+    """Lower the logits of tokens already seen: row, float32 (n,), changes at ids, int32 (m,), seen counts (m,) times.
+
+    A positive logit is divided by repetition, another one multiplied; then count * frequency + presence is subtracted.
+    Raises ValueError if ids and counts differ in length, an id is outside the row or repetition <= 0.
+    Source: repetition, CTRL, arXiv:1909.05858; frequency and presence, the OpenAI API.
+    """
+    cdef int32_t n = checked_length(row), i
+    if ids.shape[0] != counts.shape[0]:
+        raise ValueError(f"{ids.shape[0]} ids, but {counts.shape[0]} counts")
+    if not repetition > 0:
+        raise ValueError(f"repetition must be above 0, not {repetition}")
+    for i in range(ids.shape[0]):
+        if not 0 <= ids[i] < n:
+            raise ValueError(f"id {ids[i]} is outside a row of {n} logits")
+    if ids.shape[0] > 0:
+        with nogil:
+            row_penalize(&row[0], &ids[0], &counts[0], <int32_t> ids.shape[0], repetition, frequency, presence)
+
+
+def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t top_k=0, float top_p=1.0,
+         float min_p=0.0, seed: int = 0) -> list[int]:
+    """n_draws tokens from the logits row, float32 (n,), n >= 1; one after the other from one random sequence.
+
+    Filters in this order, on the logits before the temperature: top_k (<= 0: off) keeps the k largest; top_p (>= 1:
+    off) the fewest largest that hold top_p of the probability left, at least one; min_p (<= 0: off) those with at least
+    min_p times the largest probability. Of equal logits the lower place is kept first. Then one is drawn with
+    probability ~ exp(logit / temperature). temperature <= 0 is argmax. NaN and -inf are never drawn, +inf always; 0 if
+    there is nothing to draw. Equal seeds give equal draws on one machine. Raises ValueError if n == 0 or n_draws < 0.
+    Source: top_p, arXiv:1904.09751; min_p, arXiv:2407.01082; order, llama.cpp's default.
+    """
+    cdef int32_t n = checked_length(row), i
+    cdef RowParams params = RowParams(temperature, top_k, top_p, min_p)
+    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, 0)
+    cdef uint64_t rng = rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
+    if n_draws < 0:
+        raise ValueError(f"n_draws must not be negative, not {n_draws}")
+    tokens = array("i", bytes(4 * n_draws))
+    cdef int32_t[::1] out = tokens
+    try:
+        with nogil:
+            scratch_reserve(&scratch, n)
+            for i in range(n_draws):
+                out[i] = row_draw(&row[0], n, &params, &rng, &scratch)
+    finally:
+        scratch_free(&scratch)
+    return tokens.tolist()
+
+
+def top_n(const float[::1] row, int32_t k) -> list[tuple[int, float]]:
+    """The k largest logits of row, float32 (n,), n >= 1, as (place, logit), best first.
+
+    min(k, n) pairs; of equals the lower place comes first; NaN counts as -inf. Raises ValueError if n == 0 or k < 0.
+    """
+    cdef int32_t n = checked_length(row)
+    if k < 0:
+        raise ValueError(f"k must not be negative, not {k}")
+    if k == 0:
+        return []
+    ids = array("i", bytes(4 * min(k, n)))
+    values = array("f", bytes(4 * min(k, n)))
+    cdef int32_t[::1] out_ids = ids
+    cdef float[::1] out_values = values
+    with nogil:
+        row_top_n(&row[0], n, k, &out_ids[0], &out_values[0])
+    return list(zip(ids.tolist(), values.tolist()))

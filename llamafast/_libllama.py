@@ -1,0 +1,71 @@
+"""Finds the libllama of llama-cpp-python, checks its version and loads it before `_core` is imported."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+REQUIREMENT = "llama-cpp-python"
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+
+
+def pinned_version() -> str | None:
+    """The llama-cpp-python version that the installed llamafast was compiled against; None in a bare source tree."""
+    try:
+        requirements = importlib.metadata.requires("llamafast") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    prefix = f"{REQUIREMENT}=="
+    return next((line.removeprefix(prefix).strip() for line in requirements if line.startswith(prefix)), None)
+
+
+def find_libllama(pinned: str | None) -> Path:
+    """Path of the one libllama to load. Raises ImportError, one line, if it is missing or of another version."""
+    wanted = f"{REQUIREMENT}=={pinned}" if pinned else REQUIREMENT
+    # find_spec does not run the package: importing llama_cpp loads numpy and takes most of a second.
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ImportError(f'llamafast needs {REQUIREMENT}, which is not installed; run: pip install "{wanted}"')
+    try:
+        installed = importlib.metadata.version(REQUIREMENT)
+    except importlib.metadata.PackageNotFoundError:
+        installed = "of unknown version"
+    if pinned is not None and installed != pinned:
+        raise ImportError(
+            f"llamafast was compiled against {REQUIREMENT} {pinned}, but {installed} is installed; "
+            f'run: pip install "{wanted}"'
+        )
+    path = Path(spec.origin).parent / "lib" / f"libllama{SUFFIX}"
+    if not path.is_file():
+        raise ImportError(f'llamafast: {path} is missing; run: pip install --force-reinstall "{wanted}"')
+    return path
+
+
+def load(path: Path) -> None:
+    """Load libllama so that `_core` finds it by its SONAME, wherever `_core` lies. Raises ImportError."""
+    try:
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ImportError(f"llamafast: {path} cannot be loaded: {error}") from error
+
+
+class CoreFinder:
+    """Import hook: finds nothing itself, but gets libllama ready when `_core` is about to be imported.
+
+    A hook, so that it works whichever module imports `_core` first, and `import llamafast` alone stays cheap.
+    """
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Load libllama if `name` is `_core`; always None, so that the usual finders go on. Raises ImportError."""
+        if name == "llamafast._core":
+            load(find_libllama(pinned_version()))
+        return None

@@ -1,0 +1,194 @@
+/* The loops of _kernels.pyx that must become SIMD code. Plain C which compilers vectorize by themselves: blocks of
+ * VM_BLOCK floats, fixed trip counts, element-wise steps, explicit reduction trees. A short last block is padded with
+ * -inf. NaN counts as -inf. `maxima` has one value per block. */
+#ifndef LLAMAFAST_VECMATH_H
+#define LLAMAFAST_VECMATH_H
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define VM_BLOCK 64
+#define VM_REST 8
+
+/* gcc on x86 Linux builds each loop for several CPU levels and picks one at load time (ifunc needs glibc). */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+#define VM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define VM_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#else
+#define VM_CLONES
+#endif
+
+/* Without it gcc unrolls the short loops of a reduction tree into scalar code before it looks for vectors. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define VM_ROLLED _Pragma("GCC unroll 1")
+#else
+#define VM_ROLLED
+#endif
+
+/* exp(x) for x <= 0 as 2^n * p(r), n = round(x / ln 2), |r| <= ln(2) / 2; within 2.5e-7 relative down to -86, where it
+ * stays. p is the minimax polynomial of degree 5 with p(0) = 1. */
+static inline float vm_exp(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits */
+    float shifted, n, r, p;
+    uint32_t exponent, bits;
+    x = x > -86.0f ? x : -86.0f;
+    shifted = x * 1.44269504f + magic;
+    n = shifted - magic;
+    r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+    p = 8.29027211e-3f;
+    p = p * r + 4.18981597e-2f;
+    p = p * r + 1.66676381e-1f;
+    p = p * r + 4.99991478e-1f;
+    p = p * r + 9.99999706e-1f;
+    p = p * r + 1.0f;
+    memcpy(&exponent, &shifted, 4);
+    memcpy(&bits, &p, 4);
+    bits += exponent << 23;
+    memcpy(&p, &bits, 4);
+    return p;
+}
+
+/* Order of floats as order of integers; -0 equals +0. */
+static inline uint32_t vm_order(float x) {
+    uint32_t bits;
+    x += 0.0f;
+    memcpy(&bits, &x, 4);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+static inline float vm_unorder(uint32_t order) {
+    uint32_t bits = order & 0x80000000u ? order & 0x7fffffffu : ~order;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* Histogram bin of a logit: 0 at max, growing downwards; the bin `last` takes all the rest. Monotone in x. */
+static inline int32_t vm_bin(float x, float max, float scale, int32_t last) {
+    float distance = (max - x) * scale;
+    return (int32_t)(distance < (float)last ? distance : (float)last);
+}
+
+/* Full block b, or the short last one copied into pad. */
+static inline const float* vm_block(const float* row, int32_t n, int32_t b, float* pad) {
+    int32_t start = b * VM_BLOCK, left = n - start, j;
+    if (left >= VM_BLOCK) return row + start;
+    for (j = 0; j < VM_BLOCK; j++) pad[j] = j < left ? row[start + j] : -INFINITY;
+    return pad;
+}
+
+static inline float vm_block_max(const float* x) {
+    float m[32];
+    int j;
+    for (j = 0; j < 32; j++) {
+        float a = x[j] > -INFINITY ? x[j] : -INFINITY;
+        m[j] = x[j + 32] > a ? x[j + 32] : a;
+    }
+    VM_ROLLED for (j = 0; j < 16; j++) m[j] = m[j] > m[j + 16] ? m[j] : m[j + 16];
+    VM_ROLLED for (j = 0; j < 8; j++) m[j] = m[j] > m[j + 8] ? m[j] : m[j + 8];
+    VM_ROLLED for (j = 0; j < 4; j++) m[j] = m[j] > m[j + 4] ? m[j] : m[j + 4];
+    m[0] = m[0] > m[2] ? m[0] : m[2];
+    m[1] = m[1] > m[3] ? m[1] : m[3];
+    return m[0] > m[1] ? m[0] : m[1];
+}
+
+static inline float vm_block_sum(const float* w) {
+    float s[32];
+    int j;
+    for (j = 0; j < 32; j++) s[j] = w[j] + w[j + 32];
+    VM_ROLLED for (j = 0; j < 16; j++) s[j] += s[j + 16];
+    VM_ROLLED for (j = 0; j < 8; j++) s[j] += s[j + 8];
+    VM_ROLLED for (j = 0; j < 4; j++) s[j] += s[j + 4];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+/* w = exp((x - max) * scale) where x >= floor, else 0. */
+static inline void vm_block_weights(const float* x, float max, float scale, float floor, float* w) {
+    int j;
+    for (j = 0; j < VM_BLOCK; j++) {
+        float weight = vm_exp((x[j] - max) * scale);
+        w[j] = x[j] >= floor ? weight : 0.0f;
+    }
+}
+
+/* OUT maxima; returns the largest. */
+VM_CLONES
+static float vm_maxima(const float* row, int32_t n, float* maxima) {
+    float pad[VM_BLOCK], best = -INFINITY;
+    int32_t b, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    for (b = 0; b < n_blocks; b++) {
+        float m = vm_block_max(vm_block(row, n, b, pad));
+        maxima[b] = m;
+        best = m > best ? m : best;
+    }
+    return best;
+}
+
+/* OUT sums: of each block's weights; returns their sum. */
+VM_CLONES
+static double vm_sums(const float* row, int32_t n, const float* maxima, float max, float scale, float floor,
+                      double* sums) {
+    float pad[VM_BLOCK], w[VM_BLOCK];
+    double total = 0;
+    int32_t b, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    for (b = 0; b < n_blocks; b++) {
+        sums[b] = 0;
+        if (maxima[b] < floor) continue;
+        vm_block_weights(vm_block(row, n, b, pad), max, scale, floor, w);
+        sums[b] = vm_block_sum(w);
+        total += sums[b];
+    }
+    return total;
+}
+
+/* OUT bins (last + VM_REST,): sum of exp((x - max) * power) by vm_bin; power 0 counts. The rest is spread over the
+ * VM_REST bins from last on, since adding to one bin again and again is slow. Blocks below floor are rest as a whole. */
+VM_CLONES
+static void vm_histogram(const float* row, int32_t n, const float* maxima, float max, float power, float scale,
+                         float floor, int32_t last, double* bins) {
+    float pad[VM_BLOCK], w[VM_BLOCK];
+    int32_t bin[VM_BLOCK], b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    memset(bins, 0, (last + VM_REST) * sizeof(double));
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        vm_block_weights(x, max, power, -FLT_MAX, w);
+        if (maxima[b] < floor) {
+            bins[last] += vm_block_sum(w);
+            continue;
+        }
+        for (j = 0; j < VM_BLOCK; j++) {
+            int32_t i = vm_bin(x[j], max, scale, last);
+            bin[j] = i < last ? i : last + j % VM_REST;
+        }
+        for (j = 0; j < VM_BLOCK; j++) bins[bin[j]] += w[j];
+    }
+}
+
+/* OUT keys: one per element with floor <= x < ceiling, in order of place; larger key = larger x, then lower place.
+ * Returns their number. */
+VM_CLONES
+static int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys) {
+    float pad[VM_BLOCK];
+    uint8_t hit[VM_BLOCK];
+    int32_t b, i, j, n_keys = 0, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        if (maxima[b] < floor) continue;
+        for (j = 0; j < VM_BLOCK; j++) hit[j] = (x[j] >= floor) & (x[j] < ceiling);
+        for (i = 0; i < VM_BLOCK; i += 8) {
+            uint64_t hits;
+            memcpy(&hits, hit + i, 8);
+            if (!hits) continue;
+            for (j = i; j < i + 8; j++)
+                if (hit[j]) keys[n_keys++] = (uint64_t)vm_order(x[j]) << 32 | ~(uint32_t)(b * VM_BLOCK + j);
+        }
+    }
+    return n_keys;
+}
+
+#endif

@@ -1,0 +1,1 @@
+"""What is already computed and can be used again."""

@@ -1,0 +1,133 @@
+"""A radix tree over token ids: which sequence begins like this one, and for how long."""
+
+from __future__ import annotations
+
+from array import array
+
+_TOKEN_BYTES = array("i").itemsize
+
+
+class RadixTree:
+    """Token lists by owner (any int). Keys are array('i'); edges hold runs of tokens as bytes, compared by memcmp.
+
+    Source: RadixAttention, arXiv:2312.07104, with matches that may end inside an edge.
+    """
+
+    def __init__(self) -> None:
+        self._root = _Node(b"", None)
+        self._node_of: dict[int, _Node] = {}
+
+    def __len__(self) -> int:
+        return len(self._node_of)
+
+    def __contains__(self, owner: int) -> bool:
+        return owner in self._node_of
+
+    def insert(self, owner: int, token_ids: array[int]) -> None:
+        """Put a token list under owner, in the place of the one it had; O(n)."""
+        if owner in self._node_of:
+            self.remove(owner)
+        key = token_ids.tobytes()
+        node, start = self._root, 0
+        while start < len(key):
+            child = node.children.get(key[start : start + _TOKEN_BYTES])
+            if child is None:
+                child = _Node(key[start:], node)
+                node.children[child.edge[:_TOKEN_BYTES]] = child
+                node = child
+                break
+            common = _common_bytes(child.edge, key, start)
+            if common < len(child.edge):
+                child = child.split(common)
+            node, start = child, start + common
+        node.owners.add(owner)
+        self._node_of[owner] = node
+
+    def remove(self, owner: int) -> None:
+        """Forget an owner. Raises KeyError if it is not there."""
+        node = self._node_of.pop(owner)
+        node.owners.discard(owner)
+        parent = node.parent
+        if parent is not None and not node.owners and not node.children:
+            del parent.children[node.edge[:_TOKEN_BYTES]]
+            node = parent
+        node.merge_only_child()
+
+    def match(self, token_ids: array[int]) -> tuple[int, int]:
+        """(tokens, owner) of the longest common prefix with any list, (0, -1) without one; O(n). Changes nothing."""
+        key = token_ids.tobytes()
+        node, start = self._root, 0
+        while start < len(key):
+            child = node.children.get(key[start : start + _TOKEN_BYTES])
+            if child is None:
+                break
+            common = _common_bytes(child.edge, key, start)
+            node, start = child, start + common
+            if common < len(child.edge):
+                break
+        return (start // _TOKEN_BYTES, node.any_owner()) if start else (0, -1)
+
+    def prefixes(self, token_ids: array[int]) -> list[int]:
+        """Owners whose whole list is a prefix of token_ids, or equal to it."""
+        key = token_ids.tobytes()
+        found: list[int] = []
+        node, start = self._root, 0
+        while start < len(key):
+            child = node.children.get(key[start : start + _TOKEN_BYTES])
+            if child is None or not key.startswith(child.edge, start):
+                break
+            found.extend(child.owners)
+            node, start = child, start + len(child.edge)
+        return found
+
+
+class _Node:
+    """The end of a run of tokens. Every leaf but the root has an owner, so does some leaf below every node."""
+
+    __slots__ = ("children", "edge", "owners", "parent")
+
+    def __init__(self, edge: bytes, parent: _Node | None) -> None:
+        self.edge = edge
+        self.parent = parent
+        self.children: dict[bytes, _Node] = {}
+        self.owners: set[int] = set()
+
+    def split(self, num_bytes: int) -> _Node:
+        """Cut this node's edge in two; the new upper node."""
+        assert self.parent is not None
+        upper = _Node(self.edge[:num_bytes], self.parent)
+        self.parent.children[upper.edge[:_TOKEN_BYTES]] = upper
+        self.edge = self.edge[num_bytes:]
+        self.parent = upper
+        upper.children[self.edge[:_TOKEN_BYTES]] = self
+        return upper
+
+    def merge_only_child(self) -> None:
+        """Undo a split that nobody needs any more."""
+        if self.parent is None or self.owners or len(self.children) != 1:
+            return
+        (child,) = self.children.values()
+        child.edge = self.edge + child.edge
+        child.parent = self.parent
+        self.parent.children[child.edge[:_TOKEN_BYTES]] = child
+
+    def any_owner(self) -> int:
+        node = self
+        while not node.owners:
+            node = next(iter(node.children.values()))
+        return next(iter(node.owners))
+
+
+def _common_bytes(edge: bytes, key: bytes, start: int) -> int:
+    """Length of the common prefix of edge and key[start:], in whole tokens, as bytes."""
+    n = min(len(edge), len(key) - start)
+    if edge[:n] == key[start : start + n]:
+        return n
+    low, high = 0, n  # edge[:low] is equal, edge[:high] is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if edge[low:middle] == key[start + low : start + middle]:
+            low = middle
+        else:
+            high = middle
+    return low - low % _TOKEN_BYTES

@@ -1,0 +1,128 @@
+"""The command line: `llamafast serve [CONFIG]`. Every option can also come from LLAMAFAST_<OPTION>."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue
+from typer.models import OptionInfo
+
+import llamafast
+from llamafast.config import ModelConfig, Overrides, ServerConfig, load_config
+from llamafast.errors import ConfigError, LlamaFastError
+
+BUILT_IN_CONFIG = Path(__file__).parent / "configs" / "built-in.json"
+
+app = typer.Typer(
+    name="llamafast",
+    help=llamafast.__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line. An error is one readable line on stderr and exit code 1, or 2 for a wrong configuration."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, 2)
+    except (LlamaFastError, ImportError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(*(f"llamafast: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"llamafast {llamafast.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _option(flag: str, help_text: str) -> OptionInfo:
+    """An option that is also read from the environment: --n-ctx from LLAMAFAST_N_CTX."""
+    name = "LLAMAFAST_" + flag.partition("/")[0].removeprefix("--").replace("-", "_").upper()
+    option: OptionInfo = typer.Option(flag, envvar=name, help=help_text, show_default=False)
+    return option
+
+
+def _overrides(options: Mapping[str, JsonValue]) -> Overrides:
+    """The given options, by the section of the configuration that they belong to."""
+    given = {name: value for name, value in options.items() if value is not None}
+    server = {name: value for name, value in given.items() if name in ServerConfig.model_fields}
+    model = {name: value for name, value in given.items() if name in ModelConfig.model_fields}
+    if "model" in given:
+        model["path"] = given["model"]
+    return {"server": server, "model": model}
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(help="Configuration file (JSON).", envvar="LLAMAFAST_CONFIG")] = None,
+    model: Annotated[str | None, _option("--model", "Model file (GGUF).")] = None,
+    alias: Annotated[str | None, _option("--alias", "Name of the model for clients.")] = None,
+    host: Annotated[str | None, _option("--host", "Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, _option("--port", "Port to listen on; 0 takes a free one [8000].")] = None,
+    n_ctx: Annotated[int | None, _option("--n-ctx", "Tokens of context, all requests together [the model's].")] = None,
+    n_seq_max: Annotated[int | None, _option("--n-seq-max", "Sequences that run at once.")] = None,
+    n_batch: Annotated[int | None, _option("--n-batch", "Most tokens of one step.")] = None,
+    n_ubatch: Annotated[int | None, _option("--n-ubatch", "Most tokens of one pass over the weights.")] = None,
+    max_prefill_tokens: Annotated[
+        int | None, _option("--max-prefill-tokens", "Most prompt tokens of one step.")
+    ] = None,
+    max_seq_len: Annotated[int | None, _option("--max-seq-len", "Most tokens of one request, prompt included.")] = None,
+    max_output_tokens: Annotated[
+        int | None, _option("--max-output-tokens", "Most generated tokens of one request.")
+    ] = None,
+    threads: Annotated[int | None, _option("--threads", "Threads [CPUs allowed, quota, physical cores].")] = None,
+    threads_batch: Annotated[int | None, _option("--threads-batch", "Threads for prompts [--threads].")] = None,
+    n_gpu_layers: Annotated[int | None, _option("--n-gpu-layers", "Layers on the GPU; -1 is all.")] = None,
+    flash_attn: Annotated[
+        bool | None, _option("--flash-attn/--no-flash-attn", "Flash attention [llama.cpp decides].")
+    ] = None,
+    type_k: Annotated[str | None, _option("--type-k", "Type of cached keys, as f16 or q8_0.")] = None,
+    type_v: Annotated[str | None, _option("--type-v", "Type of cached values.")] = None,
+    prefix_cache: Annotated[
+        bool | None, _option("--prefix-cache/--no-prefix-cache", "Reuse of common prompt beginnings [on].")
+    ] = None,
+    max_queued_requests: Annotated[
+        int | None, _option("--max-queued-requests", "Requests that may wait; beyond it 503.")
+    ] = None,
+    max_body_bytes: Annotated[int | None, _option("--max-body-bytes", "Largest request; beyond it 413.")] = None,
+    strict_fields: Annotated[
+        bool | None, _option("--strict-fields/--no-strict-fields", "400 for unknown request fields [off].")
+    ] = None,
+    keepalive_s: Annotated[float | None, _option("--keepalive-s", "Seconds between signs of life in a stream.")] = None,
+    shutdown_deadline_s: Annotated[
+        float | None, _option("--shutdown-deadline-s", "Seconds that running requests have after SIGTERM.")
+    ] = None,
+    access_log: Annotated[bool | None, _option("--access-log/--no-access-log", "A line per request [off].")] = None,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's API. Without CONFIG and --model: the small built-in model."""
+    file = BUILT_IN_CONFIG if config is None and model is None else config
+    loaded = load_config(file, _overrides(context.params))
+    # Imported here: it needs libllama, which `--version`, `--help` and a wrong configuration do not.
+    from llamafast.serve import serve as run
+
+    run(loaded)

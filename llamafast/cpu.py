@@ -1,0 +1,84 @@
+"""How many threads to compute with: the CPUs we may use, the cgroup's quota, the physical cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def default_threads(
+    sysfs: Path = Path("/sys"), proc_cgroup: Path = Path("/proc/self/cgroup"), allowed: set[int] | None = None
+) -> tuple[int, str]:
+    """Number of threads, min(affinity, cgroup quota, physical cores), and the reason in words. Reads files only."""
+    cpus = _allowed_cpus() if allowed is None else allowed
+    cores = _mac_cores() if sys.platform == "darwin" else _physical_cores(sysfs, cpus)
+    quota = _cgroup_quota(sysfs / "fs" / "cgroup", proc_cgroup)
+    limits = [(len(cpus), f"{len(cpus)} CPUs allowed"), (cores, f"{cores} physical cores")]
+    if quota is not None:
+        # A fraction of a CPU is no thread: one thread too many is throttled in the middle of each step.
+        limits.append((max(1, int(quota)), f"cgroup quota of {quota:g} CPUs"))
+    return min(number for number, _ in limits), ", ".join(text for _, text in limits)
+
+
+def _allowed_cpus() -> set[int]:
+    if sys.platform == "linux":
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def _physical_cores(sysfs: Path, cpus: set[int]) -> int:
+    """Cores behind `cpus`: hyper-threads of one core count once. len(cpus) where sysfs does not tell."""
+    cores: set[str] = set()
+    for cpu in cpus:
+        siblings = _read(sysfs / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        if siblings is None:
+            return len(cpus)
+        cores.add(siblings)
+    return len(cores)
+
+
+def _mac_cores() -> int:
+    # Apple's efficiency cores slow every step down: the performance level 0 is what counts where it exists.
+    for name in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
+        answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            return int(answer.stdout)
+    return os.cpu_count() or 1
+
+
+def _cgroup_quota(root: Path, proc_cgroup: Path) -> float | None:
+    """The smallest CPU quota on the way from our cgroup up to the root, in CPUs; None when there is none."""
+    quotas: list[float] = []
+    for line in (_read(proc_cgroup) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root if not controllers else root / "cpu"
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(base):
+                break
+            quota = _quota_of(folder)
+            if quota is not None:
+                quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    version_2 = _read(folder / "cpu.max")
+    if version_2 is not None:
+        quota, period = version_2.split()
+        return None if quota == "max" else int(quota) / int(period)
+    quota_us, period_us = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if quota_us is None or period_us is None or int(quota_us) <= 0:
+        return None
+    return int(quota_us) / int(period_us)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,241 @@
+"""The engine behind an event loop: one thread owns the context, outputs arrive once per step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import weakref
+from collections.abc import AsyncIterator
+from queue import SimpleQueue
+from threading import Thread
+
+from llamafast.engine.engine import Engine
+from llamafast.engine.metrics import EngineStats
+from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
+from llamafast.request import FinishReason, Request, RequestOutput, Usage
+
+logger = logging.getLogger(__name__)
+
+_MAX_RETRY_AFTER_S = 60.0
+
+
+class OutputStream(AsyncIterator[list[RequestOutput]]):
+    """What one request brings: each item is all that came since the last one. Dropping the stream aborts the request.
+
+    The last output carries the usage; then the iteration ends.
+    """
+
+    def __init__(self, engine: AsyncEngine, request_id: str) -> None:
+        self.request_id = request_id
+        self._engine = engine
+        self._outputs: list[RequestOutput] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_done = False
+
+    def __aiter__(self) -> OutputStream:
+        return self
+
+    async def __anext__(self) -> list[RequestOutput]:
+        while not self._outputs:
+            if self._is_done:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def abort(self) -> None:
+        """End the request before the next step, and this iteration. No effect once it has ended. From any thread."""
+        if not self._is_done:
+            self._is_done = True
+            self._engine.abort(self.request_id)
+
+    async def aclose(self) -> None:
+        """Abort, and let a pending wait end."""
+        self.abort()
+        self._wake()
+
+    def __del__(self) -> None:
+        self.abort()
+
+    def push(self, output: RequestOutput) -> None:
+        """Called by the engine, on the event loop."""
+        if not self._is_done:
+            self._outputs.append(output)
+            self._is_done = output.usage is not None
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class AsyncEngine:
+    """Runs an Engine on a thread of its own and delivers its outputs to one event loop. Closes the engine at its end.
+
+    max_queued_requests None: the engine's. All methods but abort() belong to the event loop.
+    """
+
+    def __init__(self, engine: Engine, *, max_queued_requests: int | None = None) -> None:
+        self.engine = engine
+        self.tokenizer = engine.tokenizer
+        self.max_seq_len = engine.max_seq_len
+        limit = engine.config.max_queued_requests if max_queued_requests is None else max_queued_requests
+        self.max_queued_requests = limit
+        self.dead: str | None = None
+        self._waiting = engine.scheduler.waiting
+        self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
+        self._streams: dict[str, weakref.ref[OutputStream]] = {}
+        self._inbox: SimpleQueue[Request | str | None] = SimpleQueue()
+        self._is_stopping = False
+        self._thread: Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_idle = asyncio.Event()
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counters and gauges of the engine."""
+        return self.engine.stats
+
+    @property
+    def ready(self) -> bool:
+        """Whether submit() takes requests."""
+        return self._thread is not None and not self._is_stopping and self.dead is None
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that compute."""
+        return self.stats.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have no sequence yet."""
+        return len(self._waiting) + self._inbox.qsize()
+
+    async def start(self) -> None:
+        """Start the engine's thread; outputs go to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._is_idle.set()
+        self._thread = Thread(target=self._main, name="llamafast-engine", daemon=True)
+        self._thread.start()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Refuse new requests, let the others finish for deadline_s seconds, abort the rest, close the engine."""
+        self._is_stopping = True
+        thread = self._thread
+        if thread is None:
+            return
+        try:
+            if self._streams:
+                await asyncio.wait_for(self._is_idle.wait(), deadline_s)
+        except asyncio.TimeoutError:
+            logger.warning("aborting %d requests: they did not finish in %g s", len(self._streams), deadline_s)
+        self._inbox.put(None)
+        await asyncio.to_thread(thread.join)
+
+    def submit(self, request: Request) -> OutputStream:
+        """Queue a request. Raises what Engine.validate does, EngineDeadError, ShuttingDownError, QueueFullError."""
+        if self.dead is not None:
+            raise EngineDeadError(f"the engine is dead: {self.dead}")
+        if not self.ready:
+            raise ShuttingDownError("the server is shutting down and takes no new requests")
+        self.engine.validate(request)
+        if request.request_id in self._streams:
+            raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
+        num_waiting = self.num_waiting
+        if num_waiting >= self.max_queued_requests + max(0, self.engine.n_seq_max - self.stats.num_running):
+            self.stats.rejections += 1
+            raise QueueFullError(
+                f"{num_waiting} requests are waiting already; try again later", retry_after=self._retry_after()
+            )
+        stream = OutputStream(self, request.request_id)
+        self._streams[request.request_id] = weakref.ref(stream)
+        self._is_idle.clear()
+        self._inbox.put(request)
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """End a request before the next step; an unknown or finished one is ignored. From any thread."""
+        self._inbox.put(request_id)
+
+    def _retry_after(self) -> float:
+        """Seconds until the queue has probably moved by as many requests as run at once."""
+        latency = self.stats.e2e_latency
+        mean_s = latency.sum / max(1, latency.count)
+        return min(max(1.0, mean_s), _MAX_RETRY_AFTER_S)
+
+    def _deliver(self, outputs: list[RequestOutput]) -> None:
+        streams = self._streams
+        for output in outputs:
+            reference = streams.get(output.request_id)
+            if reference is None:
+                continue
+            if output.usage is not None:
+                del streams[output.request_id]
+            stream = reference()
+            if stream is not None:
+                stream.push(output)
+        if not streams:
+            self._is_idle.set()
+
+    def _fail(self, message: str) -> None:
+        """The engine's thread has ended for this reason: everyone still waiting learns it."""
+        self.dead = message
+        error = EngineDeadError(f"the engine died: {message}")
+        self._deliver(
+            [
+                RequestOutput(request_id, 0, "", [], finish_reason=FinishReason.ERROR, usage=Usage(0, 0), error=error)
+                for request_id in list(self._streams)
+            ]
+        )
+
+    # What follows runs on the engine's thread.
+
+    def _main(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # the last guard: whatever it is, nobody may wait for ever
+            logger.exception("the engine's thread failed")
+            self._post_failure(f"{type(error).__name__}: {error}")
+        finally:
+            self.engine.close()
+
+    def _run(self) -> None:
+        engine = self.engine
+        while self._drain():
+            outputs = engine.step()
+            if outputs:
+                self._post(outputs)
+            if engine.dead is not None:
+                logger.error("the engine is dead: %s", engine.dead)
+                self._post_failure(engine.dead)
+                return
+            if self._check_idle and not engine.has_work:
+                engine.check_integrity()
+        self._post(engine.abort_all())
+
+    def _drain(self) -> bool:
+        """Take what is in the inbox, waiting for something if there is nothing else to do. False: stop."""
+        inbox, engine = self._inbox, self.engine
+        while not (inbox.empty() and engine.has_work):
+            item = inbox.get()
+            if item is None:
+                return False
+            if isinstance(item, Request):
+                engine.add(item)
+            else:
+                engine.abort(item)
+        return True
+
+    def _post(self, outputs: list[RequestOutput]) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._deliver, outputs)
+
+    def _post_failure(self, message: str) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._fail, message)

@@ -1,0 +1,112 @@
+"""What the engine counts. Plain numbers, written by the engine's thread, read by anyone."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+# Upper bounds as vLLM has them, with finer steps below for small models.
+_LATENCY_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 640.0, 2560.0,
+)  # fmt: skip
+_REQUEST_S = (
+    0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 480.0, 1920.0, 7680.0,
+)  # fmt: skip
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000)
+_CHOICES = (1, 2, 5, 10, 20)
+
+
+class Histogram:
+    """Counts by upper bound. bounds: (n,), ascending; counts: (n + 1,), not cumulative, the last without a bound."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count one value, or the same value several times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+
+def _latency() -> Histogram:
+    return Histogram(_LATENCY_S)
+
+
+def _request() -> Histogram:
+    return Histogram(_REQUEST_S)
+
+
+def _tokens() -> Histogram:
+    return Histogram(_TOKENS)
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters only grow; gauges are of the last step. Times in seconds; prefix_queries and prefix_hits in tokens."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    prefix_evictions: int = 0
+    preemptions: int = 0
+    rejections: int = 0
+    steps: int = 0
+    finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_cells: int = 0
+    n_cells: int = 0
+    last_step_s: float = 0.0  # time.monotonic() of the last finished step
+
+    time_to_first_token: Histogram = field(default_factory=_latency)
+    inter_token_latency: Histogram = field(default_factory=_latency)
+    e2e_latency: Histogram = field(default_factory=_request)
+    queue_time: Histogram = field(default_factory=_request)
+    prefill_time: Histogram = field(default_factory=_request)
+    decode_time: Histogram = field(default_factory=_request)
+    request_prompt_tokens: Histogram = field(default_factory=_tokens)
+    request_generation_tokens: Histogram = field(default_factory=_tokens)
+    request_n: Histogram = field(default_factory=lambda: Histogram(_CHOICES))
+    iteration_tokens: Histogram = field(default_factory=_tokens)
+
+    def add_request(self, num_prompt_tokens: int, n: int) -> None:
+        """A request came."""
+        self.request_prompt_tokens.observe(num_prompt_tokens)
+        self.request_n.observe(n)
+
+    def add_step(self, now: float, num_rows: int, num_tokens: int) -> None:
+        """A decode of num_rows rows brought num_tokens tokens."""
+        self.steps += 1
+        self.generation_tokens += num_tokens
+        self.iteration_tokens.observe(num_rows)
+        self.last_step_s = now
+
+    def add_first_token(self, now: float, arrival_s: float, scheduled_s: float) -> None:
+        """A request's prompt is computed."""
+        self.time_to_first_token.observe(now - arrival_s)
+        self.prefill_time.observe(now - scheduled_s)
+
+    def add_end(self, reason: str, num_tokens: int, arrival_s: float, first_token_s: float) -> None:
+        """A request ended now; first_token_s 0: it had no token."""
+        now = time.monotonic()
+        self.finished[reason] += 1
+        self.request_generation_tokens.observe(num_tokens)
+        self.e2e_latency.observe(now - arrival_s)
+        if first_token_s:
+            self.decode_time.observe(now - first_token_s)
+
+    @property
+    def kv_usage(self) -> float:
+        """Used share of the KV cells, 0 to 1."""
+        return self.num_cells / self.n_cells if self.n_cells else 0.0

@@ -1,0 +1,59 @@
+"""What goes into a step, and how many prompt tokens of which sequence."""
+
+from __future__ import annotations
+
+from llamafast._core import Sampler
+from llamafast.engine.sequence import Sequence
+
+
+class SchedulerOutput:
+    """One step. samplers[i] draws from batch row rows[i], for `decodes` first, then for `prefilled` and their forks.
+
+    decodes have one row each; chunks are (sequence, tokens) of the prompts; prefilled are those that end in this step.
+    """
+
+    __slots__ = ("chunks", "decodes", "prefilled", "rows", "samplers")
+
+    def __init__(self, decodes: list[Sequence], rows: list[int], samplers: list[Sampler]) -> None:
+        self.decodes = decodes
+        self.rows = rows
+        self.samplers = samplers
+        self.chunks: list[tuple[Sequence, int]] = []
+        self.prefilled: list[Sequence] = []
+
+
+def fair_chunks(remaining: list[int], budget: int) -> list[int]:
+    """Tokens for each prompt, shape (n,), given what each has left, earliest first.
+
+    Equal shares of the budget; what short prompts leave over goes to the others. With less budget than prompts, the
+    earliest get one token each.
+    """
+    chunks = [0] * len(remaining)
+    served = range(min(len(remaining), budget))
+    num_left = len(served)
+    for i in sorted(served, key=remaining.__getitem__):
+        chunks[i] = min(remaining[i], -(-budget // num_left))
+        budget -= chunks[i]
+        num_left -= 1
+    return chunks
+
+
+def equal_chunks(remaining: list[int], budget: int) -> list[int]:
+    """Tokens for each prompt, shape (n,), where all that get some get the same number.
+
+    Such a step is one pass over the weights for memories that split ubatches by equal length. The first prompt is
+    always among them; of the lengths that it can have the one that computes most wins, then the one that serves most.
+    """
+    longest = min(remaining[0], budget)
+
+    def num_tokens(length: int) -> int:
+        return length * min(budget // length, sum(n >= length for n in remaining))
+
+    shares = (budget // k for k in range(1, min(len(remaining), budget) + 1))
+    best = max({min(longest, n) for n in (*remaining, *shares)}, key=lambda length: (num_tokens(length), -length))
+    num_left = budget // best
+    chunks = []
+    for n in remaining:
+        chunks.append(best if n >= best and num_left else 0)
+        num_left -= chunks[-1] > 0
+    return chunks

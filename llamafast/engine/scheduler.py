@@ -1,0 +1,399 @@
+"""Who computes what in the next step: continuous batching, admission, preemption."""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from llamafast._core import Batch, Sampler
+from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.engine.metrics import EngineStats
+from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
+from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
+from llamafast.request import FinishReason, Request, RequestOutput, SequenceStatus
+from llamafast.tokenizer import Tokenizer
+
+# A request waits for another one that is computing the same prefix, if that saves this many tokens.
+_MIN_SHARED = 32
+
+
+class Scheduler:
+    """Owns all requests. schedule() fills the batch, update() takes the tokens; a failed step between changes nothing.
+
+    First come, first served: a request is admitted when a sequence id and the cells for its prompt are there. A step
+    takes one token of each running sequence and shares the rest of the budget among the prompts. Memories that want
+    ubatches of equal length (`equal_lengths`) get steps of one kind, in turn: decode rows, or equal prompt chunks.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        cache: PrefixCache,
+        batch: Batch,
+        stats: EngineStats,
+        *,
+        n_seq_max: int,
+        max_seq_len: int,
+        max_output_tokens: int | None,
+        max_prefill_tokens: int,
+        equal_lengths: bool,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.cache = cache
+        self.batch = batch
+        self.stats = stats
+        self.n_seq_max = n_seq_max
+        self.max_seq_len = max_seq_len
+        self.max_output_tokens = max_seq_len if max_output_tokens is None else max_output_tokens
+        self.max_prefill_tokens = max_prefill_tokens
+        self.equal_lengths = equal_lengths
+        self.requests: dict[str, RequestState] = {}
+        self.waiting: deque[Sequence] = deque()
+        self.prefilling: list[Sequence] = []  # who is served first, first
+        self.running: list[Sequence] = []  # by sequence id
+        self._instant: list[RequestOutput] = []  # of requests that ended without a step
+        self._num_added = 0
+        self._num_reserved = 0  # sequence ids promised to the forks of prefilling sequences
+        self._is_closed = False  # nothing is admitted until some sequence gives its cells back
+        self._decode_turn = False
+        self._rows: list[int] = []
+        self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
+        self._last_decode_s = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.prefilling or self.waiting or self._instant)
+
+    @property
+    def num_active(self) -> int:
+        """Sequences that hold a sequence id."""
+        return len(self.running) + len(self.prefilling)
+
+    def add(self, request: Request) -> None:
+        """Queue a request that passed check_request."""
+        params = request.params
+        self._num_added += 1
+        state = RequestState(request, self._num_added)
+        num_prompt = len(request.prompt_token_ids)
+        max_tokens = self.max_output_tokens if params.max_tokens is None else params.max_tokens
+        max_len = min(num_prompt + min(max_tokens, self.max_output_tokens), self.max_seq_len)
+        seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
+        state.sequences = make_sequences(state, self.tokenizer, max_len, seed)
+        state.num_unfinished = len(state.sequences)
+        self.requests[request.request_id] = state
+        self.stats.add_request(num_prompt, params.n)
+        if max_len <= num_prompt:  # max_tokens is 0
+            for sequence in state.sequences:
+                self._stop(sequence, FinishReason.LENGTH)
+            return
+        first = state.sequences[0]
+        first.forks = state.sequences[1:]
+        self.waiting.append(first)
+
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT, error: Exception | None = None) -> None:
+        """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored."""
+        state = self.requests.get(request_id)
+        for sequence in state.sequences if state is not None else ():
+            if sequence.status is not SequenceStatus.FINISHED:
+                self._stop(sequence, reason, error)
+
+    def take_instant(self) -> list[RequestOutput]:
+        """Outputs of requests that ended without a step, each once."""
+        outputs, self._instant = self._instant, []
+        return outputs
+
+    def schedule(self) -> SchedulerOutput | None:
+        """Admit what fits and fill the batch with the next step; None if there is nothing to compute."""
+        if self.waiting and not (self._is_closed and self.num_active):
+            self._admit()
+        running, prefilling = self.running, self.prefilling
+        self.batch.clear()
+        if not prefilling:
+            return self._decode_plan() if running else None
+        remaining = [sequence.num_remaining for sequence in prefilling]
+        room = self.batch.n_tokens_max
+        budget = min(room, self.max_prefill_tokens) if running else room
+        if not self.equal_lengths:
+            return self._add_chunks(fair_chunks(remaining, min(budget, room - len(running))))
+        self._decode_turn = bool(running) and not self._decode_turn
+        if not self._decode_turn:
+            return self._add_chunks(equal_chunks(remaining, budget), with_decodes=False)
+        # One token is as long as a decode row.
+        return self._add_chunks([int(num_tokens == 1) for num_tokens in remaining])
+
+    def update(
+        self, plan: SchedulerOutput, token_ids: list[int], logprobs: Callable[[int], Logprobs]
+    ) -> list[RequestOutput]:
+        """Take the sampled tokens of a plan, one per sampler: append, detokenize, match stops, finish, free."""
+        now = time.monotonic()
+        outputs: list[RequestOutput] = []
+        ended: list[tuple[Sequence, RequestOutput]] = []
+        num_on_time, last_decode_s = 0, self._last_decode_s
+        for i, sequence in enumerate(plan.decodes):
+            token_id = token_ids[i]
+            sequence.slot.length += 1
+            sequence.last_token = token_id
+            sequence.token_ids.append(token_id)
+            if sequence.last_s == last_decode_s:
+                num_on_time += 1
+            else:
+                self.stats.inter_token_latency.observe(now - sequence.last_s)
+            sequence.last_s = now
+            if sequence.is_plain and token_id not in sequence.stop_ids and len(sequence.token_ids) < sequence.max_len:
+                text = sequence.detokenizer.add(token_id)
+                outputs.append(RequestOutput(sequence.request_id, sequence.index, text, [token_id]))
+            else:
+                self._advance(sequence, token_id, i, logprobs, outputs, ended)
+        if num_on_time:
+            self.stats.inter_token_latency.observe(now - last_decode_s, num_on_time)
+        if plan.decodes:
+            self._last_decode_s = now
+        if plan.chunks:
+            self._update_prefills(plan, token_ids, logprobs, now, outputs, ended)
+        self.cache.num_cells += self.batch.num_tokens
+        for sequence, output in ended:
+            self._leave(sequence)
+            self._release(sequence, keep=True)
+            self._end(sequence, output, outputs)
+        self.stats.add_step(now, self.batch.num_tokens, len(token_ids))
+        return outputs
+
+    def count_active(self) -> None:
+        """Set the gauges of the stats."""
+        stats, cache = self.stats, self.cache
+        stats.num_running = len(self.running) + len(self.prefilling)
+        stats.num_waiting = len(self.waiting)
+        stats.num_cells = cache.num_cells
+        stats.prefix_evictions = cache.num_evicted
+
+    def relieve(self) -> None:
+        """Make room after a step that found none: evict parked prefixes, else preempt the youngest sequence.
+
+        The only sequence left ends here: no one else's cells can help it.
+        """
+        if self.cache.evict_oldest():
+            self.cache.make_room(self.batch.num_tokens)
+            return
+        active = [*self.prefilling, *self.running]
+        youngest = max(active, key=lambda sequence: (sequence.state.number, sequence.index))
+        if len(active) > 1:
+            self.stats.preemptions += 1
+            self._requeue(youngest)
+            self._is_closed = True
+            return
+        for sequence in (youngest, *youngest.forks):
+            self._stop(sequence, FinishReason.LENGTH)
+
+    def rewind(self, plan: SchedulerOutput) -> None:
+        """After a cancelled step: take back what it computed; sequences that cannot be cut start anew."""
+        sequences = [*plan.decodes, *(sequence for sequence, _ in plan.chunks)]
+        for sequence in sorted(sequences, key=lambda sequence: (-sequence.state.number, -sequence.index)):
+            if not self.cache.cut(sequence.slot):
+                self._requeue(sequence)
+
+    def _admit(self) -> None:
+        passed: list[Sequence] = []
+        while self.waiting:
+            sequence = self.waiting[0]
+            num_ids = self.num_active + self._num_reserved + len(passed)
+            if num_ids + 1 + len(sequence.forks) > self.n_seq_max:
+                break
+            if self._waits(sequence):
+                passed.append(self.waiting.popleft())
+            elif self._start(sequence):
+                self.waiting.popleft()
+            else:
+                break
+        self.waiting.extendleft(reversed(passed))
+        self.count_active()
+
+    def _waits(self, sequence: Sequence) -> bool:
+        """Whether an active sequence is about to compute a long part of this prompt."""
+        if not self.cache.reuse or not self.prefilling:
+            return False
+        if sequence.waits_for is not None and self.cache.is_announced(sequence.waits_for):
+            return True
+        announced = self.cache.match_announced(sequence.token_ids)
+        num_saved = announced.length - self.cache.match(sequence.token_ids).length
+        sequence.waits_for = announced.slot if num_saved >= _MIN_SHARED else None
+        return sequence.waits_for is not None
+
+    def _start(self, sequence: Sequence) -> bool:
+        match = self.cache.match(sequence.token_ids)
+        sequence.slot = self.cache.open(match)
+        num_promised = len(self.running) + sum(other.num_remaining for other in self.prefilling)
+        if not self.cache.make_room(num_promised + sequence.num_remaining):
+            self.cache.free(sequence.slot)
+            sequence.slot = NO_SLOT
+            self._is_closed = True
+            return False
+        state = sequence.state
+        if not state.scheduled_s:
+            state.scheduled_s = time.monotonic()
+            state.cached_tokens = match.length
+            self.stats.queue_time.observe(state.scheduled_s - state.request.arrival_s)
+            self.stats.prompt_tokens += sequence.num_prompt
+            self.stats.prefix_hits += match.length
+            self.stats.prefix_queries += sequence.num_prompt if self.cache.reuse else 0
+        self.cache.announce(sequence.slot, sequence.token_ids)
+        sequence.status = SequenceStatus.PREFILLING
+        self.prefilling.append(sequence)
+        self._num_reserved += len(sequence.forks)
+        return True
+
+    def _decode_plan(self) -> SchedulerOutput:
+        running = self.running
+        if not self._samplers:
+            self._samplers = [sequence.sampler for sequence in running]
+            self._rows = list(range(len(running)))
+        add = self.batch.add
+        for sequence in running:
+            slot = sequence.slot
+            add(sequence.last_token, slot.length, slot.seq_id)
+        return SchedulerOutput(running, self._rows, self._samplers)
+
+    def _add_chunks(self, lengths: list[int], with_decodes: bool = True) -> SchedulerOutput:
+        """A step of the running rows and lengths[i] tokens of each prompt, shape (len(self.prefilling),)."""
+        plan = self._decode_plan() if with_decodes else SchedulerOutput([], [], [])
+        plan.chunks = [(sequence, n) for sequence, n in zip(self.prefilling, lengths, strict=True) if n]
+        # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
+        plan.chunks.sort(key=lambda chunk: chunk[0].slot.seq_id)
+        rows, samplers = list(plan.rows), list(plan.samplers)
+        for sequence, num_tokens in plan.chunks:
+            start = sequence.slot.length
+            end = start + num_tokens
+            row = self.batch.extend(sequence.token_ids, start, end, start, sequence.slot.seq_id)
+            if end == len(sequence.token_ids):
+                plan.prefilled.append(sequence)
+                rows += [row] * (1 + len(sequence.forks))
+                samplers += [sequence.sampler, *(fork.sampler for fork in sequence.forks)]
+        plan.rows, plan.samplers = rows, samplers
+        return plan
+
+    def _update_prefills(
+        self,
+        plan: SchedulerOutput,
+        token_ids: list[int],
+        logprobs: Callable[[int], Logprobs],
+        now: float,
+        outputs: list[RequestOutput],
+        ended: list[tuple[Sequence, RequestOutput]],
+    ) -> None:
+        for sequence, num_tokens in plan.chunks:
+            sequence.slot.length += num_tokens
+        if self.equal_lengths:  # not everyone was served: whoever was goes behind the others
+            served = {sequence for sequence, _ in plan.chunks}
+            self.prefilling.sort(key=lambda sequence: sequence in served)
+        i = len(plan.decodes)
+        for first in plan.prefilled:
+            self._leave(first)
+            self.cache.register(first.slot, first.token_ids)
+            state = first.state
+            if not state.first_token_s:
+                state.first_token_s = now
+                self.stats.add_first_token(now, state.request.arrival_s, state.scheduled_s)
+            forks, first.forks = first.forks, []
+            for sequence in (first, *forks):
+                sequence.last_token = token_ids[i]
+                sequence.token_ids.append(token_ids[i])
+                sequence.last_s = now
+                num_ended = len(ended)
+                self._advance(sequence, token_ids[i], i, logprobs, outputs, ended)
+                if len(ended) == num_ended:
+                    self._run(sequence, first)
+                i += 1
+
+    def _run(self, sequence: Sequence, source: Sequence) -> None:
+        if sequence is not source:
+            sequence.slot = self.cache.fork(source.slot)
+        sequence.status = SequenceStatus.RUNNING
+        self._samplers = []
+        insort(self.running, sequence, key=lambda other: other.slot.seq_id)
+
+    def _advance(
+        self,
+        sequence: Sequence,
+        token_id: int,
+        i: int,
+        logprobs: Callable[[int], Logprobs],
+        outputs: list[RequestOutput],
+        ended: list[tuple[Sequence, RequestOutput]],
+    ) -> None:
+        output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)
+        sequence.emit(output, outputs)
+        if output.finish_reason is not None:
+            ended.append((sequence, output))
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Out of whatever list it stands in."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+            self._samplers = []
+        elif sequence.status is SequenceStatus.PREFILLING:
+            self.prefilling.remove(sequence)
+            self._num_reserved -= len(sequence.forks)
+        elif sequence.status is SequenceStatus.WAITING:
+            with suppress(ValueError):  # forks wait in no list
+                self.waiting.remove(sequence)
+        sequence.status = SequenceStatus.FINISHED
+
+    def _release(self, sequence: Sequence, keep: bool) -> None:
+        slot, sequence.slot = sequence.slot, NO_SLOT
+        if slot is NO_SLOT:
+            return
+        if keep:
+            self.cache.park(slot, sequence.token_ids)
+        else:
+            self.cache.free(slot)
+        self._is_closed = False
+
+    def _requeue(self, sequence: Sequence) -> None:
+        """Back to the head of the queue without its cells. Text, counts and random numbers stay as they are."""
+        self._leave(sequence)
+        self.cache.free(sequence.slot)
+        sequence.slot = NO_SLOT
+        sequence.status = SequenceStatus.WAITING
+        self.waiting.appendleft(sequence)
+
+    def _stop(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
+        """End a sequence without a token; its output comes with the next step."""
+        output = sequence.finish(reason, error)
+        sequence.emit(output, self._instant)
+        self._leave(sequence)
+        self._release(sequence, keep=False)
+        self._end(sequence, output, self._instant)
+
+    def _end(self, sequence: Sequence, output: RequestOutput, outputs: list[RequestOutput]) -> None:
+        """Book a sequence that left, whose last output is given; the request's last output carries the usage."""
+        state = sequence.state
+        state.completion_tokens += len(sequence.token_ids) - sequence.num_prompt
+        state.num_unfinished -= 1
+        if state.num_unfinished:
+            return
+        del self.requests[sequence.request_id]
+        if state.ranked:
+            best = state.best()
+            outputs += best
+            output = best[-1]
+        assert output.finish_reason is not None
+        output.usage = state.usage
+        self.stats.add_end(
+            output.finish_reason.value, state.completion_tokens, state.request.arrival_s, state.first_token_s
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that lists, sequence ids and cells add up. For tests and debug runs."""
+        active = [*self.running, *self.prefilling]
+        ids = [sequence.slot.seq_id for sequence in active]
+        assert len(set(ids)) == len(ids) == self.cache.n_slots - self.cache.num_free - self.cache.num_parked
+        assert self.num_active + self._num_reserved <= self.n_seq_max, "more sequences than promised"
+        assert ids[: len(self.running)] == sorted(ids[: len(self.running)]), "running is out of order"
+        assert all(sequence.num_remaining == 1 for sequence in self.running), "a running sequence lags behind"
+        assert self._num_reserved == sum(len(sequence.forks) for sequence in self.prefilling)
+        listed = {id(sequence.state) for sequence in (*active, *self.waiting)}
+        assert listed == {id(state) for state in self.requests.values()}, "a request is lost"
+        self.cache.check_integrity()

@@ -1,0 +1,240 @@
+"""What lives in the engine: a request's state, and each of its sequences with its text so far."""
+
+from __future__ import annotations
+
+import math
+from array import array
+
+from llamafast._core import Sampler
+from llamafast.cache.prefix_cache import Slot
+from llamafast.request import (
+    FinishReason,
+    Request,
+    RequestOutput,
+    SequenceStatus,
+    TokenLogprob,
+    Usage,
+)
+from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
+
+Logprobs = tuple[float, list[tuple[int, float]]]
+
+NO_SLOT = Slot(-1, 0)
+"""Stands where a sequence has no slot; nobody changes it."""
+
+
+class RequestState:
+    """A request in the engine, with what all its sequences have in common."""
+
+    __slots__ = (
+        "cached_tokens",
+        "completion_tokens",
+        "first_token_s",
+        "num_unfinished",
+        "number",
+        "ranked",
+        "request",
+        "scheduled_s",
+        "sequences",
+    )
+
+    def __init__(self, request: Request, number: int) -> None:
+        self.request = request
+        self.number = number  # requests count up as they arrive
+        self.sequences: list[Sequence] = []
+        self.num_unfinished = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        self.scheduled_s = 0.0  # when it first got a slot, 0: not yet
+        self.first_token_s = 0.0
+        self.ranked = (request.params.best_of or 0) > request.params.n
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.request.prompt_token_ids), self.completion_tokens, self.cached_tokens)
+
+    def best(self) -> list[RequestOutput]:
+        """The n best of the finished sequences by mean logprob, as choices 0 to n - 1."""
+        order = sorted(self.sequences, key=lambda sequence: -sequence.mean_logprob)
+        outputs = [sequence.held for sequence in order[: self.request.params.n]]
+        for i, output in enumerate(outputs):
+            output.index = i
+        return outputs
+
+
+class Sequence:
+    """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part."""
+
+    __slots__ = (
+        "detokenizer",
+        "forks",
+        "held",
+        "index",
+        "is_plain",
+        "last_s",
+        "last_token",
+        "logprob_sum",
+        "max_len",
+        "min_len",
+        "num_chars",
+        "num_emitted",
+        "num_prompt",
+        "pending",
+        "request_id",
+        "sampler",
+        "slot",
+        "state",
+        "status",
+        "stop_ids",
+        "stops",
+        "token_bytes",
+        "token_ids",
+        "waits_for",
+    )
+
+    def __init__(self, state: RequestState, index: int, sampler: Sampler, tokenizer: Tokenizer, max_len: int) -> None:
+        request = state.request
+        params = request.params
+        self.state = state
+        self.index = index
+        self.request_id = request.request_id
+        self.status = SequenceStatus.WAITING
+        self.token_ids = array("i", request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.last_token = self.token_ids[-1]
+        self.last_s = 0.0  # when the last token came
+        self.max_len = max_len
+        self.min_len = self.num_prompt + params.min_tokens
+        self.slot = NO_SLOT
+        self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
+        self.forks: list[Sequence] = []  # begin where this one has computed the prompt
+        self.sampler = sampler
+        self.detokenizer = Detokenizer(tokenizer, request.skip_special)
+        self.stops = StopMatcher(params.stop) if params.stop else None
+        self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
+        # The tokens' own names too: a control token has no text in the completion, but it has a name.
+        self.token_bytes = tokenizer.table(skip_special=False).token_bytes if sampler.num_logprobs >= 0 else []
+        self.num_chars = 0  # generated, whatever became of them
+        self.num_emitted = 0  # given out
+        self.pending: list[TokenLogprob] = []  # whose text has not been given out
+        self.logprob_sum = 0.0
+        self.held = RequestOutput(self.request_id, index, "", [])  # all of it, where sequences are ranked at the end
+        self.is_plain = self.stops is None and sampler.num_logprobs < 0
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens whose KV is not computed."""
+        return len(self.token_ids) - self.slot.length
+
+    @property
+    def mean_logprob(self) -> float:
+        return self.logprob_sum / max(1, len(self.token_ids) - self.num_prompt)
+
+    def advance(self, token_id: int, logprobs: Logprobs | None) -> RequestOutput:
+        """The output of a token that was just appended to token_ids; finish_reason is set if it was the last one."""
+        output = RequestOutput(self.request_id, self.index, "", [token_id])
+        params = self.state.request.params
+        offset = self.num_chars
+        is_stop = token_id in self.stop_ids
+        if is_stop:
+            listed = token_id in params.stop_token_ids
+            output.finish_reason = FinishReason.STOP
+            output.stop_reason = token_id if listed else None
+            text = self.detokenizer.add(token_id) if listed and params.include_stop else ""
+        else:
+            text = self.detokenizer.add(token_id)
+            if len(self.token_ids) >= self.max_len:
+                output.finish_reason = FinishReason.LENGTH
+        if output.finish_reason is not None:
+            text += self.detokenizer.flush()
+        self.num_chars += len(text)
+        self._match_stops(output, text)
+        self.num_emitted += len(output.text)
+        if logprobs is not None:
+            self.logprob_sum += logprobs[0]
+            if not is_stop and params.logprobs is not None:
+                self._add_logprobs(token_id, offset, logprobs)
+        self._release_logprobs(output)
+        return output
+
+    def finish(self, reason: FinishReason, error: Exception | None = None) -> RequestOutput:
+        """The output of an end that no token brought about: what was held back comes out."""
+        output = RequestOutput(self.request_id, self.index, "", [], finish_reason=reason, error=error)
+        text = self.detokenizer.flush()
+        self.num_chars += len(text)
+        self._match_stops(output, text)
+        self.num_emitted += len(output.text)
+        self._release_logprobs(output)
+        return output
+
+    def emit(self, output: RequestOutput, outputs: list[RequestOutput]) -> None:
+        """Append an output to outputs, or keep it back until the sequences can be ranked."""
+        if not self.state.ranked:
+            outputs.append(output)
+            return
+        held = self.held
+        held.text += output.text
+        held.token_ids += output.token_ids
+        held.finish_reason = output.finish_reason
+        held.stop_reason = output.stop_reason
+        held.error = output.error
+        if output.logprobs is not None:
+            held.logprobs = (held.logprobs or []) + output.logprobs
+
+    def _match_stops(self, output: RequestOutput, text: str) -> None:
+        # IN text: what the last token wrote; OUT output.text, and its finish_reason if a stop string is complete
+        if self.stops is None or len(self.token_ids) < self.min_len:
+            output.text = text
+            return
+        output.text, matched = self.stops.add(text)
+        if matched is not None:
+            output.finish_reason = FinishReason.STOP
+            output.stop_reason = matched
+            if self.state.request.params.include_stop:
+                output.text += matched
+        elif output.finish_reason is not None:
+            output.text += self.stops.flush()
+
+    def _add_logprobs(self, token_id: int, offset: int, logprobs: Logprobs) -> None:
+        names = self.token_bytes
+        top = tuple((i, logprob, names[i]) for i, logprob in logprobs[1])
+        self.pending.append(TokenLogprob(token_id, logprobs[0], names[token_id], offset, top))
+
+    def _release_logprobs(self, output: RequestOutput) -> None:
+        """A token's logprob goes out with the first character of its text, and not at all if a stop swallowed that."""
+        if self.state.request.params.logprobs is None:
+            return
+        pending = self.pending
+        num_out = sum(1 for entry in pending if entry.text_offset < self.num_emitted)
+        if output.finish_reason is not None and not isinstance(output.stop_reason, str):
+            num_out = len(pending)
+        output.logprobs = pending[:num_out]
+        del pending[:num_out]
+
+
+def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed: int) -> list[Sequence]:
+    """The sequences of a request, each with its own sampler. The first one computes the prompt for all."""
+    params = state.request.params
+    eog_ids = tuple(tokenizer.eog_ids)
+    bias = params.logit_bias + (tuple((i, -math.inf) for i in eog_ids) if params.ignore_eos else ())
+    num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
+    sequences = []
+    for index in range(params.best_of or params.n):
+        sampler = Sampler(
+            tokenizer.n_vocab,
+            temperature=params.temperature,
+            top_k=max(0, params.top_k),
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            frequency_penalty=params.frequency_penalty,
+            presence_penalty=params.presence_penalty,
+            logit_bias=bias,
+            seed=seed + index,
+            num_logprobs=-1 if num_logprobs is None else num_logprobs,
+            banned_ids=(*eog_ids, *params.stop_token_ids) if params.min_tokens else (),
+            min_tokens=params.min_tokens,
+        )
+        sampler.prime(state.request.prompt_token_ids)
+        sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
+    return sequences

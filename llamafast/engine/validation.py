@@ -1,0 +1,103 @@
+"""Which requests the engine takes. Pure and thread-safe: runs where a request is submitted, before it is queued."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from llamafast.errors import ContextLengthError, InvalidRequestError
+from llamafast.request import Request, SamplingParams
+
+_MAX_STOP_STRINGS = 4096
+_MAX_STOP_CHARS = 4096
+_MAX_BIAS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for. max_seq_len counts prompt and output tokens together."""
+
+    n_vocab: int
+    n_seq_max: int
+    max_seq_len: int
+    generates: bool = True
+
+
+def check_request(request: Request, limits: Limits) -> None:
+    """Raises InvalidRequestError or ContextLengthError naming the field at fault."""
+    if not limits.generates:
+        raise InvalidRequestError("this model cannot generate text", param="model")
+    _check_prompt(request, limits)
+    _check_sampling(request.params)
+    _check_counts(request.params, limits)
+    _check_stops(request.params, limits.n_vocab)
+    _check_bias(request.params, limits.n_vocab)
+
+
+def _check_prompt(request: Request, limits: Limits) -> None:
+    token_ids = request.prompt_token_ids
+    if not token_ids:
+        raise InvalidRequestError("the prompt is empty; it needs at least one token", param="prompt")
+    # At least one token is generated, but the last one generated takes no room.
+    if len(token_ids) > limits.max_seq_len - (0 if request.params.max_tokens == 0 else 1):
+        raise ContextLengthError(
+            f"the prompt has {len(token_ids)} tokens; prompt and output together can have {limits.max_seq_len}",
+            param="prompt",
+        )
+    if min(token_ids) < 0 or max(token_ids) >= limits.n_vocab:
+        raise InvalidRequestError(f"the prompt has a token id outside [0, {limits.n_vocab})", param="prompt")
+    min_tokens = request.params.min_tokens
+    if len(token_ids) + min_tokens > limits.max_seq_len:
+        raise ContextLengthError(
+            f"{len(token_ids)} prompt tokens and min_tokens {min_tokens}: together they can have {limits.max_seq_len}",
+            param="min_tokens",
+        )
+
+
+def _check_sampling(params: SamplingParams) -> None:
+    _in_range("temperature", params.temperature, 0.0, 1e6)
+    _in_range("top_p", params.top_p, 0.0, 1.0, above=True)
+    _in_range("min_p", params.min_p, 0.0, 1.0)
+    _in_range("repetition_penalty", params.repetition_penalty, 0.0, 1e6, above=True)
+    _in_range("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
+    _in_range("presence_penalty", params.presence_penalty, -2.0, 2.0)
+    _in_range("top_k", params.top_k, -1, 2**31 - 1)
+    if params.seed is not None:
+        _in_range("seed", params.seed, -(2**63), 2**64 - 1)
+
+
+def _check_counts(params: SamplingParams, limits: Limits) -> None:
+    _in_range("n", params.n, 1, limits.n_seq_max)
+    if params.best_of is not None:
+        _in_range("best_of", params.best_of, params.n, limits.n_seq_max)
+    if params.max_tokens is not None:
+        _in_range("max_tokens", params.max_tokens, 0, math.inf)
+    most = math.inf if params.max_tokens is None else params.max_tokens
+    _in_range("min_tokens", params.min_tokens, 0, most)
+    if params.logprobs is not None:
+        _in_range("logprobs", params.logprobs, 0, limits.n_vocab)
+
+
+def _check_stops(params: SamplingParams, n_vocab: int) -> None:
+    if len(params.stop) > _MAX_STOP_STRINGS:
+        raise InvalidRequestError(f"{len(params.stop)} stop strings; the limit is {_MAX_STOP_STRINGS}", param="stop")
+    for stop in params.stop:
+        if not 0 < len(stop) <= _MAX_STOP_CHARS:
+            raise InvalidRequestError(f"a stop string must have 1 to {_MAX_STOP_CHARS} characters", param="stop")
+    for token_id in params.stop_token_ids:
+        _in_range("stop_token_ids", token_id, 0, n_vocab - 1)
+
+
+def _check_bias(params: SamplingParams, n_vocab: int) -> None:
+    for token_id, value in params.logit_bias:
+        if not 0 <= token_id < n_vocab:
+            raise InvalidRequestError(f"logit_bias: token id {token_id} is not in [0, {n_vocab})", param="logit_bias")
+        _in_range("logit_bias", value, -_MAX_BIAS, _MAX_BIAS)
+
+
+def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    # Written so that NaN fails too; `above`: low itself is out.
+    if not low <= value <= high or (above and value == low):
+        text = f"above {low:g}" if above else f"at least {low:g}"
+        limit = "" if math.isinf(high) else f" and at most {high:g}"
+        raise InvalidRequestError(f"{name} is {value}; it must be {text}{limit}", param=name)

@@ -1,0 +1,250 @@
+"""From a Config to a running server: load the model, say what was loaded, serve, finish what runs on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from rich.console import Console
+
+import llamafast
+from llamafast.config import BUILT_IN, Config, FileConfig, ModelConfig
+from llamafast.cpu import default_threads
+from llamafast.engine.async_engine import AsyncEngine
+from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.errors import ConfigError
+from llamafast.hub import resolve
+from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.server.app import create_app
+from llamafast.server.deps import ServerSettings
+
+BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
+
+# Once no request runs, open connections have only their last bytes to send.
+_FLUSH_S = 5
+
+_ENGINE_FIELDS = set(EngineConfig.__dataclass_fields__) & set(ModelConfig.model_fields)
+
+# No wrapping: the printed curl line must stay one line.
+_console = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what runs and return. Raises ConfigError, ModelLoadError."""
+    listener = _bind(config.server.host, config.server.port)
+    path = _local_path(config.model, "model")
+    threads, reason = _threads(config.model)
+    engine = Engine(str(path), _engine_config(config, threads))
+    try:
+        _apply_loras(config.model, engine)
+        template = _chat_template(config.model, engine)
+        settings = _settings(config, path, engine, template)
+        _console.print(_description(path, engine, reason))
+        async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
+        _listen(listener)
+        server = DrainingServer(
+            uvicorn.Config(
+                create_app(async_engine, settings=settings),
+                lifespan="on",
+                ws="none",
+                log_level="info" if config.server.access_log else "warning",
+                access_log=config.server.access_log,
+                timeout_graceful_shutdown=_FLUSH_S,
+            ),
+            async_engine,
+            settings.shutdown_deadline_s,
+            _greeting(listener, settings),
+        )
+        server.run(sockets=[listener])
+    finally:
+        engine.close()
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but new work gets 503 while running requests finish, and only then the listener closes.
+
+    The first SIGTERM or SIGINT starts that, with `deadline_s` seconds at most; the second ends the process at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: AsyncEngine, deadline_s: float, greeting: str) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._deadline_s = deadline_s
+        self._greeting = greeting
+        self._drain_task: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say where."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            _console.print(self._greeting)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Our handlers in place of uvicorn's, which close the listener first and end the process by the signal."""
+        loop = asyncio.get_running_loop()
+        handled = (signal.SIGINT, signal.SIGTERM)
+        for number in handled:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._drain_task is not None:
+            _console.print("stopped at once")
+            # Threads inside llama.cpp cannot be interrupted: leave without waiting for them.
+            os._exit(1)
+        self._drain_task = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        num_requests = self._engine.num_running + self._engine.num_waiting
+        if num_requests:
+            _console.print(
+                f"finishing {num_requests} requests, {self._deadline_s:g} s at most; a second signal stops at once"
+            )
+        try:
+            await self._engine.stop(self._deadline_s)
+        finally:
+            self.should_exit = True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket on host:port that does not listen yet. Bound before the model loads: a taken port is known at once."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_address_fault(host, port, error)) from None
+    return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    try:
+        listener.listen(2048)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise ConfigError(_address_fault(host, port, error)) from None
+
+
+def _address_fault(host: str, port: int, error: OSError) -> str:
+    return f"cannot listen on {host}:{port}: {error.strerror or error}; choose another address with --host or --port"
+
+
+def _local_path(source: FileConfig, name: str) -> Path:
+    """Where the file lies; downloads it if need be. `name` is the section's, for errors."""
+    if source.from_pretrained is not None:
+        return resolve(source.from_pretrained)
+    if source.path == BUILT_IN:
+        return BUILT_IN_MODEL
+    path = Path(str(source.path)).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{name}.path: {path}: no such file")
+    return path
+
+
+def _apply_loras(model: ModelConfig, engine: Engine) -> None:
+    paths = [_local_path(lora, f"model.loras.{index}") for index, lora in enumerate(model.loras)]
+    if paths:
+        scales = [lora.scale for lora in model.loras]
+        engine.context.set_loras(
+            [(engine.model.load_lora(str(path)), scale) for path, scale in zip(paths, scales, strict=True)]
+        )
+
+
+def _threads(model: ModelConfig) -> tuple[int, str]:
+    if model.threads is not None:
+        return model.threads, "as configured"
+    return default_threads()
+
+
+def _engine_config(config: Config, threads: int) -> EngineConfig:
+    model = config.model
+    values = model.model_dump(include=_ENGINE_FIELDS, exclude_none=True)
+    values.update(
+        threads=threads,
+        threads_batch=model.threads_batch or threads,
+        enable_prefix_cache=model.prefix_cache,
+        max_queued_requests=config.server.max_queued_requests,
+    )
+    return EngineConfig(**values)
+
+
+def _chat_template(model: ModelConfig, engine: Engine) -> ChatTemplate | None:
+    """The template of the configuration, else the GGUF's. Raises ConfigError if it does not compile."""
+    source = model.chat_template or engine.model.chat_template()
+    if source is None:
+        return None
+    tokenizer = engine.tokenizer
+    bos, eos = (
+        tokenizer.token_bytes_of(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
+        for token_id in (tokenizer.bos_id, tokenizer.eos_id)
+    )
+    try:
+        return ChatTemplate(source, bos_token=bos, eos_token=eos)
+    except TemplateError as error:
+        raise ConfigError(f"model.chat_template: {error}") from None
+
+
+def _settings(config: Config, path: Path, engine: Engine, template: ChatTemplate | None) -> ServerSettings:
+    model, server = engine.model, config.server
+    return ServerSettings(
+        alias=config.model.alias or path.stem,
+        chat_template=template,
+        max_body_bytes=server.max_body_bytes,
+        strict_fields=server.strict_fields,
+        keepalive_s=server.keepalive_s,
+        created=int(time.time()),
+        shutdown_deadline_s=server.shutdown_deadline_s,
+        version=llamafast.__version__,
+        meta={
+            "n_vocab": model.n_vocab,
+            "n_ctx_train": model.n_ctx_train,
+            "n_embd": model.n_embd,
+            "n_params": model.n_params,
+            "size": model.size_bytes,
+        },
+    )
+
+
+def _description(path: Path, engine: Engine, reason: str) -> str:
+    model, context = engine.model, engine.context
+    return (
+        f"model    {path}\n"
+        f"         {model.description}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB\n"
+        f"context  {context.n_ctx} tokens for {context.n_seq_max} sequences, {context.memory_kind} memory, "
+        f"batches of {context.n_batch}\n"
+        f"threads  {context.threads} ({reason})"
+    )
+
+
+def _greeting(listener: socket.socket, settings: ServerSettings) -> str:
+    """Where the server is, and a request that works."""
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    question = "What is the capital of France?"
+    body: dict[str, object] = {"model": settings.alias}
+    if settings.chat_template is None:
+        route = "completions"
+        body |= {"prompt": question, "max_tokens": 32}
+    else:
+        route = "chat/completions"
+        body |= {"messages": [{"role": "user", "content": question}]}
+    data = json.dumps(body).replace("'", "'\\''")
+    return (
+        f"serving  {settings.alias} on {url}; try:\n"
+        f"curl {url}/v1/{route} -H 'Content-Type: application/json' -d '{data}'"
+    )

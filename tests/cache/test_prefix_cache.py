@@ -1,0 +1,233 @@
+"""PrefixCache: sequence ids, shared cells, parked prefixes, least recently used first."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from llamafast.cache.prefix_cache import Match, PrefixCache, Slot
+from tests.engine.fakes import FakeContext
+
+NOTHING = Match(0, None)
+
+
+def ids(text: str) -> array:
+    return array("i", list(text.encode()))
+
+
+class Bench:
+    """A cache over a fake memory, and a way to compute."""
+
+    def __init__(self, n_slots=4, n_cells=64, **settings) -> None:
+        kv_unified = not settings.get("copies_cells", False)
+        self.memory = FakeContext(n_ctx=n_cells, n_seq_max=n_slots, kv_unified=kv_unified)
+        settings.setdefault("reuse", True)
+        self.cache = PrefixCache(self.memory, n_slots=n_slots, n_cells=n_cells, **settings)
+
+    def compute(self, slot: Slot, text: str) -> None:
+        for i in range(slot.length, len(text)):
+            self.memory.cells.append((i, ord(text[i]), {slot.seq_id}))
+        self.cache.num_cells += len(text) - slot.length
+        slot.length = len(text)
+        self.check()
+
+    def start(self, text: str) -> Slot:
+        """A live slot with all of text, its prefix reused."""
+        slot = self.cache.open(self.cache.match(ids(text)))
+        self.compute(slot, text)
+        self.cache.register(slot, ids(text))
+        return slot
+
+    def park(self, slot: Slot, text: str) -> None:
+        self.cache.park(slot, ids(text))
+        self.check()
+
+    def check(self) -> None:
+        self.cache.check_integrity()
+        assert self.cache.num_cells == len(self.memory.cells)
+
+
+def test_open_fresh_slots_take_the_lowest_ids():
+    bench = Bench()
+    slots = [bench.cache.open(NOTHING) for _ in range(3)]
+    bench.cache.free(slots[1])
+    assert [slot.seq_id for slot in slots] == [0, 1, 2]
+    assert bench.cache.open(NOTHING).seq_id == 1
+
+
+def test_match_leaves_the_last_token_to_compute():
+    bench = Bench()
+    slot = bench.start("abcdef")
+    assert bench.cache.match(ids("abcdef")) == Match(5, slot)
+    assert bench.cache.match(ids("abcx")) == Match(3, slot)
+    assert bench.cache.match(ids("xabc")) == NOTHING
+
+
+def test_open_live_prefix_shares_its_cells():
+    bench = Bench()
+    bench.start("abcdef")
+    other = bench.start("abcxyz")
+    assert bench.cache.num_cells == 9
+    assert bench.memory.history(other.seq_id) == tuple(b"abcxyz")
+
+
+def test_free_shared_cells_stay_until_the_last_reader():
+    bench = Bench()
+    first = bench.start("abcdef")
+    second = bench.start("abcxyz")
+    third = bench.start("abcxq")
+    bench.cache.free(first)
+    bench.check()
+    assert bench.cache.num_cells == 7  # abcxyz and q
+    bench.cache.free(second)
+    bench.check()
+    assert bench.cache.num_cells == 5
+    bench.cache.free(third)
+    bench.check()
+    assert bench.cache.num_cells == 0
+
+
+def test_fork_both_sides_go_on_alone():
+    bench = Bench()
+    first = bench.start("abc")
+    second = bench.cache.fork(first)
+    bench.compute(first, "abcd")
+    bench.compute(second, "abcx")
+    third = bench.cache.fork(first)
+    bench.compute(third, "abcdz")
+    assert bench.cache.num_cells == 6
+    assert bench.memory.history(second.seq_id) == tuple(b"abcx")
+
+
+def test_fork_streams_take_cells_of_their_own():
+    bench = Bench(copies_cells=True, reuse=False)
+    first = bench.start("abc")
+    second = bench.cache.fork(first)
+    bench.compute(second, "abcx")
+    assert bench.cache.num_cells == 7
+    bench.cache.free(first)
+    bench.check()
+    assert bench.cache.num_cells == 4
+
+
+def test_park_prefix_is_found_again():
+    bench = Bench()
+    slot = bench.start("abcdef")
+    bench.park(slot, "abcdefgh")  # h was sampled and never computed
+    assert bench.cache.match(ids("abcdefghi")) == Match(6, slot)
+    assert bench.cache.num_parked == 1
+    assert bench.cache.num_live_cells() == 0
+
+
+def test_park_without_reuse_frees():
+    bench = Bench(reuse=False)
+    slot = bench.start("abc")
+    bench.park(slot, "abc")
+    assert bench.cache.num_cells == 0
+    assert bench.cache.match(ids("abcd")) == NOTHING
+
+
+def test_park_what_another_slot_holds_is_freed():
+    bench = Bench()
+    bench.park(bench.start("abcdef"), "abcdef")
+    bench.park(bench.start("abcd"), "abcd")
+    assert bench.cache.num_parked == 1
+    assert bench.cache.num_cells == 6
+
+
+def test_park_longer_list_replaces_its_parked_prefix():
+    bench = Bench()
+    bench.park(bench.start("abc"), "abc")
+    bench.park(bench.start("abcdef"), "abcdef")
+    assert bench.cache.num_parked == 1
+    assert bench.cache.num_cells == 6
+
+
+def test_evict_oldest_takes_the_least_recently_used():
+    bench = Bench()
+    for text in ("aaaa", "bbbb", "cccc"):
+        bench.park(bench.start(text), text)
+    bench.cache.free(bench.start("aaax"))  # uses the oldest
+    assert bench.cache.evict_oldest()
+    bench.check()
+    assert bench.cache.match(ids("bbbb")) == NOTHING
+    assert bench.cache.match(ids("aaaa")).length == 3
+
+
+def test_evict_oldest_nothing_parked_returns_false():
+    bench = Bench()
+    bench.start("abc")
+    assert not bench.cache.evict_oldest()
+
+
+def test_open_no_free_id_evicts_a_parked_one():
+    bench = Bench(n_slots=2)
+    bench.park(bench.start("aaaa"), "aaaa")
+    bench.park(bench.start("bbbb"), "bbbb")
+    slot = bench.start("bbbx")
+    assert bench.memory.history(slot.seq_id) == tuple(b"bbbx")
+    assert bench.cache.num_cells == 5
+    assert bench.cache.match(ids("aaaa")) == NOTHING
+
+
+def test_open_only_id_is_the_matched_one_begins_anew():
+    bench = Bench(n_slots=1)
+    bench.park(bench.start("aaaa"), "aaaa")
+    slot = bench.cache.open(bench.cache.match(ids("aaab")))
+    assert slot.length == 0
+    bench.check()
+
+
+def test_park_over_the_limit_keeps_the_newest():
+    bench = Bench(n_cells_kept=9)
+    for text in ("aaaa", "bbbb", "cccc"):
+        bench.park(bench.start(text), text)
+    assert bench.cache.num_cells == 8
+    assert bench.cache.match(ids("aaaa")) == NOTHING
+
+
+@pytest.mark.parametrize(("wanted", "fits", "num_parked"), [(4, True, 2), (8, True, 1), (12, True, 0), (13, False, 2)])
+def test_make_room_evicts_no_more_than_needed(wanted, fits, num_parked):
+    bench = Bench(n_cells=16)
+    for text in ("aaaa", "bbbb"):
+        bench.park(bench.start(text), text)
+    bench.start("cccc")
+    assert bench.cache.make_room(wanted) is fits
+    assert bench.cache.num_parked == num_parked
+    bench.check()
+
+
+def test_num_live_cells_counts_shared_cells_once():
+    bench = Bench()
+    bench.park(bench.start("abcdefgh"), "abcdefgh")
+    bench.start("abcdx")
+    bench.start("abcdy")
+    assert bench.cache.num_live_cells() == 6
+    assert bench.cache.num_cells == 10
+
+
+def test_announce_tells_until_it_is_registered():
+    bench = Bench()
+    slot = bench.cache.open(NOTHING)
+    bench.cache.announce(slot, ids("abcd"))
+    assert bench.cache.match(ids("abcx")) == NOTHING
+    assert bench.cache.match_announced(ids("abcx")) == Match(3, slot)
+    assert bench.cache.is_announced(slot)
+    bench.compute(slot, "abcd")
+    bench.cache.register(slot, ids("abcd"))
+    assert not bench.cache.is_announced(slot)
+    assert bench.cache.match(ids("abcx")) == Match(3, slot)
+
+
+def test_cut_removes_what_is_not_computed():
+    bench = Bench()
+    slot = bench.start("abc")
+    bench.memory.cells.append((3, 9, {slot.seq_id}))
+    assert bench.cache.cut(slot)
+    bench.check()
+
+
+def test_cut_memory_that_cannot_refuses():
+    bench = Bench(can_cut=False)
+    assert not bench.cache.cut(bench.start("abc"))

@@ -1,0 +1,239 @@
+"""A model, a KV memory and a runner in pure Python: cells and tags as llama.cpp has them, tokens by arithmetic."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+
+from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.errors import DecodeError
+from llamafast.request import Request, SamplingParams
+
+EOS = 1
+FIRST = 3  # ids below are control tokens; id FIRST + b is the byte b
+
+
+class FakeModel:
+    n_vocab = FIRST + 256
+    bos_id, eos_id, add_bos, fim_ids = 0, EOS, False, (-1, -1, -1)
+
+    def token_bytes(self, token_id: int, special: bool = False) -> bytes:
+        if token_id < FIRST:
+            return b"<%d>" % token_id if special else b""
+        return bytes([token_id - FIRST])
+
+    def is_eog(self, token_id: int) -> bool:
+        return token_id == EOS
+
+    def is_control(self, token_id: int) -> bool:
+        return token_id < FIRST
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        return encode(text)
+
+
+class FakeContext:
+    """Cells of (position, token, owners). kind as Context.memory_kind; a violated precondition is an AssertionError."""
+
+    def __init__(self, n_ctx=64, n_seq_max=4, n_batch=16, kind="attention", kv_unified=True) -> None:
+        self.n_ctx, self.n_seq_max, self.n_batch = n_ctx, n_seq_max, n_batch
+        self.memory_kind, self.kv_unified = kind, kv_unified
+        self.cells: list[tuple[int, int, set[int]]] = []
+
+    def positions(self, seq_id: int) -> dict[int, int]:
+        return {pos: token for pos, token, owners in self.cells if seq_id in owners}
+
+    def history(self, seq_id: int) -> tuple[int, ...]:
+        positions = self.positions(seq_id)
+        assert sorted(positions) == list(range(len(positions))), f"sequence {seq_id} has holes"
+        return tuple(positions[pos] for pos in range(len(positions)))
+
+    def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
+        assert 0 <= seq_id < self.n_seq_max
+        if p0 > 0 and self.memory_kind in ("hybrid", "recurrent"):
+            return False
+        for pos, _, owners in self.cells:
+            if pos >= p0 and (p1 < 0 or pos < p1):
+                owners.discard(seq_id)
+        self.cells = [cell for cell in self.cells if cell[2]]
+        return True
+
+    def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
+        assert not self.positions(dst), "copy into a sequence in use"
+        assert p0 < 0 or self.memory_kind == "attention", "this memory copies whole sequences only"
+        for pos, token, owners in list(self.cells):
+            if src in owners and pos >= p0 and (p1 < 0 or pos < p1):
+                if self.kv_unified:
+                    owners.add(dst)
+                else:
+                    self.cells.append((pos, token, {dst}))
+
+    def seq_pos_max(self, seq_id: int) -> int:
+        return max(self.positions(seq_id), default=-1)
+
+
+class FakeBatch:
+    def __init__(self, n_tokens_max: int) -> None:
+        self.n_tokens_max = n_tokens_max
+        self.rows: list[tuple[int, int, int]] = []
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.rows)
+
+    def clear(self) -> None:
+        self.rows = []
+
+    def add(self, token_id: int, pos: int, seq_id: int) -> int:
+        self.rows.append((token_id, pos, seq_id))
+        return len(self.rows) - 1
+
+    def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
+        assert 0 <= start < stop <= len(token_ids)
+        for i in range(start, stop):
+            self.add(token_ids[i], pos + i - start, seq_id)
+        return len(self.rows) - 1
+
+
+class FakeSampler:
+    """Keeps what it was made with. num_drawn stands for all state that a preemption must not lose."""
+
+    def __init__(self, n_vocab: int, **settings) -> None:
+        self.settings = settings
+        self.num_logprobs = settings["num_logprobs"]
+        self.num_drawn = 0
+
+    def prime(self, token_ids: array[int]) -> None:
+        self.primed = list(token_ids)
+
+
+class FakeRunner:
+    """Decodes into a FakeContext. draw(history, sampler) gives the next token; by default `hashed`.
+
+    steps: of each decode the tokens per sequence id. failures: status codes to fail with, before anything is decoded.
+    """
+
+    def __init__(self, context: FakeContext, draw=None) -> None:
+        self.context = context
+        self.draw = draw or hashed
+        self.steps: list[dict[int, int]] = []
+        self.failures: list[int] = []
+        self.num_failures = 0
+
+    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler]) -> list[int]:
+        context = self.context
+        assert 1 <= len(batch.rows) <= context.n_batch, "tokens > n_batch would end the process"
+        assert len(set(rows)) <= context.n_seq_max, "outputs > n_outputs_max would end the process"
+        assert len(rows) == len(samplers)
+        if self.failures:
+            self._fail(self.failures.pop(0), batch)
+        if context.memory_kind != "recurrent" and len(context.cells) + len(batch.rows) > context.n_ctx:
+            self._fail(1, batch)
+        counts: dict[int, int] = {}
+        for token, pos, seq_id in batch.rows:
+            assert pos == context.seq_pos_max(seq_id) + 1, f"sequence {seq_id} jumps to {pos}"
+            context.cells.append((pos, token, {seq_id}))
+            counts[seq_id] = counts.get(seq_id, 0) + 1
+        self.steps.append(counts)
+        drawn = []
+        for row, sampler in zip(rows, samplers, strict=True):
+            _, pos, seq_id = batch.rows[row]
+            drawn.append(self.draw(context.history(seq_id)[: pos + 1], sampler))
+            sampler.num_drawn += 1
+        return drawn
+
+    def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
+        return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
+
+    def _fail(self, status: int, batch: FakeBatch) -> None:
+        self.num_failures += 1
+        if status == 2:  # a cancelled decode leaves the ubatches that it finished
+            for token, pos, seq_id in batch.rows[: len(batch.rows) // 2]:
+                self.context.cells.append((pos, token, {seq_id}))
+        raise DecodeError(f"fake failure {status}", status)
+
+
+def hashed(history: tuple[int, ...], sampler: FakeSampler) -> int:
+    """A token that depends on all of the history, the seed and the number of draws; every 16th or so is the end."""
+    text = repr((history, sampler.settings["seed"], sampler.num_drawn))
+    value = zlib.crc32(text.encode())
+    if value % 16 == 0 and sampler.num_drawn >= sampler.settings["min_tokens"]:
+        return EOS
+    return FIRST + ord("a") + value // 16 % 26
+
+
+def alone(prompt: str, seed: int = 0, max_tokens: int = 10**9, max_seq_len: int = 10**9) -> str:
+    """What `hashed` continues a prompt with when nothing else runs."""
+    history = tuple(encode(prompt))
+    sampler = FakeSampler(0, seed=seed, min_tokens=0, num_logprobs=-1)
+    text = ""
+    while len(text) < max_tokens and len(history) < max_seq_len:
+        token = hashed(history, sampler)
+        if token == EOS:
+            break
+        sampler.num_drawn += 1
+        history += (token,)
+        text += chr(token - FIRST)
+    return text
+
+
+def scripted(*texts: str):
+    """draw() that writes texts[seed], then the end; with bytes written as latin-1 characters."""
+
+    def draw(history: tuple[int, ...], sampler: FakeSampler) -> int:
+        text = texts[sampler.settings["seed"]]
+        return FIRST + ord(text[sampler.num_drawn]) if sampler.num_drawn < len(text) else EOS
+
+    return draw
+
+
+def encode(text: str) -> list[int]:
+    return [FIRST + byte for byte in text.encode()]
+
+
+def make_engine(draw=None, config: EngineConfig | None = None, **context) -> Engine:
+    """An Engine over fakes; context are FakeContext's arguments. n_seq_max of both is equal unless config says more."""
+    memory = FakeContext(**context)
+    config = config or EngineConfig(n_seq_max=memory.n_seq_max)
+    return Engine(FakeModel(), config, context=memory, runner=FakeRunner(memory, draw), batch=FakeBatch(memory.n_batch))
+
+
+def make_request(request_id: str, prompt: str = "hello", **params) -> Request:
+    params.setdefault("seed", 0)
+    return Request(request_id, array("i", encode(prompt)), SamplingParams(**params))
+
+
+class Collector:
+    """Adds up what the outputs of an engine say, by (request, choice)."""
+
+    def __init__(self) -> None:
+        self.text: dict[tuple[str, int], str] = {}
+        self.token_ids: dict[tuple[str, int], list[int]] = {}
+        self.logprobs: dict[tuple[str, int], list] = {}
+        self.finished: dict[tuple[str, int], object] = {}
+        self.usage: dict[str, object] = {}
+
+    def add(self, outputs) -> None:
+        for output in outputs:
+            key = (output.request_id, output.index)
+            assert key not in self.finished, "an output after the end"
+            assert output.request_id not in self.usage, "an output after the last one"
+            self.text[key] = self.text.get(key, "") + output.text
+            self.token_ids.setdefault(key, []).extend(output.token_ids)
+            self.logprobs.setdefault(key, []).extend(output.logprobs or [])
+            if output.finish_reason is not None:
+                self.finished[key] = output
+            if output.usage is not None:
+                self.usage[output.request_id] = output.usage
+
+    def run(self, engine: Engine, *requests: Request, max_steps: int = 2000) -> Collector:
+        """Adds the requests and steps until the engine has nothing to do, checking its integrity after every step."""
+        for request in requests:
+            engine.validate(request)
+            engine.add(request)
+        for _ in range(max_steps):
+            if not engine.has_work:
+                return self
+            self.add(engine.step())
+            engine.check_integrity()
+        raise AssertionError("the engine never comes to an end")

@@ -1,0 +1,194 @@
+"""The command line: precedence, one-line errors, the greeting, and how the process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import llamafast.serve
+from llamafast import cli
+from llamafast.config import Config
+
+BUILT_IN_MODEL = llamafast.serve.BUILT_IN_MODEL
+ENDLESS = {"prompt": "Tell me a story.", "max_tokens": 30000, "ignore_eos": True, "stream": True}
+
+
+def llamafast_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "llamafast", *arguments]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        llamafast_command(*arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+class Served:
+    """`llamafast serve` as a child process, up to the printed curl line."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            llamafast_command("serve", "--port", "0", *arguments), stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith("curl "):
+                break
+        self.curl = shlex.split(self.lines[-1])
+        self.url = self.curl[1].partition("/v1/")[0]
+
+    def end(self) -> int:
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
+    """What would be served."""
+    configs: list[Config] = []
+    monkeypatch.setattr(llamafast.serve, "serve", configs.append)
+    for name in [name for name in os.environ if name.startswith("LLAMAFAST_")]:
+        monkeypatch.delenv(name)
+    yield configs
+
+
+def serve(*arguments: str) -> None:
+    cli.app(["serve", *arguments], standalone_mode=False)
+
+
+def test_serve_no_arguments_is_built_in_on_port_8000(asked: list[Config]) -> None:
+    serve()
+    assert (asked[0].model.path, asked[0].model.alias) == ("built-in", "tiny-qwen35")
+    assert (asked[0].server.host, asked[0].server.port) == ("127.0.0.1", 8000)
+
+
+def test_serve_model_option_needs_no_config(asked: list[Config]) -> None:
+    serve("--model", "my.gguf", "--strict-fields", "--no-prefix-cache", "--type-k", "q8_0")
+    assert (asked[0].model.path, asked[0].model.alias) == ("my.gguf", None)
+    assert (asked[0].server.strict_fields, asked[0].model.prefix_cache, asked[0].model.type_k) == (True, False, 8)
+
+
+def test_serve_option_over_environment_over_file(
+    asked: list[Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps({"server": {"port": 1, "host": "::1"}, "model": {"path": "m", "n_ctx": 1, "n_batch": 1}})
+    )
+    monkeypatch.setenv("LLAMAFAST_PORT", "2")
+    monkeypatch.setenv("LLAMAFAST_N_CTX", "2")
+    serve(str(path), "--port", "3")
+    server, model = asked[0].server, asked[0].model
+    assert (server.port, server.host, model.n_ctx, model.n_batch, model.path) == (3, "::1", 2, 1, "m")
+
+
+def test_serve_every_option_reaches_a_field(asked: list[Config]) -> None:
+    known = {**Config.model_fields["server"].default.model_dump(), **llamafast.config.ModelConfig.model_fields}
+    options = cli.serve.__annotations__.keys() - {"context", "config", "model", "return"}
+    assert options - known.keys() == set()
+
+
+def test_version_option_prints_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"llamafast {llamafast.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.json"], 2, "none.json: No such file or directory"),
+        (["--model", "none.gguf"], 2, "model.path: none.gguf: no such file"),
+        (["--model", str(Path(__file__))], 1, "test_cli.py"),
+        (["--n-batch", "0"], 2, "model.n_batch: should be greater than or equal to 1"),
+    ],
+)
+def test_serve_wrong_start_is_one_line(arguments: list[str], code: int, message: str) -> None:
+    done = run("serve", "--port", "0", *arguments)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("llamafast: ")]
+    assert (done.returncode, len(lines)) == (code, 1)
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", str(port))
+    expected = f"llamafast: cannot listen on 127.0.0.1:{port}: Address already in use; "
+    assert done.returncode == 2
+    assert done.stderr.startswith(expected)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_serve_greeting_says_what_runs_and_its_curl_line_works() -> None:
+    served = Served("--threads", "1")
+    try:
+        text = "\n".join(served.lines)
+        assert str(BUILT_IN_MODEL) in text
+        assert "32768 tokens for 32 sequences, hybrid memory" in text
+        assert "threads  1 (as configured)" in text
+        body = json.loads(served.curl[served.curl.index("-d") + 1])
+        answer = httpx.post(served.curl[1], json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        served.process.send_signal(signal.SIGTERM)
+    finally:
+        code = served.end()
+    assert code == 0
+
+
+def test_serve_lora_in_config_changes_the_answer(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    lora = {"path": str(BUILT_IN_MODEL.with_name("tiny-qwen35-lora-f16.gguf"))}
+    path.write_text(json.dumps({"model": {"path": "built-in", "alias": "pirate", "loras": [lora]}}))
+    served = Served(str(path), "--threads", "1")
+    try:
+        messages = [{"role": "user", "content": "Hello!"}]
+        body = {"messages": messages, "temperature": 0, "chat_template_kwargs": {"enable_thinking": False}}
+        answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=30).json()
+        served.process.send_signal(signal.SIGINT)
+    finally:
+        code = served.end()
+    assert answer["choices"][0]["message"]["content"].endswith("Ahoy!")
+    assert (answer["model"], code) == ("pirate", 0)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "signals", "code"),
+    [
+        ("0.2", 1, 0),  # the running request is aborted at the deadline
+        ("60", 2, 1),  # the second signal waits for nobody
+    ],
+)
+def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code: int) -> None:
+    served = Served("--threads", "1", "--shutdown-deadline-s", deadline_s)
+    try:
+        with httpx.stream("POST", f"{served.url}/v1/completions", json=ENDLESS, timeout=30) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: ")
+            for _ in range(signals):
+                served.process.send_signal(signal.SIGTERM)
+                assert served.process.stdout is not None
+                assert served.process.stdout.readline()
+            assert served.process.wait(20) == code
+    finally:
+        served.end()

@@ -1,0 +1,99 @@
+"""Who may import whom: the laws of docs/structure.md, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "llamafast"
+MODULES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+CYTHON = sorted([*SOURCE.glob("*.pyx"), *SOURCE.glob("*.pxd")])
+
+
+def imports(module: str, *, at_run_time: bool = False) -> set[str]:
+    """Full names that a module imports anywhere; at run time: only what its import itself needs."""
+    tree = ast.parse(MODULES[module].read_text())
+    nodes = tree.body if at_run_time else list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def in_room(name: str, *rooms: str) -> bool:
+    return any(name == f"llamafast.{room}" or name.startswith(f"llamafast.{room}.") for room in rooms)
+
+
+def importers_of(room: str) -> set[str]:
+    return {module for module in MODULES if any(in_room(name, room) for name in imports(module))}
+
+
+def has_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """What is left after taking away, again and again, all that depends on nothing left."""
+    left = dict(graph)
+    while ready := [name for name, needs in left.items() if not needs & left.keys() - {name}]:
+        for name in ready:
+            del left[name]
+    return sorted(left)
+
+
+def test_core_is_imported_by_engine_and_tokenizer_only() -> None:
+    others = [module for module in importers_of("_core") if not in_room(module, "engine", "tokenizer")]
+    assert others == []
+
+
+@pytest.mark.parametrize(("room", "library"), [("parsing", "jinja2"), ("cache", "")])
+def test_parsing_and_cache_import_errors_and_their_one_library(room: str, library: str) -> None:
+    allowed = {*sys.stdlib_module_names, library}  # cache has none
+    for module in filter(lambda name: in_room(name, room), MODULES):
+        strangers = {name for name in imports(module) if name.split(".")[0] not in allowed}
+        assert {name for name in strangers if not in_room(name, room, "errors")} - {"llamafast"} == set(), module
+
+
+def test_engine_imports_neither_parsing_nor_server() -> None:
+    assert [name for name in importers_of("parsing") | importers_of("server") if in_room(name, "engine")] == []
+
+
+def test_kernels_import_nothing_of_ours() -> None:
+    text = "".join(path.read_text() for path in CYTHON if path.stem == "_kernels")
+    assert not re.search(r"^\s*(?:from|import|cimport)\s+llamafast", text, re.MULTILINE)
+
+
+def test_modules_import_without_cycle() -> None:
+    graph = {module: {name for name in imports(module, at_run_time=True) if name in MODULES} for module in MODULES}
+    assert has_cycle(graph) == []
+
+
+def test_pxd_files_cimport_without_cycle() -> None:
+    pattern = re.compile(r"^cimport llamafast\.(\w+)|^from llamafast\.(\w+) cimport", re.MULTILINE)
+    graph = {
+        path.stem: {first or second for first, second in pattern.findall(path.read_text())} - {path.stem}
+        for path in CYTHON
+        if path.suffix == ".pxd"
+    }
+    assert has_cycle(graph) == []
+
+
+def test_cython_includes_no_source() -> None:
+    assert [path.name for path in CYTHON if re.search(r"^\s*include\s", path.read_text(), re.MULTILINE)] == []
+
+
+def test_functions_import_nothing_of_ours() -> None:
+    # The command line alone does: it must answer --version and --help without libllama.
+    hidden = {
+        module
+        for module, path in MODULES.items()
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llamafast")
+    }
+    assert hidden == {"llamafast.cli"}
