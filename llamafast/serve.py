@@ -221,9 +221,10 @@ def _settings(config: Config, path: Path, engine: Engine, template: ChatTemplate
 
 def _description(path: Path, engine: Engine, reason: str) -> str:
     model, context = engine.model, engine.context
+    kind = model.description.replace(" ?B", "")  # llama.cpp has no name for the size
     return (
         f"model    {path}\n"
-        f"         {model.description}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB\n"
+        f"         {kind}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB\n"
         f"context  {context.n_ctx} tokens for {context.n_seq_max} sequences, {context.memory_kind} memory, "
         f"batches of {context.n_batch}\n"
         f"threads  {context.threads} ({reason})"

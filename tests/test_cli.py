@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from llamafast import cli
 from llamafast.config import Config
 
 BUILT_IN_MODEL = llamafast.serve.BUILT_IN_MODEL
+# The child processes run the llamafast under test, not the source folder that they would find in the current folder.
+ELSEWHERE = tempfile.gettempdir()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(llamafast.__file__).parents[1])}
 ENDLESS = {"prompt": "Tell me a story.", "max_tokens": 30000, "ignore_eos": True, "stream": True}
 
 
@@ -34,7 +38,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, **environment},
+        cwd=ELSEWHERE,
+        env={**ENVIRONMENT, **environment},
     )
 
 
@@ -43,7 +48,11 @@ class Served:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            llamafast_command("serve", "--port", "0", *arguments), stdout=subprocess.PIPE, text=True
+            llamafast_command("serve", "--port", "0", *arguments),
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ELSEWHERE,
+            env=ENVIRONMENT,
         )
         assert self.process.stdout is not None
         self.lines: list[str] = []

@@ -118,6 +118,11 @@ def test_load_config_built_in_file_is_valid() -> None:
     assert (config.model.path, config.server.port) == ("built-in", 8000)
 
 
+def test_load_config_example_of_the_readme_is_valid(tmp_path: Path) -> None:
+    example = (ROOT / "README.md").read_text().partition("```json\n")[2].partition("```")[0]
+    assert load_config(write(tmp_path, json.loads(example))).model.alias == "my-model"
+
+
 @pytest.mark.parametrize(
     ("field", "name", "number"),
     [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -18,7 +20,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # The child imports the llamafast under test, not the source folder that it would find in the current folder.
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tempfile.gettempdir(),
+        env={**os.environ, "PYTHONPATH": str(Path(_libllama.__file__).parents[1])},
+    )
 
 
 def one_line(caught: pytest.ExceptionInfo[ImportError]) -> str:

@@ -59,7 +59,7 @@ class _Model:
             self.gguf.add_tensor(name, blocks.view(np.uint8), raw_dtype=GGMLQuantizationType.Q8_0)
         else:
             noise = self._rng.standard_normal(shape, dtype=np.float32) * std
-            self.gguf.add_tensor(name, noise.astype(np.float16))
+            self.gguf.add_tensor(name, noise)
 
     def vector(self, name: str, low: float, high: float, *shape: int) -> None:
         """Uniform float32 noise in [low, high]."""
