@@ -27,11 +27,12 @@ class Slot:
         B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
     """
 
-    __slots__ = ("length", "segments", "seq_id")
+    __slots__ = ("length", "segments", "seq_id", "used_at")
 
     def __init__(self, seq_id: int, length: int) -> None:
         self.seq_id = seq_id
         self.length = length
+        self.used_at = 0  # num_generated of the cache when it was parked or matched last
         self.segments: list[_Segment] = []
 
 
@@ -59,9 +60,10 @@ class Match:
 class PrefixCache:
     """Hands out sequence ids, lowest first, and keeps the finished ones for whoever begins alike.
 
-    n_slots ids and n_cells cells. While more than n_cells_kept cells are in use, nothing stays parked: attention runs
-    over all cells up to the highest used one. reuse=False only counts. copies_cells: each sequence has a stream of its
-    own, so that a copy takes cells. can_cut: a sequence can lose its end. Who computes counts length and num_cells.
+    n_slots ids and n_cells cells. Attention looks at all cells up to the highest used one, so parked ones cost time: they
+    go while more than n_cells_kept are in use, or after max_idle_tokens were generated since their last use. reuse=False
+    only counts. copies_cells: each sequence has a stream of its own, so that a copy takes cells. can_cut: a sequence can
+    lose its end. Who computes adds to slot.length, num_cells and num_generated.
     """
 
     def __init__(
@@ -74,13 +76,16 @@ class PrefixCache:
         copies_cells: bool = False,
         can_cut: bool = True,
         n_cells_kept: int | None = None,
+        max_idle_tokens: int | None = None,
     ) -> None:
         self.memory = memory
         self.n_slots = n_slots
         self.n_cells = n_cells
         self.n_cells_kept = n_cells if n_cells_kept is None else n_cells_kept
+        self.max_idle_tokens = max_idle_tokens
         self.reuse = reuse
         self.num_cells = 0
+        self.num_generated = 0  # tokens, by all sequences ever
         self.num_evicted = 0
         self._copies_cells = copies_cells
         self._can_cut = can_cut
@@ -124,6 +129,7 @@ class PrefixCache:
             return self._new_slot(0)
         if source.seq_id in self._parked:
             self._parked[source.seq_id] = self._parked.pop(source.seq_id)  # now the most recently used
+            source.used_at = self.num_generated
         slot = self._new_slot(match.length, source)
         self.memory.seq_cp(source.seq_id, slot.seq_id, 0, match.length)
         return slot
@@ -166,7 +172,8 @@ class PrefixCache:
                 self._evict(seq_id)  # this slot holds all of that one
         self._computed.insert(slot.seq_id, tokens)
         self._parked[slot.seq_id] = slot
-        while self.num_cells > self.n_cells_kept and self._parked:
+        slot.used_at = self.num_generated
+        while self._is_oldest_too_dear():
             self.evict_oldest()
 
     def free(self, slot: Slot) -> None:
@@ -226,6 +233,12 @@ class PrefixCache:
             assert self.memory.seq_pos_max(seq_id) == -1, f"free sequence {seq_id} holds cells"
             assert seq_id not in self._computed, "a free slot stands in the tree"
             assert seq_id not in self._announced, "a free slot stands in the tree"
+
+    def _is_oldest_too_dear(self) -> bool:
+        if not self._parked or self.num_cells > self.n_cells_kept:
+            return bool(self._parked)
+        oldest = next(iter(self._parked.values()))
+        return self.max_idle_tokens is not None and self.num_generated - oldest.used_at > self.max_idle_tokens
 
     def _new_slot(self, length: int, source: Slot | None = None) -> Slot:
         if not self._free_ids:

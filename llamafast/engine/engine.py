@@ -36,7 +36,8 @@ class EngineConfig:
     n_ctx: KV cells, shared by all sequences if kv_unified; 0: the model's own, 16384 at most. n_seq_max: sequences that
     run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: prompt
     tokens per step while others generate; None: n_batch. max_seq_len: prompt and output of one sequence.
-    max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: half of n_ctx.
+    max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: half of n_ctx. max_idle_tokens:
+    tokens that others generate before an unused finished prefix is dropped: while it stays, their attention is slower.
     """
 
     n_ctx: int = 0
@@ -80,6 +81,7 @@ class EngineConfig:
     max_output_tokens: int | None = None
     enable_prefix_cache: bool = True
     max_cached_tokens: int | None = None
+    max_idle_tokens: int | None = 1024
 
 
 class Engine:
@@ -286,4 +288,5 @@ def _make_cache(context: Context, config: EngineConfig, n_seq_max: int, max_seq_
         copies_cells=not context.kv_unified,
         can_cut=is_attention,
         n_cells_kept=n_cells // 2 if config.max_cached_tokens is None else config.max_cached_tokens,
+        max_idle_tokens=config.max_idle_tokens,
     )

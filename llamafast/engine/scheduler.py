@@ -155,6 +155,7 @@ class Scheduler:
         if plan.chunks:
             self._update_prefills(plan, token_ids, logprobs, now, outputs, ended)
         self.cache.num_cells += self.batch.num_tokens
+        self.cache.num_generated += len(token_ids)
         for sequence, output in ended:
             self._leave(sequence)
             self._release(sequence, keep=True)

@@ -187,6 +187,18 @@ def test_park_over_the_limit_keeps_the_newest():
     assert bench.cache.match(ids("aaaa")) == NOTHING
 
 
+def test_park_prefix_unused_for_long_is_dropped():
+    bench = Bench(max_idle_tokens=10)
+    for text in ("aaaa", "bbbb"):
+        bench.park(bench.start(text), text)
+    bench.cache.num_generated += 8
+    bench.cache.free(bench.start("aaax"))
+    bench.cache.num_generated += 8
+    bench.park(bench.start("cccc"), "cccc")
+    assert bench.cache.match(ids("bbbb")) == NOTHING
+    assert bench.cache.match(ids("aaaa")).length == 3
+
+
 @pytest.mark.parametrize(("wanted", "fits", "num_parked"), [(4, True, 2), (8, True, 1), (12, True, 0), (13, False, 2)])
 def test_make_room_evicts_no_more_than_needed(wanted, fits, num_parked):
     bench = Bench(n_cells=16)

@@ -9,32 +9,34 @@ import pytest
 PARIS = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-def chat_options(item):
-    return {"messages": item["messages"], "extra_body": {"chat_template_kwargs": {"enable_thinking": item["thinking"]}}}
-
-
-def limit(item):
-    return item["completion_tokens"] if item["finish"] != "eos" else item["completion_tokens"] + 8
-
-
 NEAR_TIE = 1e-3
-# ggml rounds the activations before F16 weights to F16, so another batch size moves logits by up to 1e-2 once a
-# recurrent state has carried the difference through hundreds of tokens (measured; llama-server's texts move as well).
+# ggml rounds the activations before F16 weights to F16, and splits attention by threads, so another batch size or
+# number of threads moves logits; a recurrent state carries that on: up to 1e-2 after hundreds of tokens (measured).
 NEAR_TIE_AFTER_100_TOKENS = 1e-2
+MOST_NEAR_TIES = 6  # the stories of 700 tokens
 
 
-def first_difference_is_a_near_tie(client, options, expected, answer):
-    """Asked alone, the model had two nearly equal first choices where the answer leaves the expected text."""
+def differs_only_by_a_near_tie(client, text, **options):
+    """Asked alone, the model says the same text, or had two nearly equal first choices where the two part."""
     alone = client.chat.completions.create(**options, logprobs=True, top_logprobs=2)
-    text = b""
+    text, said = text.encode(), b""
     for i, token in enumerate(alone.choices[0].logprobs.content):
         first, second = token.top_logprobs
-        if not answer.encode().startswith(text + bytes(token.bytes)):
-            assert alone.choices[0].message.content == expected
-            assert answer.encode().startswith(text + bytes(second.bytes))
-            return first.logprob - second.logprob <= (NEAR_TIE if i < 100 else NEAR_TIE_AFTER_100_TOKENS)
-        text += bytes(token.bytes)
-    return False
+        if not text.startswith(said + bytes(token.bytes)):
+            near = first.logprob - second.logprob <= (NEAR_TIE if i < 100 else NEAR_TIE_AFTER_100_TOKENS)
+            return near and text.startswith(said + bytes(second.bytes))
+        said += bytes(token.bytes)
+    return text == said
+
+
+def chat_options(model_name, item):
+    return {
+        "model": model_name,
+        "messages": item["messages"],
+        "max_tokens": item["completion_tokens"] + (8 if item["finish"] == "eos" else 0),
+        "temperature": 0,
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": item["thinking"]}},
+    }
 
 
 def stream_text(stream):
@@ -63,35 +65,36 @@ def test_completions_every_transcript_one_at_a_time(client, model_name, transcri
     wrong = []
     for item in transcripts:
         answer = client.completions.create(
-            model=model_name, prompt=item["prompt"], max_tokens=limit(item), temperature=0,
+            model=model_name, prompt=item["prompt"], max_tokens=item["completion_tokens"], temperature=0,
             extra_body={"skip_special_tokens": False},
         )  # fmt: skip
-        if answer.choices[0].text != item["expected"] or answer.usage.prompt_tokens != item["prompt_tokens"]:
-            wrong.append((item["prompt"], item["expected"], answer.choices[0].text, answer.usage.prompt_tokens))
-    assert not wrong
+        assert answer.usage.prompt_tokens == item["prompt_tokens"]
+        if answer.choices[0].text != item["expected"]:
+            wrong.append(item)
+    assert len(wrong) <= MOST_NEAR_TIES
+    for item in wrong:
+        assert differs_only_by_a_near_tie(client, item["expected"], **chat_options(model_name, item)), item
 
 
 def test_chat_every_plain_transcript_one_at_a_time(client, model_name, plain_chats):
     wrong = []
     for item in plain_chats:
-        answer = client.chat.completions.create(
-            model=model_name, max_tokens=limit(item), temperature=0, **chat_options(item)
-        )
+        options = chat_options(model_name, item)
+        answer = client.chat.completions.create(**options)
         if answer.choices[0].message.content != item["expected"]:
-            wrong.append((item["messages"], item["expected"], answer.choices[0].message.content))
-    assert not wrong
+            wrong.append(item)
+            assert differs_only_by_a_near_tie(client, item["expected"], **options), item
+    assert len(wrong) <= MOST_NEAR_TIES
 
 
 def test_chat_every_plain_transcript_32_at_once_streamed_and_not(server, client, model_name, plain_chats):
-    def options_of(item):
-        return {"model": model_name, "max_tokens": limit(item), "temperature": 0, **chat_options(item)}
-
     async def ask(client, gate, item, stream):
         async with gate:
+            options = chat_options(model_name, item)
             if not stream:
-                answer = await client.chat.completions.create(**options_of(item))
+                answer = await client.chat.completions.create(**options)
                 return answer.choices[0].message.content
-            chunks = await client.chat.completions.create(**options_of(item), stream=True)
+            chunks = await client.chat.completions.create(**options, stream=True)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
 
     async def ask_all():
@@ -102,10 +105,12 @@ def test_chat_every_plain_transcript_32_at_once_streamed_and_not(server, client,
 
     answers = asyncio.run(ask_all())
     asked = [item for item in plain_chats for _ in (True, False)]
-    different = [(item, answer) for item, answer in zip(asked, answers, strict=True) if answer != item["expected"]]
-    assert len(different) <= len(asked) // 10
-    for item, answer in different:
-        assert first_difference_is_a_near_tie(client, options_of(item), item["expected"], answer), answer
+    wrong = [(item, answer) for item, answer in zip(asked, answers, strict=True) if answer != item["expected"]]
+    assert len(wrong) <= 2 * MOST_NEAR_TIES
+    for item, answer in wrong:
+        options = chat_options(model_name, item)
+        assert differs_only_by_a_near_tie(client, item["expected"], **options), item
+        assert differs_only_by_a_near_tie(client, answer, **options), answer
 
 
 def test_usage_counts_and_stream_usage_agree(client, model_name):

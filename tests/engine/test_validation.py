@@ -60,7 +60,9 @@ def test_check_value_out_of_range_names_the_field(name, value):
 
 
 def test_check_extremes_are_taken():
-    check(temperature=0.0, top_p=1.0, top_k=-1, min_p=1.0, frequency_penalty=-2.0, n=4, best_of=4, max_tokens=0, seed=-1)
+    check(
+        temperature=0.0, top_p=1.0, top_k=-1, min_p=1.0, frequency_penalty=-2.0, n=4, best_of=4, max_tokens=0, seed=-1
+    )
     check(
         max_tokens=10**12,
         logprobs=100,
