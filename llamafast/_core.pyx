@@ -241,7 +241,7 @@ cdef class Model:
         return out.tolist()
 
     def token_bytes(self, int token_id, bint special=False):
-        """Bytes of one token; control tokens give b"" unless special. Raises ValueError for an id outside the vocabulary."""
+        """Bytes of one token; control tokens give b"" unless special. Raises ValueError for an unknown id."""
         cdef char small[64]
         cdef int32_t n
         if not 0 <= token_id < self.n_vocab:
@@ -264,7 +264,11 @@ cdef class Model:
     def chat_template(self, name=None):
         """The chat template in the GGUF (the default one, or one by name), or None."""
         cdef bytes raw = b"" if name is None else name.encode()
-        cdef const char* text = lib.llama_model_chat_template(self.ptr, <const char*> NULL if name is None else <const char*> raw)
+        cdef const char* c_name = NULL
+        cdef const char* text
+        if name is not None:
+            c_name = raw
+        text = lib.llama_model_chat_template(self.ptr, c_name)
         return None if text is NULL else text[:strlen(text)].decode("utf-8", "replace")
 
     def load_lora(self, path) -> int:
@@ -423,7 +427,7 @@ cdef class Context:
             lib.llama_memory_clear(self.memory, False)
 
     def seq_rm(self, int seq_id, int p0, int p1) -> bool:
-        """Remove positions [p0, p1) of a sequence (negative: from the start, to the end). False: not possible, unchanged."""
+        """Remove positions [p0, p1) of a sequence (negative: from the start, to the end). False: it cannot be done."""
         self.check_seq(seq_id)
         return lib.llama_memory_seq_rm(self.memory, seq_id, p0, p1)
 
@@ -599,8 +603,8 @@ cdef class Batch:
 cdef class Sampler:
     """Sampling state of one sequence: settings, its own random numbers, and token counts for the penalties.
 
-    Order as llama.cpp's default chain: bias, penalties, top_k, top_p, min_p, temperature, draw. temperature 0 is greedy;
-    top_k 0, top_p 1 and min_p 0 are off. num_logprobs -1: none; N >= 0: the drawn token's raw logprob and the N best.
+    Order as llama.cpp's default chain: bias, penalties, top_k, top_p, min_p, temperature, draw. temperature 0 is
+    greedy; top_k 0, top_p 1 and min_p 0 are off. num_logprobs -1: none; N >= 0: the drawn token's raw logprob and the N best.
     banned_ids cannot be drawn before min_tokens tokens were accepted. Raises ValueError for an id outside n_vocab.
     """
 
@@ -681,8 +685,9 @@ cdef void accept_token(SamplerState* state, int32_t token_id) noexcept nogil:
         count_token(state, token_id)
 
 
-cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned, kernels.Scratch* scratch) except -1 nogil:
-    # IN/OUT logits (n_vocab,): the listed places are changed for the draw and then put back, because forks share the row
+cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned,
+                          kernels.Scratch* scratch) except -1 nogil:
+    # IN/OUT logits (n_vocab,): the listed places are changed for the draw, then put back, because forks share the row
     cdef size_t n_bias = state.bias_ids.size(), n_seen = state.ids.size(), i, n = 0
     cdef int32_t token
     state.saved.resize(n_bias + n_seen + n_banned)

@@ -11,7 +11,7 @@ import sys
 import llama_cpp.llama_cpp as raw
 
 REFUSED = 3
-SILENT = raw.llama_log_callback(lambda level, text, data: None)     # must outlive the calls
+SILENT = raw.llama_log_callback(lambda level, text, data: None)  # must outlive the calls
 
 
 def open_context(path: str, **changes: int | bool):

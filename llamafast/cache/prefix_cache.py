@@ -60,10 +60,10 @@ class Match:
 class PrefixCache:
     """Hands out sequence ids, lowest first, and keeps the finished ones for whoever begins alike.
 
-    n_slots ids and n_cells cells. Attention looks at all cells up to the highest used one, so parked ones cost time: they
-    go while more than n_cells_kept are in use, or after max_idle_tokens were generated since their last use. reuse=False
-    only counts. copies_cells: each sequence has a stream of its own, so that a copy takes cells. can_cut: a sequence can
-    lose its end. Who computes adds to slot.length, num_cells and num_generated.
+    n_slots ids and n_cells cells. Attention looks at all cells up to the highest used one, so parked ones cost time:
+    they go while more than n_cells_kept are in use, and once max_idle_tokens were generated since their last use.
+    reuse=False only counts. copies_cells: each sequence has a stream of its own, so that a copy takes cells. can_cut: a
+    sequence can lose its end. Who computes adds to slot.length, num_cells and num_generated.
     """
 
     def __init__(

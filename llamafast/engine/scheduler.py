@@ -382,6 +382,7 @@ class Scheduler:
             output = best[-1]
         assert output.finish_reason is not None
         output.usage = state.usage
+        state.sequences = []  # without this cycle no garbage is left to collect
         self.stats.add_end(
             output.finish_reason.value, state.completion_tokens, state.request.arrival_s, state.first_token_s
         )

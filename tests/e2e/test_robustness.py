@@ -75,7 +75,9 @@ def test_completions_bad_value_gets_400_naming_the_field(server, model_name, bod
     assert refused(answer, param)
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"nul", b"\xff\xfe", b'{"model": 1', b'{"prompt": "\\ud800"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"nul", b"\xff\xfe", b'{"model": 1', b'{"prompt": "\\ud800"}', b"[" * 100_000]
+)
 def test_completions_unparsable_body_gets_400(server, raw):
     answer = httpx.post(f"{server.url}/v1/completions", content=raw, headers={"content-type": "application/json"})
     assert answer.status_code == 400
@@ -94,7 +96,9 @@ def test_chat_prompt_longer_than_context_gets_context_length_exceeded(server, mo
 
 
 def test_completions_absurd_max_tokens_ends_at_the_context(small_server):
-    answer = post(small_server, "completions", model=small_server.model_name(), prompt=STORY, max_tokens=10**12, **ENDLESS)
+    answer = post(
+        small_server, "completions", model=small_server.model_name(), prompt=STORY, max_tokens=10**12, **ENDLESS
+    )
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["finish_reason"] == "length"
     assert answer.json()["usage"]["total_tokens"] <= 1024
@@ -177,7 +181,13 @@ def gather(server, bodies):
 
 def test_kv_full_with_16_long_requests_all_finish():
     with Server("--n-ctx", "2048", "--n-seq-max", "16", "--threads", "1") as server:
-        body = {"model": server.model_name(), "prompt": STORY, "max_tokens": 400, "temperature": 0.8, "ignore_eos": True}
+        body = {
+            "model": server.model_name(),
+            "prompt": STORY,
+            "max_tokens": 400,
+            "temperature": 0.8,
+            "ignore_eos": True,
+        }
         answers = gather(server, [{**body, "seed": seed} for seed in range(16)])
         assert [answer.status_code for answer in answers] == [200] * 16
         assert {answer.json()["usage"]["completion_tokens"] for answer in answers} == {400}
@@ -209,6 +219,10 @@ def test_body_over_the_limit_gets_413(server):
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+async def last_finish_reason(stream):
+    return [chunk.choices[0].finish_reason async for chunk in stream][-1]
+
+
 def test_sigterm_under_load_running_requests_finish():
     async def under_load(server, model_name):
         options = {"model": model_name, "prompt": STORY, "max_tokens": 300, "temperature": 0.8, "stream": True}
@@ -218,7 +232,7 @@ def test_sigterm_under_load_running_requests_finish():
                 for seed in range(8)
             ]
             server.process.send_signal(signal.SIGTERM)
-            return [[chunk.choices[0].finish_reason async for chunk in stream][-1] for stream in streams]
+            return await asyncio.gather(*(last_finish_reason(stream) for stream in streams))
 
     with Server("--threads", "1") as server:
         assert asyncio.run(under_load(server, server.model_name())) == ["length"] * 8

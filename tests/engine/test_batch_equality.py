@@ -38,7 +38,7 @@ def path(request, tmp_path_factory):
 
 
 def open_engine(path, **changes):
-    """F32 throughout where the file allows it: F16 memory and flash attention move logits by 1e-2 between batch sizes."""
+    """F32 where the file allows it: F16 memory and flash attention move logits by 1e-2 between batch sizes."""
     exact = {"flash_attn": False, "type_k": 0, "type_v": 0}
     return Engine(str(path), EngineConfig(n_ctx=4096, n_seq_max=16, threads=1, **exact, **changes))
 
