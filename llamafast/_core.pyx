@@ -604,8 +604,8 @@ cdef class Sampler:
     """Sampling state of one sequence: settings, its own random numbers, and token counts for the penalties.
 
     Order as llama.cpp's default chain: bias, penalties, top_k, top_p, min_p, temperature, draw. temperature 0 is
-    greedy; top_k 0, top_p 1 and min_p 0 are off. num_logprobs -1: none; N >= 0: the drawn token's raw logprob and the N best.
-    banned_ids cannot be drawn before min_tokens tokens were accepted. Raises ValueError for an id outside n_vocab.
+    greedy; top_k 0, top_p 1 and min_p 0 are off. num_logprobs -1: none; N >= 0: the drawn token's raw logprob and the
+    N best. banned_ids cannot be drawn before min_tokens tokens were accepted. Raises ValueError for an unknown id.
     """
 
     def __cinit__(self, *args, **kwargs):

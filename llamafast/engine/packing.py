@@ -38,13 +38,14 @@ def fair_chunks(remaining: list[int], budget: int) -> list[int]:
     return chunks
 
 
-def equal_chunks(remaining: list[int], budget: int) -> list[int]:
+def equal_chunks(remaining: list[int], budget: int, must_serve_first: bool) -> list[int]:
     """Tokens for each prompt, shape (n,), where all that get some get the same number.
 
-    Such a step is one pass over the weights for memories that split ubatches by equal length. The first prompt is
-    always among them; of the lengths that it can have the one that computes most wins, then the one that serves most.
+    Such a step is one pass over the weights for memories that split ubatches by equal length. The length that computes
+    most wins, then the one that serves most: n different lengths are done after a few passes instead of n.
+    must_serve_first allows only lengths that the first prompt can have.
     """
-    longest = min(remaining[0], budget)
+    longest = min(remaining[0] if must_serve_first else max(remaining), budget)
 
     def num_tokens(length: int) -> int:
         return length * min(budget // length, sum(n >= length for n in remaining))

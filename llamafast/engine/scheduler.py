@@ -19,6 +19,8 @@ from llamafast.tokenizer import Tokenizer
 
 # A request waits for another one that is computing the same prefix, if that saves this many tokens.
 _MIN_SHARED = 32
+# Steps of equal prompt chunks that may go by without a prompt.
+_MAX_PASSED = 2
 
 
 class Scheduler:
@@ -121,7 +123,8 @@ class Scheduler:
             return self._add_chunks(fair_chunks(remaining, min(budget, room - len(running))))
         self._decode_turn = bool(running) and not self._decode_turn
         if not self._decode_turn:
-            return self._add_chunks(equal_chunks(remaining, budget), with_decodes=False)
+            chunks = equal_chunks(remaining, budget, prefilling[0].num_passed >= _MAX_PASSED)
+            return self._add_chunks(chunks, with_decodes=False)
         # One token is as long as a decode row.
         return self._add_chunks([int(num_tokens == 1) for num_tokens in remaining])
 
@@ -286,9 +289,8 @@ class Scheduler:
     ) -> None:
         for sequence, num_tokens in plan.chunks:
             sequence.slot.length += num_tokens
-        if self.equal_lengths:  # not everyone was served: whoever was goes behind the others
-            served = {sequence for sequence, _ in plan.chunks}
-            self.prefilling.sort(key=lambda sequence: sequence in served)
+        if self.equal_lengths and not plan.decodes:
+            self._pass_by({sequence for sequence, _ in plan.chunks})
         i = len(plan.decodes)
         for first in plan.prefilled:
             self._leave(first)
@@ -307,6 +309,12 @@ class Scheduler:
                 if len(ended) == num_ended:
                     self._run(sequence, first)
                 i += 1
+
+    def _pass_by(self, served: set[Sequence]) -> None:
+        """Who was left out of a step of equal chunks comes first in the next ones."""
+        for sequence in self.prefilling:
+            sequence.num_passed = 0 if sequence in served else sequence.num_passed + 1
+        self.prefilling.sort(key=lambda sequence: -sequence.num_passed)
 
     def _run(self, sequence: Sequence, source: Sequence) -> None:
         if sequence is not source:
@@ -383,9 +391,8 @@ class Scheduler:
         assert output.finish_reason is not None
         output.usage = state.usage
         state.sequences = []  # without this cycle no garbage is left to collect
-        self.stats.add_end(
-            output.finish_reason.value, state.completion_tokens, state.request.arrival_s, state.first_token_s
-        )
+        times = (state.request.arrival_s, state.first_token_s)
+        self.stats.add_end(output.finish_reason.value, state.completion_tokens, *times)
 
     def check_integrity(self) -> None:
         """Assert that lists, sequence ids and cells add up. For tests and debug runs."""

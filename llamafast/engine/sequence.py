@@ -78,6 +78,7 @@ class Sequence:
         "min_len",
         "num_chars",
         "num_emitted",
+        "num_passed",
         "num_prompt",
         "pending",
         "request_id",
@@ -107,6 +108,7 @@ class Sequence:
         self.min_len = self.num_prompt + params.min_tokens
         self.slot = NO_SLOT
         self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
+        self.num_passed = 0  # steps of prompt chunks that went by without this one
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
         self.detokenizer = Detokenizer(tokenizer, request.skip_special)

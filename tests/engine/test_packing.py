@@ -41,21 +41,33 @@ def test_fair_chunks_use_all_and_differ_by_one_at_most(remaining, budget):
     [
         ([20, 20], 64, [20, 20]),
         ([20, 23, 25], 512, [20, 20, 20]),
+        ([3, 500], 512, [0, 500]),
         ([500, 500, 3], 512, [256, 256, 0]),
-        ([500, 3], 512, [500, 0]),
         ([100, 100, 100], 60, [20, 20, 20]),
-        ([3, 500], 512, [3, 3]),
         ([7], 3, [3]),
     ],
 )
-def test_equal_chunks_have_one_length(remaining, budget, chunks):
-    assert equal_chunks(remaining, budget) == chunks
+def test_equal_chunks_compute_most_with_one_length(remaining, budget, chunks):
+    assert equal_chunks(remaining, budget, must_serve_first=False) == chunks
 
 
-@given(REMAINING, BUDGET)
-def test_equal_chunks_fit_and_include_the_earliest(remaining, budget):
-    chunks = equal_chunks(remaining, budget)
-    assert chunks[0] > 0
+def test_equal_chunks_first_must_be_served():
+    assert equal_chunks([3, 500], 512, must_serve_first=True) == [3, 3]
+
+
+def test_equal_chunks_different_lengths_need_few_passes():
+    remaining, num_passes = list(range(20, 52)), 0
+    while remaining:
+        chunks = equal_chunks(remaining, 512, must_serve_first=False)
+        remaining = [n - chunk for n, chunk in zip(remaining, chunks, strict=True) if n > chunk]
+        num_passes += 1
+    assert num_passes <= 10
+
+
+@given(REMAINING, BUDGET, st.booleans())
+def test_equal_chunks_fit_and_have_one_length(remaining, budget, must_serve_first):
+    chunks = equal_chunks(remaining, budget, must_serve_first)
+    assert chunks[0] > 0 or not must_serve_first
     assert len(set(chunks) - {0}) == 1
     assert sum(chunks) <= budget
     assert all(chunk <= n for chunk, n in zip(chunks, remaining, strict=True))
