@@ -37,13 +37,14 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, "-m", "llamafast", "serve", *arguments, "--port", str(self.port)]
-        # Not in the source folder: `-m` would take the package there for the installed one.
+        # The package under test, not the source folder that `-m` finds first on Python 3.10.
+        path = str(MODELS.parents[1])
         self.process = subprocess.Popen(
             command,
             stdout=self.log,
             stderr=subprocess.STDOUT,
             cwd=tempfile.gettempdir(),
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
         )
         self.wait_until_ready()
 
