@@ -17,18 +17,23 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-.PHONY: serve test lint bench debug clean
+# `make test-node` adds the tests with openai-node; it needs Node.js and npm.
+.PHONY: serve test test-node lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make serve | test | lint | bench | debug | clean"
+	@echo "make serve | test | test-node | lint | bench | debug | clean"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafast serve $(ARGS)
 
 test: $(VENV)/.test-installed
 	$(BIN)/pytest $(ARGS)
+
+test-node: $(VENV)/.test-installed
+	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
+	$(BIN)/pytest -m node $(ARGS)
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .

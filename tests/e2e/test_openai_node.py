@@ -1,0 +1,50 @@
+"""The server through openai-node (`make test-node` installs it)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.node
+SCRIPT = Path(__file__).parent / "node" / "main_job.mjs"
+
+
+@pytest.fixture(scope="module")
+def said(server):
+    done = subprocess.run(["node", str(SCRIPT), server.url], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_node_chat_stream_equals_whole_answer(said):
+    choice = said["whole"]["choices"][0]
+    assert "Paris" in choice["message"]["content"]
+    assert said["streamed"]["content"] == choice["message"]["content"]
+    assert said["streamed"]["finish_reason"] == choice["finish_reason"] == "stop"
+    assert said["streamed"]["usage"] == said["whole"]["usage"]
+    assert said["streamed"]["tokens"] == len(choice["logprobs"]["content"])
+
+
+def test_node_stream_helper_builds_the_same_message(said):
+    whole, final = (said[name]["choices"][0]["message"]["content"] for name in ("whole", "final"))
+    assert final == whole
+
+
+def test_node_completions_indices_are_right(said):
+    choices = said["completion"]["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2, 3]
+    assert {choice["text"] for choice in choices} == set(said["texts"]) == {"Hello! How can I help you today?"}
+
+
+def test_node_error_names_the_field(said):
+    assert said["error"] == {
+        "name": "BadRequestError", "status": 400, "param": "temperature", "type": "invalid_request_error",
+    }  # fmt: skip
+
+
+def test_node_stream_left_early_frees_its_sequence(server, said):
+    assert said["model"]
+    assert server.wait_for_metric("vllm:num_requests_running", lambda value: value == 0) == 0
