@@ -105,6 +105,11 @@ class PrefixCache:
         """Sequence ids that hold a finished prefix."""
         return len(self._parked)
 
+    @property
+    def num_announced(self) -> int:
+        """Slots that are about to compute something."""
+        return len(self._announced)
+
     def match(self, token_ids: array[int]) -> Match:
         """The longest computed prefix of token_ids, but for the last token: its logits must be computed."""
         if not self.reuse:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from bisect import insort
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -14,11 +13,10 @@ from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
 from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
+from llamafast.engine.waiting_queue import WaitingQueue
 from llamafast.request import FinishReason, Request, RequestOutput, SequenceStatus
 from llamafast.tokenizer import Tokenizer
 
-# A request waits for another one that is computing the same prefix, if that saves this many tokens.
-_MIN_SHARED = 32
 # Steps of equal prompt chunks that may go by without a prompt.
 _MAX_PASSED = 2
 
@@ -54,13 +52,12 @@ class Scheduler:
         self.max_prefill_tokens = max_prefill_tokens
         self.equal_lengths = equal_lengths
         self.requests: dict[str, RequestState] = {}
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = WaitingQueue(cache, stats)
         self.prefilling: list[Sequence] = []  # who is served first, first
         self.running: list[Sequence] = []  # by sequence id
         self._instant: list[RequestOutput] = []  # of requests that ended without a step
         self._num_added = 0
         self._num_reserved = 0  # sequence ids promised to the forks of prefilling sequences
-        self._is_closed = False  # nothing is admitted until some sequence gives its cells back
         self._decode_turn = False
         self._rows: list[int] = []
         self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
@@ -110,7 +107,7 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput | None:
         """Admit what fits and fill the batch with the next step; None if there is nothing to compute."""
-        if self.waiting and not (self._is_closed and self.num_active):
+        if self.waiting and not (self.waiting.is_closed and self.num_active):
             self._admit()
         running, prefilling = self.running, self.prefilling
         self.batch.clear()
@@ -187,7 +184,7 @@ class Scheduler:
         if len(active) > 1:
             self.stats.preemptions += 1
             self._requeue(youngest)
-            self._is_closed = True
+            self.waiting.is_closed = True
             return
         for sequence in (youngest, *youngest.forks):
             self._stop(sequence, FinishReason.LENGTH)
@@ -200,54 +197,13 @@ class Scheduler:
                 self._requeue(sequence)
 
     def _admit(self) -> None:
-        passed: list[Sequence] = []
-        while self.waiting:
-            sequence = self.waiting[0]
-            num_ids = self.num_active + self._num_reserved + len(passed)
-            if num_ids + 1 + len(sequence.forks) > self.n_seq_max:
-                break
-            if self._waits(sequence):
-                passed.append(self.waiting.popleft())
-            elif self._start(sequence):
-                self.waiting.popleft()
-            else:
-                break
-        self.waiting.extendleft(reversed(passed))
+        num_ids = self.n_seq_max - self.num_active - self._num_reserved
+        num_promised = len(self.running) + sum(sequence.num_remaining for sequence in self.prefilling)
+        for sequence in self.waiting.admit(num_ids, num_promised):
+            sequence.status = SequenceStatus.PREFILLING
+            self.prefilling.append(sequence)
+            self._num_reserved += len(sequence.forks)
         self.count_active()
-
-    def _waits(self, sequence: Sequence) -> bool:
-        """Whether an active sequence is about to compute a long part of this prompt."""
-        if not self.cache.reuse or not self.prefilling:
-            return False
-        if sequence.waits_for is not None and self.cache.is_announced(sequence.waits_for):
-            return True
-        announced = self.cache.match_announced(sequence.token_ids)
-        num_saved = announced.length - self.cache.match(sequence.token_ids).length
-        sequence.waits_for = announced.slot if num_saved >= _MIN_SHARED else None
-        return sequence.waits_for is not None
-
-    def _start(self, sequence: Sequence) -> bool:
-        match = self.cache.match(sequence.token_ids)
-        sequence.slot = self.cache.open(match)
-        num_promised = len(self.running) + sum(other.num_remaining for other in self.prefilling)
-        if not self.cache.make_room(num_promised + sequence.num_remaining):
-            self.cache.free(sequence.slot)
-            sequence.slot = NO_SLOT
-            self._is_closed = True
-            return False
-        state = sequence.state
-        if not state.scheduled_s:
-            state.scheduled_s = time.monotonic()
-            state.cached_tokens = match.length
-            self.stats.queue_time.observe(state.scheduled_s - state.request.arrival_s)
-            self.stats.prompt_tokens += sequence.num_prompt
-            self.stats.prefix_hits += match.length
-            self.stats.prefix_queries += sequence.num_prompt if self.cache.reuse else 0
-        self.cache.announce(sequence.slot, sequence.token_ids)
-        sequence.status = SequenceStatus.PREFILLING
-        self.prefilling.append(sequence)
-        self._num_reserved += len(sequence.forks)
-        return True
 
     def _decode_plan(self) -> SchedulerOutput:
         running = self.running
@@ -358,7 +314,7 @@ class Scheduler:
             self.cache.park(slot, sequence.token_ids)
         else:
             self.cache.free(slot)
-        self._is_closed = False
+        self.waiting.is_closed = False
 
     def _requeue(self, sequence: Sequence) -> None:
         """Back to the head of the queue without its cells. Text, counts and random numbers stay as they are."""
