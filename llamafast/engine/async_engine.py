@@ -1,4 +1,4 @@
-"""The engine behind an event loop: one thread owns the context, outputs arrive once per step."""
+"""The engine behind an event loop: one thread owns the context; a step wakes the loop once at most."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator
 from queue import SimpleQueue
 from threading import Thread
@@ -91,6 +92,8 @@ class AsyncEngine:
         self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
         self._streams: dict[str, weakref.ref[OutputStream]] = {}
         self._inbox: SimpleQueue[Request | str | None] = SimpleQueue()
+        self._posted: deque[list[RequestOutput]] = deque()  # by the engine's thread, for the event loop
+        self._is_posted = False
         self._is_stopping = False
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -117,7 +120,9 @@ class AsyncEngine:
         return len(self._waiting) + self._inbox.qsize()
 
     async def start(self) -> None:
-        """Start the engine's thread; outputs go to the running event loop."""
+        """Start the engine's thread; outputs go to the running event loop. Raises RuntimeError the second time."""
+        if self._thread is not None:
+            raise RuntimeError("an AsyncEngine starts once; its engine is closed when it stops")
         self._loop = asyncio.get_running_loop()
         self._is_idle.set()
         self._thread = Thread(target=self._main, name="llamafast-engine", daemon=True)
@@ -167,6 +172,11 @@ class AsyncEngine:
         latency = self.stats.e2e_latency
         mean_s = latency.sum / max(1, latency.count)
         return min(max(1.0, mean_s), _MAX_RETRY_AFTER_S)
+
+    def _deliver_posted(self) -> None:
+        self._is_posted = False  # before looking: whoever posts from now on wakes the loop again
+        while self._posted:
+            self._deliver(self._posted.popleft())
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:
         streams = self._streams
@@ -233,7 +243,11 @@ class AsyncEngine:
 
     def _post(self, outputs: list[RequestOutput]) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._deliver, outputs)
+        self._posted.append(outputs)
+        # At most one wake-up is on its way: the loop would otherwise read them faster than it gets to deliver.
+        if not self._is_posted:
+            self._is_posted = True
+            self._loop.call_soon_threadsafe(self._deliver_posted)
 
     def _post_failure(self, message: str) -> None:
         assert self._loop is not None

@@ -23,9 +23,9 @@ ENDLESS = "all work and no play makes this a dull text, " * 40
 
 
 class Gate:
-    """Holds the runner inside its decode until it is opened."""
+    """Holds the runner inside its decode until it is opened; the first num_free decodes pass."""
 
-    def __init__(self, engine) -> None:
+    def __init__(self, engine, num_free=0) -> None:
         self.opened, self.entered = threading.Event(), threading.Event()
         self.threads: set[int] = set()
         step = engine.runner.step
@@ -33,7 +33,7 @@ class Gate:
         def gated(batch, rows, samplers):
             self.threads.add(threading.get_ident())
             self.entered.set()
-            assert self.opened.wait(10)
+            assert len(engine.runner.steps) < num_free or self.opened.wait(10)
             return step(batch, rows, samplers)
 
         engine.runner.step = gated
@@ -93,7 +93,7 @@ def test_deliver_slow_reader_gets_all_in_one_item():
     assert items == [6]
 
 
-def test_deliver_calls_the_loop_once_per_step():
+def test_deliver_wakes_the_loop_once_per_step_at_most():
     engine = make_engine(scripted("hello"), n_ctx=400)
 
     async def work(async_engine):
@@ -110,7 +110,7 @@ def test_deliver_calls_the_loop_once_per_step():
         loop.call_soon_threadsafe = call_soon_threadsafe
         return len(calls)
 
-    assert serve(engine, work) == engine.stats.steps
+    assert 0 < serve(engine, work) <= engine.stats.steps
 
 
 def test_submit_bad_request_is_refused_before_it_is_queued():
@@ -173,6 +173,7 @@ def test_submit_before_the_first_step_counts_free_ids():
 @pytest.mark.parametrize("leave", ["aclose", "abort", "drop", "cancel"])
 def test_stream_left_early_frees_its_sequence(leave):
     engine = make_engine(scripted(ENDLESS), n_ctx=4000)
+    gate = Gate(engine, num_free=3)
 
     async def work(async_engine):
         stream = async_engine.submit(make_request("0"))
@@ -193,11 +194,12 @@ def test_stream_left_early_frees_its_sequence(leave):
             stream.abort()
         else:
             await stream.aclose()
+        gate.opened.set()
         await async_engine._is_idle.wait()
 
     serve(engine, work)
     assert engine.stats.finished["abort"] == 1
-    assert engine.stats.generation_tokens < len(ENDLESS)
+    assert engine.stats.generation_tokens <= 4
 
 
 def test_stream_closed_while_it_waits_ends():
@@ -264,6 +266,14 @@ def test_stop_after_the_deadline_aborts_the_rest():
         return await asyncio.wait_for(asyncio.gather(*readers), 5)
 
     assert [last.finish_reason for _, last in asyncio.run(main())] == [FinishReason.ABORT] * 2
+
+
+def test_start_twice_is_refused():
+    async def work(async_engine):
+        with pytest.raises(RuntimeError):
+            await async_engine.start()
+
+    serve(make_engine(), work)
 
 
 def test_stop_engine_never_started_returns():
