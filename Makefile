@@ -38,7 +38,7 @@ test-node: $(VENV)/.test-installed
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint --max-line-length 120 llamafast
+	PATH="$(BIN):$$PATH" cython-lint --max-line-length 120 llamafast
 	$(BIN)/mypy
 
 bench: $(VENV)/.test-installed
