@@ -35,6 +35,12 @@ class ContextLengthError(InvalidRequestError):
     default_code = "context_length_exceeded"
 
 
+class GrammarError(InvalidRequestError):
+    """A schema, regex or grammar that does not compile, cannot be enforced, or is beyond a cap."""
+
+    default_code = "invalid_grammar"
+
+
 class NotFoundError(LlamaFastError):
     """No such model or route."""
 

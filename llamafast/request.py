@@ -26,12 +26,38 @@ class SequenceStatus(Enum):
     FINISHED = 3
 
 
+class StructuredKind(str, Enum):
+    """What the text of a StructuredOutput is."""
+
+    JSON_OBJECT = "json_object"  # no text: any JSON object
+    JSON_SCHEMA = "json_schema"  # a JSON Schema
+    REGEX = "regex"
+    CHOICE = "choice"  # a JSON list of strings, one of which is the whole output
+    GBNF = "gbnf"  # llama.cpp's grammar format, root rule "root"
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """A constraint on the whole output. strict False: what cannot be enforced may be dropped, with a warning.
+
+    start_after: the token ids that end the reasoning part; the constraint begins behind them. Empty: at once.
+    """
+
+    kind: StructuredKind
+    text: str = ""
+    strict: bool = True
+    start_after: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one request is sampled. Immutable; ranges are checked by Engine.validate, which names the field.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch that filter off. logprobs: None is off, N >= 0 gives
-    the chosen token's raw logprob and the N most likely tokens. max_tokens None means up to the context's end.
+    temperature 0 is greedy; top_k 0, top_p 1, min_p 0, typical_p 1, top_n_sigma -1, xtc_probability 0, dry_multiplier 0
+    and mirostat 0 switch that filter off. penalty_last_n: tokens that the penalties look back at, -1 all, 0 none;
+    dry_penalty_last_n likewise. bad_words are token id sequences that may not come out. logprobs: None is off, N >= 0
+    gives the chosen token's raw logprob and the N most likely tokens; prompt_logprobs the same for the prompt.
+    max_tokens None means up to the context's end.
     """
 
     temperature: float = 1.0
@@ -52,6 +78,25 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     include_stop: bool = False
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    penalty_last_n: int = -1
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    prompt_logprobs: int | None = None
+    structured: StructuredOutput | None = None
 
 
 @dataclass(frozen=True, slots=True)
