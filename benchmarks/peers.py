@@ -181,8 +181,8 @@ def run_roof(
 ) -> dict[int, tuple[float, float]]:
     """llama-batched-bench, i.e. decoding alone: no sampling, no text, no HTTP. Raises PeerError.
 
-    By number of sequences: generated tokens per second, and microseconds of CPU per generated token (this counts the
-    prompts, as for the servers, but not the loading; wall time times threads, since decoding keeps all of them busy).
+    By number of sequences: generated tokens per second, and microseconds of CPU per generated token (wall time times
+    threads, since decoding keeps all of them busy). Both count the prompts' time, as for the servers, not the loading.
     """
     command = [
         *(settings.tool("llama-batched-bench"), "-m", str(settings.model), "-c", str(settings.n_ctx)),
@@ -194,4 +194,5 @@ def run_roof(
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or len(rows) != len(streams):
         raise PeerError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return {row["pl"]: (row["speed_tg"], row["t"] * settings.threads / (row["pl"] * row["tg"]) * 1e6) for row in rows}
+    seconds = {row["pl"]: row["t"] / (row["pl"] * row["tg"]) for row in rows}
+    return {number: (1 / per_token, per_token * settings.threads * 1e6) for number, per_token in seconds.items()}
