@@ -92,7 +92,8 @@ def _check_bias(params: SamplingParams, n_vocab: int) -> None:
     for token_id, value in params.logit_bias:
         if not 0 <= token_id < n_vocab:
             raise InvalidRequestError(f"logit_bias: token id {token_id} is not in [0, {n_vocab})", param="logit_bias")
-        _in_range("logit_bias", value, -_MAX_BIAS, _MAX_BIAS)
+        if value != -math.inf:  # which bans the token
+            _in_range("logit_bias", value, -_MAX_BIAS, _MAX_BIAS)
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:

@@ -67,7 +67,7 @@ def test_check_extremes_are_taken():
         max_tokens=10**12,
         logprobs=100,
         stop=tuple(map(str, range(1000))),
-        logit_bias=((0, -100.0), (99, 100.0)),
+        logit_bias=((0, -100.0), (98, -math.inf), (99, 100.0)),
         stop_token_ids=(0, 99),
         seed=2**63,
     )

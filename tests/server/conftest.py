@@ -18,9 +18,11 @@ from llamafast.server.deps import ServerSettings
 
 Deliveries = Sequence[list[RequestOutput]]
 
+THE = 299
+
 
 class FakeTokenizer:
-    """One token per UTF-8 byte; 256 to 258 are fill-in-the-middle tokens."""
+    """One token per UTF-8 byte, but one for " the"; 256 to 258 are fill-in-the-middle tokens."""
 
     n_vocab = 300
     add_bos = False
@@ -28,7 +30,10 @@ class FakeTokenizer:
     fim_ids: tuple[int, int, int] | None = (256, 257, 258)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return list(text.encode())
+        token_ids: list[int] = []
+        for i, plain in enumerate(text.split(" the")):
+            token_ids += ([THE] if i else []) + list(plain.encode())
+        return token_ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         return bytes(token_ids).decode("utf-8", "replace")

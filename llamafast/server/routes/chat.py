@@ -25,7 +25,7 @@ def chat_router(state: ServerState) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """Answer a conversation."""
         body = await state.read(request, ChatBody)
-        params = body.sampling(max_tokens=body.token_limit, logprobs=body.num_logprobs)
+        params = state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
         token_ids = await off_loop(body.render_cost, lambda: _encode(state, body))
         header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
         prompt = EngineRequest(header.id, token_ids, params, skip_special=body.skip_special_tokens)

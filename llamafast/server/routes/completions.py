@@ -28,7 +28,7 @@ def completions_router(state: ServerState) -> APIRouter:
         """Continue one prompt or several."""
         body = await state.read(request, CompletionBody)
         prompts = body.prompts()
-        params = body.sampling(max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
+        params = state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
         cost = sum(_PROMPT_COST + len(prompt) for prompt in prompts) + len(body.suffix or "")
         token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body.suffix))
         header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
@@ -36,7 +36,7 @@ def completions_router(state: ServerState) -> APIRouter:
             EngineRequest(f"{header.id}-{i}", ids, params, skip_special=body.skip_special_tokens)
             for i, ids in enumerate(token_ids)
         ]
-        outputs = await state.submit(requests, params.n)
+        outputs = await state.submit(requests, params.n, body.param_names)
         options = Options(
             body.include_usage, body.continuous_usage, body.logprobs is not None, sum(map(len, token_ids))
         )

@@ -9,7 +9,8 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.schemas.common import MAX_LOGPROBS, NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.sampling import MAX_LOGPROBS
 
 _PROMPT_SCHEMA: JsonDict = {
     "anyOf": [
