@@ -30,8 +30,18 @@ cdef class Context:
     cdef int read_facts(self) except -1
     cdef int check_seq(self, int seq_id) except -1
 
+cdef struct AskedScore:                 # logprob and rank of `token` after batch row `row`, and the n_top best
+    int32_t row, token, n_top
+
+cdef cppclass Score:
+    float logprob
+    int32_t rank
+    vector[int32_t] top_ids
+    vector[float] top_logprobs
+
 cdef class Batch:
     cdef lib.llama_batch c
+    cdef vector[AskedScore] asked
     cdef readonly int n_tokens_max
 
 cdef class ModelRunner:
@@ -39,6 +49,7 @@ cdef class ModelRunner:
     cdef kernels.Scratch scratch
     cdef list samplers                  # of the last step: keeps them alive for logprobs()
     cdef vector[int32_t] rows, drawn
+    cdef vector[Score] scored           # by the last step
     cdef readonly double decode_s, sample_s
     cdef readonly int64_t num_decodes
     cdef int check_rows(self, Batch batch, rows, samplers) except -1

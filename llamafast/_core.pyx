@@ -562,6 +562,15 @@ cdef class Batch:
     def clear(self) -> None:
         """Remove all rows."""
         self.c.n_tokens = 0
+        self.asked.clear()
+
+    def score(self, int row, int next_id, int n_top) -> None:
+        """Ask for the logprob and the rank of next_id after this row, and for the n_top best. Raises ValueError."""
+        cdef AskedScore asked
+        if not 0 <= row < self.c.n_tokens or n_top < 0:
+            raise ValueError(f"row {row} of {self.c.n_tokens}, {n_top} alternatives")
+        asked.row, asked.token, asked.n_top = row, next_id, n_top
+        self.asked.push_back(asked)
 
     def add(self, int token_id, int pos, int seq_id) -> int:
         """Append one row; its index. Raises ValueError when the batch is full."""
@@ -620,7 +629,7 @@ cdef class ModelRunner:
         self.context.abort_flag = 1
 
     def step(self, Batch batch not None, rows, samplers):
-        """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+        """Decode the batch, score the rows it asks for, then draw and accept: samplers[i] reads batch row rows[i].
 
         One row may be named several times (forks). Returns the drawn ids, in the samplers' order; the batch is kept as
         it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and ValueError for
@@ -641,6 +650,7 @@ cdef class ModelRunner:
         for i in range(n_rows):
             states[i] = (<sampling.Sampler> self.samplers[i]).ptr
         self.drawn.resize(n_rows)
+        self.scored.resize(batch.asked.size())
         context.abort_flag = 0
         with nogil:
             start = lib.llama_time_us()
@@ -648,6 +658,8 @@ cdef class ModelRunner:
             if status == 0:
                 lib.llama_synchronize(ctx)
             middle = lib.llama_time_us()
+            if status == 0:
+                status = score_rows(ctx, batch.asked, self.scored, context.model.n_vocab)
             if status == 0:
                 for i in range(n_rows):
                     logits = lib.llama_get_logits_ith(ctx, self.rows[i])
@@ -668,6 +680,7 @@ cdef class ModelRunner:
         cdef int n_tokens = batch.c.n_tokens, n_outputs = 0, row
         cdef int n_vocab = context.model.n_vocab, n_seq_max = context.n_seq_max
         cdef Py_ssize_t i, n_rows = len(samplers)
+        cdef AskedScore asked
         if not 1 <= n_tokens <= context.n_batch:
             raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
         if len(rows) != n_rows:
@@ -688,6 +701,11 @@ cdef class ModelRunner:
             n_outputs += 1 - batch.c.logits[row]
             batch.c.logits[row] = 1
             self.rows[i] = row
+        for asked in batch.asked:
+            if not 0 <= asked.token < n_vocab:
+                raise ValueError(f"row {asked.row}: token id {asked.token} is not in [0, {n_vocab})")
+            n_outputs += 1 - batch.c.logits[asked.row]
+            batch.c.logits[asked.row] = 1
         if n_outputs > context.n_outputs_max:
             raise ValueError(f"{n_outputs} output rows; n_outputs_max is {context.n_outputs_max}")
         return 0
@@ -706,6 +724,17 @@ cdef class ModelRunner:
             raise ValueError("this sampler was made without logprobs")
         return state.logprob, [(state.top_ids[k], state.top_logprobs[k]) for k in range(state.top_ids.size())]
 
+    def scores(self):
+        """Of the last step, for each Batch.score(): (raw logprob, rank from 1, [(id, logprob), ...] best first)."""
+        cdef size_t i, k
+        cdef Score* score
+        scores = []
+        for i in range(self.scored.size()):
+            score = &self.scored[i]
+            best = [(score.top_ids[k], score.top_logprobs[k]) for k in range(score.top_ids.size())]
+            scores.append((score.logprob, score.rank, best))
+        return scores
+
     def logits(self, Py_ssize_t i):
         """Copy of the raw logits that samplers[i] of the last step read: array('f'), shape (n_vocab,). For tests."""
         if not 0 <= i < <Py_ssize_t> self.rows.size():
@@ -717,6 +746,31 @@ cdef class ModelRunner:
 
 
 cdef array.array FLOATS = _array.array("f")
+
+
+cdef int score_rows(lib.llama_context* ctx, vector[AskedScore]& asked, vector[Score]& scored,
+                    int32_t n_vocab) except -1 nogil:
+    # IN asked; OUT scored, of the same size. Returns 0, or -100 if a row has no logits
+    cdef size_t i
+    cdef int32_t k, n
+    cdef float* logits
+    cdef double total
+    cdef Score* score
+    for i in range(asked.size()):
+        logits = lib.llama_get_logits_ith(ctx, asked[i].row)
+        if logits is NULL:
+            return -100
+        score = &scored[i]
+        total = kernels.row_logsumexp(logits, n_vocab)
+        score.logprob = <float> (logits[asked[i].token] - total)
+        score.rank = kernels.row_rank(logits, n_vocab, asked[i].token)
+        n = min(asked[i].n_top, n_vocab)
+        score.top_ids.resize(n)
+        score.top_logprobs.resize(n)
+        kernels.row_top_n(logits, n_vocab, n, score.top_ids.data(), score.top_logprobs.data())
+        for k in range(n):
+            score.top_logprobs[k] = <float> (score.top_logprobs[k] - total)
+    return 0
 
 
 cdef str decode_message(int status):

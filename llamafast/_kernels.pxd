@@ -33,3 +33,5 @@ cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint
                       Scratch* scratch) noexcept nogil
 # The k largest, best first (ties: lower id first); OUT ids (k,), values (k,); returns min(k, n)
 cdef int32_t row_top_n(const float* row, int32_t n, int32_t k, int32_t* ids, float* values) noexcept nogil
+# 1 + how many are larger than row[i]
+cdef int32_t row_rank(const float* row, int32_t n, int32_t i) noexcept nogil

@@ -442,6 +442,15 @@ cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint
     return draw_cut(row, n, top, scale, find_cut(row, n, top, params, scratch), uniform, scratch, &total)
 
 
+cdef int32_t row_rank(const float* row, int32_t n, int32_t i) noexcept nogil:
+    """1 + how many of row (n,) are larger than row[i]."""
+    cdef int32_t k, rank = 1
+    cdef float value = row[i] if row[i] == row[i] else -INFINITY
+    for k in range(n):
+        rank += row[k] > value
+    return rank
+
+
 # ---- Python face
 
 cdef int32_t checked_length(const float[::1] row) except -1:
@@ -540,3 +549,16 @@ def top_n(const float[::1] row, int32_t k) -> list[tuple[int, float]]:
     with nogil:
         row_top_n(&row[0], n, k, &out_ids[0], &out_values[0])
     return list(zip(ids.tolist(), values.tolist()))
+
+
+def rank(const float[::1] row, int32_t i) -> int:
+    """The place of row[i] among the logits row, float32 (n,), best first from 1; equals share the best one's.
+
+    NaN counts as -inf. Raises ValueError if i is not in [0, n).
+    """
+    cdef int32_t n = checked_length(row), place
+    if not 0 <= i < n:
+        raise ValueError(f"place {i} of a row of {n} logits")
+    with nogil:
+        place = row_rank(&row[0], n, i)
+    return place

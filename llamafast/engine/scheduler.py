@@ -12,7 +12,7 @@ from llamafast._core import Batch
 from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
+from llamafast.engine.packing import SchedulerOutput, cap_scored, equal_chunks, fair_chunks
 from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
 from llamafast.engine.waiting_queue import WaitingQueue
 from llamafast.request import FinishReason, Request, RequestOutput, SequenceStatus
@@ -38,6 +38,7 @@ class Scheduler:
         stats: EngineStats,
         *,
         n_seq_max: int,
+        n_outputs_max: int,
         max_seq_len: int,
         max_output_tokens: int | None,
         max_prefill_tokens: int,
@@ -48,6 +49,7 @@ class Scheduler:
         self.batch = batch
         self.stats = stats
         self.n_seq_max = n_seq_max
+        self.n_outputs_max = n_outputs_max
         self.max_seq_len = max_seq_len
         self.max_output_tokens = max_seq_len if max_output_tokens is None else max_output_tokens
         self.max_prefill_tokens = max_prefill_tokens
@@ -86,11 +88,11 @@ class Scheduler:
         state.num_unfinished = len(state.sequences)
         self.requests[request.request_id] = state
         self.stats.add_request(num_prompt, params.n)
-        if max_len <= num_prompt:  # max_tokens is 0
+        first = state.sequences[0]
+        if first.is_prompt_only and not first.is_scored:
             for sequence in state.sequences:
                 self._stop(sequence, FinishReason.LENGTH)
             return
-        first = state.sequences[0]
         first.forks = state.sequences[1:]
         self.waiting.append(first)
 
@@ -115,6 +117,9 @@ class Scheduler:
         if not prefilling:
             return self._decode_plan() if running else None
         remaining = [sequence.num_remaining for sequence in prefilling]
+        scored = [sequence.is_scored for sequence in prefilling]
+        if True in scored:
+            remaining = cap_scored(remaining, scored, self.n_outputs_max - len(running))
         room = self.batch.n_tokens_max
         budget = min(room, self.max_prefill_tokens) if running else room
         if not self.equal_lengths:
@@ -228,6 +233,8 @@ class Scheduler:
             start = sequence.slot.length
             end = start + num_tokens
             row = self.batch.extend(sequence.token_ids, start, end, start, sequence.slot.seq_id)
+            if sequence.state.scores is not None:
+                plan.num_asked += sequence.state.scores.ask(self.batch, row + 1 - num_tokens, start, end)
             if end == len(sequence.token_ids):
                 plan.prefilled.append(sequence)
                 rows += [row] * (1 + len(sequence.forks))
@@ -244,8 +251,14 @@ class Scheduler:
         outputs: list[RequestOutput],
         ended: list[tuple[Sequence, RequestOutput]],
     ) -> None:
+        scores = iter(plan.scores)
         for sequence, num_tokens in plan.chunks:
             sequence.slot.length += num_tokens
+            if sequence.state.scores is not None:
+                sequence.state.scores.take(scores, sequence.slot.length)
+            if sequence.is_prompt_only and not sequence.num_remaining:
+                for done in (sequence, *sequence.forks):
+                    self._stop(done, FinishReason.LENGTH)
         if self.equal_lengths and not plan.decodes:
             self._pass_by({sequence for sequence, _ in plan.chunks})
         i = len(plan.decodes)

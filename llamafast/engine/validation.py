@@ -74,8 +74,9 @@ def _check_counts(params: SamplingParams, limits: Limits) -> None:
         _in_range("max_tokens", params.max_tokens, 0, math.inf)
     most = math.inf if params.max_tokens is None else params.max_tokens
     _in_range("min_tokens", params.min_tokens, 0, most)
-    if params.logprobs is not None:
-        _in_range("logprobs", params.logprobs, 0, limits.n_vocab)
+    for name, value in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+        if value is not None:
+            _in_range(name, value, 0, limits.n_vocab)
 
 
 def _check_stops(params: SamplingParams, n_vocab: int) -> None:
