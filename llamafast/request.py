@@ -6,6 +6,10 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamafast.engine.grammar import Grammar
 
 
 class FinishReason(str, Enum):
@@ -101,13 +105,17 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token."""
+    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token.
+
+    grammar: params.structured as compile_grammar made it; None where params.structured is.
+    """
 
     request_id: str
     prompt_token_ids: array[int]
     params: SamplingParams = SamplingParams()
     skip_special: bool = True
     arrival_s: float = field(default_factory=time.monotonic)
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

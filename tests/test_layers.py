@@ -50,8 +50,8 @@ def test_core_is_imported_by_engine_and_tokenizer_only() -> None:
     assert others == []
 
 
-@pytest.mark.parametrize(("room", "library"), [("parsing", "jinja2"), ("cache", "")])
-def test_parsing_and_cache_import_errors_and_their_one_library(room: str, library: str) -> None:
+@pytest.mark.parametrize(("room", "library"), [("parsing", "jinja2"), ("cache", ""), ("grammars", "llguidance")])
+def test_room_imports_errors_and_its_one_library(room: str, library: str) -> None:
     allowed = {*sys.stdlib_module_names, library}  # cache has none
     for module in filter(lambda name: in_room(name, room), MODULES):
         strangers = {name for name in imports(module) if name.split(".")[0] not in allowed}

@@ -12,9 +12,10 @@ from queue import SimpleQueue
 from threading import Thread
 
 from llamafast.engine.engine import Engine
+from llamafast.engine.grammar import Grammar
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
-from llamafast.request import FinishReason, Request, RequestOutput, Usage
+from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,10 @@ class AsyncEngine:
             logger.warning("aborting %d requests: they did not finish in %g s", len(self._streams), deadline_s)
         self._inbox.put(None)
         await asyncio.to_thread(thread.join)
+
+    async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
+        """What Request.grammar takes, compiled in a thread. Raises GrammarError."""
+        return await asyncio.to_thread(self.engine.compile_grammar, structured)
 
     def submit(self, request: Request) -> OutputStream:
         """Queue a request. Raises what Engine.validate does, EngineDeadError, ShuttingDownError, QueueFullError."""

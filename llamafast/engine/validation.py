@@ -28,6 +28,8 @@ def check_request(request: Request, limits: Limits) -> None:
     if not limits.generates:
         raise InvalidRequestError("this model cannot generate text", param="model")
     _check_prompt(request, limits)
+    if request.params.structured is not None and request.grammar is None:
+        raise InvalidRequestError("structured needs its compiled grammar beside it", param="structured")
     _check_sampling(request.params)
     _check_counts(request.params, limits)
     _check_stops(request.params, limits.n_vocab)

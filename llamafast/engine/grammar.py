@@ -1,0 +1,115 @@
+"""From a StructuredOutput to a Grammar that sequences start from: compiled in a thread, within caps, and cached."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from threading import Lock
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.constraint import Constraint
+from llamafast.grammars.guidance import GuidanceProgram, Vocabulary
+from llamafast.request import StructuredKind, StructuredOutput
+from llamafast.tokenizer import Tokenizer
+
+_MAX_TEXT_BYTES = 256 * 1024
+_MAX_CACHED = 64
+_MAX_CACHED_BYTES = 8 * 1024 * 1024  # of their texts
+_MAX_COMPILE_S = 10.0
+_ANY_OBJECT = '{"type": "object"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A compiled constraint, shared by all requests that use it.
+
+    warnings: what was dropped because it cannot be enforced (only where StructuredOutput.strict is False).
+    start_after: as in StructuredOutput.
+    """
+
+    program: GuidanceProgram
+    warnings: tuple[str, ...] = ()
+    start_after: tuple[int, ...] = ()
+
+    def start(self) -> Constraint:
+        """A constraint for one sequence, at the beginning of its output."""
+        return self.program.start()
+
+
+class GrammarCompiler:
+    """Compiles over one vocabulary. Thread-safe; equal texts are compiled once, whoever asks, while they are cached.
+
+    The vocabulary is prepared with the first grammar.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._lock = Lock()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
+        self._programs: OrderedDict[bytes, tuple[int, Future[GuidanceProgram]]] = OrderedDict()
+        self._num_bytes = 0
+
+    def compile(self, structured: StructuredOutput) -> Grammar:
+        """The grammar, waiting for it. Raises GrammarError."""
+        num_bytes = len(structured.text.encode("utf-8", "replace"))
+        if num_bytes > _MAX_TEXT_BYTES:
+            raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
+        try:
+            program = self._program(structured, num_bytes).result(_MAX_COMPILE_S)
+        except TimeoutError:
+            raise GrammarError(f"it does not compile within {_MAX_COMPILE_S:g} s") from None
+        return Grammar(program, program.warnings, structured.start_after)
+
+    def close(self) -> None:
+        """Compile no more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        tokenizer = self._tokenizer
+        token_bytes = tokenizer.table(skip_special=False).token_bytes
+        control_ids = [i for i, data in enumerate(tokenizer.token_bytes) if token_bytes[i] and not data]
+        return Vocabulary(token_bytes, control_ids, sorted(tokenizer.eog_ids), self._tokenize)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special=False, parse_special=False)
+
+    def _program(self, structured: StructuredOutput, num_bytes: int) -> Future[GuidanceProgram]:
+        key = sha256(repr((structured.kind, structured.text, structured.strict)).encode()).digest()
+        with self._lock:
+            entry = self._programs.get(key)
+            if entry is not None:
+                self._programs.move_to_end(key)
+                return entry[1]
+            future = self._executor.submit(self._compile, structured)
+            self._programs[key] = (num_bytes, future)
+            self._num_bytes += num_bytes
+            while len(self._programs) > _MAX_CACHED or self._num_bytes > _MAX_CACHED_BYTES:
+                self._num_bytes -= self._programs.popitem(last=False)[1][0]
+            return future
+
+    def _compile(self, structured: StructuredOutput) -> GuidanceProgram:
+        kind, text, lenient = structured.kind, structured.text, not structured.strict
+        if kind is StructuredKind.JSON_OBJECT:
+            return self._vocabulary.json_schema(_ANY_OBJECT)
+        if kind is StructuredKind.JSON_SCHEMA:
+            return self._vocabulary.json_schema(text, lenient=lenient)
+        if kind is StructuredKind.REGEX:
+            return self._vocabulary.regex(text)
+        if kind is StructuredKind.CHOICE:
+            return self._vocabulary.choice(_choices(text))
+        raise GrammarError(f"{kind.value} is not supported")
+
+
+def _choices(text: str) -> list[str]:
+    try:
+        choices = json.loads(text)
+    except ValueError as error:
+        raise GrammarError(f"the choices are not JSON: {error}") from None
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise GrammarError("the choices must be a list of strings")
+    return choices
