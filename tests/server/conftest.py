@@ -15,6 +15,7 @@ from llamafast.errors import InvalidRequestError, LlamaFastError
 from llamafast.request import FinishReason, Request, RequestOutput, Usage
 from llamafast.server.app import create_app
 from llamafast.server.deps import ServerSettings
+from llamafast.tokenizer import TokenTable
 
 Deliveries = Sequence[list[RequestOutput]]
 
@@ -36,7 +37,16 @@ class FakeTokenizer:
         return token_ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
-        return bytes(token_ids).decode("utf-8", "replace")
+        return b"".join(self.token_bytes_of(i, not skip_special) for i in token_ids).decode("utf-8", "replace")
+
+    def token_bytes_of(self, token_id: int, special: bool = False) -> bytes:
+        if token_id >= 256:
+            return b" the" if token_id == THE else b"<%d>" % token_id if special else b""
+        return bytes([token_id])
+
+    def table(self, *, skip_special: bool) -> TokenTable:
+        names = [self.token_bytes_of(i, not skip_special) for i in range(self.n_vocab)]
+        return TokenTable(names, [name.decode() if name.isascii() else None for name in names])
 
 
 class FakeStream:

@@ -22,7 +22,7 @@ class ChatFormatter(Formatter):
         """The role chunk."""
         return b'"delta":{"role":"assistant","content":""}'
 
-    def logprobs(self, entries: Sequence[TokenLogprob]) -> JsonObject:
+    def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
         """One object per token, each with its alternatives."""
         content = [
             {
@@ -33,10 +33,15 @@ class ChatFormatter(Formatter):
         ]
         return {"content": content, "refusal": None}
 
-    def choice(self, index: int, text: str, logprobs: JsonObject | None, finish: str | None) -> JsonObject:
+    def choice(self, index: int, text: str, entries: Sequence[TokenLogprob], finish: str | None) -> JsonObject:
         """One choice of a whole answer."""
+        logprobs = None if self._options.num_logprobs is None else self.logprobs(index, entries)
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+    def extra_fields(self) -> JsonObject:
+        """The logprobs of the prompt, which all choices share."""
+        return self.prompt_logprobs(0)
 
 
 def _token(logprob: float, token_bytes: bytes) -> JsonObject:

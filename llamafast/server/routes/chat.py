@@ -11,7 +11,7 @@ from llamafast.parsing.template import TemplateError
 from llamafast.request import Request as EngineRequest
 from llamafast.server.deps import ServerState, off_loop
 from llamafast.server.formats.chat import ChatFormatter
-from llamafast.server.formats.common import Header, Options
+from llamafast.server.formats.common import Header
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.sse import EventStream, whole_answer
@@ -30,7 +30,7 @@ def chat_router(state: ServerState) -> APIRouter:
         header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
         prompt = EngineRequest(header.id, token_ids, params, skip_special=body.skip_special_tokens)
         outputs = await state.submit([prompt], params.n, body.param_names)
-        options = Options(body.include_usage, body.continuous_usage, body.logprobs, len(token_ids))
+        options = body.options(body.num_logprobs, len(token_ids))
         formatter = ChatFormatter(header, params.n, options)
         if body.stream:
             return EventStream(outputs, formatter, state.settings.keepalive_s)

@@ -8,6 +8,7 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
+from llamafast.server.formats.common import Options
 from llamafast.server.schemas.sampling import SamplingFields
 
 # Known fields that cannot be honoured yet, each with the values that ask for nothing.
@@ -94,10 +95,17 @@ class RequestBody(SamplingFields):
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
+    def options(self, num_logprobs: int | None, prompt_tokens: int) -> Options:
+        """What the formatter has to know of this request."""
+        usage = (self.include_usage, self.continuous_usage)
+        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens)
+
     def check(self) -> None:
         """Rules that no single type shows. Raises InvalidRequestError."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
+        if self.stream and self.prompt_logprobs is not None:
+            raise InvalidRequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
 
 
 def parse_body(document: object, model: type[BodyT]) -> tuple[BodyT, list[str]]:

@@ -79,6 +79,11 @@ class SamplingFields(BaseModel):
         None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
     )
 
+    @property
+    def num_scored(self) -> int | None:
+        """Alternatives for each token of the prompt; None: the prompt is not scored."""
+        return self.prompt_logprobs
+
     def sampling(
         self,
         tokenizer: Tokenizer,
@@ -99,6 +104,7 @@ class SamplingFields(BaseModel):
             max_tokens=max_tokens,
             logprobs=logprobs,
             best_of=best_of,
+            prompt_logprobs=self.num_scored,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids),
             include_stop=self.include_stop_str_in_output,
@@ -114,7 +120,7 @@ _PLAIN = (
     "n", "seed", "temperature", "dynatemp_range", "dynatemp_exponent", "top_k", "top_p", "min_p", "typical_p",
     "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",
     "frequency_penalty", "presence_penalty", "repetition_penalty", "penalty_last_n", "dry_multiplier", "dry_base",
-    "dry_allowed_length", "dry_penalty_last_n", "min_tokens", "ignore_eos", "prompt_logprobs",
+    "dry_allowed_length", "dry_penalty_last_n", "min_tokens", "ignore_eos",
 )  # fmt: skip
 
 
