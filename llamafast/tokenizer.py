@@ -90,6 +90,10 @@ class Tokenizer:
         table = self.table(skip_special=skip_special).token_bytes
         return b"".join([table[self._checked(i)] for i in token_ids]).decode("utf-8", "replace")
 
+    def is_text(self, token_id: int) -> bool:
+        """Whether the token writes something even where control tokens are skipped."""
+        return bool(self.token_bytes[token_id])
+
     def token_bytes_of(self, token_id: int, special: bool = False) -> bytes:
         """Bytes of one token; with special, those of a control token's name. Raises ValueError for a bad id."""
         plain = self.token_bytes[self._checked(token_id)]

@@ -62,11 +62,9 @@ def error_of(response) -> dict:
         ({"functions": [{}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"function_call": {"name": "f"}}, "function_call"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"grammar": "root ::= x"}, "grammar"),
         ({"temperature": -1}, "temperature"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,6 +15,7 @@ from llamafast.server.formats.completions import CompletionFormatter, Echo
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.completions import CompletionBody
 from llamafast.server.sse import EventStream, whole_answer
+from llamafast.server.structured import compile_constraint
 from llamafast.tokenizer import Detokenizer, Tokenizer
 
 # A prompt takes at least as long as this many characters of text.
@@ -29,12 +31,17 @@ def completions_router(state: ServerState) -> APIRouter:
         """Continue one prompt or several."""
         body = await state.read(request, CompletionBody)
         prompts = body.prompts()
+        constraint = body.constraint()
         params = state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
         cost = sum(_PROMPT_COST + len(prompt) for prompt in prompts) + len(body.suffix or "")
         token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body.suffix))
+        compiled = await compile_constraint(state.engine, constraint)
+        params = replace(params, structured=compiled.structured)
         header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
         requests = [
-            EngineRequest(f"{header.id}-{i}", ids, params, skip_special=body.skip_special_tokens)
+            EngineRequest(
+                f"{header.id}-{i}", ids, params, skip_special=body.skip_special_tokens, grammar=compiled.grammar
+            )
             for i, ids in enumerate(token_ids)
         ]
         outputs = await state.submit(requests, params.n, body.param_names)
@@ -42,8 +49,8 @@ def completions_router(state: ServerState) -> APIRouter:
         echo = await off_loop(cost, lambda: _echoes(state, body, prompts, token_ids)) if body.echo else ()
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s)
-        return await whole_answer(request, outputs, formatter)
+            return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
+        return await whole_answer(request, outputs, formatter, compiled.headers)
 
     return router
 

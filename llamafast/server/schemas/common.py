@@ -10,17 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from llamafast.errors import InvalidRequestError
 from llamafast.server.formats.common import Options
 from llamafast.server.schemas.sampling import SamplingFields
+from llamafast.server.schemas.structured import StructuredFields
 
 # Known fields that cannot be honoured yet, each with the values that ask for nothing.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "grammar": ("",),
-    "json_schema": (),
+    "guided_whitespace_pattern": (),
+    "grammar_lazy": (False,),
+    "grammar_triggers": ([],),
     "regex": (),
     "ebnf": (),
     "structural_tag": (),
@@ -46,7 +42,7 @@ NO_OP: frozenset[str] = frozenset(
     {
         "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
         "prompt_cache_options", "request_id", "include_reasoning", "separate_reasoning", "stream_reasoning",
-        "no_stop_trim", "spaces_between_special_tokens",
+        "no_stop_trim", "spaces_between_special_tokens", "guided_decoding_backend",
     }
 )  # fmt: skip
 
@@ -63,8 +59,8 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class RequestBody(SamplingFields):
-    """What both APIs take beside the sampling fields."""
+class RequestBody(SamplingFields, StructuredFields):
+    """What both APIs take beside the sampling fields and the constraints."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
