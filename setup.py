@@ -1,4 +1,4 @@
-"""Build of the two Cython modules: _kernels (no llama) and _core (links the libllama of llama-cpp-python)."""
+"""Build of the Cython modules: _kernels and _sampling (no llama), _core (links the libllama of llama-cpp-python)."""
 
 import importlib.metadata
 import importlib.util
@@ -60,7 +60,10 @@ def extensions() -> list[Extension]:
     flags = ["-O1", "-g"] if DEBUG else ["-O3", "-g0"]
     flags += ["-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-    kernels = Extension("llamafast._kernels", ["llamafast/_kernels.pyx"], language="c++", extra_compile_args=flags)
+    plain = [
+        Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
+        for name in ("_kernels", "_sampling")
+    ]
     core = Extension(
         "llamafast._core",
         ["llamafast/_core.pyx"],
@@ -72,7 +75,7 @@ def extensions() -> list[Extension]:
         extra_compile_args=[*flags, "-std=c++17"],
         extra_link_args=[f"-Wl,-rpath,{origin}/../llama_cpp/lib"],
     )
-    return [kernels, core]
+    return [*plain, core]
 
 
 directives = {

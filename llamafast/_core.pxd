@@ -1,7 +1,6 @@
 """C face of the façade, for other Cython modules of ours."""
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
-from libcpp.unordered_map cimport unordered_map
+from libc.stdint cimport int32_t, int64_t
 from libcpp.vector cimport vector
 
 cimport llamafast._kernels as kernels
@@ -34,26 +33,6 @@ cdef class Context:
 cdef class Batch:
     cdef lib.llama_batch c
     cdef readonly int n_tokens_max
-
-cdef cppclass SamplerState:
-    kernels.RowParams row
-    float repetition, frequency, presence
-    bint penalize
-    uint64_t rng
-    int32_t n_vocab, num_logprobs, min_tokens, num_accepted
-    unordered_map[int32_t, int32_t] slot_of     # token id -> index into ids and counts
-    vector[int32_t] ids, counts                 # distinct tokens seen, and how often
-    vector[int32_t] bias_ids, banned_ids
-    vector[float] bias
-    vector[float] saved                         # the logits under the changes of one draw
-    # of the last draw
-    float logprob
-    vector[int32_t] top_ids
-    vector[float] top_logprobs
-
-cdef class Sampler:
-    cdef SamplerState* ptr
-    cdef int checked(self, int token_id) except -1
 
 cdef class ModelRunner:
     cdef readonly Context context

@@ -62,9 +62,14 @@ def test_engine_imports_neither_parsing_nor_server() -> None:
     assert [name for name in importers_of("parsing") | importers_of("server") if in_room(name, "engine")] == []
 
 
-def test_kernels_import_nothing_of_ours() -> None:
-    text = "".join(path.read_text() for path in CYTHON if path.stem == "_kernels")
-    assert not re.search(r"^\s*(?:from|import|cimport)\s+llamafast", text, re.MULTILINE)
+def test_sampling_is_imported_by_engine_only() -> None:
+    assert [module for module in importers_of("_sampling") if not in_room(module, "engine")] == []
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("_kernels", set()), ("_sampling", {"llamafast._kernels"})])
+def test_kernels_and_sampling_import_what_lies_below(name: str, allowed: set[str]) -> None:
+    text = "".join(path.read_text() for path in CYTHON if path.stem == name)
+    assert set(re.findall(r"^\s*(?:from|import|cimport)\s+(llamafast[\w.]*)", text, re.MULTILINE)) == allowed
 
 
 def test_modules_import_without_cycle() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafast._core import Sampler
+from llamafast._sampling import Sampler
 from llamafast.engine.sequence import Sequence
 
 

@@ -8,7 +8,8 @@ from bisect import insort
 from collections.abc import Callable
 from contextlib import suppress
 
-from llamafast._core import Batch, Sampler
+from llamafast._core import Batch
+from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 
-from llamafast._core import Sampler
+from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import Slot
 from llamafast.request import (
     FinishReason,
