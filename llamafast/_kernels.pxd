@@ -13,6 +13,8 @@ cdef struct Scratch:        # grows on demand; zero-initialise; free with scratc
     float* maxima           # per block of the row, then per block of those, and so on
     double* sums            # per block of the row
     double* bins            # probability mass by logit
+    float* packed           # (capacity,) the allowed logits of a masked row, made when first needed
+    int32_t* packed_ids     # (capacity,) their places
     int32_t capacity
 
 cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil
@@ -31,5 +33,9 @@ cdef void row_penalize(float* row, const int32_t* ids, const int32_t* counts, in
 # scratch must be reserved for n. Uses one random number, none if greedy.
 cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng,
                       Scratch* scratch) noexcept nogil
+# As row_draw, from those places of row alone whose bit (i % 32 of word i // 32) is set in mask, and in also unless that
+# is NULL; -1 if none of them is above -inf.
+cdef int32_t row_draw_masked(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also,
+                             const RowParams* params, uint64_t* rng, Scratch* scratch) except -2 nogil
 # The k largest, best first (ties: lower id first); OUT ids (k,), values (k,); returns min(k, n)
 cdef int32_t row_top_n(const float* row, int32_t n, int32_t k, int32_t* ids, float* values) noexcept nogil

@@ -19,6 +19,8 @@ cdef extern from "_vecmath.h" nogil:
     void vm_histogram(const float* row, int32_t n, const float* maxima, float max, float power, float scale,
                       float floor, int32_t last, double* bins)
     int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
+    int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
+                    int32_t* ids)
 
 cdef enum:
     MAX_BINS = 2048
@@ -54,15 +56,31 @@ cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil:
     return 0
 
 
+cdef int reserve_packed(Scratch* scratch) except -1 nogil:
+    cdef size_t n = <size_t> scratch.capacity
+    if scratch.packed is NULL:
+        scratch.packed = <float*> malloc(n * sizeof(float))
+    if scratch.packed_ids is NULL:
+        scratch.packed_ids = <int32_t*> malloc(n * sizeof(int32_t))
+    if scratch.packed is NULL or scratch.packed_ids is NULL:
+        with gil:
+            raise MemoryError(f"no memory for masked rows of {scratch.capacity} logits")
+    return 0
+
+
 cdef void scratch_free(Scratch* scratch) noexcept nogil:
     free(scratch.keys)
     free(scratch.maxima)
     free(scratch.sums)
     free(scratch.bins)
+    free(scratch.packed)
+    free(scratch.packed_ids)
     scratch.keys = NULL
     scratch.maxima = NULL
     scratch.sums = NULL
     scratch.bins = NULL
+    scratch.packed = NULL
+    scratch.packed_ids = NULL
     scratch.capacity = 0
 
 
@@ -442,6 +460,17 @@ cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint
     return draw_cut(row, n, top, scale, find_cut(row, n, top, params, scratch), uniform, scratch, &total)
 
 
+cdef int32_t row_draw_masked(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also,
+                             const RowParams* params, uint64_t* rng, Scratch* scratch) except -2 nogil:
+    cdef int32_t n_packed, place
+    reserve_packed(scratch)
+    n_packed = vm_pack(row, n, mask, also, scratch.packed, scratch.packed_ids)
+    if n_packed == 0:
+        return -1
+    place = row_draw(scratch.packed, n_packed, params, rng, scratch)
+    return scratch.packed_ids[place] if scratch.packed[place] > -INFINITY else -1
+
+
 # ---- Python face
 
 cdef int32_t checked_length(const float[::1] row) except -1:
@@ -507,7 +536,7 @@ def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t 
     """
     cdef int32_t n = checked_length(row), i
     cdef RowParams params = RowParams(temperature, top_k, top_p, min_p)
-    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, 0)
+    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, NULL, NULL, 0)
     cdef uint64_t rng = rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
     if n_draws < 0:
         raise ValueError(f"n_draws must not be negative, not {n_draws}")

@@ -1,6 +1,6 @@
 """C face of the samplers, for the model runner."""
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
@@ -27,5 +27,14 @@ cdef class Sampler:
     cdef int checked(self, int token_id) except -1
 
 cdef int num_live_samplers() noexcept nogil
-# One token: drawn, its logprobs kept if asked, accepted. IN logits (n_vocab,): the same afterwards.
-cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -1 nogil
+# All leave IN logits (n_vocab,) as they were. scratch must be reserved for n_vocab.
+# One token, not accepted.
+cdef int32_t draw_token(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil
+# One token whose bit in mask is set (n_vocab bits, bit i % 32 of word i // 32); -1 if there is none above -inf.
+cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask,
+                         kernels.Scratch* scratch) except -2 nogil
+# The raw logprobs of a row where token was drawn, if this sampler was asked for them.
+cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) except -1 nogil
+cdef int accept_token(SamplerState* state, int32_t token) except -1 nogil
+# One token: drawn, its logprobs kept, accepted.
+cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil

@@ -3,6 +3,8 @@
 from array import array
 from collections.abc import Sequence
 
+from llamafast._kernels import Readable, Writeable
+
 class Sampler:
     """Sampling state of one sequence: settings, own RNG, token counts for the penalties."""
 
@@ -28,3 +30,8 @@ class Sampler:
     def prime(self, token_ids: array[int]) -> None:
         """Count prompt tokens for the penalties."""
     def accept(self, token_id: int) -> None: ...
+    def draw(self, logits: Writeable, mask: Readable | None = None, n_draws: int = 1) -> list[int]:
+        """n_draws tokens from logits, float32 (n_vocab,), none accepted; the row is the same afterwards.
+
+        mask: n_vocab bits as uint32 words, lowest bit first; -1 where no allowed token is above -inf.
+        """

@@ -2,10 +2,12 @@
 
 from cpython cimport array
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 cimport cython
 cimport llamafast._kernels as kernels
+
+import array as _array
 
 cdef int num_samplers = 0
 
@@ -84,27 +86,61 @@ cdef class Sampler:
         """Take one token as generated."""
         accept_token(self.ptr, self.checked(token_id))
 
+    def draw(self, float[::1] logits not None, const uint32_t[::1] mask=None, int n_draws=1) -> list[int]:
+        """n_draws tokens from logits, float32 (n_vocab,), none of them accepted. The row is the same afterwards.
 
-cdef void count_token(SamplerState* state, int32_t token_id) noexcept nogil:
+        mask: n_vocab bits as uint32 words, lowest bit first; only tokens whose bit is set are drawn, and -1 where none
+        of them is above -inf. Raises ValueError for a row or a mask of another size.
+        """
+        cdef SamplerState* state = self.ptr
+        cdef int32_t n_words = (state.n_vocab + 31) // 32, i
+        cdef const uint32_t* words = NULL
+        cdef kernels.Scratch scratch = kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, 0)
+        if logits.shape[0] != state.n_vocab or (mask is not None and mask.shape[0] != n_words):
+            raise ValueError(f"a row has {state.n_vocab} logits, a mask {n_words} words")
+        if mask is not None:
+            words = &mask[0]
+        cdef array.array tokens = array.clone(TOKENS, max(n_draws, 0), zero=False)
+        cdef int32_t* out = <int32_t*> tokens.data.as_ints
+        try:
+            with nogil:
+                kernels.scratch_reserve(&scratch, state.n_vocab)
+                for i in range(n_draws):
+                    if words is NULL:
+                        out[i] = draw_token(state, &logits[0], &scratch)
+                    else:
+                        out[i] = draw_masked(state, &logits[0], words, &scratch)
+        finally:
+            kernels.scratch_free(&scratch)
+        return tokens.tolist()
+
+
+cdef array.array TOKENS = _array.array("i")
+
+
+# ---- C face
+
+cdef int count_token(SamplerState* state, int32_t token_id) except -1 nogil:
     if state.slot_of.count(token_id):
         state.counts[state.slot_of[token_id]] += 1
-        return
+        return 0
     state.slot_of[token_id] = <int32_t> state.ids.size()
     state.ids.push_back(token_id)
     state.counts.push_back(1)
+    return 0
 
 
-cdef void accept_token(SamplerState* state, int32_t token_id) noexcept nogil:
+cdef int accept_token(SamplerState* state, int32_t token) except -1 nogil:
     state.num_accepted += 1
     if state.penalize:
-        count_token(state, token_id)
+        count_token(state, token)
+    return 0
 
 
-cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned,
-                          kernels.Scratch* scratch) except -1 nogil:
-    # IN/OUT logits (n_vocab,): the listed places are changed for the draw, then put back, because forks share the row
+cdef int change_row(SamplerState* state, float* logits) except -1 nogil:
+    # IN/OUT logits: bias, penalties and bans; what stood there goes into state.saved, for restore_row
     cdef size_t n_bias = state.bias_ids.size(), n_seen = state.ids.size(), i, n = 0
-    cdef int32_t token
+    cdef size_t n_banned = state.banned_ids.size() if state.num_accepted < state.min_tokens else 0
     state.saved.resize(n_bias + n_seen + n_banned)
     for i in range(n_bias):
         state.saved[n] = logits[state.bias_ids[i]]
@@ -120,8 +156,13 @@ cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned,
         state.saved[n] = logits[state.banned_ids[i]]
         logits[state.banned_ids[i]] = -INFINITY
         n += 1
-    token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
-    for i in range(n_banned, 0, -1):    # back in reverse order: an id may stand in two lists
+    return 0
+
+
+cdef void restore_row(SamplerState* state, float* logits) noexcept nogil:
+    # back in reverse order: an id may stand in two lists
+    cdef size_t n_bias = state.bias_ids.size(), n_seen = state.ids.size(), i, n = state.saved.size()
+    for i in range(n - n_bias - n_seen, 0, -1):
         n -= 1
         logits[state.banned_ids[i - 1]] = state.saved[n]
     for i in range(n_seen, 0, -1):
@@ -130,12 +171,33 @@ cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned,
     for i in range(n_bias, 0, -1):
         n -= 1
         logits[state.bias_ids[i - 1]] = state.saved[n]
+
+
+cdef int32_t draw_token(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil:
+    cdef int32_t token
+    change_row(state, logits)
+    token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
+    restore_row(state, logits)
     return token
 
 
-cdef void keep_logprobs(SamplerState* state, const float* logits, int32_t token) noexcept nogil:
-    cdef double total = kernels.row_logsumexp(logits, state.n_vocab)
+cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask,
+                         kernels.Scratch* scratch) except -2 nogil:
+    cdef int32_t token = -1
+    change_row(state, logits)
+    try:
+        token = kernels.row_draw_masked(logits, state.n_vocab, mask, NULL, &state.row, &state.rng, scratch)
+    finally:
+        restore_row(state, logits)
+    return token
+
+
+cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) except -1 nogil:
     cdef int32_t i, n = state.num_logprobs
+    cdef double total
+    if n < 0:
+        return 0
+    total = kernels.row_logsumexp(logits, state.n_vocab)
     state.logprob = <float> (logits[token] - total)
     state.top_ids.resize(n)
     state.top_logprobs.resize(n)
@@ -143,17 +205,11 @@ cdef void keep_logprobs(SamplerState* state, const float* logits, int32_t token)
         kernels.row_top_n(logits, state.n_vocab, n, state.top_ids.data(), state.top_logprobs.data())
     for i in range(n):
         state.top_logprobs[i] = <float> (state.top_logprobs[i] - total)
+    return 0
 
 
-cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -1 nogil:
-    """One token: drawn, its logprobs kept if asked, accepted. logits (n_vocab,) are the same afterwards."""
-    cdef size_t n_banned = state.banned_ids.size() if state.num_accepted < state.min_tokens else 0
-    cdef int32_t token
-    if state.bias_ids.size() + state.ids.size() + n_banned == 0:
-        token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
-    else:
-        token = draw_changed(state, logits, n_banned, scratch)
-    if state.num_logprobs >= 0:
-        keep_logprobs(state, logits, token)
+cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil:
+    cdef int32_t token = draw_token(state, logits, scratch)
+    keep_logprobs(state, logits, token)
     accept_token(state, token)
     return token

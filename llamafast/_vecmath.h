@@ -191,4 +191,27 @@ static int32_t vm_gather(const float* row, int32_t n, const float* maxima, float
     return n_keys;
 }
 
+/* OUT packed, ids: the elements of row whose bit is set in mask (bit i % 32 of word i / 32), and in `also` unless that
+ * is NULL. Returns their number. */
+static int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
+                       int32_t* ids) {
+    int32_t start, j, n_packed = 0;
+    for (start = 0; start < n; start += 32) {
+        uint32_t bits = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
+        if (n - start < 32) bits &= (1u << (n - start)) - 1;
+        if (bits == 0xffffffffu) {
+            memcpy(packed + n_packed, row + start, 32 * sizeof(float));
+            for (j = 0; j < 32; j++) ids[n_packed + j] = start + j;
+            n_packed += 32;
+            continue;
+        }
+        for (; bits; bits &= bits - 1) {
+            j = start + __builtin_ctz(bits);
+            packed[n_packed] = row[j];
+            ids[n_packed++] = j;
+        }
+    }
+    return n_packed;
+}
+
 #endif
