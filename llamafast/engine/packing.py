@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from llamafast._sampling import Sampler
 from llamafast.engine.sequence import Sequence
+from llamafast.grammars.constraint import Constraint
 
 
 class SchedulerOutput:
     """One step. samplers[i] draws from batch row rows[i], for `decodes` first, then for `prefilled` and their forks.
 
-    decodes have one row each; chunks are (sequence, tokens) of the prompts; prefilled are those that end in this step.
+    decodes have one row each, and those of the forced tokens behind their last one; chunks are (sequence, tokens) of
+    the prompts; prefilled are those that end in this step. constraints[k] is (i, that of samplers[i]).
     """
 
-    __slots__ = ("chunks", "decodes", "prefilled", "rows", "samplers")
+    __slots__ = ("chunks", "constraints", "decodes", "prefilled", "rows", "samplers")
 
     def __init__(self, decodes: list[Sequence], rows: list[int], samplers: list[Sampler]) -> None:
         self.decodes = decodes
@@ -20,6 +24,12 @@ class SchedulerOutput:
         self.samplers = samplers
         self.chunks: list[tuple[Sequence, int]] = []
         self.prefilled: list[Sequence] = []
+        self.constraints: list[tuple[int, Constraint]] = []
+
+
+def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
+    """Those that exist, each with its number; counting begins with `first`."""
+    return [(i, constraint) for i, constraint in enumerate(constraints, first) if constraint is not None]
 
 
 def fair_chunks(remaining: list[int], budget: int) -> list[int]:
