@@ -5,6 +5,7 @@ from libcpp.vector cimport vector
 
 cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
+cimport llamafast._sampling as sampling
 
 cdef class Model:
     cdef lib.llama_model* ptr
@@ -52,4 +53,5 @@ cdef class ModelRunner:
     cdef vector[Score] scored           # by the last step
     cdef readonly double decode_s, sample_s
     cdef readonly int64_t num_decodes
+    cdef int32_t settle(self, sampling.SamplerState* state, Py_ssize_t i, constraint) except -2
     cdef int check_rows(self, Batch batch, rows, samplers) except -1

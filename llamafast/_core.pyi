@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Sequence
 
 from llamafast._sampling import Sampler
+from llamafast.grammars.constraint import Constraint
 
 COMPILED_LLAMA_CPP_PYTHON: str
 
@@ -136,8 +137,16 @@ class ModelRunner:
     sample_s: float
     num_decodes: int
     def __init__(self, context: Context) -> None: ...
-    def step(self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
+    def step(
+        self,
+        batch: Batch,
+        rows: Sequence[int],
+        samplers: Sequence[Sampler],
+        constraints: Sequence[tuple[int, Constraint]] = (),
+    ) -> list[int]:
         """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+
+        constraints: (i, that of samplers[i]) where there is one; -1 for a row whose constraint failed: see its error.
 
         rows may name one row several times (forks), ascending order preferred. One nogil block.
         Raises DecodeError: 1 no KV room (nothing changed), 2 cancelled, negative fatal; ValueError for a bad batch.

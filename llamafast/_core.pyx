@@ -2,7 +2,7 @@
 
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
@@ -15,7 +15,7 @@ cimport llamafast._sampling as sampling
 import array as _array
 import os
 
-from llamafast.errors import DecodeError, ModelLoadError
+from llamafast.errors import DecodeError, GrammarError, ModelLoadError
 
 cdef extern from *:
     """
@@ -628,12 +628,13 @@ cdef class ModelRunner:
         """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
         self.context.abort_flag = 1
 
-    def step(self, Batch batch not None, rows, samplers):
+    def step(self, Batch batch not None, rows, samplers, constraints=()):
         """Decode the batch, score the rows it asks for, then draw and accept: samplers[i] reads batch row rows[i].
 
-        One row may be named several times (forks). Returns the drawn ids, in the samplers' order; the batch is kept as
-        it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and ValueError for
-        what llama.cpp would answer with death: too many rows or outputs, a token or sequence id out of range.
+        One row may be named several times (forks). constraints: (i, Constraint of samplers[i]) where there is one.
+        Returns the drawn ids, in the samplers' order, -1 where a constraint has failed: its `error` says why. The batch
+        is kept as it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and
+        ValueError for what llama.cpp would answer with death: too many rows or outputs, an id out of range.
         """
         cdef Context context = self.context
         cdef lib.llama_context* ctx = context.ptr
@@ -643,6 +644,7 @@ cdef class ModelRunner:
         cdef int64_t start, middle, end
         cdef float* logits
         cdef vector[sampling.SamplerState*] states
+        cdef vector[char] is_constrained
         self.check_rows(batch, rows, samplers)
         kernels.scratch_reserve(&self.scratch, context.model.n_vocab)
         self.samplers = list(samplers)
@@ -651,6 +653,9 @@ cdef class ModelRunner:
             states[i] = (<sampling.Sampler> self.samplers[i]).ptr
         self.drawn.resize(n_rows)
         self.scored.resize(batch.asked.size())
+        is_constrained.resize(n_rows)
+        for i, _ in constraints:
+            is_constrained[i] = 1
         context.abort_flag = 0
         with nogil:
             start = lib.llama_time_us()
@@ -666,14 +671,46 @@ cdef class ModelRunner:
                     if logits is NULL:
                         status = -100
                         break
-                    self.drawn[i] = sampling.draw_row(states[i], logits, &self.scratch)
-            end = lib.llama_time_us()
+                    if is_constrained[i]:
+                        self.drawn[i] = sampling.draw_token(states[i], logits, &self.scratch)
+                    else:
+                        self.drawn[i] = sampling.draw_row(states[i], logits, &self.scratch)
+        if status == 0:
+            for i, constraint in constraints:
+                self.drawn[i] = self.settle(states[i], i, constraint)
+        end = lib.llama_time_us()
         self.num_decodes += 1
         self.decode_s += (middle - start) * 1e-6
         self.sample_s += (end - middle) * 1e-6
         if status != 0:
             raise DecodeError(decode_message(status), status)
         return [self.drawn[i] for i in range(n_rows)]
+
+    cdef int32_t settle(self, sampling.SamplerState* state, Py_ssize_t i, constraint) except -2:
+        """Accept what was drawn if the constraint allows it, else what is drawn among the tokens it allows: together
+        this is the exact distribution. The token, or -1.
+        """
+        cdef float* logits = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
+        cdef int32_t token = self.drawn[i]
+        cdef bytes mask
+        cdef const uint32_t* words
+        try:
+            if not constraint.accept(token):
+                mask = constraint.mask()
+                if len(mask) * 8 < state.n_vocab:
+                    raise ValueError(f"a mask of {len(mask)} bytes for {state.n_vocab} tokens")
+                words = <const uint32_t*> PyBytes_AS_STRING(mask)
+                with nogil:
+                    token = sampling.draw_masked(state, logits, words, &self.scratch)
+                if token < 0 or not constraint.accept(token):
+                    raise GrammarError("the grammar and the other settings leave no token that may come next")
+        except GrammarError as error:
+            constraint.error = error
+            return -1
+        with nogil:
+            sampling.keep_logprobs(state, logits, token)
+            sampling.accept_token(state, token)
+        return token
 
     cdef int check_rows(self, Batch batch, rows, samplers) except -1:
         cdef Context context = self.context

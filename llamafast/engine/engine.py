@@ -185,7 +185,7 @@ class Engine:
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
             try:
-                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers)
+                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers, plan.constraints)
             except DecodeError as error:
                 if self._recover(plan, error):
                     continue

@@ -11,7 +11,7 @@ from hashlib import sha256
 from threading import Lock
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.constraint import Constraint
+from llamafast.grammars.constraint import Constraint, DelayedConstraint
 from llamafast.grammars.guidance import GuidanceProgram, Vocabulary
 from llamafast.request import StructuredKind, StructuredOutput
 from llamafast.tokenizer import Tokenizer
@@ -37,7 +37,10 @@ class Grammar:
 
     def start(self) -> Constraint:
         """A constraint for one sequence, at the beginning of its output."""
-        return self.program.start()
+        constraint, vocabulary = self.program.start(), self.program.vocabulary
+        if not self.start_after:
+            return constraint
+        return DelayedConstraint(constraint, self.start_after, vocabulary.eog_ids, vocabulary.n_vocab)
 
 
 class GrammarCompiler:

@@ -69,6 +69,7 @@ class Sequence:
     """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part."""
 
     __slots__ = (
+        "constraint",
         "detokenizer",
         "forks",
         "has_given_scores",
@@ -117,6 +118,7 @@ class Sequence:
         self.num_passed = 0  # steps of prompt chunks that went by without this one
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
+        self.constraint = None if request.grammar is None else request.grammar.start()
         self.detokenizer = Detokenizer(tokenizer, request.skip_special)
         self.stops = StopMatcher(params.stop) if params.stop else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
@@ -128,7 +130,7 @@ class Sequence:
         self.logprob_sum = 0.0
         self.held = RequestOutput(self.request_id, index, "", [])  # all of it, where sequences are ranked at the end
         self.has_given_scores = state.request.params.prompt_logprobs is None
-        self.is_plain = self.stops is None and sampler.num_logprobs < 0
+        self.is_plain = self.stops is None and sampler.num_logprobs < 0 and self.constraint is None
 
     @property
     def num_remaining(self) -> int:
@@ -151,6 +153,11 @@ class Sequence:
     def mean_logprob(self) -> float:
         return self.logprob_sum / max(1, len(self.token_ids) - self.num_prompt)
 
+    def append(self, token_id: int) -> None:
+        """Take one token as generated; its KV is not computed."""
+        self.token_ids.append(token_id)
+        self.last_token = token_id
+
     def advance(self, token_id: int, logprobs: Logprobs | None) -> RequestOutput:
         """The output of a token that was just appended to token_ids; finish_reason is set if it was the last one."""
         output = RequestOutput(self.request_id, self.index, "", [token_id])
@@ -164,7 +171,9 @@ class Sequence:
             text = self.detokenizer.add(token_id) if listed and params.include_stop else ""
         else:
             text = self.detokenizer.add(token_id)
-            if len(self.token_ids) >= self.max_len:
+            if self.constraint is not None and self.constraint.is_finished:
+                output.finish_reason = FinishReason.STOP
+            elif len(self.token_ids) >= self.max_len:
                 output.finish_reason = FinishReason.LENGTH
         if output.finish_reason is not None:
             text += self.detokenizer.flush()
@@ -177,6 +186,27 @@ class Sequence:
                 self._add_logprobs(token_id, offset, logprobs)
         self._release_logprobs(output)
         return output
+
+    def force(self, output: RequestOutput, max_tokens: int) -> int:
+        """Append what the grammar makes come next, so that one decode computes it all; the number of tokens.
+
+        output: that of the last token; it gains theirs. None where logprobs are asked for: they come from a draw.
+        """
+        constraint = self.constraint
+        if constraint is None or self.sampler.num_logprobs >= 0 or max_tokens <= 0:
+            return 0
+        num_before = len(self.token_ids)
+        for token_id in constraint.forced()[:max_tokens]:
+            if output.finish_reason is not None or not constraint.accept(token_id):
+                break
+            self.sampler.accept(token_id)
+            self.append(token_id)
+            following = self.advance(token_id, None)
+            output.text += following.text
+            output.token_ids.append(token_id)
+            output.finish_reason = following.finish_reason
+            output.stop_reason = following.stop_reason
+        return len(self.token_ids) - num_before
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> RequestOutput:
         """The output of an end that no token brought about: what was held back comes out."""

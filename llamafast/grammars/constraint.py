@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from llamafast.errors import GrammarError
 
 
 class Constraint(ABC):
     """Where one sequence stands in its grammar. A token is drawn first, then accept() says whether it may stand.
 
-    Only a token that was not allowed costs a mask. One thread at a time.
+    Only a token that was not allowed costs a mask. error: why the sequence had to end here. One thread at a time.
     """
+
+    error: GrammarError | None = None
 
     @abstractmethod
     def accept(self, token_id: int) -> bool:
@@ -30,3 +37,39 @@ class Constraint(ABC):
     @abstractmethod
     def is_finished(self) -> bool:
         """Whether the output is complete and nothing can follow."""
+
+
+class DelayedConstraint(Constraint):
+    """Sleeps until the tokens of start_after have come, at least one; until then only the end is not allowed."""
+
+    def __init__(self, inner: Constraint, start_after: Sequence[int], eog_ids: Iterable[int], n_vocab: int) -> None:
+        self._inner = inner
+        self._start_after = list(start_after)
+        self._last = deque[int](maxlen=len(start_after))
+        self._eog_ids = frozenset(eog_ids)
+        self._n_vocab = n_vocab
+        self._is_awake = False
+
+    def accept(self, token_id: int) -> bool:
+        if self._is_awake:
+            return self._inner.accept(token_id)
+        if token_id in self._eog_ids:
+            return False
+        self._last.append(token_id)
+        self._is_awake = list(self._last) == self._start_after
+        return True
+
+    def mask(self) -> bytes:
+        if self._is_awake:
+            return self._inner.mask()
+        bits = array("I", [0xFFFFFFFF]) * ((self._n_vocab + 31) // 32)
+        for i in self._eog_ids:
+            bits[i // 32] &= ~(1 << i % 32)
+        return bits.tobytes()
+
+    def forced(self) -> list[int]:
+        return self._inner.forced() if self._is_awake else []
+
+    @property
+    def is_finished(self) -> bool:
+        return self._is_awake and self._inner.is_finished

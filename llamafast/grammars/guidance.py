@@ -27,6 +27,7 @@ class Vocabulary:
         eog_ids: Sequence[int],
         tokenize: Callable[[str], list[int]],
     ) -> None:
+        self.n_vocab = len(token_bytes)
         self.eog_ids = frozenset(eog_ids)
         self.tokenizer = LLTokenizer(
             TokenizerWrapper(_Tokens(token_bytes, control_ids, eog_ids, tokenize)),
@@ -64,13 +65,13 @@ class GuidanceProgram:
     """A compiled grammar: immutable, shared by all that run it."""
 
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._matcher = matcher  # stays at its start
         self.warnings = tuple(matcher.get_grammar_warnings())
 
     def start(self) -> Constraint:
         """A constraint at the beginning of the output."""
-        return _GuidanceConstraint(self._vocabulary, self._matcher.deep_copy())
+        return _GuidanceConstraint(self.vocabulary, self._matcher.deep_copy())
 
 
 class _GuidanceConstraint(Constraint):

@@ -6,7 +6,7 @@ import zlib
 from array import array
 
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.errors import DecodeError
+from llamafast.errors import DecodeError, GrammarError
 from llamafast.request import Request, SamplingParams
 
 EOS = 1
@@ -112,6 +112,9 @@ class FakeSampler:
     def prime(self, token_ids: array[int]) -> None:
         self.primed = list(token_ids)
 
+    def accept(self, token_id: int) -> None:
+        self.num_drawn += 1
+
 
 class FakeRunner:
     """Decodes into a FakeContext. draw(history, sampler) gives the next token; by default `hashed`.
@@ -126,7 +129,7 @@ class FakeRunner:
         self.failures: list[int] = []
         self.num_failures = 0
 
-    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler]) -> list[int]:
+    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler], constraints=()) -> list[int]:
         context = self.context
         assert 1 <= len(batch.rows) <= context.n_batch, "tokens > n_batch would end the process"
         outputs = {*rows, *(row for row, _, _ in batch.asked)}
@@ -148,6 +151,8 @@ class FakeRunner:
             _, pos, seq_id = batch.rows[row]
             drawn.append(self.draw(context.history(seq_id)[: pos + 1], sampler))
             sampler.num_drawn += 1
+        for i, constraint in constraints:
+            drawn[i] = self._settle(drawn[i], constraint)
         return drawn
 
     def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
@@ -161,6 +166,21 @@ class FakeRunner:
 
     def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
         return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
+
+    def _settle(self, token: int, constraint) -> int:
+        """The token if it is allowed, else the first one that is."""
+        try:
+            if constraint.accept(token):
+                return token
+            bits = int.from_bytes(constraint.mask(), "little") & ((1 << FakeModel.n_vocab) - 1)
+            if not bits:
+                raise GrammarError("nothing is allowed")
+            token = (bits & -bits).bit_length() - 1
+            assert constraint.accept(token)
+        except GrammarError as error:
+            constraint.error = error
+            return -1
+        return token
 
     def _fail(self, status: int, batch: FakeBatch) -> None:
         self.num_failures += 1

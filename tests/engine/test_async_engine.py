@@ -30,11 +30,11 @@ class Gate:
         self.threads: set[int] = set()
         step = engine.runner.step
 
-        def gated(batch, rows, samplers):
+        def gated(batch, rows, samplers, constraints):
             self.threads.add(threading.get_ident())
             self.entered.set()
             assert len(engine.runner.steps) < num_free or self.opened.wait(10)
-            return step(batch, rows, samplers)
+            return step(batch, rows, samplers, constraints)
 
         engine.runner.step = gated
 

@@ -185,12 +185,12 @@ def test_prompt_logprobs_real_cancelled_decode_is_made_good():
         calm = scores_of(engine, prompt, max_tokens=0, prompt_logprobs=0)
         step, num_steps = engine.runner.step, 0
 
-        def cancelled_once(batch, rows, samplers):
+        def cancelled_once(*arguments):
             nonlocal num_steps
             num_steps += 1
             if num_steps == 2:
                 raise DecodeError("the decode was cancelled", 2)
-            return step(batch, rows, samplers)
+            return step(*arguments)
 
         runner = engine.runner
         engine.runner = type(
