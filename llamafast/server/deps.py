@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -107,17 +108,12 @@ class ServerState:
         self.check_model(body.model)
         return body
 
-    def sampling(
+    async def sampling(
         self, body: RequestBody, *, max_tokens: int | None, logprobs: int | None, best_of: int | None = None
     ) -> SamplingParams:
         """The sampling settings of a body; the model's defaults where it is silent. Raises InvalidRequestError."""
-        return body.sampling(
-            self.engine.tokenizer,
-            self.settings.sampling_defaults,
-            max_tokens=max_tokens,
-            logprobs=logprobs,
-            best_of=best_of,
-        )
+        make = partial(body.sampling, max_tokens=max_tokens, logprobs=logprobs, best_of=best_of)
+        return await off_loop(body.sampling_cost, lambda: make(self.engine.tokenizer, self.settings.sampling_defaults))
 
     def check_model(self, name: str | None) -> None:
         """None means the served model. Raises NotFoundError for any other name."""

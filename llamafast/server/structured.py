@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llamafast.server.schemas.structured import Constraint
 
 _MAX_HEADER_CHARS = 2000
+_MAX_MESSAGE_CHARS = 1000  # compilers quote the grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ async def compile_constraint(
     try:
         grammar = await engine.compile_grammar(structured)
     except GrammarError as exc:
-        raise GrammarError(f"{constraint.param}: {exc.message}", param=constraint.param, code=exc.code) from exc
+        message = f"{constraint.param}: {exc.message[:_MAX_MESSAGE_CHARS]}"
+        raise GrammarError(message, param=constraint.param, code=exc.code) from exc
     return Compiled(structured, grammar, _warning_header(constraint.param, grammar.warnings))
 
 

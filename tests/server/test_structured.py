@@ -64,6 +64,22 @@ def test_constraint_that_does_not_compile_names_the_clients_field(server, api, f
     assert server.engine.requests == []
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_constraint_that_fails_while_it_runs_names_the_clients_field(server, events, stream):
+    error = GrammarError("nothing is allowed")
+    server.engine.reply = lambda request: [
+        [RequestOutput(request.request_id, 0, "", [], None, FinishReason.ERROR, usage=Usage(1, 0), error=error)]
+    ]
+    response = server.complete(guided_json=SCHEMA, stream=stream)
+    shown = events(response.content)[-1]["error"] if stream else error_of(response)
+    assert (shown["param"], shown["code"]) == ("guided_json", "invalid_grammar")
+
+
+def test_constraint_error_that_quotes_it_all_is_cut(server):
+    server.engine.grammar = GrammarError("x" * 10**6)
+    assert len(error_of(server.chat(guided_regex="x"))["message"]) < 2000
+
+
 @APIS
 @pytest.mark.parametrize(
     "fields",

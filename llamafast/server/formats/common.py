@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import orjson
 
-from llamafast.errors import DecodeError, ShuttingDownError
+from llamafast.errors import DecodeError, GrammarError, ShuttingDownError
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 
 JsonObject: TypeAlias = dict[str, object]
@@ -42,7 +42,8 @@ class Header:
 class Options:
     """What the client wants to see, and the prompt tokens of all prompts.
 
-    num_logprobs and num_prompt_logprobs: alternatives per token; None is no logprobs at all.
+    num_logprobs and num_prompt_logprobs: alternatives per token; None is no logprobs at all. constraint: the path of
+    the field that constrains the output.
     """
 
     include_usage: bool = False
@@ -50,6 +51,7 @@ class Options:
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     prompt_tokens: int = 0
+    constraint: str | None = None
 
 
 class _Choice:
@@ -186,6 +188,8 @@ class Formatter(ABC):
             return True
         if reason is FinishReason.ERROR or output.error is not None:
             self.error = output.error or DecodeError("the engine gave this request up", -1)
+            if isinstance(self.error, GrammarError) and self.error.param is None:  # it failed while it ran
+                self.error.param = self._options.constraint
         elif reason is FinishReason.ABORT:
             self.error = ShuttingDownError("the request was aborted by the server")
         else:

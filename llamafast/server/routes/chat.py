@@ -29,7 +29,7 @@ def chat_router(state: ServerState) -> APIRouter:
         """Answer a conversation."""
         body = await state.read(request, ChatBody)
         constraint = body.constraint()
-        params = state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
+        params = await state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
         token_ids, is_reasoning = await off_loop(body.render_cost, lambda: _encode(state, body))
         end_id = None
         if constraint is not None and is_reasoning:
@@ -45,7 +45,8 @@ def chat_router(state: ServerState) -> APIRouter:
             grammar=compiled.grammar,
         )
         outputs = await state.submit([prompt], params.n, body.param_names)
-        formatter = ChatFormatter(header, params.n, body.options(body.num_logprobs, len(token_ids)), end_id)
+        options = body.options(body.num_logprobs, len(token_ids), constraint)
+        formatter = ChatFormatter(header, params.n, options, end_id)
         if body.stream:
             return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
         return await whole_answer(request, outputs, formatter, compiled.headers)

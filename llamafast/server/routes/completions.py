@@ -32,7 +32,7 @@ def completions_router(state: ServerState) -> APIRouter:
         body = await state.read(request, CompletionBody)
         prompts = body.prompts()
         constraint = body.constraint()
-        params = state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
+        params = await state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
         cost = sum(_PROMPT_COST + len(prompt) for prompt in prompts) + len(body.suffix or "")
         token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body.suffix))
         compiled = await compile_constraint(state.engine, constraint)
@@ -45,7 +45,7 @@ def completions_router(state: ServerState) -> APIRouter:
             for i, ids in enumerate(token_ids)
         ]
         outputs = await state.submit(requests, params.n, body.param_names)
-        options = body.options(body.logprobs, sum(map(len, token_ids)))
+        options = body.options(body.logprobs, sum(map(len, token_ids)), constraint)
         echo = await off_loop(cost, lambda: _echoes(state, body, prompts, token_ids)) if body.echo else ()
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:

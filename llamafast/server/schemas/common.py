@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from llamafast.errors import InvalidRequestError
 from llamafast.server.formats.common import Options
 from llamafast.server.schemas.sampling import SamplingFields
-from llamafast.server.schemas.structured import StructuredFields
+from llamafast.server.schemas.structured import Constraint, StructuredFields
 
 # Known fields that cannot be honoured yet, each with the values that ask for nothing.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
@@ -91,10 +91,11 @@ class RequestBody(SamplingFields, StructuredFields):
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
-    def options(self, num_logprobs: int | None, prompt_tokens: int) -> Options:
+    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint: Constraint | None) -> Options:
         """What the formatter has to know of this request."""
         usage = (self.include_usage, self.continuous_usage)
-        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens)
+        param = None if constraint is None else constraint.param
+        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param)
 
     def check(self) -> None:
         """Rules that no single type shows. Raises InvalidRequestError."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
 MAX_LOGPROBS = 20
 
+# A text takes at least as long as this many characters.
+_TEXT_COST = 100
+
 _TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
 # llama-server's `false`: the token never comes.
@@ -78,6 +81,11 @@ class SamplingFields(BaseModel):
     prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
     )
+
+    @property
+    def sampling_cost(self) -> int:
+        """How long sampling() takes, in characters to tokenize."""
+        return sum(_TEXT_COST + len(word) for word in self.bad_words) + _TEXT_COST * len(self.logit_bias)
 
     @property
     def num_scored(self) -> int | None:
