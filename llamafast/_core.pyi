@@ -31,6 +31,7 @@ class Model:
     add_bos: bool
     add_eos: bool
     fim_ids: tuple[int, int, int]
+    suppress_ids: tuple[int, ...]  # never to be drawn (tokenizer.ggml.suppress_tokens)
     def __init__(
         self,
         path: str,
@@ -47,6 +48,9 @@ class Model:
     ) -> None: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+    @property
+    def sampling_defaults(self) -> dict[str, float | int]:
+        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def token_bytes(self, token_id: int, special: bool = False) -> bytes: ...
     def is_eog(self, token_id: int) -> bool: ...

@@ -170,6 +170,8 @@ cdef class Model:
 
     cdef int read_facts(self) except -1:
         cdef const lib.llama_vocab* vocab = lib.llama_model_get_vocab(self.ptr)
+        cdef int32_t n_suppressed = 0, i
+        cdef const lib.llama_token* suppressed = lib.llama_vocab_get_suppress_tokens(vocab, &n_suppressed)
         self.vocab = vocab
         self.n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.n_ctx_train = lib.llama_model_n_ctx_train(self.ptr)
@@ -186,6 +188,7 @@ cdef class Model:
         self.add_bos = lib.llama_vocab_get_add_bos(vocab)
         self.add_eos = lib.llama_vocab_get_add_eos(vocab)
         self.fim_ids = (lib.llama_vocab_fim_pre(vocab), lib.llama_vocab_fim_suf(vocab), lib.llama_vocab_fim_mid(vocab))
+        self.suppress_ids = tuple([suppressed[i] for i in range(n_suppressed) if 0 <= suppressed[i] < self.n_vocab])
         return 0
 
     @property
@@ -214,6 +217,18 @@ cdef class Model:
                 meta_text(self.ptr, i, lib.llama_model_meta_val_str_by_index)
             for i in range(lib.llama_model_meta_count(self.ptr))
         }
+
+    @property
+    def sampling_defaults(self) -> dict:
+        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
+        metadata = self.metadata
+        defaults = {}
+        for key, (name, kind) in SAMPLING_KEYS.items():
+            try:
+                defaults[name] = kind(float(metadata[f"general.sampling.{key}"]))
+            except (KeyError, ValueError, OverflowError):       # not there, or no number
+                continue
+        return defaults
 
     def tokenize(self, str text, bint add_special, bint parse_special):
         """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
@@ -285,6 +300,12 @@ cdef class Model:
 
 
 cdef array.array TOKENS = _array.array("i")
+cdef dict SAMPLING_KEYS = {
+    "temp": ("temperature", float), "top_k": ("top_k", int), "top_p": ("top_p", float), "min_p": ("min_p", float),
+    "xtc_probability": ("xtc_probability", float), "xtc_threshold": ("xtc_threshold", float),
+    "penalty_last_n": ("penalty_last_n", int), "penalty_repeat": ("repetition_penalty", float),
+    "mirostat": ("mirostat", int), "mirostat_tau": ("mirostat_tau", float), "mirostat_eta": ("mirostat_eta", float),
+}
 ctypedef int32_t (*meta_getter)(const lib.llama_model*, int32_t, char*, size_t) noexcept nogil
 
 

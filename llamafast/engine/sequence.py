@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
+from typing import Any
 
 from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import Slot
+from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
 from llamafast.request import (
     FinishReason,
@@ -19,6 +21,13 @@ from llamafast.request import (
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 Logprobs = tuple[float, list[tuple[int, float]]]
+
+_SAMPLER_FIELDS = (
+    "temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
+    "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "repetition_penalty", "frequency_penalty",
+    "presence_penalty", "penalty_last_n", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
+    "bad_words", "allowed_token_ids", "min_tokens",
+)  # fmt: skip
 
 NO_SLOT = Slot(-1, 0)
 """Stands where a sequence has no slot; nobody changes it."""
@@ -274,25 +283,18 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
         names = tokenizer.table(skip_special=False).token_bytes
         state.scores = PromptScores(state.request.prompt_token_ids, params.prompt_logprobs, names)
     eog_ids = tuple(tokenizer.eog_ids)
-    bias = params.logit_bias + (tuple((i, -math.inf) for i in eog_ids) if params.ignore_eos else ())
+    never = tokenizer.suppress_ids + (eog_ids if params.ignore_eos else ())
     num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
+    settings: dict[str, Any] = {name: getattr(params, name) for name in _SAMPLER_FIELDS}
+    settings["top_k"] = max(0, params.top_k)
+    settings["logit_bias"] = params.logit_bias + tuple((i, -math.inf) for i in never)
+    settings["num_logprobs"] = -1 if num_logprobs is None else num_logprobs
+    settings["banned_ids"] = (*eog_ids, *params.stop_token_ids) if params.min_tokens else ()
+    if params.dry_multiplier:
+        settings["dry_breakers"] = dry_breakers(tokenizer, params.dry_sequence_breakers)
     sequences = []
     for index in range(params.best_of or params.n):
-        sampler = Sampler(
-            tokenizer.n_vocab,
-            temperature=params.temperature,
-            top_k=max(0, params.top_k),
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
-            frequency_penalty=params.frequency_penalty,
-            presence_penalty=params.presence_penalty,
-            logit_bias=bias,
-            seed=seed + index,
-            num_logprobs=-1 if num_logprobs is None else num_logprobs,
-            banned_ids=(*eog_ids, *params.stop_token_ids) if params.min_tokens else (),
-            min_tokens=params.min_tokens,
-        )
+        sampler = Sampler(tokenizer.n_vocab, seed=seed + index, **settings)
         sampler.prime(state.request.prompt_token_ids)
         sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
     return sequences

@@ -37,7 +37,7 @@ class Capital(BaseModel):
     capital: str
 
 
-class Verdict(BaseModel):
+class Verdict(BaseModel, extra="forbid"):
     size: Literal["big", "small"]
     tags: list[Literal["a", "b"]] = Field(max_length=3)
     year: int | None
@@ -87,16 +87,15 @@ def test_parse_streamed_gives_the_same_object(client, model_name, task, expected
     assert "".join(deltas) == final.choices[0].message.content
 
 
-def test_parse_of_another_model_fits_at_any_temperature(client, model_name):
+def test_output_of_any_temperature_is_an_object_of_its_model(client, model_name):
     schema = {"name": "Verdict", "schema": Verdict.model_json_schema(), "strict": True}
-    for seed in range(4):
-        options = asking(model_name, "Hello!", temperature=1.5, seed=seed, max_tokens=400, n=2)
-        answer = client.chat.completions.create(
-            **options, response_format={"type": "json_schema", "json_schema": schema}
-        )
-        ended = [choice for choice in answer.choices if choice.finish_reason == "stop"]
-        assert ended
-        assert all(Verdict.model_validate_json(choice.message.content) for choice in ended)
+    answer = client.chat.completions.create(
+        **asking(model_name, "Hello!", temperature=1.5, seed=1, max_tokens=300, n=8),
+        response_format={"type": "json_schema", "json_schema": schema},
+    )
+    ended = [choice.message.content for choice in answer.choices if choice.finish_reason == "stop"]
+    assert ended
+    assert all(Verdict.model_validate_json(text) for text in ended)
 
 
 def fits_schema(text):

@@ -15,7 +15,7 @@ FIRST = 3  # ids below are control tokens; id FIRST + b is the byte b
 
 class FakeModel:
     n_vocab = FIRST + 256
-    bos_id, eos_id, add_bos, fim_ids = 0, EOS, False, (-1, -1, -1)
+    bos_id, eos_id, add_bos, fim_ids, suppress_ids = 0, EOS, False, (-1, -1, -1), ()
 
     def token_bytes(self, token_id: int, special: bool = False) -> bytes:
         if token_id < FIRST:
