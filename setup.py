@@ -1,4 +1,4 @@
-"""Build of the Cython modules: _kernels, _filters and _sampling without llama, _core with llama-cpp-python's."""
+"""Build of the Cython modules: those without llama.h, and _core (links the libllama of llama-cpp-python)."""
 
 import importlib.metadata
 import importlib.util
@@ -62,7 +62,7 @@ def extensions() -> list[Extension]:
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
     plain = [
         Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
-        for name in ("_kernels", "_filters", "_sampling")
+        for name in ("_kernels", "_filters", "_sampling", "_grammar")
     ]
     core = Extension(
         "llamafast._core",

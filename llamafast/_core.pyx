@@ -655,7 +655,8 @@ cdef class ModelRunner:
         One row may be named several times (forks). constraints: (i, Constraint of samplers[i]) where there is one.
         Returns the drawn ids, in the samplers' order, -1 where a constraint has failed: its `error` says why. The batch
         is kept as it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and
-        ValueError for what llama.cpp would answer with death: too many rows or outputs, an id out of range.
+        ValueError for what llama.cpp would answer with death: too many rows or outputs, a token or sequence id out of
+        range.
         """
         cdef Context context = self.context
         cdef lib.llama_context* ctx = context.ptr

@@ -11,8 +11,10 @@ from hashlib import sha256
 from threading import Lock
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.constraint import Constraint, DelayedConstraint
-from llamafast.grammars.guidance import GuidanceProgram, Vocabulary
+from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
+from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.pushdown import compile_gbnf
+from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.request import StructuredKind, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
@@ -31,16 +33,16 @@ class Grammar:
     start_after: as in StructuredOutput.
     """
 
-    program: GuidanceProgram
+    program: Program
     warnings: tuple[str, ...] = ()
     start_after: tuple[int, ...] = ()
 
     def start(self) -> Constraint:
         """A constraint for one sequence, at the beginning of its output."""
-        constraint, vocabulary = self.program.start(), self.program.vocabulary
-        if not self.start_after:
-            return constraint
-        return DelayedConstraint(constraint, self.start_after, vocabulary.eog_ids, vocabulary.n_vocab)
+        constraint = self.program.start()
+        if self.start_after:
+            return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)
+        return constraint
 
 
 class GrammarCompiler:
@@ -53,7 +55,7 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._lock = Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
-        self._programs: OrderedDict[bytes, tuple[int, Future[GuidanceProgram]]] = OrderedDict()
+        self._programs: OrderedDict[bytes, tuple[int, Future[Program]]] = OrderedDict()
         self._num_bytes = 0
 
     def compile(self, structured: StructuredOutput) -> Grammar:
@@ -74,14 +76,14 @@ class GrammarCompiler:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         tokenizer = self._tokenizer
-        token_bytes = tokenizer.table(skip_special=False).token_bytes
-        control_ids = [i for i, data in enumerate(tokenizer.token_bytes) if token_bytes[i] and not data]
-        return Vocabulary(token_bytes, control_ids, sorted(tokenizer.eog_ids), self._tokenize)
+        names = tokenizer.table(skip_special=False).token_bytes
+        control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
+        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), self._tokenize)
 
     def _tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special=False, parse_special=False)
 
-    def _program(self, structured: StructuredOutput, num_bytes: int) -> Future[GuidanceProgram]:
+    def _program(self, structured: StructuredOutput, num_bytes: int) -> Future[Program]:
         key = sha256(repr((structured.kind, structured.text, structured.strict)).encode()).digest()
         with self._lock:
             entry = self._programs.get(key)
@@ -95,17 +97,17 @@ class GrammarCompiler:
                 self._num_bytes -= self._programs.popitem(last=False)[1][0]
             return future
 
-    def _compile(self, structured: StructuredOutput) -> GuidanceProgram:
-        kind, text, lenient = structured.kind, structured.text, not structured.strict
+    def _compile(self, structured: StructuredOutput) -> Program:
+        kind, text, vocabulary = structured.kind, structured.text, self._vocabulary
         if kind is StructuredKind.JSON_OBJECT:
-            return self._vocabulary.json_schema(_ANY_OBJECT)
+            return compile_json_schema(vocabulary, _ANY_OBJECT)
         if kind is StructuredKind.JSON_SCHEMA:
-            return self._vocabulary.json_schema(text, lenient=lenient)
+            return compile_json_schema(vocabulary, text, lenient=not structured.strict)
         if kind is StructuredKind.REGEX:
-            return self._vocabulary.regex(text)
+            return compile_regex(vocabulary, text)
         if kind is StructuredKind.CHOICE:
-            return self._vocabulary.choice(_choices(text))
-        raise GrammarError(f"{kind.value} is not supported")
+            return compile_choice(vocabulary, _choices(text))
+        return compile_gbnf(vocabulary, text)
 
 
 def _choices(text: str) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from llamafast.errors import GrammarError
+from llamafast.grammars.vocabulary import Vocabulary
 
 
 class Constraint(ABC):
@@ -39,15 +40,26 @@ class Constraint(ABC):
         """Whether the output is complete and nothing can follow."""
 
 
+class Program(ABC):
+    """A compiled grammar: immutable, shared by all that run it. warnings: what was dropped on the way."""
+
+    vocabulary: Vocabulary
+    warnings: tuple[str, ...] = ()
+
+    @abstractmethod
+    def start(self) -> Constraint:
+        """A constraint at the beginning of the output."""
+
+
 class DelayedConstraint(Constraint):
     """Sleeps until the tokens of start_after have come, at least one; until then only the end is not allowed."""
 
-    def __init__(self, inner: Constraint, start_after: Sequence[int], eog_ids: Iterable[int], n_vocab: int) -> None:
+    def __init__(self, inner: Constraint, start_after: Sequence[int], vocabulary: Vocabulary) -> None:
         self._inner = inner
         self._start_after = list(start_after)
         self._last = deque[int](maxlen=len(start_after))
-        self._eog_ids = frozenset(eog_ids)
-        self._n_vocab = n_vocab
+        self._eog_ids = vocabulary.eog_ids
+        self._n_vocab = vocabulary.n_vocab
         self._is_awake = False
 
     def accept(self, token_id: int) -> bool:

@@ -1,76 +1,53 @@
-"""JSON Schema, regex and choice over the vocabulary of a model: llguidance in our words."""
+"""JSON Schema, regex and choice: llguidance in our words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.constraint import Constraint
+from llamafast.grammars.constraint import Constraint, Program
+from llamafast.grammars.vocabulary import Vocabulary
 
-_CONTROL_MARK = b"\xff"  # no UTF-8 text holds it; llguidance takes what follows as a control token's name
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
-class Vocabulary:
-    """The tokens of a model as llguidance wants them; made once, it takes a second for 250,000 tokens.
+def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
+    """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides={"lenient": lenient})
+    except ValueError as error:
+        raise GrammarError(f"the schema is not JSON: {error}") from None
+    return GuidanceProgram(vocabulary, grammar)
 
-    token_bytes: shape (n_vocab,); control tokens stand there with their names. tokenize: text to ids, without BOS.
-    """
 
-    def __init__(
-        self,
-        token_bytes: Sequence[bytes],
-        control_ids: Sequence[int],
-        eog_ids: Sequence[int],
-        tokenize: Callable[[str], list[int]],
-    ) -> None:
-        self.n_vocab = len(token_bytes)
-        self.eog_ids = frozenset(eog_ids)
-        self.tokenizer = LLTokenizer(
-            TokenizerWrapper(_Tokens(token_bytes, control_ids, eog_ids, tokenize)),
-            n_vocab=len(token_bytes),
-            eos_token=list(eog_ids),
-        )
+def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
+    """A program for a regular expression that the whole output matches. Raises GrammarError."""
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_regex(text))
 
-    def json_schema(self, text: str, *, lenient: bool = False) -> GuidanceProgram:
-        """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides={"lenient": lenient})
-        except ValueError as error:
-            raise GrammarError(f"the schema is not JSON: {error}") from None
-        return self._compile(grammar)
 
-    def regex(self, text: str) -> GuidanceProgram:
-        """A program for a regular expression that the whole output matches. Raises GrammarError."""
-        return self._compile(LLMatcher.grammar_from_regex(text))
+def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProgram:
+    """A program whose output is one of these texts. Raises GrammarError."""
+    if not texts:
+        raise GrammarError("there is nothing to choose from")
+    words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {words}"))
 
-    def choice(self, texts: Sequence[str]) -> GuidanceProgram:
-        """A program whose output is one of these texts. Raises GrammarError."""
-        if not texts:
-            raise GrammarError("there is nothing to choose from")
-        words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-        return self._compile(LLMatcher.grammar_from_lark(f"start: {words}"))
 
-    def _compile(self, grammar: str) -> GuidanceProgram:
-        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
+class GuidanceProgram(Program):
+    """grammar: in one of llguidance's own formats. Raises GrammarError."""
+
+    def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
+        matcher = LLMatcher(vocabulary.guidance, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
-        return GuidanceProgram(self, matcher)
-
-
-class GuidanceProgram:
-    """A compiled grammar: immutable, shared by all that run it."""
-
-    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self.vocabulary = vocabulary
-        self._matcher = matcher  # stays at its start
         self.warnings = tuple(matcher.get_grammar_warnings())
+        self._matcher = matcher  # stays at its start
 
     def start(self) -> Constraint:
-        """A constraint at the beginning of the output."""
         return _GuidanceConstraint(self.vocabulary, self._matcher.deep_copy())
 
 
@@ -103,26 +80,3 @@ class _GuidanceConstraint(Constraint):
     def _check(self) -> None:
         if self._matcher.is_error():
             raise GrammarError(f"the grammar went beyond a limit: {self._matcher.get_error()}")
-
-
-class _Tokens:
-    """The attributes that llguidance reads of a tokenizer."""
-
-    bos_token_id = None
-
-    def __init__(
-        self,
-        token_bytes: Sequence[bytes],
-        control_ids: Sequence[int],
-        eog_ids: Sequence[int],
-        tokenize: Callable[[str], list[int]],
-    ) -> None:
-        self.tokens = list(token_bytes)
-        for i in control_ids:
-            self.tokens[i] = _CONTROL_MARK + self.tokens[i]
-        self.special_token_ids = list(control_ids)
-        self.eos_token_id = eog_ids[0]
-        self._tokenize = tokenize
-
-    def __call__(self, text: str) -> list[int]:
-        return self._tokenize(text)

@@ -120,6 +120,8 @@ FIELDS = [
     ({"guided_regex": "x{2,4}y"}, matches("x{2,4}y")),
     ({"guided_choice": ["yes", "no", "né"]}, matches("yes|no|né")),
     ({"json_schema": SCHEMA}, fits_schema),
+    ({"guided_grammar": 'root ::= "a" [0-9] [0-9]?'}, matches("a[0-9]{1,2}")),
+    ({"grammar": 'root ::= item+ "."\nitem ::= "ab" | "c"'}, matches(r"(ab|c)+\.")),
 ]
 
 
