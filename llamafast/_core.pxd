@@ -15,7 +15,7 @@ cdef class Model:
     cdef readonly int n_vocab, n_ctx_train, n_embd, n_layer, n_swa
     cdef readonly int bos_id, eos_id, eot_id
     cdef readonly bint add_bos, add_eos, is_recurrent, is_hybrid, has_encoder, has_decoder
-    cdef readonly tuple fim_ids
+    cdef readonly tuple fim_ids, suppress_ids
     cdef vector[lib.llama_adapter_lora*] adapters       # freed with the model
     cdef int read_facts(self) except -1
 
@@ -31,8 +31,18 @@ cdef class Context:
     cdef int read_facts(self) except -1
     cdef int check_seq(self, int seq_id) except -1
 
+cdef struct AskedScore:                 # logprob and rank of `token` after batch row `row`, and the n_top best
+    int32_t row, token, n_top
+
+cdef cppclass Score:
+    float logprob
+    int32_t rank
+    vector[int32_t] top_ids
+    vector[float] top_logprobs
+
 cdef class Batch:
     cdef lib.llama_batch c
+    cdef vector[AskedScore] asked
     cdef readonly int n_tokens_max
 
 cdef class ModelRunner:
@@ -40,6 +50,7 @@ cdef class ModelRunner:
     cdef kernels.Scratch scratch
     cdef list samplers                  # of the last step: keeps them alive for logprobs()
     cdef vector[int32_t] rows, drawn
+    cdef vector[Score] scored           # by the last step
     cdef readonly double decode_s, sample_s
     cdef readonly int64_t num_decodes
     cdef int32_t settle(self, sampling.SamplerState* state, Py_ssize_t i, constraint) except -2

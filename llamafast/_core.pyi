@@ -31,6 +31,7 @@ class Model:
     add_bos: bool
     add_eos: bool
     fim_ids: tuple[int, int, int]
+    suppress_ids: tuple[int, ...]  # never to be drawn (tokenizer.ggml.suppress_tokens)
     def __init__(
         self,
         path: str,
@@ -47,6 +48,9 @@ class Model:
     ) -> None: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+    @property
+    def sampling_defaults(self) -> dict[str, float | int]:
+        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def token_bytes(self, token_id: int, special: bool = False) -> bytes: ...
     def is_eog(self, token_id: int) -> bool: ...
@@ -126,6 +130,8 @@ class Batch:
         """Append one row; its index."""
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
         """Append token_ids[start:stop] (array('i')) at pos, pos+1, ...; the index of the last row."""
+    def score(self, row: int, next_id: int, n_top: int) -> None:
+        """Ask for the logprob and the rank of next_id after this row, and for the n_top best."""
 
 class ModelRunner:
     """One crossing per engine step."""
@@ -151,6 +157,8 @@ class ModelRunner:
         """
     def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
         """Of samplers[i] in the last step: raw logprob of the drawn token, and the top num_logprobs (best first)."""
+    def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
+        """Of the last step, for each Batch.score(): raw logprob, rank from 1, and the n_top best (best first)."""
     def logits(self, i: int) -> array[float]:
         """Copy of the raw logits that samplers[i] of the last step read, shape (n_vocab,)."""
     def cancel(self) -> None:

@@ -170,6 +170,8 @@ cdef class Model:
 
     cdef int read_facts(self) except -1:
         cdef const lib.llama_vocab* vocab = lib.llama_model_get_vocab(self.ptr)
+        cdef int32_t n_suppressed = 0, i
+        cdef const lib.llama_token* suppressed = lib.llama_vocab_get_suppress_tokens(vocab, &n_suppressed)
         self.vocab = vocab
         self.n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.n_ctx_train = lib.llama_model_n_ctx_train(self.ptr)
@@ -186,6 +188,7 @@ cdef class Model:
         self.add_bos = lib.llama_vocab_get_add_bos(vocab)
         self.add_eos = lib.llama_vocab_get_add_eos(vocab)
         self.fim_ids = (lib.llama_vocab_fim_pre(vocab), lib.llama_vocab_fim_suf(vocab), lib.llama_vocab_fim_mid(vocab))
+        self.suppress_ids = tuple([suppressed[i] for i in range(n_suppressed) if 0 <= suppressed[i] < self.n_vocab])
         return 0
 
     @property
@@ -214,6 +217,18 @@ cdef class Model:
                 meta_text(self.ptr, i, lib.llama_model_meta_val_str_by_index)
             for i in range(lib.llama_model_meta_count(self.ptr))
         }
+
+    @property
+    def sampling_defaults(self) -> dict:
+        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
+        metadata = self.metadata
+        defaults = {}
+        for key, (name, kind) in SAMPLING_KEYS.items():
+            try:
+                defaults[name] = kind(float(metadata[f"general.sampling.{key}"]))
+            except (KeyError, ValueError, OverflowError):       # not there, or no number
+                continue
+        return defaults
 
     def tokenize(self, str text, bint add_special, bint parse_special):
         """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
@@ -285,6 +300,12 @@ cdef class Model:
 
 
 cdef array.array TOKENS = _array.array("i")
+cdef dict SAMPLING_KEYS = {
+    "temp": ("temperature", float), "top_k": ("top_k", int), "top_p": ("top_p", float), "min_p": ("min_p", float),
+    "xtc_probability": ("xtc_probability", float), "xtc_threshold": ("xtc_threshold", float),
+    "penalty_last_n": ("penalty_last_n", int), "penalty_repeat": ("repetition_penalty", float),
+    "mirostat": ("mirostat", int), "mirostat_tau": ("mirostat_tau", float), "mirostat_eta": ("mirostat_eta", float),
+}
 ctypedef int32_t (*meta_getter)(const lib.llama_model*, int32_t, char*, size_t) noexcept nogil
 
 
@@ -562,6 +583,15 @@ cdef class Batch:
     def clear(self) -> None:
         """Remove all rows."""
         self.c.n_tokens = 0
+        self.asked.clear()
+
+    def score(self, int row, int next_id, int n_top) -> None:
+        """Ask for the logprob and the rank of next_id after this row, and for the n_top best. Raises ValueError."""
+        cdef AskedScore asked
+        if not 0 <= row < self.c.n_tokens or n_top < 0:
+            raise ValueError(f"row {row} of {self.c.n_tokens}, {n_top} alternatives")
+        asked.row, asked.token, asked.n_top = row, next_id, n_top
+        self.asked.push_back(asked)
 
     def add(self, int token_id, int pos, int seq_id) -> int:
         """Append one row; its index. Raises ValueError when the batch is full."""
@@ -620,7 +650,7 @@ cdef class ModelRunner:
         self.context.abort_flag = 1
 
     def step(self, Batch batch not None, rows, samplers, constraints=()):
-        """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+        """Decode the batch, score the rows it asks for, then draw and accept: samplers[i] reads batch row rows[i].
 
         One row may be named several times (forks). constraints: (i, Constraint of samplers[i]) where there is one.
         Returns the drawn ids, in the samplers' order, -1 where a constraint has failed: its `error` says why. The batch
@@ -644,6 +674,7 @@ cdef class ModelRunner:
         for i in range(n_rows):
             states[i] = (<sampling.Sampler> self.samplers[i]).ptr
         self.drawn.resize(n_rows)
+        self.scored.resize(batch.asked.size())
         is_constrained.resize(n_rows)
         for i, _ in constraints:
             is_constrained[i] = 1
@@ -654,6 +685,8 @@ cdef class ModelRunner:
             if status == 0:
                 lib.llama_synchronize(ctx)
             middle = lib.llama_time_us()
+            if status == 0:
+                status = score_rows(ctx, batch.asked, self.scored, context.model.n_vocab)
             if status == 0:
                 for i in range(n_rows):
                     logits = lib.llama_get_logits_ith(ctx, self.rows[i])
@@ -706,6 +739,7 @@ cdef class ModelRunner:
         cdef int n_tokens = batch.c.n_tokens, n_outputs = 0, row
         cdef int n_vocab = context.model.n_vocab, n_seq_max = context.n_seq_max
         cdef Py_ssize_t i, n_rows = len(samplers)
+        cdef AskedScore asked
         if not 1 <= n_tokens <= context.n_batch:
             raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
         if len(rows) != n_rows:
@@ -726,6 +760,11 @@ cdef class ModelRunner:
             n_outputs += 1 - batch.c.logits[row]
             batch.c.logits[row] = 1
             self.rows[i] = row
+        for asked in batch.asked:
+            if not 0 <= asked.token < n_vocab:
+                raise ValueError(f"row {asked.row}: token id {asked.token} is not in [0, {n_vocab})")
+            n_outputs += 1 - batch.c.logits[asked.row]
+            batch.c.logits[asked.row] = 1
         if n_outputs > context.n_outputs_max:
             raise ValueError(f"{n_outputs} output rows; n_outputs_max is {context.n_outputs_max}")
         return 0
@@ -744,6 +783,17 @@ cdef class ModelRunner:
             raise ValueError("this sampler was made without logprobs")
         return state.logprob, [(state.top_ids[k], state.top_logprobs[k]) for k in range(state.top_ids.size())]
 
+    def scores(self):
+        """Of the last step, for each Batch.score(): (raw logprob, rank from 1, [(id, logprob), ...] best first)."""
+        cdef size_t i, k
+        cdef Score* score
+        scores = []
+        for i in range(self.scored.size()):
+            score = &self.scored[i]
+            best = [(score.top_ids[k], score.top_logprobs[k]) for k in range(score.top_ids.size())]
+            scores.append((score.logprob, score.rank, best))
+        return scores
+
     def logits(self, Py_ssize_t i):
         """Copy of the raw logits that samplers[i] of the last step read: array('f'), shape (n_vocab,). For tests."""
         if not 0 <= i < <Py_ssize_t> self.rows.size():
@@ -755,6 +805,31 @@ cdef class ModelRunner:
 
 
 cdef array.array FLOATS = _array.array("f")
+
+
+cdef int score_rows(lib.llama_context* ctx, vector[AskedScore]& asked, vector[Score]& scored,
+                    int32_t n_vocab) except -1 nogil:
+    # IN asked; OUT scored, of the same size. Returns 0, or -100 if a row has no logits
+    cdef size_t i
+    cdef int32_t k, n
+    cdef float* logits
+    cdef double total
+    cdef Score* score
+    for i in range(asked.size()):
+        logits = lib.llama_get_logits_ith(ctx, asked[i].row)
+        if logits is NULL:
+            return -100
+        score = &scored[i]
+        total = kernels.row_logsumexp(logits, n_vocab)
+        score.logprob = <float> (logits[asked[i].token] - total)
+        score.rank = kernels.row_rank(logits, n_vocab, asked[i].token)
+        n = min(asked[i].n_top, n_vocab)
+        score.top_ids.resize(n)
+        score.top_logprobs.resize(n)
+        kernels.row_top_n(logits, n_vocab, n, score.top_ids.data(), score.top_logprobs.data())
+        for k in range(n):
+            score.top_logprobs[k] = <float> (score.top_logprobs[k] - total)
+    return 0
 
 
 cdef str decode_message(int status):

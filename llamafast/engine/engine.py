@@ -130,6 +130,7 @@ class Engine:
             self.batch,
             self.stats,
             n_seq_max=n_seq_max,
+            n_outputs_max=context.n_outputs_max,
             max_seq_len=self.max_seq_len,
             max_output_tokens=config.max_output_tokens,
             max_prefill_tokens=config.max_prefill_tokens or context.n_batch,
@@ -189,6 +190,8 @@ class Engine:
                 if self._recover(plan, error):
                     continue
                 break
+            if plan.num_asked:
+                plan.scores = self.runner.scores()
             outputs = scheduler.update(plan, token_ids, self.runner.logprobs)
             break
         scheduler.count_active()

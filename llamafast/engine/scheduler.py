@@ -12,7 +12,7 @@ from llamafast._core import Batch
 from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks, numbered
+from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks, numbered, remaining_tokens
 from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
 from llamafast.engine.waiting_queue import WaitingQueue
 from llamafast.grammars.constraint import Constraint
@@ -40,6 +40,7 @@ class Scheduler:
         stats: EngineStats,
         *,
         n_seq_max: int,
+        n_outputs_max: int,
         max_seq_len: int,
         max_output_tokens: int | None,
         max_prefill_tokens: int,
@@ -50,6 +51,7 @@ class Scheduler:
         self.batch = batch
         self.stats = stats
         self.n_seq_max = n_seq_max
+        self.n_outputs_max = n_outputs_max
         self.max_seq_len = max_seq_len
         self.max_output_tokens = max_seq_len if max_output_tokens is None else max_output_tokens
         self.max_prefill_tokens = max_prefill_tokens
@@ -90,11 +92,11 @@ class Scheduler:
         state.num_unfinished = len(state.sequences)
         self.requests[request.request_id] = state
         self.stats.add_request(num_prompt, params.n)
-        if max_len <= num_prompt:  # max_tokens is 0
+        first = state.sequences[0]
+        if first.is_prompt_only and not first.is_scored:
             for sequence in state.sequences:
                 self._stop(sequence, FinishReason.LENGTH)
             return
-        first = state.sequences[0]
         first.forks = state.sequences[1:]
         self.waiting.append(first)
 
@@ -118,7 +120,7 @@ class Scheduler:
         self.batch.clear()
         if not prefilling:
             return self._decode_plan() if running else None
-        remaining = [sequence.num_remaining for sequence in prefilling]
+        remaining = remaining_tokens(prefilling, self.n_outputs_max - len(running))
         room = self.batch.n_tokens_max
         budget = min(room, self.max_prefill_tokens) if running else room
         if not self.equal_lengths:
@@ -243,9 +245,11 @@ class Scheduler:
         rows, samplers = list(plan.rows), list(plan.samplers)
         drawing: list[Sequence] = []
         for sequence, num_tokens in plan.chunks:
-            ends = num_tokens == sequence.num_remaining
+            start = sequence.slot.length
             row = self._extend(sequence, num_tokens)
-            if ends:
+            if sequence.state.scores is not None:
+                plan.num_asked += sequence.state.scores.ask(self.batch, row + 1 - num_tokens, start, start + num_tokens)
+            if start + num_tokens == len(sequence.token_ids):
                 plan.prefilled.append(sequence)
                 drawing += [sequence, *sequence.forks]
                 rows += [row] * (1 + len(sequence.forks))
@@ -262,8 +266,14 @@ class Scheduler:
         outputs: list[RequestOutput],
         ended: list[tuple[Sequence, RequestOutput]],
     ) -> None:
+        scores = iter(plan.scores)
         for sequence, num_tokens in plan.chunks:
             sequence.slot.length += num_tokens
+            if sequence.state.scores is not None:
+                sequence.state.scores.take(scores, sequence.slot.length)
+            if sequence.is_prompt_only and not sequence.num_remaining:
+                for done in (sequence, *sequence.forks):
+                    self._stop(done, FinishReason.LENGTH)
         if self.equal_lengths and not plan.decodes:
             self._pass_by({sequence for sequence, _ in plan.chunks})
         i = len(plan.decodes)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 from llamafast.server.formats.chat import ChatFormatter
 from llamafast.server.formats.common import Header, Options
-from llamafast.server.formats.completions import CompletionFormatter
+from llamafast.server.formats.completions import CompletionFormatter, Echo
 
 HEADER = Header("id-1", 5, 'mo"del', "fp_1")
 TEXT = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from('😀👩\u200d👩\u200d👧é"\\\n\r\x00\u2028data: ')))
@@ -78,9 +78,9 @@ def test_chat_stream_any_text_equals_whole_answer(outputs):
 @given(outputs=deliveries(with_logprobs=True))
 @settings(deadline=None, max_examples=30)
 def test_completion_stream_any_text_equals_whole_answer(outputs):
-    echo = ["p0", "p1", "p2"]
-    chunks = streamed(completion(with_logprobs=True, echo=echo), outputs)
-    answer = whole(completion(with_logprobs=True, echo=echo), outputs)
+    echo = [Echo("p0"), Echo("p1"), Echo("p2")]
+    chunks = streamed(completion(num_logprobs=1, echo=echo), outputs)
+    answer = whole(completion(num_logprobs=1, echo=echo), outputs)
     texts = [""] * NUM_CHOICES
     tops: list[list[dict]] = [[] for _ in range(NUM_CHOICES)]
     for chunk in chunks:
