@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from threading import Lock
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
@@ -22,6 +22,7 @@ _MAX_TEXT_BYTES = 256 * 1024
 _MAX_CACHED = 64
 _MAX_CACHED_BYTES = 8 * 1024 * 1024  # of their texts
 _MAX_COMPILE_S = 10.0
+_STACK_BYTES = 64 * 1024 * 1024  # of address space
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -53,14 +54,27 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
+        self._with_room_for_recursion(self._executor)
         self._programs: OrderedDict[bytes, tuple[int, Future[Program]]] = OrderedDict()
         self._num_bytes = 0
 
+    @staticmethod
+    def _with_room_for_recursion(executor: ThreadPoolExecutor) -> None:
+        """Start the executor's thread with a large stack: llguidance descends once per level of a schema."""
+        previous = threading.stack_size(_STACK_BYTES)
+        try:
+            executor.submit(int).result()
+        finally:
+            threading.stack_size(previous)
+
     def compile(self, structured: StructuredOutput) -> Grammar:
         """The grammar, waiting for it. Raises GrammarError."""
-        num_bytes = len(structured.text.encode("utf-8", "replace"))
+        try:
+            num_bytes = len(structured.text.encode())
+        except UnicodeEncodeError:
+            raise GrammarError("the text is not valid Unicode: lone surrogate") from None
         if num_bytes > _MAX_TEXT_BYTES:
             raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
         try:

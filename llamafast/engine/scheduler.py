@@ -67,7 +67,7 @@ class Scheduler:
         self._rows: list[int] = []
         self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
         self._constraints: list[tuple[int, Constraint]] = []  # of the running ones
-        self._num_forced = 0  # tokens that the last step appended without drawing
+        self._num_forced = 0  # tokens appended without drawing whose KV is not computed, at most
         self._last_decode_s = 0.0
 
     @property
@@ -141,7 +141,7 @@ class Scheduler:
         outputs: list[RequestOutput] = []
         ended: list[tuple[Sequence, RequestOutput]] = []
         num_on_time, last_decode_s = 0, self._last_decode_s
-        self._num_forced = 0
+        num_behind = self._num_forced = 0 if plan.decodes else self._num_forced
         for i, sequence in enumerate(plan.decodes):
             token_id = token_ids[i]
             sequence.slot.length = num_tokens = len(sequence.token_ids)
@@ -163,7 +163,7 @@ class Scheduler:
         if plan.chunks:
             self._update_prefills(plan, token_ids, logprobs, now, outputs, ended)
         self.cache.num_cells += self.batch.num_tokens
-        num_generated = len(token_ids) + self._num_forced
+        num_generated = len(token_ids) + self._num_forced - num_behind
         self.cache.num_generated += num_generated
         for sequence, output in ended:
             self._leave(sequence)
