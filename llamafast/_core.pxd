@@ -5,6 +5,7 @@ from libcpp.vector cimport vector
 
 cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
+cimport llamafast._sampling as sampling
 
 cdef class Model:
     cdef lib.llama_model* ptr
@@ -36,9 +37,14 @@ cdef class Batch:
 
 cdef class ModelRunner:
     cdef readonly Context context
-    cdef kernels.Scratch scratch
+    cdef vector[kernels.Scratch] scratches              # per thread
     cdef list samplers                  # of the last step: keeps them alive for logprobs()
     cdef vector[int32_t] rows, drawn
+    cdef vector[sampling.SamplerState*] states, sorted_states
+    cdef vector[float*] logit_rows, sorted_rows
+    cdef vector[int32_t] starts
     cdef readonly double decode_s, sample_s
-    cdef readonly int64_t num_decodes
+    cdef readonly int64_t num_decodes, num_parallel
     cdef int check_rows(self, Batch batch, rows, samplers) except -1
+    cdef int draw_rows(self, int32_t n_threads) except -1 nogil
+    cdef bint is_independent(self) except -1 nogil

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from llamafast._sampling import Sampler
 
 COMPILED_LLAMA_CPP_PYTHON: str
+SAMPLES_IN_PARALLEL: bool  # built with OpenMP
 
 class Model:
     """Weights and vocabulary. Tokenizing is thread-safe. Raises ModelLoadError."""
@@ -137,6 +138,7 @@ class ModelRunner:
     decode_s: float  # seconds inside llama_decode and synchronize, summed
     sample_s: float
     num_decodes: int
+    num_parallel: int  # steps whose rows were sampled by several threads
     def __init__(self, context: Context) -> None: ...
     def step(self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
         """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
