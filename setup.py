@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def llama_folders(pinned: str) -> tuple[Path, Path]:
     return include, lib
 
 
+def is_gcc(compiler: str) -> bool:
+    """Whether a compiler command is GNU's."""
+    return "Free Software Foundation" in subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+
+
 class BuildExt(build_ext):
     """build_ext that says in one line what to do when there is no compiler."""
 
@@ -51,6 +57,12 @@ class BuildExt(build_ext):
                 f"llamafast: no C++ compiler found (looked for {command[0]!r}); install one "
                 "(Debian/Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
             )
+        if sys.platform == "linux" and is_gcc(command[0]):
+            # libgomp's threads are llama.cpp's: another compiler's OpenMP would start its own beside them.
+            for extension in self.extensions:
+                if extension.name == "llamafast._core":
+                    extension.extra_compile_args.append("-fopenmp")
+                    extension.extra_link_args.append("-fopenmp")
         super().build_extensions()
 
 

@@ -47,11 +47,17 @@ cdef class Batch:
 
 cdef class ModelRunner:
     cdef readonly Context context
-    cdef kernels.Scratch scratch
+    cdef vector[kernels.Scratch] scratches              # per thread
     cdef list samplers                  # of the last step: keeps them alive for logprobs()
     cdef vector[int32_t] rows, drawn
     cdef vector[Score] scored           # by the last step
+    cdef vector[sampling.SamplerState*] states, sorted_states
+    cdef vector[float*] logit_rows, sorted_rows
+    cdef vector[int32_t] starts
+    cdef vector[char] is_constrained
     cdef readonly double decode_s, sample_s
-    cdef readonly int64_t num_decodes
-    cdef int32_t settle(self, sampling.SamplerState* state, Py_ssize_t i, constraint) except -2
+    cdef readonly int64_t num_decodes, num_parallel
+    cdef int32_t settle(self, Py_ssize_t i, constraint) except -2
     cdef int check_rows(self, Batch batch, rows, samplers) except -1
+    cdef int draw_rows(self, int32_t n_threads) except -1 nogil
+    cdef bint is_independent(self) except -1 nogil

@@ -7,6 +7,7 @@ from llamafast._sampling import Sampler
 from llamafast.grammars.constraint import Constraint
 
 COMPILED_LLAMA_CPP_PYTHON: str
+SAMPLES_IN_PARALLEL: bool  # built with OpenMP
 
 class Model:
     """Weights and vocabulary. Tokenizing is thread-safe. Raises ModelLoadError."""
@@ -140,6 +141,7 @@ class ModelRunner:
     decode_s: float  # seconds inside llama_decode and synchronize, summed
     sample_s: float
     num_decodes: int
+    num_parallel: int  # steps whose rows were sampled by several threads
     def __init__(self, context: Context) -> None: ...
     def step(
         self,

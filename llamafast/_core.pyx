@@ -5,6 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 from libcpp cimport bool as cbool
+from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
 
 cimport cython
@@ -46,7 +47,17 @@ cdef extern from *:
     void llamafast_log_start(bint echo) nogil
     const char* LLAMAFAST_LLAMA_CPP_PYTHON
 
+cdef extern from "_parallel.h" nogil:
+    enum:
+        PARALLEL_AVAILABLE
+    void parallel_for(int32_t n, int32_t n_threads, void (*call)(void*, int32_t, int32_t) noexcept nogil, void* data)
+
 COMPILED_LLAMA_CPP_PYTHON = LLAMAFAST_LLAMA_CPP_PYTHON.decode()
+SAMPLES_IN_PARALLEL = bool(PARALLEL_AVAILABLE)
+
+cdef enum:
+    NOT_DRAWN = -2
+    PARALLEL_LOGITS = 1 << 17           # fewer in all rows of a step, and waking the threads costs more than they save
 
 cdef int num_models = 0, num_contexts = 0, num_batches = 0
 
@@ -630,12 +641,33 @@ cdef class Batch:
         return self.c.n_tokens - 1
 
 
+cdef struct RowsToDraw:
+    sampling.SamplerState** states
+    float** logits
+    const int32_t* starts               # (n_groups + 1,): samplers of one row, which the draw changes for a moment
+    kernels.Scratch* scratches          # per thread
+    const char* is_constrained          # draw, but do not accept
+    int32_t* drawn
+
+
+cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
+    # What fails here (memory only) leaves the NOT_DRAWN that stood in drawn.
+    cdef RowsToDraw* rows = <RowsToDraw*> data
+    cdef int32_t i
+    for i in range(rows.starts[group], rows.starts[group + 1]):
+        if rows.is_constrained[i]:
+            rows.drawn[i] = sampling.draw_token(rows.states[i], rows.logits[i], &rows.scratches[thread])
+        else:
+            rows.drawn[i] = sampling.draw_row(rows.states[i], rows.logits[i], &rows.scratches[thread])
+
+
 @cython.final
 @cython.no_gc_clear                     # the context outlives the runner
 cdef class ModelRunner:
     """One crossing per engine step: decode a batch and sample its rows, without the GIL.
 
-    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps.
+    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps, num_parallel
+    those whose rows several threads sampled (the decode's own; which ones makes no difference to the tokens).
     """
 
     def __init__(self, Context context not None):
@@ -643,7 +675,9 @@ cdef class ModelRunner:
         self.samplers = []
 
     def __dealloc__(self):
-        kernels.scratch_free(&self.scratch)
+        cdef size_t i
+        for i in range(self.scratches.size()):
+            kernels.scratch_free(&self.scratches[i])
 
     def cancel(self) -> None:
         """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
@@ -662,22 +696,18 @@ cdef class ModelRunner:
         cdef lib.llama_context* ctx = context.ptr
         cdef lib.llama_batch c = batch.c
         cdef Py_ssize_t n_rows = len(samplers), i
-        cdef int status = 0
+        cdef int status = 0, n_threads
         cdef int64_t start, middle, end
-        cdef float* logits
-        cdef vector[sampling.SamplerState*] states
-        cdef vector[char] is_constrained
         self.check_rows(batch, rows, samplers)
-        kernels.scratch_reserve(&self.scratch, context.model.n_vocab)
         self.samplers = list(samplers)
-        states.resize(n_rows)
+        self.states.resize(n_rows)
         for i in range(n_rows):
-            states[i] = (<sampling.Sampler> self.samplers[i]).ptr
-        self.drawn.resize(n_rows)
+            self.states[i] = (<sampling.Sampler> self.samplers[i]).ptr
         self.scored.resize(batch.asked.size())
-        is_constrained.resize(n_rows)
+        self.is_constrained.assign(n_rows, 0)
         for i, _ in constraints:
-            is_constrained[i] = 1
+            self.is_constrained[i] = 1
+        n_threads = min(context.threads, context.threads_batch) if c.n_tokens > 1 else context.threads
         context.abort_flag = 0
         with nogil:
             start = lib.llama_time_us()
@@ -688,18 +718,10 @@ cdef class ModelRunner:
             if status == 0:
                 status = score_rows(ctx, batch.asked, self.scored, context.model.n_vocab)
             if status == 0:
-                for i in range(n_rows):
-                    logits = lib.llama_get_logits_ith(ctx, self.rows[i])
-                    if logits is NULL:
-                        status = -100
-                        break
-                    if is_constrained[i]:
-                        self.drawn[i] = sampling.draw_token(states[i], logits, &self.scratch)
-                    else:
-                        self.drawn[i] = sampling.draw_row(states[i], logits, &self.scratch)
+                status = self.draw_rows(n_threads)
         if status == 0:
             for i, constraint in constraints:
-                self.drawn[i] = self.settle(states[i], i, constraint)
+                self.drawn[i] = self.settle(i, constraint)
         end = lib.llama_time_us()
         self.num_decodes += 1
         self.decode_s += (middle - start) * 1e-6
@@ -708,11 +730,12 @@ cdef class ModelRunner:
             raise DecodeError(decode_message(status), status)
         return [self.drawn[i] for i in range(n_rows)]
 
-    cdef int32_t settle(self, sampling.SamplerState* state, Py_ssize_t i, constraint) except -2:
+    cdef int32_t settle(self, Py_ssize_t i, constraint) except -2:
         """Accept what was drawn if the constraint allows it, else what is drawn among the tokens it allows: together
         this is the exact distribution. The token, or -1.
         """
-        cdef float* logits = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
+        cdef sampling.SamplerState* state = self.states[i]
+        cdef float* logits = self.logit_rows[i]
         cdef int32_t token = self.drawn[i]
         cdef bytes mask
         cdef const uint32_t* words
@@ -723,7 +746,7 @@ cdef class ModelRunner:
                     raise ValueError(f"a mask of {len(mask)} bytes for {state.n_vocab} tokens")
                 words = <const uint32_t*> PyBytes_AS_STRING(mask)
                 with nogil:
-                    token = sampling.draw_masked(state, logits, words, &self.scratch)
+                    token = sampling.draw_masked(state, logits, words, &self.scratches[0])
                 if token < 0 or not constraint.accept(token):
                     raise GrammarError("the grammar and the other settings leave no token that may come next")
         except GrammarError as error:
@@ -733,6 +756,51 @@ cdef class ModelRunner:
             sampling.keep_logprobs(state, logits, token)
             sampling.accept_token(state, token)
         return token
+    cdef int draw_rows(self, int32_t n_threads) except -1 nogil:
+        """Draw and accept a token per sampler; OUT drawn. Returns a status: 0, or -100 if the logits are missing."""
+        cdef int32_t n_rows = <int32_t> self.states.size(), n_vocab = self.context.model.n_vocab, i
+        cdef RowsToDraw rows
+        self.logit_rows.resize(n_rows)
+        self.starts.clear()
+        for i in range(n_rows):
+            self.logit_rows[i] = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
+            if self.logit_rows[i] is NULL:
+                return -100
+            if i == 0 or self.logit_rows[i] != self.logit_rows[i - 1]:
+                self.starts.push_back(i)
+        self.starts.push_back(n_rows)
+        if not PARALLEL_AVAILABLE or <int64_t> n_rows * n_vocab < PARALLEL_LOGITS or not self.is_independent():
+            n_threads = 1
+        while self.scratches.size() < <size_t> n_threads:
+            self.scratches.push_back(kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0))
+        for i in range(n_threads):
+            kernels.scratch_reserve(&self.scratches[i], n_vocab)
+        self.drawn.assign(n_rows, NOT_DRAWN)
+        rows = RowsToDraw(self.states.data(), self.logit_rows.data(), self.starts.data(), self.scratches.data(),
+                          self.is_constrained.data(), self.drawn.data())
+        parallel_for(<int32_t> self.starts.size() - 1, n_threads, draw_group, &rows)
+        self.num_parallel += n_threads > 1
+        for i in range(n_rows):
+            if self.drawn[i] == NOT_DRAWN:
+                with gil:
+                    raise MemoryError("no memory to sample a row")
+        return 0
+
+    cdef bint is_independent(self) except -1 nogil:
+        """Whether the groups share neither a row nor a sampler, and are more than one."""
+        cdef size_t i
+        if self.starts.size() < 3:
+            return False
+        self.sorted_rows = self.logit_rows
+        self.sorted_states = self.states
+        sort(self.sorted_rows.begin(), self.sorted_rows.end())
+        sort(self.sorted_states.begin(), self.sorted_states.end())
+        cdef size_t n_distinct = 1
+        for i in range(1, self.sorted_rows.size()):
+            n_distinct += self.sorted_rows[i] != self.sorted_rows[i - 1]
+            if self.sorted_states[i] == self.sorted_states[i - 1]:
+                return False
+        return n_distinct == self.starts.size() - 1
 
     cdef int check_rows(self, Batch batch, rows, samplers) except -1:
         cdef Context context = self.context

@@ -63,16 +63,18 @@ def outputs(engine) -> Collector:
 
 def test_schema_is_met_by_what_came_to_its_end(outputs) -> None:
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    broken = {}
     for name, schema in SCHEMAS.items():
         if outputs.finished[name, 0].finish_reason is FinishReason.STOP:
-            value = json.loads(outputs.text[name, 0])
-            jsonschema.Draft202012Validator(schema, format_checker=checker).validate(value)
+            validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
+            broken[name] = [error.message for error in validator.iter_errors(json.loads(outputs.text[name, 0]))]
+    assert {name: errors for name, errors in broken.items() if errors} == {}
 
 
 def test_pydantic_model_takes_what_came_to_its_end(outputs) -> None:
-    for model in MODELS:
-        if outputs.finished[model.__name__, 0].finish_reason is FinishReason.STOP:
-            model.model_validate_json(outputs.text[model.__name__, 0])
+    finished = [model for model in MODELS if outputs.finished[model.__name__, 0].finish_reason is FinishReason.STOP]
+    values = [model.model_validate_json(outputs.text[model.__name__, 0]) for model in finished]
+    assert [type(value) for value in values] == finished
 
 
 def test_output_cut_by_length_is_still_allowed_so_far(engine, outputs) -> None:
