@@ -90,7 +90,7 @@ def draw_case(name: str, stages: tuple[Stage, ...] = (), seen: array[int] | None
         name,
         drawing(seen, **settings),
         tuple(chain),
-        numpy_draw(settings) if not stages and seen is None else None,
+        numpy_draw(settings) if settings.keys() <= {"temperature", "top_k", "top_p", "min_p"} else None,
         N_DRAWS,
         list(seen or ()),
     )
@@ -184,7 +184,7 @@ def rarer_cases(vocab: int) -> list[Case]:
             xtc_probability=1.0,
             xtc_threshold=0.1,
         ),
-        draw_case("dynamic temperature", (lambda n: lib.llama_sampler_init_top_k(n),), dynatemp_range=0.5),
+        draw_case("dynamic temperature", dynatemp_range=0.5),
         draw_case("mirostat 1", (lambda n: lib.llama_sampler_init_mirostat(n, 1, 5.0, 0.1, 100),), mirostat=1),
         draw_case("mirostat 2", (lambda _n: lib.llama_sampler_init_mirostat_v2(1, 5.0, 0.1),), mirostat=2),
         draw_case(
