@@ -1,10 +1,11 @@
-"""Build of the two Cython modules: _kernels (no llama) and _core (links the libllama of llama-cpp-python)."""
+"""Build of the Cython modules: those without llama.h, and _core (links the libllama of llama-cpp-python)."""
 
 import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def llama_folders(pinned: str) -> tuple[Path, Path]:
     return include, lib
 
 
+def is_gcc(compiler: str) -> bool:
+    """Whether a compiler command is GNU's."""
+    return "Free Software Foundation" in subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+
+
 class BuildExt(build_ext):
     """build_ext that says in one line what to do when there is no compiler."""
 
@@ -51,6 +57,12 @@ class BuildExt(build_ext):
                 f"llamafast: no C++ compiler found (looked for {command[0]!r}); install one "
                 "(Debian/Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
             )
+        if sys.platform == "linux" and is_gcc(command[0]):
+            # libgomp's threads are llama.cpp's: another compiler's OpenMP would start its own beside them.
+            for extension in self.extensions:
+                if extension.name == "llamafast._core":
+                    extension.extra_compile_args.append("-fopenmp")
+                    extension.extra_link_args.append("-fopenmp")
         super().build_extensions()
 
 
@@ -60,7 +72,10 @@ def extensions() -> list[Extension]:
     flags = ["-O1", "-g"] if DEBUG else ["-O3", "-g0"]
     flags += ["-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-    kernels = Extension("llamafast._kernels", ["llamafast/_kernels.pyx"], language="c++", extra_compile_args=flags)
+    plain = [
+        Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
+        for name in ("_kernels", "_filters", "_sampling", "_grammar")
+    ]
     core = Extension(
         "llamafast._core",
         ["llamafast/_core.pyx"],
@@ -72,7 +87,7 @@ def extensions() -> list[Extension]:
         extra_compile_args=[*flags, "-std=c++17"],
         extra_link_args=[f"-Wl,-rpath,{origin}/../llama_cpp/lib"],
     )
-    return [kernels, core]
+    return [*plain, core]
 
 
 directives = {

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from models import BUILT_IN
 
-from llamafast._core import Batch, Sampler
+from llamafast._core import Batch
+from llamafast._sampling import Sampler
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.request import Request, SamplingParams
 

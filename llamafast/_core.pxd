@@ -1,11 +1,11 @@
 """C face of the façade, for other Cython modules of ours."""
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
-from libcpp.unordered_map cimport unordered_map
+from libc.stdint cimport int32_t, int64_t
 from libcpp.vector cimport vector
 
 cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
+cimport llamafast._sampling as sampling
 
 cdef class Model:
     cdef lib.llama_model* ptr
@@ -15,7 +15,7 @@ cdef class Model:
     cdef readonly int n_vocab, n_ctx_train, n_embd, n_layer, n_swa
     cdef readonly int bos_id, eos_id, eot_id
     cdef readonly bint add_bos, add_eos, is_recurrent, is_hybrid, has_encoder, has_decoder
-    cdef readonly tuple fim_ids
+    cdef readonly tuple fim_ids, suppress_ids
     cdef vector[lib.llama_adapter_lora*] adapters       # freed with the model
     cdef int read_facts(self) except -1
 
@@ -31,35 +31,33 @@ cdef class Context:
     cdef int read_facts(self) except -1
     cdef int check_seq(self, int seq_id) except -1
 
-cdef class Batch:
-    cdef lib.llama_batch c
-    cdef readonly int n_tokens_max
+cdef struct AskedScore:                 # logprob and rank of `token` after batch row `row`, and the n_top best
+    int32_t row, token, n_top
 
-cdef cppclass SamplerState:
-    kernels.RowParams row
-    float repetition, frequency, presence
-    bint penalize
-    uint64_t rng
-    int32_t n_vocab, num_logprobs, min_tokens, num_accepted
-    unordered_map[int32_t, int32_t] slot_of     # token id -> index into ids and counts
-    vector[int32_t] ids, counts                 # distinct tokens seen, and how often
-    vector[int32_t] bias_ids, banned_ids
-    vector[float] bias
-    vector[float] saved                         # the logits under the changes of one draw
-    # of the last draw
+cdef cppclass Score:
     float logprob
+    int32_t rank
     vector[int32_t] top_ids
     vector[float] top_logprobs
 
-cdef class Sampler:
-    cdef SamplerState* ptr
-    cdef int checked(self, int token_id) except -1
+cdef class Batch:
+    cdef lib.llama_batch c
+    cdef vector[AskedScore] asked
+    cdef readonly int n_tokens_max
 
 cdef class ModelRunner:
     cdef readonly Context context
-    cdef kernels.Scratch scratch
+    cdef vector[kernels.Scratch] scratches              # per thread
     cdef list samplers                  # of the last step: keeps them alive for logprobs()
     cdef vector[int32_t] rows, drawn
+    cdef vector[Score] scored           # by the last step
+    cdef vector[sampling.SamplerState*] states, sorted_states
+    cdef vector[float*] logit_rows, sorted_rows
+    cdef vector[int32_t] starts
+    cdef vector[char] is_constrained
     cdef readonly double decode_s, sample_s
-    cdef readonly int64_t num_decodes
+    cdef readonly int64_t num_decodes, num_parallel
+    cdef int32_t settle(self, Py_ssize_t i, constraint) except -2
     cdef int check_rows(self, Batch batch, rows, samplers) except -1
+    cdef int draw_rows(self, int32_t n_threads) except -1 nogil
+    cdef bint is_independent(self) except -1 nogil

@@ -3,7 +3,11 @@
 from array import array
 from collections.abc import Callable, Sequence
 
+from llamafast._sampling import Sampler
+from llamafast.grammars.constraint import Constraint
+
 COMPILED_LLAMA_CPP_PYTHON: str
+SAMPLES_IN_PARALLEL: bool  # built with OpenMP
 
 class Model:
     """Weights and vocabulary. Tokenizing is thread-safe. Raises ModelLoadError."""
@@ -28,6 +32,7 @@ class Model:
     add_bos: bool
     add_eos: bool
     fim_ids: tuple[int, int, int]
+    suppress_ids: tuple[int, ...]  # never to be drawn (tokenizer.ggml.suppress_tokens)
     def __init__(
         self,
         path: str,
@@ -44,6 +49,9 @@ class Model:
     ) -> None: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+    @property
+    def sampling_defaults(self) -> dict[str, float | int]:
+        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def token_bytes(self, token_id: int, special: bool = False) -> bytes: ...
     def is_eog(self, token_id: int) -> bool: ...
@@ -123,32 +131,8 @@ class Batch:
         """Append one row; its index."""
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
         """Append token_ids[start:stop] (array('i')) at pos, pos+1, ...; the index of the last row."""
-
-class Sampler:
-    """Sampling state of one sequence: settings, own RNG, token counts for the penalties."""
-
-    num_logprobs: int
-    def __init__(
-        self,
-        n_vocab: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        logit_bias: Sequence[tuple[int, float]] = (),
-        seed: int = 0,
-        num_logprobs: int = -1,
-        banned_ids: Sequence[int] = (),
-        min_tokens: int = 0,
-    ) -> None:
-        """banned_ids cannot be drawn before min_tokens tokens were accepted. num_logprobs -1: none."""
-    def prime(self, token_ids: array[int]) -> None:
-        """Count prompt tokens for the penalties."""
-    def accept(self, token_id: int) -> None: ...
+    def score(self, row: int, next_id: int, n_top: int) -> None:
+        """Ask for the logprob and the rank of next_id after this row, and for the n_top best."""
 
 class ModelRunner:
     """One crossing per engine step."""
@@ -157,15 +141,26 @@ class ModelRunner:
     decode_s: float  # seconds inside llama_decode and synchronize, summed
     sample_s: float
     num_decodes: int
+    num_parallel: int  # steps whose rows were sampled by several threads
     def __init__(self, context: Context) -> None: ...
-    def step(self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
+    def step(
+        self,
+        batch: Batch,
+        rows: Sequence[int],
+        samplers: Sequence[Sampler],
+        constraints: Sequence[tuple[int, Constraint]] = (),
+    ) -> list[int]:
         """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+
+        constraints: (i, that of samplers[i]) where there is one; -1 for a row whose constraint failed: see its error.
 
         rows may name one row several times (forks), ascending order preferred. One nogil block.
         Raises DecodeError: 1 no KV room (nothing changed), 2 cancelled, negative fatal; ValueError for a bad batch.
         """
     def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
         """Of samplers[i] in the last step: raw logprob of the drawn token, and the top num_logprobs (best first)."""
+    def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
+        """Of the last step, for each Batch.score(): raw logprob, rank from 1, and the n_top best (best first)."""
     def logits(self, i: int) -> array[float]:
         """Copy of the raw logits that samplers[i] of the last step read, shape (n_vocab,)."""
     def cancel(self) -> None:

@@ -1,21 +1,22 @@
-"""The façade over libllama: Model, Context, Batch, Sampler, ModelRunner. Nothing else calls llama.h."""
+"""The façade over libllama: Model, Context, Batch, ModelRunner. Nothing else calls llama.h."""
 
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 from libcpp cimport bool as cbool
+from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
 
 cimport cython
 cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
+cimport llamafast._sampling as sampling
 
 import array as _array
 import os
 
-from llamafast.errors import DecodeError, ModelLoadError
+from llamafast.errors import DecodeError, GrammarError, ModelLoadError
 
 cdef extern from *:
     """
@@ -46,9 +47,19 @@ cdef extern from *:
     void llamafast_log_start(bint echo) nogil
     const char* LLAMAFAST_LLAMA_CPP_PYTHON
 
-COMPILED_LLAMA_CPP_PYTHON = LLAMAFAST_LLAMA_CPP_PYTHON.decode()
+cdef extern from "_parallel.h" nogil:
+    enum:
+        PARALLEL_AVAILABLE
+    void parallel_for(int32_t n, int32_t n_threads, void (*call)(void*, int32_t, int32_t) noexcept nogil, void* data)
 
-cdef int num_models = 0, num_contexts = 0, num_batches = 0, num_samplers = 0
+COMPILED_LLAMA_CPP_PYTHON = LLAMAFAST_LLAMA_CPP_PYTHON.decode()
+SAMPLES_IN_PARALLEL = bool(PARALLEL_AVAILABLE)
+
+cdef enum:
+    NOT_DRAWN = -2
+    PARALLEL_LOGITS = 1 << 17           # fewer in all rows of a step, and waking the threads costs more than they save
+
+cdef int num_models = 0, num_contexts = 0, num_batches = 0
 
 llamafast_log_start(os.environ.get("LLAMAFAST_LLAMA_LOG", "0") not in ("", "0"))
 lib.llama_backend_init()
@@ -56,6 +67,7 @@ lib.llama_backend_init()
 
 def live_handles() -> dict[str, int]:
     """How many native objects are alive, by class. For leak tests."""
+    num_samplers = sampling.num_live_samplers()
     return {"Model": num_models, "Context": num_contexts, "Batch": num_batches, "Sampler": num_samplers}
 
 
@@ -169,6 +181,8 @@ cdef class Model:
 
     cdef int read_facts(self) except -1:
         cdef const lib.llama_vocab* vocab = lib.llama_model_get_vocab(self.ptr)
+        cdef int32_t n_suppressed = 0, i
+        cdef const lib.llama_token* suppressed = lib.llama_vocab_get_suppress_tokens(vocab, &n_suppressed)
         self.vocab = vocab
         self.n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.n_ctx_train = lib.llama_model_n_ctx_train(self.ptr)
@@ -185,6 +199,7 @@ cdef class Model:
         self.add_bos = lib.llama_vocab_get_add_bos(vocab)
         self.add_eos = lib.llama_vocab_get_add_eos(vocab)
         self.fim_ids = (lib.llama_vocab_fim_pre(vocab), lib.llama_vocab_fim_suf(vocab), lib.llama_vocab_fim_mid(vocab))
+        self.suppress_ids = tuple([suppressed[i] for i in range(n_suppressed) if 0 <= suppressed[i] < self.n_vocab])
         return 0
 
     @property
@@ -213,6 +228,18 @@ cdef class Model:
                 meta_text(self.ptr, i, lib.llama_model_meta_val_str_by_index)
             for i in range(lib.llama_model_meta_count(self.ptr))
         }
+
+    @property
+    def sampling_defaults(self) -> dict:
+        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
+        metadata = self.metadata
+        defaults = {}
+        for key, (name, kind) in SAMPLING_KEYS.items():
+            try:
+                defaults[name] = kind(float(metadata[f"general.sampling.{key}"]))
+            except (KeyError, ValueError, OverflowError):       # not there, or no number
+                continue
+        return defaults
 
     def tokenize(self, str text, bint add_special, bint parse_special):
         """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
@@ -284,6 +311,12 @@ cdef class Model:
 
 
 cdef array.array TOKENS = _array.array("i")
+cdef dict SAMPLING_KEYS = {
+    "temp": ("temperature", float), "top_k": ("top_k", int), "top_p": ("top_p", float), "min_p": ("min_p", float),
+    "xtc_probability": ("xtc_probability", float), "xtc_threshold": ("xtc_threshold", float),
+    "penalty_last_n": ("penalty_last_n", int), "penalty_repeat": ("repetition_penalty", float),
+    "mirostat": ("mirostat", int), "mirostat_tau": ("mirostat_tau", float), "mirostat_eta": ("mirostat_eta", float),
+}
 ctypedef int32_t (*meta_getter)(const lib.llama_model*, int32_t, char*, size_t) noexcept nogil
 
 
@@ -561,6 +594,15 @@ cdef class Batch:
     def clear(self) -> None:
         """Remove all rows."""
         self.c.n_tokens = 0
+        self.asked.clear()
+
+    def score(self, int row, int next_id, int n_top) -> None:
+        """Ask for the logprob and the rank of next_id after this row, and for the n_top best. Raises ValueError."""
+        cdef AskedScore asked
+        if not 0 <= row < self.c.n_tokens or n_top < 0:
+            raise ValueError(f"row {row} of {self.c.n_tokens}, {n_top} alternatives")
+        asked.row, asked.token, asked.n_top = row, next_id, n_top
+        self.asked.push_back(asked)
 
     def add(self, int token_id, int pos, int seq_id) -> int:
         """Append one row; its index. Raises ValueError when the batch is full."""
@@ -599,149 +641,24 @@ cdef class Batch:
         return self.c.n_tokens - 1
 
 
-@cython.final
-cdef class Sampler:
-    """Sampling state of one sequence: settings, its own random numbers, and token counts for the penalties.
-
-    Order as llama.cpp's default chain: bias, penalties, top_k, top_p, min_p, temperature, draw. temperature 0 is
-    greedy; top_k 0, top_p 1 and min_p 0 are off. num_logprobs -1: none; N >= 0: the drawn token's raw logprob and the
-    N best. banned_ids cannot be drawn before min_tokens tokens were accepted. Raises ValueError for an unknown id.
-    """
-
-    def __cinit__(self, *args, **kwargs):
-        global num_samplers
-        self.ptr = new SamplerState()
-        num_samplers += 1
-
-    def __dealloc__(self):
-        global num_samplers
-        del self.ptr
-        num_samplers -= 1
-
-    def __init__(self, int n_vocab, *, float temperature=1.0, int top_k=0, float top_p=1.0, float min_p=0.0,
-                 float repetition_penalty=1.0, float frequency_penalty=0.0, float presence_penalty=0.0,
-                 logit_bias=(), seed=0, int num_logprobs=-1, banned_ids=(), int min_tokens=0):
-        cdef SamplerState* state = self.ptr
-        if n_vocab < 1:
-            raise ValueError("n_vocab must be at least 1")
-        if repetition_penalty <= 0:
-            raise ValueError("repetition_penalty must be positive")
-        state.n_vocab = n_vocab
-        state.row.temperature = temperature
-        state.row.top_k = top_k
-        state.row.top_p = top_p
-        state.row.min_p = min_p
-        state.repetition = repetition_penalty
-        state.frequency = frequency_penalty
-        state.presence = presence_penalty
-        state.penalize = repetition_penalty != 1.0 or frequency_penalty != 0.0 or presence_penalty != 0.0
-        state.rng = kernels.rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
-        state.num_logprobs = min(num_logprobs, n_vocab)
-        state.min_tokens = min_tokens
-        state.num_accepted = 0
-        for token_id, value in logit_bias:
-            state.bias_ids.push_back(self.checked(token_id))
-            state.bias.push_back(value)
-        for token_id in banned_ids:
-            state.banned_ids.push_back(self.checked(token_id))
-
-    cdef int checked(self, int token_id) except -1:
-        if not 0 <= token_id < self.ptr.n_vocab:
-            raise ValueError(f"token id {token_id} is not in [0, {self.ptr.n_vocab})")
-        return token_id
-
-    @property
-    def num_logprobs(self) -> int:
-        """-1: none; N >= 0: the drawn token and the N best."""
-        return self.ptr.num_logprobs
-
-    def prime(self, array.array token_ids not None) -> None:
-        """Count prompt tokens (array('i')) for the penalties."""
-        cdef Py_ssize_t i
-        if not self.ptr.penalize:
-            return
-        if token_ids.ob_descr.typecode != c'i':
-            raise ValueError("token_ids must be an array('i')")
-        for i in range(len(token_ids)):
-            count_token(self.ptr, self.checked(token_ids.data.as_ints[i]))
-
-    def accept(self, int token_id) -> None:
-        """Take one token as generated."""
-        accept_token(self.ptr, self.checked(token_id))
+cdef struct RowsToDraw:
+    sampling.SamplerState** states
+    float** logits
+    const int32_t* starts               # (n_groups + 1,): samplers of one row, which the draw changes for a moment
+    kernels.Scratch* scratches          # per thread
+    const char* is_constrained          # draw, but do not accept
+    int32_t* drawn
 
 
-cdef void count_token(SamplerState* state, int32_t token_id) noexcept nogil:
-    if state.slot_of.count(token_id):
-        state.counts[state.slot_of[token_id]] += 1
-        return
-    state.slot_of[token_id] = <int32_t> state.ids.size()
-    state.ids.push_back(token_id)
-    state.counts.push_back(1)
-
-
-cdef void accept_token(SamplerState* state, int32_t token_id) noexcept nogil:
-    state.num_accepted += 1
-    if state.penalize:
-        count_token(state, token_id)
-
-
-cdef int32_t draw_changed(SamplerState* state, float* logits, size_t n_banned,
-                          kernels.Scratch* scratch) except -1 nogil:
-    # IN/OUT logits (n_vocab,): the listed places are changed for the draw, then put back, because forks share the row
-    cdef size_t n_bias = state.bias_ids.size(), n_seen = state.ids.size(), i, n = 0
-    cdef int32_t token
-    state.saved.resize(n_bias + n_seen + n_banned)
-    for i in range(n_bias):
-        state.saved[n] = logits[state.bias_ids[i]]
-        logits[state.bias_ids[i]] += state.bias[i]
-        n += 1
-    for i in range(n_seen):
-        state.saved[n] = logits[state.ids[i]]
-        n += 1
-    if n_seen:
-        kernels.row_penalize(logits, state.ids.data(), state.counts.data(), <int32_t> n_seen,
-                             state.repetition, state.frequency, state.presence)
-    for i in range(n_banned):
-        state.saved[n] = logits[state.banned_ids[i]]
-        logits[state.banned_ids[i]] = -INFINITY
-        n += 1
-    token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
-    for i in range(n_banned, 0, -1):    # back in reverse order: an id may stand in two lists
-        n -= 1
-        logits[state.banned_ids[i - 1]] = state.saved[n]
-    for i in range(n_seen, 0, -1):
-        n -= 1
-        logits[state.ids[i - 1]] = state.saved[n]
-    for i in range(n_bias, 0, -1):
-        n -= 1
-        logits[state.bias_ids[i - 1]] = state.saved[n]
-    return token
-
-
-cdef void keep_logprobs(SamplerState* state, const float* logits, int32_t token) noexcept nogil:
-    cdef double total = kernels.row_logsumexp(logits, state.n_vocab)
-    cdef int32_t i, n = state.num_logprobs
-    state.logprob = <float> (logits[token] - total)
-    state.top_ids.resize(n)
-    state.top_logprobs.resize(n)
-    if n > 0:
-        kernels.row_top_n(logits, state.n_vocab, n, state.top_ids.data(), state.top_logprobs.data())
-    for i in range(n):
-        state.top_logprobs[i] = <float> (state.top_logprobs[i] - total)
-
-
-cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -1 nogil:
-    """One token: drawn, its logprobs kept if asked, accepted. logits (n_vocab,) are the same afterwards."""
-    cdef size_t n_banned = state.banned_ids.size() if state.num_accepted < state.min_tokens else 0
-    cdef int32_t token
-    if state.bias_ids.size() + state.ids.size() + n_banned == 0:
-        token = kernels.row_draw(logits, state.n_vocab, &state.row, &state.rng, scratch)
-    else:
-        token = draw_changed(state, logits, n_banned, scratch)
-    if state.num_logprobs >= 0:
-        keep_logprobs(state, logits, token)
-    accept_token(state, token)
-    return token
+cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
+    # What fails here (memory only) leaves the NOT_DRAWN that stood in drawn.
+    cdef RowsToDraw* rows = <RowsToDraw*> data
+    cdef int32_t i
+    for i in range(rows.starts[group], rows.starts[group + 1]):
+        if rows.is_constrained[i]:
+            rows.drawn[i] = sampling.draw_token(rows.states[i], rows.logits[i], &rows.scratches[thread])
+        else:
+            rows.drawn[i] = sampling.draw_row(rows.states[i], rows.logits[i], &rows.scratches[thread])
 
 
 @cython.final
@@ -749,7 +666,8 @@ cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scrat
 cdef class ModelRunner:
     """One crossing per engine step: decode a batch and sample its rows, without the GIL.
 
-    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps.
+    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps, num_parallel
+    those whose rows several threads sampled (the decode's own; which ones makes no difference to the tokens).
     """
 
     def __init__(self, Context context not None):
@@ -757,34 +675,39 @@ cdef class ModelRunner:
         self.samplers = []
 
     def __dealloc__(self):
-        kernels.scratch_free(&self.scratch)
+        cdef size_t i
+        for i in range(self.scratches.size()):
+            kernels.scratch_free(&self.scratches[i])
 
     def cancel(self) -> None:
         """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
         self.context.abort_flag = 1
 
-    def step(self, Batch batch not None, rows, samplers):
-        """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
+    def step(self, Batch batch not None, rows, samplers, constraints=()):
+        """Decode the batch, score the rows it asks for, then draw and accept: samplers[i] reads batch row rows[i].
 
-        One row may be named several times (forks). Returns the drawn ids, in the samplers' order; the batch is kept as
-        it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and ValueError for
-        what llama.cpp would answer with death: too many rows or outputs, a token or sequence id out of range.
+        One row may be named several times (forks). constraints: (i, Constraint of samplers[i]) where there is one.
+        Returns the drawn ids, in the samplers' order, -1 where a constraint has failed: its `error` says why. The batch
+        is kept as it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and
+        ValueError for what llama.cpp would answer with death: too many rows or outputs, a token or sequence id out of
+        range.
         """
         cdef Context context = self.context
         cdef lib.llama_context* ctx = context.ptr
         cdef lib.llama_batch c = batch.c
         cdef Py_ssize_t n_rows = len(samplers), i
-        cdef int status = 0
+        cdef int status = 0, n_threads
         cdef int64_t start, middle, end
-        cdef float* logits
-        cdef vector[SamplerState*] states
         self.check_rows(batch, rows, samplers)
-        kernels.scratch_reserve(&self.scratch, context.model.n_vocab)
         self.samplers = list(samplers)
-        states.resize(n_rows)
+        self.states.resize(n_rows)
         for i in range(n_rows):
-            states[i] = (<Sampler> self.samplers[i]).ptr
-        self.drawn.resize(n_rows)
+            self.states[i] = (<sampling.Sampler> self.samplers[i]).ptr
+        self.scored.resize(batch.asked.size())
+        self.is_constrained.assign(n_rows, 0)
+        for i, _ in constraints:
+            self.is_constrained[i] = 1
+        n_threads = min(context.threads, context.threads_batch) if c.n_tokens > 1 else context.threads
         context.abort_flag = 0
         with nogil:
             start = lib.llama_time_us()
@@ -793,13 +716,13 @@ cdef class ModelRunner:
                 lib.llama_synchronize(ctx)
             middle = lib.llama_time_us()
             if status == 0:
-                for i in range(n_rows):
-                    logits = lib.llama_get_logits_ith(ctx, self.rows[i])
-                    if logits is NULL:
-                        status = -100
-                        break
-                    self.drawn[i] = draw_row(states[i], logits, &self.scratch)
-            end = lib.llama_time_us()
+                status = score_rows(ctx, batch.asked, self.scored, context.model.n_vocab)
+            if status == 0:
+                status = self.draw_rows(n_threads)
+        if status == 0:
+            for i, constraint in constraints:
+                self.drawn[i] = self.settle(i, constraint)
+        end = lib.llama_time_us()
         self.num_decodes += 1
         self.decode_s += (middle - start) * 1e-6
         self.sample_s += (end - middle) * 1e-6
@@ -807,11 +730,84 @@ cdef class ModelRunner:
             raise DecodeError(decode_message(status), status)
         return [self.drawn[i] for i in range(n_rows)]
 
+    cdef int32_t settle(self, Py_ssize_t i, constraint) except -2:
+        """Accept what was drawn if the constraint allows it, else what is drawn among the tokens it allows: together
+        this is the exact distribution. The token, or -1.
+        """
+        cdef sampling.SamplerState* state = self.states[i]
+        cdef float* logits = self.logit_rows[i]
+        cdef int32_t token = self.drawn[i]
+        cdef bytes mask
+        cdef const uint32_t* words
+        try:
+            if not constraint.accept(token):
+                mask = constraint.mask()
+                if len(mask) * 8 < state.n_vocab:
+                    raise ValueError(f"a mask of {len(mask)} bytes for {state.n_vocab} tokens")
+                words = <const uint32_t*> PyBytes_AS_STRING(mask)
+                with nogil:
+                    token = sampling.draw_masked(state, logits, words, &self.scratches[0])
+                if token < 0 or not constraint.accept(token):
+                    raise GrammarError("the grammar and the other settings leave no token that may come next")
+        except GrammarError as error:
+            constraint.error = error
+            return -1
+        with nogil:
+            sampling.keep_logprobs(state, logits, token)
+            sampling.accept_token(state, token)
+        return token
+    cdef int draw_rows(self, int32_t n_threads) except -1 nogil:
+        """Draw and accept a token per sampler; OUT drawn. Returns a status: 0, or -100 if the logits are missing."""
+        cdef int32_t n_rows = <int32_t> self.states.size(), n_vocab = self.context.model.n_vocab, i
+        cdef RowsToDraw rows
+        self.logit_rows.resize(n_rows)
+        self.starts.clear()
+        for i in range(n_rows):
+            self.logit_rows[i] = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
+            if self.logit_rows[i] is NULL:
+                return -100
+            if i == 0 or self.logit_rows[i] != self.logit_rows[i - 1]:
+                self.starts.push_back(i)
+        self.starts.push_back(n_rows)
+        if not PARALLEL_AVAILABLE or <int64_t> n_rows * n_vocab < PARALLEL_LOGITS or not self.is_independent():
+            n_threads = 1
+        while self.scratches.size() < <size_t> n_threads:
+            self.scratches.push_back(kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0))
+        for i in range(n_threads):
+            kernels.scratch_reserve(&self.scratches[i], n_vocab)
+        self.drawn.assign(n_rows, NOT_DRAWN)
+        rows = RowsToDraw(self.states.data(), self.logit_rows.data(), self.starts.data(), self.scratches.data(),
+                          self.is_constrained.data(), self.drawn.data())
+        parallel_for(<int32_t> self.starts.size() - 1, n_threads, draw_group, &rows)
+        self.num_parallel += n_threads > 1
+        for i in range(n_rows):
+            if self.drawn[i] == NOT_DRAWN:
+                with gil:
+                    raise MemoryError("no memory to sample a row")
+        return 0
+
+    cdef bint is_independent(self) except -1 nogil:
+        """Whether the groups share neither a row nor a sampler, and are more than one."""
+        cdef size_t i
+        if self.starts.size() < 3:
+            return False
+        self.sorted_rows = self.logit_rows
+        self.sorted_states = self.states
+        sort(self.sorted_rows.begin(), self.sorted_rows.end())
+        sort(self.sorted_states.begin(), self.sorted_states.end())
+        cdef size_t n_distinct = 1
+        for i in range(1, self.sorted_rows.size()):
+            n_distinct += self.sorted_rows[i] != self.sorted_rows[i - 1]
+            if self.sorted_states[i] == self.sorted_states[i - 1]:
+                return False
+        return n_distinct == self.starts.size() - 1
+
     cdef int check_rows(self, Batch batch, rows, samplers) except -1:
         cdef Context context = self.context
         cdef int n_tokens = batch.c.n_tokens, n_outputs = 0, row
         cdef int n_vocab = context.model.n_vocab, n_seq_max = context.n_seq_max
         cdef Py_ssize_t i, n_rows = len(samplers)
+        cdef AskedScore asked
         if not 1 <= n_tokens <= context.n_batch:
             raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
         if len(rows) != n_rows:
@@ -824,7 +820,7 @@ cdef class ModelRunner:
         memset(batch.c.logits, 0, n_tokens)
         self.rows.resize(n_rows)
         for i in range(n_rows):
-            if (<Sampler?> samplers[i]).ptr.n_vocab != n_vocab:
+            if (<sampling.Sampler?> samplers[i]).ptr.n_vocab != n_vocab:
                 raise ValueError(f"sampler {i} is for another vocabulary")
             row = rows[i]
             if not 0 <= row < n_tokens:
@@ -832,6 +828,11 @@ cdef class ModelRunner:
             n_outputs += 1 - batch.c.logits[row]
             batch.c.logits[row] = 1
             self.rows[i] = row
+        for asked in batch.asked:
+            if not 0 <= asked.token < n_vocab:
+                raise ValueError(f"row {asked.row}: token id {asked.token} is not in [0, {n_vocab})")
+            n_outputs += 1 - batch.c.logits[asked.row]
+            batch.c.logits[asked.row] = 1
         if n_outputs > context.n_outputs_max:
             raise ValueError(f"{n_outputs} output rows; n_outputs_max is {context.n_outputs_max}")
         return 0
@@ -843,12 +844,23 @@ cdef class ModelRunner:
         """
         if not 0 <= i < len(self.samplers):
             raise IndexError(f"sampler {i} of {len(self.samplers)}")
-        cdef Sampler sampler = self.samplers[i]
-        cdef SamplerState* state = sampler.ptr
+        cdef sampling.Sampler sampler = self.samplers[i]
+        cdef sampling.SamplerState* state = sampler.ptr
         cdef size_t k
         if state.num_logprobs < 0:
             raise ValueError("this sampler was made without logprobs")
         return state.logprob, [(state.top_ids[k], state.top_logprobs[k]) for k in range(state.top_ids.size())]
+
+    def scores(self):
+        """Of the last step, for each Batch.score(): (raw logprob, rank from 1, [(id, logprob), ...] best first)."""
+        cdef size_t i, k
+        cdef Score* score
+        scores = []
+        for i in range(self.scored.size()):
+            score = &self.scored[i]
+            best = [(score.top_ids[k], score.top_logprobs[k]) for k in range(score.top_ids.size())]
+            scores.append((score.logprob, score.rank, best))
+        return scores
 
     def logits(self, Py_ssize_t i):
         """Copy of the raw logits that samplers[i] of the last step read: array('f'), shape (n_vocab,). For tests."""
@@ -861,6 +873,31 @@ cdef class ModelRunner:
 
 
 cdef array.array FLOATS = _array.array("f")
+
+
+cdef int score_rows(lib.llama_context* ctx, vector[AskedScore]& asked, vector[Score]& scored,
+                    int32_t n_vocab) except -1 nogil:
+    # IN asked; OUT scored, of the same size. Returns 0, or -100 if a row has no logits
+    cdef size_t i
+    cdef int32_t k, n
+    cdef float* logits
+    cdef double total
+    cdef Score* score
+    for i in range(asked.size()):
+        logits = lib.llama_get_logits_ith(ctx, asked[i].row)
+        if logits is NULL:
+            return -100
+        score = &scored[i]
+        total = kernels.row_logsumexp(logits, n_vocab)
+        score.logprob = <float> (logits[asked[i].token] - total)
+        score.rank = kernels.row_rank(logits, n_vocab, asked[i].token)
+        n = min(asked[i].n_top, n_vocab)
+        score.top_ids.resize(n)
+        score.top_logprobs.resize(n)
+        kernels.row_top_n(logits, n_vocab, n, score.top_ids.data(), score.top_logprobs.data())
+        for k in range(n):
+            score.top_logprobs[k] = <float> (score.top_logprobs[k] - total)
+    return 0
 
 
 cdef str decode_message(int status):

@@ -10,22 +10,22 @@ class _Array(Protocol):
     @property
     def __array_interface__(self) -> dict[str, object]: ...
 
-_Readable: TypeAlias = ReadableBuffer | _Array
-_Writeable: TypeAlias = WriteableBuffer | _Array
+Readable: TypeAlias = ReadableBuffer | _Array
+Writeable: TypeAlias = WriteableBuffer | _Array
 
-def argmax(row: _Readable) -> int: ...
-def logsumexp(row: _Readable) -> float: ...
+def argmax(row: Readable) -> int: ...
+def logsumexp(row: Readable) -> float: ...
 def penalize(
-    row: _Writeable,
-    ids: _Readable,
-    counts: _Readable,
+    row: Writeable,
+    ids: Readable,
+    counts: Readable,
     *,
     repetition: float = 1.0,
     frequency: float = 0.0,
     presence: float = 0.0,
 ) -> None: ...
 def draw(
-    row: _Readable,
+    row: Readable,
     n_draws: int = 1,
     *,
     temperature: float = 1.0,
@@ -34,4 +34,5 @@ def draw(
     min_p: float = 0.0,
     seed: int = 0,
 ) -> list[int]: ...
-def top_n(row: _Readable, k: int) -> list[tuple[int, float]]: ...
+def top_n(row: Readable, k: int) -> list[tuple[int, float]]: ...
+def rank(row: Readable, i: int) -> int: ...

@@ -16,18 +16,14 @@ cdef extern from "_vecmath.h" nogil:
     int32_t vm_bin(float x, float max, float scale, int32_t last)
     float vm_maxima(const float* row, int32_t n, float* maxima)
     double vm_sums(const float* row, int32_t n, const float* maxima, float max, float scale, float floor, double* sums)
-    void vm_histogram(const float* row, int32_t n, const float* maxima, float max, float power, float scale,
-                      float floor, int32_t last, double* bins)
+    void vm_histogram(const float* row, int32_t n, const float* maxima, float max, const float* logits, float peak,
+                      float power, float scale, float floor, int32_t last, double* bins)
+    int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor)
     int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
 
 cdef enum:
     MAX_BINS = 2048
     CHUNK_BLOCKS = 64       # a chunk is what the kernels without scratch look at before they go on: 16 KB, fits L1
-
-
-cdef struct Cut:            # which places survive the filters: row[i] > floor, or == floor and i <= last_id
-    float floor
-    int32_t last_id
 
 
 cdef inline int32_t num_blocks(int32_t n) noexcept nogil:
@@ -54,15 +50,36 @@ cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil:
     return 0
 
 
+cdef int scratch_reserve_packed(Scratch* scratch) except -1 nogil:
+    """Room for packed rows too, of those that scratch is reserved for. Raises MemoryError."""
+    cdef size_t n = <size_t> scratch.capacity
+    if scratch.packed is NULL:
+        scratch.packed = <float*> malloc(n * sizeof(float))
+    if scratch.packed_ids is NULL:
+        scratch.packed_ids = <int32_t*> malloc(n * sizeof(int32_t))
+    if scratch.scores is NULL:
+        scratch.scores = <float*> malloc(n * sizeof(float))
+    if scratch.packed is NULL or scratch.packed_ids is NULL or scratch.scores is NULL:
+        with gil:
+            raise MemoryError(f"no memory for packed rows of {scratch.capacity} logits")
+    return 0
+
+
 cdef void scratch_free(Scratch* scratch) noexcept nogil:
     free(scratch.keys)
     free(scratch.maxima)
     free(scratch.sums)
     free(scratch.bins)
+    free(scratch.packed)
+    free(scratch.packed_ids)
+    free(scratch.scores)
     scratch.keys = NULL
     scratch.maxima = NULL
     scratch.sums = NULL
     scratch.bins = NULL
+    scratch.packed = NULL
+    scratch.packed_ids = NULL
+    scratch.scores = NULL
     scratch.capacity = 0
 
 
@@ -156,6 +173,15 @@ cdef void sift_down(int32_t* ids, float* values, int32_t n, int32_t i) noexcept 
         i = child
 
 
+cdef int32_t row_rank(const float* row, int32_t n, int32_t i) noexcept nogil:
+    """1 + how many of row (n,) are larger than row[i]."""
+    cdef int32_t k, rank = 1
+    cdef float value = row[i] if row[i] == row[i] else -INFINITY
+    for k in range(n):
+        rank += row[k] > value
+    return rank
+
+
 cdef int32_t row_top_n(const float* row, int32_t n, int32_t k, int32_t* ids, float* values) noexcept nogil:
     cdef float[CHUNK_BLOCKS] maxima
     cdef int32_t kept = min(k, n), chunk = CHUNK_BLOCKS * VM_BLOCK, start = kept, length, b, i
@@ -187,8 +213,8 @@ cdef int32_t row_top_n(const float* row, int32_t n, int32_t k, int32_t* ids, flo
 
 # ---- the filters: each finds a Cut
 
-cdef inline double mass_of(uint64_t key, bint by_mass, float top) noexcept nogil:
-    return vm_exp(vm_unorder(<uint32_t> (key >> 32)) - top) if by_mass else 1.0
+cdef inline double mass_of(uint64_t key, const float* logits, float top) noexcept nogil:
+    return 1.0 if logits is NULL else vm_exp(logits[<int32_t> ~<uint32_t> key] - top)
 
 
 cdef int32_t split(uint64_t* keys, int32_t low, int32_t high) noexcept nogil:
@@ -209,10 +235,10 @@ cdef int32_t split(uint64_t* keys, int32_t low, int32_t high) noexcept nogil:
         j -= 1
 
 
-cdef int32_t take_best(uint64_t* keys, int32_t n, double wanted, bint by_mass, float top) noexcept nogil:
+cdef int32_t take_best(uint64_t* keys, int32_t n, double wanted, const float* logits, float top) noexcept nogil:
     """Quickselect: the fewest best keys that together hold `wanted` come to the front; their number.
 
-    A key weighs 1, or exp(logit - top) if by_mass. All n if they hold too little.
+    A key weighs exp(logit - top), or 1 if logits is NULL. All n if they hold too little.
     """
     cdef int32_t low = 0, high = n, border, i
     cdef double before = 0, mass
@@ -220,7 +246,7 @@ cdef int32_t take_best(uint64_t* keys, int32_t n, double wanted, bint by_mass, f
         border = split(keys, low, high)
         mass = 0
         for i in range(low, border):
-            mass += mass_of(keys[i], by_mass, top)
+            mass += mass_of(keys[i], logits, top)
         if before + mass >= wanted:
             high = border
         else:
@@ -273,7 +299,7 @@ cdef float count_floor(const float* row, int32_t n, float top, const float* maxi
     cdef float reach = 32
     cdef int32_t last = num_bins(n), index
     cdef double before
-    vm_histogram(row, n, maxima, top, 0, last / reach, top - reach, last, bins)
+    vm_histogram(row, n, maxima, top, row, top, 0, last / reach, top - reach, last, bins)
     index = find_bin(bins, last, k, &before)
     return bin_floor(index, top, last / reach, last) if index < last else -FLT_MAX
 
@@ -294,26 +320,31 @@ cdef int32_t gather_best(const float* row, int32_t n, float top, float* maxima, 
     elif n > 1024:
         floor = count_floor(row, n, top, maxima, k, scratch.bins)
     n_keys = vm_gather(row, n, maxima, floor, INFINITY, scratch.keys)
-    return take_best(scratch.keys, n_keys, k, False, 0) if n_keys > k else n_keys
+    return take_best(scratch.keys, n_keys, k, NULL, 0) if n_keys > k else n_keys
 
 
-cdef Cut cut_top_p(const float* row, int32_t n, float top, float top_p, Scratch* scratch) noexcept nogil:
-    # What lies `reach` below the top holds less than 1 - top_p of the mass even if all n logits were there.
-    cdef float reach = <float> (log(n / (1.0 - top_p)) + 1.0), ceiling = INFINITY
+cdef float mass_reach(int32_t n, float share) noexcept nogil:
+    # What lies so far below the top holds less than 1 - share of the mass even if all n logits were there.
+    return <float> (log(n / (1.0 - share)) + 1.0)
+
+
+cdef Cut row_cut_mass(const float* order, int32_t n, float best, const float* logits, float top, float reach,
+                      float share, Scratch* scratch) noexcept nogil:
+    cdef float ceiling = INFINITY
     cdef int32_t last = num_bins(n), index, n_keys, i
     cdef float scale = last / reach
     cdef double wanted = 0, before
-    vm_histogram(row, n, scratch.maxima, top, 1, scale, top - reach, last, scratch.bins)
+    vm_histogram(order, n, scratch.maxima, best, logits, top, 1, scale, best - reach, last, scratch.bins)
     for i in range(last + VM_REST):
         wanted += scratch.bins[i]
-    wanted *= top_p
+    wanted *= share
     index = find_bin(scratch.bins, last, wanted, &before)
-    if index == last:       # top_p is so near 1 that rounding hides the rest
+    if index == last:       # share is so near 1 that rounding hides the rest
         return Cut(-FLT_MAX, n - 1)
     if index > 0:
-        ceiling = bin_floor(index - 1, top, scale, last)
-    n_keys = vm_gather(row, n, scratch.maxima, bin_floor(index, top, scale, last), ceiling, scratch.keys)
-    return worst_of(scratch.keys, take_best(scratch.keys, n_keys, wanted - before, True, top))
+        ceiling = bin_floor(index - 1, best, scale, last)
+    n_keys = vm_gather(order, n, scratch.maxima, bin_floor(index, best, scale, last), ceiling, scratch.keys)
+    return worst_of(scratch.keys, take_best(scratch.keys, n_keys, wanted - before, logits, top))
 
 
 cdef Cut cut_min_p(int32_t n, float top, const RowParams* params) noexcept nogil:
@@ -322,7 +353,7 @@ cdef Cut cut_min_p(int32_t n, float top, const RowParams* params) noexcept nogil
     return Cut(-FLT_MAX, n - 1)
 
 
-cdef Cut find_cut(const float* row, int32_t n, float top, const RowParams* params, Scratch* scratch) noexcept nogil:
+cdef Cut row_cut(const float* row, int32_t n, float top, const RowParams* params, Scratch* scratch) noexcept nogil:
     cdef Cut cut = cut_min_p(n, top, params), other = cut
     cdef double mass = 0
     cdef int32_t n_keys, i
@@ -330,11 +361,11 @@ cdef Cut find_cut(const float* row, int32_t n, float top, const RowParams* param
         n_keys = gather_best(row, n, top, scratch.maxima, params.top_k, scratch)
         if params.top_p < 1:
             for i in range(n_keys):
-                mass += mass_of(scratch.keys[i], True, top)
-            n_keys = take_best(scratch.keys, n_keys, mass * params.top_p, True, top)
+                mass += mass_of(scratch.keys[i], row, top)
+            n_keys = take_best(scratch.keys, n_keys, mass * params.top_p, row, top)
         other = worst_of(scratch.keys, n_keys)
     elif params.top_p < 1:
-        other = cut_top_p(row, n, top, params.top_p, scratch)
+        other = row_cut_mass(row, n, top, row, top, mass_reach(n, params.top_p), params.top_p, scratch)
     return cut if cut.floor > other.floor else other
 
 
@@ -362,7 +393,7 @@ cdef void weigh_block(const float* row, int32_t n, int32_t b, float top, float s
             weights[i - start] = 0
 
 
-cdef double sum_cut(const float* row, int32_t n, float top, float scale, Cut cut, Scratch* scratch) noexcept nogil:
+cdef double row_sum_cut(const float* row, int32_t n, float top, float scale, Cut cut, Scratch* scratch) noexcept nogil:
     """Sum of exp((logit - top) * scale) over what the cut leaves; per block in scratch.sums.
 
     Logits so low that all n of them together weigh less than exp(-17), a float's rounding, are left out.
@@ -390,40 +421,59 @@ cdef double sum_cut(const float* row, int32_t n, float top, float scale, Cut cut
     return total
 
 
-cdef int32_t draw_cut(const float* row, int32_t n, float top, float scale, Cut cut, double uniform,
-                      Scratch* scratch, double* total) noexcept nogil:
-    # OUT total: the sum over what the cut leaves. One draw among the blocks, one inside.
+cdef int32_t row_draw_cut(const float* row, int32_t n, float top, float scale, Cut cut, double uniform,
+                          Scratch* scratch, double* total) noexcept nogil:
+    # One draw among the blocks, one inside.
     cdef double[VM_BLOCK] weights
     cdef int32_t b
     cdef double target
-    total[0] = sum_cut(row, n, top, scale, cut, scratch)
+    total[0] = row_sum_cut(row, n, top, scale, cut, scratch)
     target = total[0] * uniform
     b = pick(scratch.sums, num_blocks(n), &target)
     weigh_block(row, n, b, top, scale, cut, weights)
     return b * VM_BLOCK + pick(weights, VM_BLOCK, &target)
 
 
-cdef int32_t try_top_p(const float* row, int32_t n, float top, float scale, const RowParams* params, double uniform,
-                       Scratch* scratch) noexcept nogil:
-    """A draw without top_p, if it lies inside top_p's set (what is larger holds less than top_p), else -1."""
-    cdef Cut cut = cut_min_p(n, top, params), larger
-    cdef double total, before
-    cdef int32_t token = draw_cut(row, n, top, scale, cut, uniform, scratch, &total)
+cdef bint try_top_p(const float* row, int32_t n, float top, float scale, const RowParams* params, double uniform,
+                    Scratch* scratch, int32_t* token, double* mass) noexcept nogil:
+    """A draw without top_p; whether it lies inside top_p's set (what is larger holds less than top_p).
+
+    OUT mass: that of the whole row at temperature 1.
+    """
+    cdef Cut larger
+    cdef int32_t start
+    token[0] = row_draw_cut(row, n, top, scale, cut_min_p(n, top, params), uniform, scratch, mass)
     if scale != 1 or params.min_p > 0:
-        total = sum_cut(row, n, top, 1, Cut(-FLT_MAX, n - 1), scratch)
-    if row[token] == top and find(row, n, top) == token:
-        return token
-    larger = Cut(row[token], token - 1) if token > 0 else Cut(nextafterf(row[token], INFINITY), n - 1)
-    before = sum_cut(row, n, top, 1, larger, scratch)
-    return token if before < total * params.top_p else -1
+        mass[0] = row_sum_cut(row, n, top, 1, Cut(-FLT_MAX, n - 1), scratch)
+    if row[token[0]] == top:            # the first of the largest is inside, whatever top_p
+        start = find(scratch.maxima, num_blocks(n), top) * VM_BLOCK
+        if start + find(row + start, n - start, top) == token[0]:
+            return True
+    larger = Cut(row[token[0]], token[0] - 1)
+    if token[0] == 0:
+        larger = Cut(nextafterf(row[0], INFINITY), n - 1)
+    return row_sum_cut(row, n, top, 1, larger, scratch) < mass[0] * params.top_p
+
+
+cdef Cut cut_above(const float* row, int32_t n, float top, const RowParams* params, float floor, double mass,
+                   Scratch* scratch) noexcept nogil:
+    """The cut of top_p and min_p, where it is known that top_p's lies at floor or above, and the mass of the row."""
+    cdef Cut cut = cut_min_p(n, top, params), other
+    cdef int32_t n_keys
+    if vm_count(row, n, scratch.maxima, floor) > n // 16:
+        return row_cut(row, n, top, params, scratch)
+    n_keys = vm_gather(row, n, scratch.maxima, floor, INFINITY, scratch.keys)
+    other = worst_of(scratch.keys, take_best(scratch.keys, n_keys, mass * params.top_p, row, top))
+    return cut if cut.floor > other.floor else other
 
 
 cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng,
                       Scratch* scratch) noexcept nogil:
-    cdef double uniform, total
+    cdef double uniform, mass
     cdef uint64_t retry
     cdef int32_t token
     cdef float top, scale
+    cdef Cut cut
     if not params.temperature > 0:
         return row_argmax(row, n)
     uniform = rng_uniform(rng)
@@ -434,12 +484,14 @@ cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint
     if not 0 < params.top_k < n and 0.5 <= params.top_p < 1 and scale >= 1:
         # Most draws lie inside, and seeing that one does is cheaper than finding the border. Drawing again from the
         # exact set when it does not leaves the distribution right.
-        token = try_top_p(row, n, top, scale, params, uniform, scratch)
-        if token >= 0:
+        if try_top_p(row, n, top, scale, params, uniform, scratch, &token, &mass):
             return token
         retry = mix(rng[0])
         uniform = rng_uniform(&retry)
-    return draw_cut(row, n, top, scale, find_cut(row, n, top, params, scratch), uniform, scratch, &total)
+        cut = cut_above(row, n, top, params, row[token], mass, scratch)
+    else:
+        cut = row_cut(row, n, top, params, scratch)
+    return row_draw_cut(row, n, top, scale, cut, uniform, scratch, &mass)
 
 
 # ---- Python face
@@ -507,7 +559,7 @@ def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t 
     """
     cdef int32_t n = checked_length(row), i
     cdef RowParams params = RowParams(temperature, top_k, top_p, min_p)
-    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, 0)
+    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)
     cdef uint64_t rng = rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
     if n_draws < 0:
         raise ValueError(f"n_draws must not be negative, not {n_draws}")
@@ -540,3 +592,16 @@ def top_n(const float[::1] row, int32_t k) -> list[tuple[int, float]]:
     with nogil:
         row_top_n(&row[0], n, k, &out_ids[0], &out_values[0])
     return list(zip(ids.tolist(), values.tolist()))
+
+
+def rank(const float[::1] row, int32_t i) -> int:
+    """The place of row[i] among the logits row, float32 (n,), best first from 1; equals share the best one's.
+
+    NaN counts as -inf. Raises ValueError if i is not in [0, n).
+    """
+    cdef int32_t n = checked_length(row), place
+    if not 0 <= i < n:
+        raise ValueError(f"place {i} of a row of {n} logits")
+    with nogil:
+        place = row_rank(&row[0], n, i)
+    return place

@@ -147,6 +147,7 @@ cdef extern from "llama.h" nogil:
     llama_token llama_vocab_fim_pre(const llama_vocab* vocab)
     llama_token llama_vocab_fim_suf(const llama_vocab* vocab)
     llama_token llama_vocab_fim_mid(const llama_vocab* vocab)
+    const llama_token* llama_vocab_get_suppress_tokens(const llama_vocab* vocab, int32_t* n_suppress_tokens)
     bint llama_vocab_get_add_bos(const llama_vocab* vocab)
     bint llama_vocab_get_add_eos(const llama_vocab* vocab)
     int32_t llama_tokenize(const llama_vocab* vocab, const char* text, int32_t text_len, llama_token* tokens,

@@ -8,6 +8,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 #define VM_BLOCK 64
 #define VM_REST 8
@@ -146,17 +149,18 @@ static double vm_sums(const float* row, int32_t n, const float* maxima, float ma
     return total;
 }
 
-/* OUT bins (last + VM_REST,): sum of exp((x - max) * power) by vm_bin; power 0 counts. The rest is spread over the
- * VM_REST bins from last on, since adding to one bin again and again is slow. Blocks below floor are rest as a whole. */
+/* OUT bins (last + VM_REST,): sum of exp((logits - peak) * power) by the vm_bin of row, the two rows being the same or
+ * not; power 0 counts. The rest is spread over the VM_REST bins from last on, since adding to one bin again and again is
+ * slow. Blocks below floor are rest as a whole. IN maxima, max: those of row. */
 VM_CLONES
-static void vm_histogram(const float* row, int32_t n, const float* maxima, float max, float power, float scale,
-                         float floor, int32_t last, double* bins) {
-    float pad[VM_BLOCK], w[VM_BLOCK];
+static void vm_histogram(const float* row, int32_t n, const float* maxima, float max, const float* logits, float peak,
+                         float power, float scale, float floor, int32_t last, double* bins) {
+    float pad[VM_BLOCK], logits_pad[VM_BLOCK], w[VM_BLOCK];
     int32_t bin[VM_BLOCK], b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
     memset(bins, 0, (last + VM_REST) * sizeof(double));
     for (b = 0; b < n_blocks; b++) {
         const float* x = vm_block(row, n, b, pad);
-        vm_block_weights(x, max, power, -FLT_MAX, w);
+        vm_block_weights(vm_block(logits, n, b, logits_pad), peak, power, -FLT_MAX, w);
         if (maxima[b] < floor) {
             bins[last] += vm_block_sum(w);
             continue;
@@ -189,6 +193,140 @@ static int32_t vm_gather(const float* row, int32_t n, const float* maxima, float
         }
     }
     return n_keys;
+}
+
+/* How many elements are >= floor. */
+VM_CLONES
+static int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor) {
+    float pad[VM_BLOCK], hit[VM_BLOCK];
+    int32_t b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK, count = 0;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        if (maxima[b] < floor) continue;
+        for (j = 0; j < VM_BLOCK; j++) hit[j] = x[j] >= floor ? 1.0f : 0.0f;
+        count += (int32_t)vm_block_sum(hit);
+    }
+    return count;
+}
+
+/* From place start on, a multiple of 32: OUT packed, ids from n_packed on. */
+static int32_t vm_pack_words(const float* row, int32_t start, int32_t n, const uint32_t* mask, const uint32_t* also,
+                             float* packed, int32_t* ids, int32_t n_packed) {
+    for (; start < n; start += 32) {
+        uint32_t bits = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
+        if (n - start < 32) bits &= (1u << (n - start)) - 1;
+        for (; bits; bits &= bits - 1) {
+            int32_t i = start + __builtin_ctz(bits);
+            packed[n_packed] = row[i];
+            ids[n_packed++] = i;
+        }
+    }
+    return n_packed;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/* The full words. Sixteen floats are stored each time, as many of them as are wanted first; the rest is overwritten. */
+__attribute__((target("avx512f"))) static int32_t vm_pack_avx512(const float* row, int32_t n, const uint32_t* mask,
+                                                                 const uint32_t* also, float* packed, int32_t* ids) {
+    __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int32_t start, n_packed = 0;
+    for (start = 0; start + 16 <= n / 32 * 32; start += 16) {
+        uint32_t word = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
+        __mmask16 bits = (__mmask16)(word >> start % 32);
+        if (bits) {
+            __m512i here = _mm512_add_epi32(places, _mm512_set1_epi32(start));
+            _mm512_storeu_ps(packed + n_packed, _mm512_maskz_compress_ps(bits, _mm512_loadu_ps(row + start)));
+            _mm512_storeu_si512(ids + n_packed, _mm512_maskz_compress_epi32(bits, here));
+            n_packed += __builtin_popcount(bits);
+        }
+    }
+    return n_packed;
+}
+#endif
+
+/* OUT packed, ids (n,): the elements of row whose bit is set in mask (bit i % 32 of word i / 32), and in `also` unless
+ * that is NULL. Returns their number. */
+static int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
+                       int32_t* ids) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f"))
+        return vm_pack_words(row, n / 32 * 32, n, mask, also, packed, ids,
+                             vm_pack_avx512(row, n, mask, also, packed, ids));
+#endif
+    return vm_pack_words(row, 0, n, mask, also, packed, ids, 0);
+}
+
+/* OUT packed, packed_ids: the elements where order is > floor, or == floor at a place <= last_id; ids NULL: their places
+ * are their ids. Returns their number. packed may be row, and packed_ids ids: what is read lies ahead. */
+VM_CLONES
+static int32_t vm_pack_cut(const float* order, const float* row, const int32_t* ids, int32_t n, float floor,
+                           int32_t last_id, float* packed, int32_t* packed_ids) {
+    float pad[VM_BLOCK];
+    uint8_t hit[VM_BLOCK];
+    int32_t b, i, j, n_packed = 0, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(order, n, b, pad);
+        int32_t start = b * VM_BLOCK;
+        for (j = 0; j < VM_BLOCK; j++) hit[j] = (x[j] > floor) | ((x[j] == floor) & (start + j <= last_id));
+        for (i = 0; i < VM_BLOCK; i += 8) {
+            uint64_t hits;
+            memcpy(&hits, hit + i, 8);
+            if (!hits) continue;
+            for (j = start + i; j < start + i + 8; j++) {
+                if (!hit[j - start]) continue;
+                packed[n_packed] = row[j];
+                packed_ids[n_packed++] = ids ? ids[j] : j;
+            }
+        }
+    }
+    return n_packed;
+}
+
+/* OUT scores (n,): -|x - center|, -inf where x is. */
+VM_CLONES
+static void vm_closeness(const float* row, int32_t n, float center, float* scores) {
+    int32_t i;
+    for (i = 0; i < n; i++) scores[i] = row[i] > -INFINITY ? -fabsf(row[i] - center) : -INFINITY;
+}
+
+/* OUT stats (3,): how many elements are above -inf; the sum of d = x - max over them, and of d * d. */
+VM_CLONES
+static void vm_spread(const float* row, int32_t n, float max, double* stats) {
+    float pad[VM_BLOCK], count[VM_BLOCK], d[VM_BLOCK], square[VM_BLOCK];
+    int32_t b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    stats[0] = stats[1] = stats[2] = 0;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        for (j = 0; j < VM_BLOCK; j++) {
+            count[j] = x[j] > -INFINITY ? 1.0f : 0.0f;
+            d[j] = x[j] > -INFINITY ? x[j] - max : 0.0f;
+            square[j] = d[j] * d[j];
+        }
+        stats[0] += vm_block_sum(count);
+        stats[1] += vm_block_sum(d);
+        stats[2] += vm_block_sum(square);
+    }
+}
+
+/* OUT stats (3,): how many elements are above -inf; the sum of w = exp(d), d = x - max, and of w * d. */
+VM_CLONES
+static void vm_surprise(const float* row, int32_t n, float max, double* stats) {
+    float pad[VM_BLOCK], count[VM_BLOCK], w[VM_BLOCK], product[VM_BLOCK];
+    int32_t b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    stats[0] = stats[1] = stats[2] = 0;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        for (j = 0; j < VM_BLOCK; j++) {
+            float d = x[j] - max;
+            count[j] = x[j] > -INFINITY ? 1.0f : 0.0f;
+            d = d > -86.0f ? d : -86.0f;
+            w[j] = vm_exp(d);
+            product[j] = w[j] * d;
+        }
+        stats[0] += vm_block_sum(count);
+        stats[1] += vm_block_sum(w);
+        stats[2] += vm_block_sum(product);
+    }
 }
 
 #endif

@@ -106,6 +106,10 @@ def serve(
     prefix_cache: Annotated[
         bool | None, _option("--prefix-cache/--no-prefix-cache", "Reuse of common prompt beginnings [on].")
     ] = None,
+    gguf_sampling_defaults: Annotated[
+        bool | None,
+        _option("--gguf-sampling-defaults/--no-gguf-sampling-defaults", "The file's sampling settings [on]."),
+    ] = None,
     max_queued_requests: Annotated[
         int | None, _option("--max-queued-requests", "Requests that may wait; beyond it 503.")
     ] = None,

@@ -110,6 +110,32 @@ class ServerConfig(_Section):
     access_log: bool = False
 
 
+class SamplingDefaults(_Section):
+    """Sampling settings where a request is silent, under the request's names. None: the GGUF's, else OpenAI's."""
+
+    temperature: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    top_k: Int32 | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    penalty_last_n: Int32 | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Int32 | None = None
+    dry_penalty_last_n: Int32 | None = None
+    mirostat: Int32 | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+
+
 class ModelConfig(FileConfig):
     """Which model, and how llama.cpp runs it. None leaves the choice to llama.cpp or to llamafast."""
 
@@ -118,6 +144,9 @@ class ModelConfig(FileConfig):
     loras: tuple[LoraConfig, ...] = ()
     mtmd: dict[str, JsonValue] | None = None
     response_schema: dict[str, JsonValue] | None = None
+    # Its authors know best what a model needs; llama-server and vLLM follow them too.
+    gguf_sampling_defaults: bool = True
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
 
     n_gpu_layers: Int32 | None = None
     split_mode: SplitMode = None

@@ -6,6 +6,10 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamafast.engine.grammar import Grammar
 
 
 class FinishReason(str, Enum):
@@ -101,24 +105,32 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token."""
+    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token.
+
+    grammar: params.structured as compile_grammar made it; None where params.structured is.
+    """
 
     request_id: str
     prompt_token_ids: array[int]
     params: SamplingParams = SamplingParams()
     skip_special: bool = True
     arrival_s: float = field(default_factory=time.monotonic)
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One generated token: raw logprob, its bytes, where its text starts in the completion, and the top-N."""
+    """One token: raw logprob, its bytes, where its text starts in the completion, and the top-N.
+
+    A prompt's token has no place in the completion, but a rank: 1 is the likeliest.
+    """
 
     token_id: int
     logprob: float
     token_bytes: bytes
     text_offset: int
     top: tuple[tuple[int, float, bytes], ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +146,8 @@ class Usage:
 class RequestOutput:
     """What one choice gained in one step. text and token_ids are the new part only (deltas).
 
-    usage stands on the last output of a request. error stands where finish_reason is ERROR.
+    usage stands on the last output of a request. error stands where finish_reason is ERROR. prompt_logprobs, one for
+    each prompt token and None for the first, stand on the first output of each choice.
     """
 
     request_id: str
@@ -146,3 +159,4 @@ class RequestOutput:
     stop_reason: str | int | None = None
     usage: Usage | None = None
     error: Exception | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None

@@ -9,8 +9,10 @@ import os
 import signal
 import socket
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -20,9 +22,10 @@ from llamafast.config import BUILT_IN, Config, FileConfig, ModelConfig
 from llamafast.cpu import default_threads
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.errors import ConfigError
+from llamafast.errors import ConfigError, InvalidRequestError
 from llamafast.hub import resolve
 from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
 from llamafast.server.deps import ServerSettings
 
@@ -46,7 +49,7 @@ def serve(config: Config) -> None:
     try:
         _apply_loras(config.model, engine)
         template = _chat_template(config.model, engine)
-        settings = _settings(config, path, engine, template)
+        settings = _settings(config, path, engine, template, sampling_defaults(config.model, engine))
         _console.print(_description(path, engine, reason))
         async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
         _listen(listener)
@@ -117,6 +120,21 @@ class DrainingServer(uvicorn.Server):
             await self._engine.stop(self._deadline_s)
         finally:
             self.should_exit = True
+
+
+def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
+    """What holds where a request is silent: the configuration's settings, then the GGUF's. Raises ConfigError."""
+    given: dict[str, float] = model.sampling_defaults.model_dump(exclude_none=True)
+    values = {**(engine.model.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
+    params: dict[str, Any] = dict(values)
+    try:
+        engine.validate(Request("", array("i", [0]), SamplingParams(**params)))
+    except InvalidRequestError as error:
+        if error.param in given:
+            raise ConfigError(f"model.sampling_defaults: {error}") from None
+        if error.param in values:
+            raise ConfigError(f"the model file's {error}; set model.gguf_sampling_defaults to false") from None
+    return values
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -198,7 +216,9 @@ def _chat_template(model: ModelConfig, engine: Engine) -> ChatTemplate | None:
         raise ConfigError(f"model.chat_template: {error}") from None
 
 
-def _settings(config: Config, path: Path, engine: Engine, template: ChatTemplate | None) -> ServerSettings:
+def _settings(
+    config: Config, path: Path, engine: Engine, template: ChatTemplate | None, defaults: dict[str, float]
+) -> ServerSettings:
     model, server = engine.model, config.server
     return ServerSettings(
         alias=config.model.alias or path.stem,
@@ -209,6 +229,7 @@ def _settings(config: Config, path: Path, engine: Engine, template: ChatTemplate
         created=int(time.time()),
         shutdown_deadline_s=server.shutdown_deadline_s,
         version=llamafast.__version__,
+        sampling_defaults=defaults,
         meta={
             "n_vocab": model.n_vocab,
             "n_ctx_train": model.n_ctx_train,

@@ -33,7 +33,8 @@ class Tokenizer:
     """The vocabulary of a model as Python sees it. Thread-safe: everything is computed once, or by pure calls.
 
     token_bytes[i] and pieces[i] are those of TokenTable, control tokens being empty. eos_id and bos_id are -1 where
-    the vocabulary has none; fim_ids are the prefix, suffix and middle tokens, None unless all three exist.
+    the vocabulary has none; suppress_ids must not be generated; fim_ids are the prefix, suffix and middle tokens, None
+    unless all three exist.
     """
 
     def __init__(self, model: Model) -> None:
@@ -44,6 +45,7 @@ class Tokenizer:
         self.eos_id = model.eos_id if model.eos_id >= 0 and model.is_control(model.eos_id) else -1
         self.add_bos = model.add_bos
         self.eog_ids = frozenset(i for i in range(self.n_vocab) if model.is_eog(i))
+        self.suppress_ids = model.suppress_ids
         self.fim_ids = model.fim_ids if min(model.fim_ids) >= 0 else None
         self._plain = _table([model.token_bytes(i) for i in range(self.n_vocab)])
         self.token_bytes = self._plain.token_bytes
@@ -89,6 +91,10 @@ class Tokenizer:
         """Text of token_ids; bad bytes become U+FFFD. Raises ValueError for an id outside the vocabulary."""
         table = self.table(skip_special=skip_special).token_bytes
         return b"".join([table[self._checked(i)] for i in token_ids]).decode("utf-8", "replace")
+
+    def is_text(self, token_id: int) -> bool:
+        """Whether the token writes something even where control tokens are skipped."""
+        return bool(self.token_bytes[token_id])
 
     def token_bytes_of(self, token_id: int, special: bool = False) -> bytes:
         """Bytes of one token; with special, those of a control token's name. Raises ValueError for a bad id."""

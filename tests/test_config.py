@@ -20,6 +20,8 @@ MODEL: dict[str, JsonValue] = {
     "alias": "name",
     "chat_template": ["{{ bos_token }}", "{{ messages[0].content }}"],
     "response_schema": None,
+    "gguf_sampling_defaults": False,
+    "sampling_defaults": {"temperature": 0.6, "top_k": 20},
     "loras": [{"path": "a.gguf"}, {"from_pretrained": {"repo_id": "o/r", "filename": "*.gguf"}, "scale": 0.5}],
     "mtmd": None,
     "n_gpu_layers": -1,
@@ -87,10 +89,12 @@ def test_load_config_every_field_is_read(tmp_path: Path) -> None:
     document: JsonValue = {"server": {"host": "0.0.0.0", "port": 9000}, "model": MODEL, "disk_cache": None}
     config = load_config(write(tmp_path, document))
     read = config.model.model_dump(mode="json", include=set(MODEL))
-    pieces = {"chat_template": "{{ bos_token }}{{ messages[0].content }}", "loras": read["loras"]}
+    pieces = {name: read[name] for name in ("loras", "sampling_defaults")}
+    pieces["chat_template"] = "{{ bos_token }}{{ messages[0].content }}"
     assert (config.server.host, config.server.port) == ("0.0.0.0", 9000)
     assert read == {**MODEL, **pieces}
     assert [lora.scale for lora in config.model.loras] == [1.0, 0.5]
+    assert config.model.sampling_defaults.model_dump(exclude_none=True) == MODEL["sampling_defaults"]
 
 
 def test_load_config_from_pretrained_is_read(tmp_path: Path) -> None:

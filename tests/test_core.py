@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import llamafast
-from llamafast import _core
+from llamafast import _core, _sampling
 from llamafast.errors import DecodeError, ModelLoadError
 
 MODEL_PATH = str(Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf")
@@ -38,7 +38,7 @@ def make_context(model, **changes):
 
 
 def greedy(n_vocab, **changes):
-    return _core.Sampler(n_vocab, temperature=0.0, **changes)
+    return _sampling.Sampler(n_vocab, temperature=0.0, **changes)
 
 
 def run(context, rows, samplers=None, outputs=None):
@@ -328,7 +328,7 @@ def test_step_greedy_is_the_argmax(model, context):
 
 def test_step_forks_of_one_row_draw_by_their_own_seed(model, context):
     seeds = [1, 2, 1]
-    samplers = [_core.Sampler(model.n_vocab, temperature=3.0, seed=seed) for seed in seeds]
+    samplers = [_sampling.Sampler(model.n_vocab, temperature=3.0, seed=seed) for seed in seeds]
     first, second, third = run(context, prompt(model), samplers, [len(prompt(model)) - 1] * 3)[1]
     assert first == third != second
 
@@ -346,7 +346,7 @@ def test_logit_bias_and_penalties_leave_the_row_as_it_was(model, context):
 
 
 def test_logit_bias_forces_a_token(model, context):
-    sampler = _core.Sampler(model.n_vocab, seed=3, logit_bias=[(42, 1000.0)])
+    sampler = _sampling.Sampler(model.n_vocab, seed=3, logit_bias=[(42, 1000.0)])
     assert run(context, prompt(model), [sampler])[1] == [42]
 
 

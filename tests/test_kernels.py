@@ -163,6 +163,19 @@ def test_top_n_any_row_equals_stable_sort(kind: str, k: int) -> None:
         assert _kernels.top_n(row, k) == list(zip(order, clean(row)[order].tolist(), strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rank_any_row_equals_numpy(kind: str) -> None:
+    for row in (make_row(kind, n) for n in SIZES):
+        for i in {0, len(row) // 2, len(row) - 1, int(np.argmax(clean(row)))}:
+            assert _kernels.rank(row, i) == 1 + int((clean(row) > clean(row)[i]).sum())
+
+
+@pytest.mark.parametrize("i", [-1, 10])
+def test_rank_outside_the_row_raises(i: int) -> None:
+    with pytest.raises(ValueError, match="of a row of 10"):
+        _kernels.rank(make_row("normal", 10), i)
+
+
 def test_top_n_zero_returns_nothing() -> None:
     assert _kernels.top_n(make_row("normal", 10), 0) == []
 

@@ -50,21 +50,31 @@ def test_core_is_imported_by_engine_and_tokenizer_only() -> None:
     assert others == []
 
 
-@pytest.mark.parametrize(("room", "library"), [("parsing", "jinja2"), ("cache", "")])
-def test_parsing_and_cache_import_errors_and_their_one_library(room: str, library: str) -> None:
+@pytest.mark.parametrize(("room", "library"), [("parsing", "jinja2"), ("cache", ""), ("grammars", "llguidance")])
+def test_room_imports_errors_and_its_one_library(room: str, library: str) -> None:
     allowed = {*sys.stdlib_module_names, library}  # cache has none
     for module in filter(lambda name: in_room(name, room), MODULES):
         strangers = {name for name in imports(module) if name.split(".")[0] not in allowed}
-        assert {name for name in strangers if not in_room(name, room, "errors")} - {"llamafast"} == set(), module
+        assert {name for name in strangers if not in_room(name, room, "errors", "_grammar")} - {"llamafast"} == set(), (
+            module
+        )
 
 
 def test_engine_imports_neither_parsing_nor_server() -> None:
     assert [name for name in importers_of("parsing") | importers_of("server") if in_room(name, "engine")] == []
 
 
-def test_kernels_import_nothing_of_ours() -> None:
-    text = "".join(path.read_text() for path in CYTHON if path.stem == "_kernels")
-    assert not re.search(r"^\s*(?:from|import|cimport)\s+llamafast", text, re.MULTILINE)
+def test_sampling_is_imported_by_engine_only() -> None:
+    assert [module for module in importers_of("_sampling") if not in_room(module, "engine")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("_kernels", []), ("_filters", ["_kernels"]), ("_sampling", ["_filters", "_kernels"])]
+)
+def test_kernels_filters_and_sampling_import_what_lies_below(name: str, allowed: list[str]) -> None:
+    text = "".join(path.read_text() for path in CYTHON if path.stem == name)
+    found = re.findall(r"^\s*(?:from|import|cimport)\s+llamafast\.?([\w.]*)", text, re.MULTILINE)
+    assert sorted(set(found)) == allowed
 
 
 def test_modules_import_without_cycle() -> None:

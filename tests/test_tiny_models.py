@@ -7,7 +7,8 @@ from array import array
 
 import pytest
 
-from llamafast._core import Batch, Context, Model, ModelRunner, Sampler
+from llamafast._core import Batch, Context, Model, ModelRunner
+from llamafast._sampling import Sampler
 from llamafast.tokenizer import Tokenizer
 from tests import tiny_models
 

@@ -31,6 +31,7 @@ class FakeModel:
     bos_id = eos_id = -1
     add_bos = False
     fim_ids = (-1, -1, -1)
+    suppress_ids = ()
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces

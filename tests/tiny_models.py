@@ -118,9 +118,18 @@ def write_attention_model(
     q8_0: bool = False,
     sentencepiece: bool = False,
     seed: int = 0,
+    settings: dict[str, int | float] | None = None,
+    suppress_ids: tuple[int, ...] = (),
 ) -> None:
-    """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and the space prefix instead of byte pairs."""
+    """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and the space prefix instead of byte pairs.
+
+    settings: general.sampling.* of the file.
+    """
     model = _Model(path, "qwen3", n_embd, n_layer, n_ff, seed, q8_0)
+    for key, value in (settings or {}).items():
+        (model.gguf.add_float32 if isinstance(value, float) else model.gguf.add_int32)(f"general.sampling.{key}", value)
+    if suppress_ids:
+        model.gguf.add_array("tokenizer.ggml.suppress_tokens", suppress_ids)
     model.heads(n_head, n_head_kv, head_dim)
     (_add_sentencepiece if sentencepiece else _add_byte_pairs)(model.gguf, n_vocab)
     model.embeddings(n_vocab, tied=tied)

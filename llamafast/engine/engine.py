@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from llamafast._core import Batch, Context, Model, ModelRunner
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cpu import default_threads
+from llamafast.engine.grammar import Grammar, GrammarCompiler
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
-from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams
+from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
 # With n_ctx 0: a model trained for 256k tokens would ask for tens of gigabytes.
@@ -106,6 +107,7 @@ class Engine:
             model = Model(model, **{name: values[name] for name in _MODEL_FIELDS})
         self.model = model
         self.tokenizer = Tokenizer(model)
+        self.grammars = GrammarCompiler(self.tokenizer)
         self.context = context = context or _make_context(model, config)
         self.runner = runner or ModelRunner(context)
         self.batch = batch or Batch(context.n_batch)
@@ -128,6 +130,7 @@ class Engine:
             self.batch,
             self.stats,
             n_seq_max=n_seq_max,
+            n_outputs_max=context.n_outputs_max,
             max_seq_len=self.max_seq_len,
             max_output_tokens=config.max_output_tokens,
             max_prefill_tokens=config.max_prefill_tokens or context.n_batch,
@@ -154,6 +157,10 @@ class Engine:
         """Raises InvalidRequestError or ContextLengthError, naming the field. Thread-safe; touches no llama context."""
         check_request(request, self._limits)
 
+    def compile_grammar(self, structured: StructuredOutput) -> Grammar:
+        """What Request.grammar takes. Equal ones are compiled once. Thread-safe. Raises GrammarError."""
+        return self.grammars.compile(structured)
+
     def add(self, request: Request) -> None:
         """Queue a valid request. Raises EngineDeadError, and InvalidRequestError if its id is in use."""
         if self.dead is not None:
@@ -178,11 +185,13 @@ class Engine:
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
             try:
-                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers)
+                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers, plan.constraints)
             except DecodeError as error:
                 if self._recover(plan, error):
                     continue
                 break
+            if plan.num_asked:
+                plan.scores = self.runner.scores()
             outputs = scheduler.update(plan, token_ids, self.runner.logprobs)
             break
         scheduler.count_active()
@@ -197,8 +206,10 @@ class Engine:
         RequestOutput.request_id is the number of the prompt, "0", "1", ... Raises InvalidRequestError before anything
         runs, and RuntimeError if the engine is busy. Leaving the iterator early aborts what is left.
         """
+        params = params or SamplingParams()
+        grammar = None if params.structured is None else self.compile_grammar(params.structured)
         requests = [
-            Request(str(i), array("i", self._token_ids(prompt)), params or SamplingParams())
+            Request(str(i), array("i", self._token_ids(prompt)), params, grammar=grammar)
             for i, prompt in enumerate(_as_list(prompts))
         ]
         for request in requests:
@@ -213,6 +224,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model. Idempotent; afterwards only validate() and stats are left."""
+        self.grammars.close()
         for name in ("scheduler", "cache", "batch", "runner", "context", "tokenizer", "model"):
             self.__dict__.pop(name, None)
 

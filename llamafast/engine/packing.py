@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from llamafast._core import Sampler
+from collections.abc import Iterable
+
+from llamafast._sampling import Sampler
+from llamafast.engine.scoring import Score
 from llamafast.engine.sequence import Sequence
+from llamafast.grammars.constraint import Constraint
 
 
 class SchedulerOutput:
     """One step. samplers[i] draws from batch row rows[i], for `decodes` first, then for `prefilled` and their forks.
 
-    decodes have one row each; chunks are (sequence, tokens) of the prompts; prefilled are those that end in this step.
+    decodes have one row each, and those of the forced tokens behind their last one; chunks are (sequence, tokens) of
+    the prompts; prefilled are those that end in this step. constraints[k] is (i, that of samplers[i]). num_asked prompt
+    rows are to be scored; scores, put in after the step, are theirs, in the chunks' order.
     """
 
-    __slots__ = ("chunks", "decodes", "prefilled", "rows", "samplers")
+    __slots__ = ("chunks", "constraints", "decodes", "num_asked", "prefilled", "rows", "samplers", "scores")
 
     def __init__(self, decodes: list[Sequence], rows: list[int], samplers: list[Sampler]) -> None:
         self.decodes = decodes
@@ -20,6 +26,31 @@ class SchedulerOutput:
         self.samplers = samplers
         self.chunks: list[tuple[Sequence, int]] = []
         self.prefilled: list[Sequence] = []
+        self.constraints: list[tuple[int, Constraint]] = []
+        self.num_asked = 0
+        self.scores: list[Score] = []
+
+
+def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
+    """Those that exist, each with its number; counting begins with `first`."""
+    return [(i, constraint) for i, constraint in enumerate(constraints, first) if constraint is not None]
+
+
+def remaining_tokens(sequences: list[Sequence], room: int) -> list[int]:
+    """Tokens that each prompt may want in one step, shape (n,), of which `room` rows can give logits."""
+    remaining = [sequence.num_remaining for sequence in sequences]
+    scored = [sequence.is_scored for sequence in sequences]
+    return cap_scored(remaining, scored, room) if True in scored else remaining
+
+
+def cap_scored(remaining: list[int], scored: list[bool], room: int) -> list[int]:
+    """What is left of each prompt, shape (n,), where every token of a scored one takes one of `room` output rows.
+
+    Each of the others takes one row at most. A scored prompt gets one token in any case.
+    """
+    num_scored = sum(scored)
+    most = max(1, (room - len(scored) + num_scored) // num_scored)
+    return [min(n, most) if is_scored else n for n, is_scored in zip(remaining, scored, strict=True)]
 
 
 def fair_chunks(remaining: list[int], budget: int) -> list[int]:

@@ -8,17 +8,20 @@ from bisect import insort
 from collections.abc import Callable
 from contextlib import suppress
 
-from llamafast._core import Batch, Sampler
+from llamafast._core import Batch
+from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
+from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks, numbered, remaining_tokens
 from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
 from llamafast.engine.waiting_queue import WaitingQueue
+from llamafast.grammars.constraint import Constraint
 from llamafast.request import FinishReason, Request, RequestOutput, SequenceStatus
 from llamafast.tokenizer import Tokenizer
 
 # Steps of equal prompt chunks that may go by without a prompt.
 _MAX_PASSED = 2
+_MAX_FORCED = 64  # tokens of one sequence that are appended in one step without drawing
 
 
 class Scheduler:
@@ -37,6 +40,7 @@ class Scheduler:
         stats: EngineStats,
         *,
         n_seq_max: int,
+        n_outputs_max: int,
         max_seq_len: int,
         max_output_tokens: int | None,
         max_prefill_tokens: int,
@@ -47,6 +51,7 @@ class Scheduler:
         self.batch = batch
         self.stats = stats
         self.n_seq_max = n_seq_max
+        self.n_outputs_max = n_outputs_max
         self.max_seq_len = max_seq_len
         self.max_output_tokens = max_seq_len if max_output_tokens is None else max_output_tokens
         self.max_prefill_tokens = max_prefill_tokens
@@ -61,6 +66,8 @@ class Scheduler:
         self._decode_turn = False
         self._rows: list[int] = []
         self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
+        self._constraints: list[tuple[int, Constraint]] = []  # of the running ones
+        self._num_forced = 0  # tokens appended without drawing whose KV is not computed, at most
         self._last_decode_s = 0.0
 
     @property
@@ -85,11 +92,11 @@ class Scheduler:
         state.num_unfinished = len(state.sequences)
         self.requests[request.request_id] = state
         self.stats.add_request(num_prompt, params.n)
-        if max_len <= num_prompt:  # max_tokens is 0
+        first = state.sequences[0]
+        if first.is_prompt_only and not first.is_scored:
             for sequence in state.sequences:
                 self._stop(sequence, FinishReason.LENGTH)
             return
-        first = state.sequences[0]
         first.forks = state.sequences[1:]
         self.waiting.append(first)
 
@@ -113,11 +120,12 @@ class Scheduler:
         self.batch.clear()
         if not prefilling:
             return self._decode_plan() if running else None
-        remaining = [sequence.num_remaining for sequence in prefilling]
+        remaining = remaining_tokens(prefilling, self.n_outputs_max - len(running))
         room = self.batch.n_tokens_max
         budget = min(room, self.max_prefill_tokens) if running else room
         if not self.equal_lengths:
-            return self._add_chunks(fair_chunks(remaining, min(budget, room - len(running))))
+            num_decoding = len(running) + self._num_forced
+            return self._add_chunks(fair_chunks(remaining, min(budget, room - num_decoding)))
         self._decode_turn = bool(running) and not self._decode_turn
         if not self._decode_turn:
             chunks = equal_chunks(remaining, budget, prefilling[0].num_passed >= _MAX_PASSED)
@@ -133,17 +141,17 @@ class Scheduler:
         outputs: list[RequestOutput] = []
         ended: list[tuple[Sequence, RequestOutput]] = []
         num_on_time, last_decode_s = 0, self._last_decode_s
+        num_behind = self._num_forced = 0 if plan.decodes else self._num_forced
         for i, sequence in enumerate(plan.decodes):
             token_id = token_ids[i]
-            sequence.slot.length += 1
-            sequence.last_token = token_id
-            sequence.token_ids.append(token_id)
+            sequence.slot.length = num_tokens = len(sequence.token_ids)
             if sequence.last_s == last_decode_s:
                 num_on_time += 1
             else:
                 self.stats.inter_token_latency.observe(now - sequence.last_s)
             sequence.last_s = now
-            if sequence.is_plain and token_id not in sequence.stop_ids and len(sequence.token_ids) < sequence.max_len:
+            if sequence.is_plain and token_id not in sequence.stop_ids and num_tokens + 1 < sequence.max_len:
+                sequence.append(token_id)
                 text = sequence.detokenizer.add(token_id)
                 outputs.append(RequestOutput(sequence.request_id, sequence.index, text, [token_id]))
             else:
@@ -155,12 +163,13 @@ class Scheduler:
         if plan.chunks:
             self._update_prefills(plan, token_ids, logprobs, now, outputs, ended)
         self.cache.num_cells += self.batch.num_tokens
-        self.cache.num_generated += len(token_ids)
+        num_generated = len(token_ids) + self._num_forced - num_behind
+        self.cache.num_generated += num_generated
         for sequence, output in ended:
             self._leave(sequence)
             self._release(sequence, keep=True)
             self._end(sequence, output, outputs)
-        self.stats.add_step(now, self.batch.num_tokens, len(token_ids))
+        self.stats.add_step(now, self.batch.num_tokens, num_generated)
         return outputs
 
     def count_active(self) -> None:
@@ -209,12 +218,23 @@ class Scheduler:
         running = self.running
         if not self._samplers:
             self._samplers = [sequence.sampler for sequence in running]
+            self._constraints = numbered(sequence.constraint for sequence in running)
             self._rows = list(range(len(running)))
+        plan = SchedulerOutput(running, self._rows, self._samplers)
+        plan.constraints = self._constraints
+        if self._num_forced:
+            plan.rows = [self._extend(sequence, sequence.num_remaining) for sequence in running]
+            return plan
         add = self.batch.add
         for sequence in running:
             slot = sequence.slot
             add(sequence.last_token, slot.length, slot.seq_id)
-        return SchedulerOutput(running, self._rows, self._samplers)
+        return plan
+
+    def _extend(self, sequence: Sequence, num_tokens: int) -> int:
+        """Put the next num_tokens of a sequence into the batch; the row of the last one."""
+        start = sequence.slot.length
+        return self.batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
 
     def _add_chunks(self, lengths: list[int], with_decodes: bool = True) -> SchedulerOutput:
         """A step of the running rows and lengths[i] tokens of each prompt, shape (len(self.prefilling),)."""
@@ -223,15 +243,18 @@ class Scheduler:
         # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
         plan.chunks.sort(key=lambda chunk: chunk[0].slot.seq_id)
         rows, samplers = list(plan.rows), list(plan.samplers)
+        drawing: list[Sequence] = []
         for sequence, num_tokens in plan.chunks:
             start = sequence.slot.length
-            end = start + num_tokens
-            row = self.batch.extend(sequence.token_ids, start, end, start, sequence.slot.seq_id)
-            if end == len(sequence.token_ids):
+            row = self._extend(sequence, num_tokens)
+            if sequence.state.scores is not None:
+                plan.num_asked += sequence.state.scores.ask(self.batch, row + 1 - num_tokens, start, start + num_tokens)
+            if start + num_tokens == len(sequence.token_ids):
                 plan.prefilled.append(sequence)
+                drawing += [sequence, *sequence.forks]
                 rows += [row] * (1 + len(sequence.forks))
-                samplers += [sequence.sampler, *(fork.sampler for fork in sequence.forks)]
-        plan.rows, plan.samplers = rows, samplers
+        plan.constraints = plan.constraints + numbered((first.constraint for first in drawing), len(samplers))
+        plan.rows, plan.samplers = rows, samplers + [sequence.sampler for sequence in drawing]
         return plan
 
     def _update_prefills(
@@ -243,8 +266,14 @@ class Scheduler:
         outputs: list[RequestOutput],
         ended: list[tuple[Sequence, RequestOutput]],
     ) -> None:
+        scores = iter(plan.scores)
         for sequence, num_tokens in plan.chunks:
             sequence.slot.length += num_tokens
+            if sequence.state.scores is not None:
+                sequence.state.scores.take(scores, sequence.slot.length)
+            if sequence.is_prompt_only and not sequence.num_remaining:
+                for done in (sequence, *sequence.forks):
+                    self._stop(done, FinishReason.LENGTH)
         if self.equal_lengths and not plan.decodes:
             self._pass_by({sequence for sequence, _ in plan.chunks})
         i = len(plan.decodes)
@@ -257,8 +286,6 @@ class Scheduler:
                 self.stats.add_first_token(now, state.request.arrival_s, state.scheduled_s)
             forks, first.forks = first.forks, []
             for sequence in (first, *forks):
-                sequence.last_token = token_ids[i]
-                sequence.token_ids.append(token_ids[i])
                 sequence.last_s = now
                 num_ended = len(ended)
                 self._advance(sequence, token_ids[i], i, logprobs, outputs, ended)
@@ -288,7 +315,15 @@ class Scheduler:
         outputs: list[RequestOutput],
         ended: list[tuple[Sequence, RequestOutput]],
     ) -> None:
-        output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)
+        if token_id < 0:
+            assert sequence.constraint is not None
+            output = sequence.finish(FinishReason.ERROR, sequence.constraint.error)
+        else:
+            sequence.append(token_id)
+            output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)
+            if sequence.constraint is not None and output.finish_reason is None:
+                room = self.batch.n_tokens_max - self.n_seq_max - self._num_forced
+                self._num_forced += sequence.force(output, min(room, _MAX_FORCED))
         sequence.emit(output, outputs)
         if output.finish_reason is not None:
             ended.append((sequence, output))
@@ -357,7 +392,8 @@ class Scheduler:
         assert len(set(ids)) == len(ids) == self.cache.n_slots - self.cache.num_free - self.cache.num_parked
         assert self.num_active + self._num_reserved <= self.n_seq_max, "more sequences than promised"
         assert ids[: len(self.running)] == sorted(ids[: len(self.running)]), "running is out of order"
-        assert all(sequence.num_remaining == 1 for sequence in self.running), "a running sequence lags behind"
+        num_behind = sum(sequence.num_remaining - 1 for sequence in self.running)
+        assert 0 <= num_behind <= self._num_forced, "a running sequence lags behind"
         assert self._num_reserved == sum(len(sequence.forks) for sequence in self.prefilling)
         listed = {id(sequence.state) for sequence in (*active, *self.waiting)}
         assert listed == {id(state) for state in self.requests.values()}, "a request is lost"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from array import array
+from typing import Any
 
-from llamafast._core import Sampler
+from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import Slot
+from llamafast.engine.breakers import dry_breakers
+from llamafast.engine.scoring import PromptScores
 from llamafast.request import (
     FinishReason,
     Request,
@@ -18,6 +21,13 @@ from llamafast.request import (
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 Logprobs = tuple[float, list[tuple[int, float]]]
+
+_SAMPLER_FIELDS = (
+    "temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
+    "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "repetition_penalty", "frequency_penalty",
+    "presence_penalty", "penalty_last_n", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
+    "bad_words", "allowed_token_ids", "min_tokens",
+)  # fmt: skip
 
 NO_SLOT = Slot(-1, 0)
 """Stands where a sequence has no slot; nobody changes it."""
@@ -35,6 +45,7 @@ class RequestState:
         "ranked",
         "request",
         "scheduled_s",
+        "scores",
         "sequences",
     )
 
@@ -47,6 +58,7 @@ class RequestState:
         self.completion_tokens = 0
         self.scheduled_s = 0.0  # when it first got a slot, 0: not yet
         self.first_token_s = 0.0
+        self.scores: PromptScores | None = None
         self.ranked = (request.params.best_of or 0) > request.params.n
 
     @property
@@ -66,11 +78,14 @@ class Sequence:
     """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part."""
 
     __slots__ = (
+        "constraint",
         "detokenizer",
         "forks",
+        "has_given_scores",
         "held",
         "index",
         "is_plain",
+        "is_prompt_only",
         "last_s",
         "last_token",
         "logprob_sum",
@@ -105,12 +120,14 @@ class Sequence:
         self.last_token = self.token_ids[-1]
         self.last_s = 0.0  # when the last token came
         self.max_len = max_len
+        self.is_prompt_only = max_len <= self.num_prompt  # nothing is to be generated
         self.min_len = self.num_prompt + params.min_tokens
         self.slot = NO_SLOT
         self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
         self.num_passed = 0  # steps of prompt chunks that went by without this one
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
+        self.constraint = None if request.grammar is None else request.grammar.start()
         self.detokenizer = Detokenizer(tokenizer, request.skip_special)
         self.stops = StopMatcher(params.stop) if params.stop else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
@@ -121,16 +138,34 @@ class Sequence:
         self.pending: list[TokenLogprob] = []  # whose text has not been given out
         self.logprob_sum = 0.0
         self.held = RequestOutput(self.request_id, index, "", [])  # all of it, where sequences are ranked at the end
-        self.is_plain = self.stops is None and sampler.num_logprobs < 0
+        self.has_given_scores = state.request.params.prompt_logprobs is None
+        self.is_plain = self.stops is None and sampler.num_logprobs < 0 and self.constraint is None
 
     @property
     def num_remaining(self) -> int:
-        """Tokens whose KV is not computed."""
-        return len(self.token_ids) - self.slot.length
+        """Tokens whose KV is not computed, but has to be: nothing is asked of the last one of a prompt alone."""
+        return len(self.token_ids) - self.is_prompt_only - self.slot.length
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether logprobs of the prompt's tokens are still to come."""
+        scores = self.state.scores
+        return scores is not None and not scores.is_done
+
+    @property
+    def reusable_ids(self) -> array[int]:
+        """What may come from the cache, and one token more: rows that are to be scored must be computed."""
+        scores = self.state.scores
+        return self.token_ids if scores is None or scores.is_done else self.token_ids[: len(scores.entries)]
 
     @property
     def mean_logprob(self) -> float:
         return self.logprob_sum / max(1, len(self.token_ids) - self.num_prompt)
+
+    def append(self, token_id: int) -> None:
+        """Take one token as generated; its KV is not computed."""
+        self.token_ids.append(token_id)
+        self.last_token = token_id
 
     def advance(self, token_id: int, logprobs: Logprobs | None) -> RequestOutput:
         """The output of a token that was just appended to token_ids; finish_reason is set if it was the last one."""
@@ -145,7 +180,9 @@ class Sequence:
             text = self.detokenizer.add(token_id) if listed and params.include_stop else ""
         else:
             text = self.detokenizer.add(token_id)
-            if len(self.token_ids) >= self.max_len:
+            if self.constraint is not None and self.constraint.is_finished:
+                output.finish_reason = FinishReason.STOP
+            elif len(self.token_ids) >= self.max_len:
                 output.finish_reason = FinishReason.LENGTH
         if output.finish_reason is not None:
             text += self.detokenizer.flush()
@@ -159,6 +196,27 @@ class Sequence:
         self._release_logprobs(output)
         return output
 
+    def force(self, output: RequestOutput, max_tokens: int) -> int:
+        """Append what the grammar makes come next, so that one decode computes it all; the number of tokens.
+
+        output: that of the last token; it gains theirs. None where logprobs are asked for: they come from a draw.
+        """
+        constraint = self.constraint
+        if constraint is None or self.sampler.num_logprobs >= 0 or max_tokens <= 0:
+            return 0
+        num_before = len(self.token_ids)
+        for token_id in constraint.forced()[:max_tokens]:
+            if output.finish_reason is not None or not constraint.accept(token_id):
+                break
+            self.sampler.accept(token_id)
+            self.append(token_id)
+            following = self.advance(token_id, None)
+            output.text += following.text
+            output.token_ids.append(token_id)
+            output.finish_reason = following.finish_reason
+            output.stop_reason = following.stop_reason
+        return len(self.token_ids) - num_before
+
     def finish(self, reason: FinishReason, error: Exception | None = None) -> RequestOutput:
         """The output of an end that no token brought about: what was held back comes out."""
         output = RequestOutput(self.request_id, self.index, "", [], finish_reason=reason, error=error)
@@ -171,6 +229,9 @@ class Sequence:
 
     def emit(self, output: RequestOutput, outputs: list[RequestOutput]) -> None:
         """Append an output to outputs, or keep it back until the sequences can be ranked."""
+        if not self.has_given_scores and not self.is_scored and self.state.scores is not None:
+            self.has_given_scores = True
+            output.prompt_logprobs = self.state.scores.entries
         if not self.state.ranked:
             outputs.append(output)
             return
@@ -180,6 +241,7 @@ class Sequence:
         held.finish_reason = output.finish_reason
         held.stop_reason = output.stop_reason
         held.error = output.error
+        held.prompt_logprobs = held.prompt_logprobs or output.prompt_logprobs
         if output.logprobs is not None:
             held.logprobs = (held.logprobs or []) + output.logprobs
 
@@ -217,26 +279,22 @@ class Sequence:
 def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed: int) -> list[Sequence]:
     """The sequences of a request, each with its own sampler. The first one computes the prompt for all."""
     params = state.request.params
+    if params.prompt_logprobs is not None:
+        names = tokenizer.table(skip_special=False).token_bytes
+        state.scores = PromptScores(state.request.prompt_token_ids, params.prompt_logprobs, names)
     eog_ids = tuple(tokenizer.eog_ids)
-    bias = params.logit_bias + (tuple((i, -math.inf) for i in eog_ids) if params.ignore_eos else ())
+    never = tokenizer.suppress_ids + (eog_ids if params.ignore_eos else ())
     num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
+    settings: dict[str, Any] = {name: getattr(params, name) for name in _SAMPLER_FIELDS}
+    settings["top_k"] = max(0, params.top_k)
+    settings["logit_bias"] = params.logit_bias + tuple((i, -math.inf) for i in never)
+    settings["num_logprobs"] = -1 if num_logprobs is None else num_logprobs
+    settings["banned_ids"] = (*eog_ids, *params.stop_token_ids) if params.min_tokens else ()
+    if params.dry_multiplier:
+        settings["dry_breakers"] = dry_breakers(tokenizer, params.dry_sequence_breakers)
     sequences = []
     for index in range(params.best_of or params.n):
-        sampler = Sampler(
-            tokenizer.n_vocab,
-            temperature=params.temperature,
-            top_k=max(0, params.top_k),
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
-            frequency_penalty=params.frequency_penalty,
-            presence_penalty=params.presence_penalty,
-            logit_bias=bias,
-            seed=seed + index,
-            num_logprobs=-1 if num_logprobs is None else num_logprobs,
-            banned_ids=(*eog_ids, *params.stop_token_ids) if params.min_tokens else (),
-            min_tokens=params.min_tokens,
-        )
+        sampler = Sampler(tokenizer.n_vocab, seed=seed + index, **settings)
         sampler.prime(state.request.prompt_token_ids)
         sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
     return sequences

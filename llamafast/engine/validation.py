@@ -11,6 +11,11 @@ from llamafast.request import Request, SamplingParams
 _MAX_STOP_STRINGS = 4096
 _MAX_STOP_CHARS = 4096
 _MAX_BIAS = 100.0
+_MAX_INT = 2**31 - 1
+_MAX_BREAKERS = 32
+_MAX_BREAKER_CHARS = 40
+_MAX_BAD_WORDS = 4096
+_MAX_BAD_WORD_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +33,15 @@ def check_request(request: Request, limits: Limits) -> None:
     if not limits.generates:
         raise InvalidRequestError("this model cannot generate text", param="model")
     _check_prompt(request, limits)
+    if request.params.structured is not None and request.grammar is None:
+        raise InvalidRequestError("structured needs its compiled grammar beside it", param="structured")
     _check_sampling(request.params)
+    _check_rare_filters(request.params)
+    _check_dry(request.params)
     _check_counts(request.params, limits)
     _check_stops(request.params, limits.n_vocab)
     _check_bias(request.params, limits.n_vocab)
+    _check_words(request.params, limits.n_vocab)
 
 
 def _check_prompt(request: Request, limits: Limits) -> None:
@@ -61,9 +71,36 @@ def _check_sampling(params: SamplingParams) -> None:
     _in_range("repetition_penalty", params.repetition_penalty, 0.0, 1e6, above=True)
     _in_range("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
     _in_range("presence_penalty", params.presence_penalty, -2.0, 2.0)
-    _in_range("top_k", params.top_k, -1, 2**31 - 1)
+    _in_range("top_k", params.top_k, -1, _MAX_INT)
+    _in_range("penalty_last_n", params.penalty_last_n, -1, _MAX_INT)
     if params.seed is not None:
         _in_range("seed", params.seed, -(2**63), 2**64 - 1)
+
+
+def _check_rare_filters(params: SamplingParams) -> None:
+    _in_range("typical_p", params.typical_p, 0.0, 1.0, above=True)
+    _in_range("top_n_sigma", params.top_n_sigma, -1.0, 1e6)
+    _in_range("xtc_probability", params.xtc_probability, 0.0, 1.0)
+    _in_range("xtc_threshold", params.xtc_threshold, 0.0, 1.0)
+    _in_range("dynatemp_range", params.dynatemp_range, 0.0, 1e6)
+    _in_range("dynatemp_exponent", params.dynatemp_exponent, 0.0, 1e6)
+    _in_range("mirostat", params.mirostat, 0, 2)
+    _in_range("mirostat_tau", params.mirostat_tau, 0.0, 1e6)
+    _in_range("mirostat_eta", params.mirostat_eta, 0.0, 1e6)
+
+
+def _check_dry(params: SamplingParams) -> None:
+    _in_range("dry_multiplier", params.dry_multiplier, 0.0, 1e6)
+    _in_range("dry_base", params.dry_base, 1.0, 1e6)
+    _in_range("dry_allowed_length", params.dry_allowed_length, 0, _MAX_INT)
+    _in_range("dry_penalty_last_n", params.dry_penalty_last_n, -1, _MAX_INT)
+    breakers, name = params.dry_sequence_breakers, "dry_sequence_breakers"
+    if len(breakers) > _MAX_BREAKERS:
+        raise InvalidRequestError(f"{len(breakers)} {name}; the limit is {_MAX_BREAKERS}", param=name)
+    for text in breakers:
+        if not 0 < len(text) <= _MAX_BREAKER_CHARS or not _is_unicode(text):
+            message = f"each of {name} must be valid text of 1 to {_MAX_BREAKER_CHARS} characters"
+            raise InvalidRequestError(message, param=name)
 
 
 def _check_counts(params: SamplingParams, limits: Limits) -> None:
@@ -74,8 +111,9 @@ def _check_counts(params: SamplingParams, limits: Limits) -> None:
         _in_range("max_tokens", params.max_tokens, 0, math.inf)
     most = math.inf if params.max_tokens is None else params.max_tokens
     _in_range("min_tokens", params.min_tokens, 0, most)
-    if params.logprobs is not None:
-        _in_range("logprobs", params.logprobs, 0, limits.n_vocab)
+    for name, value in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+        if value is not None:
+            _in_range(name, value, 0, limits.n_vocab)
 
 
 def _check_stops(params: SamplingParams, n_vocab: int) -> None:
@@ -92,7 +130,33 @@ def _check_bias(params: SamplingParams, n_vocab: int) -> None:
     for token_id, value in params.logit_bias:
         if not 0 <= token_id < n_vocab:
             raise InvalidRequestError(f"logit_bias: token id {token_id} is not in [0, {n_vocab})", param="logit_bias")
-        _in_range("logit_bias", value, -_MAX_BIAS, _MAX_BIAS)
+        if value != -math.inf:  # which bans the token
+            _in_range("logit_bias", value, -_MAX_BIAS, _MAX_BIAS)
+
+
+def _check_words(params: SamplingParams, n_vocab: int) -> None:
+    if len(params.bad_words) > _MAX_BAD_WORDS:
+        raise InvalidRequestError(
+            f"{len(params.bad_words)} bad_words; the limit is {_MAX_BAD_WORDS}", param="bad_words"
+        )
+    for word in params.bad_words:
+        if not 0 < len(word) <= _MAX_BAD_WORD_TOKENS:
+            raise InvalidRequestError(
+                f"each of bad_words must have 1 to {_MAX_BAD_WORD_TOKENS} tokens, not {len(word)}", param="bad_words"
+            )
+        for token_id in word:
+            _in_range("bad_words", token_id, 0, n_vocab - 1)
+    if params.allowed_token_ids is not None:
+        if not params.allowed_token_ids:
+            raise InvalidRequestError(
+                "allowed_token_ids is empty: nothing could be generated", param="allowed_token_ids"
+            )
+        for token_id in params.allowed_token_ids:
+            _in_range("allowed_token_ids", token_id, 0, n_vocab - 1)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:

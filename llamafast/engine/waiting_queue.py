@@ -55,14 +55,15 @@ class WaitingQueue(deque[Sequence]):
             return False
         if sequence.waits_for is not None and cache.is_announced(sequence.waits_for):
             return True
-        announced = cache.match_announced(sequence.token_ids)
-        num_saved = announced.length - cache.match(sequence.token_ids).length
+        reusable_ids = sequence.reusable_ids
+        announced = cache.match_announced(reusable_ids)
+        num_saved = announced.length - cache.match(reusable_ids).length
         sequence.waits_for = announced.slot if num_saved >= _MIN_SHARED else None
         return sequence.waits_for is not None
 
     def _start(self, sequence: Sequence, num_promised: int) -> bool:
         cache, stats = self._cache, self._stats
-        match = cache.match(sequence.token_ids)
+        match = cache.match(sequence.reusable_ids)
         sequence.slot = cache.open(match)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.free(sequence.slot)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, RequestTooLargeError
 from llamafast.request import Request as EngineRequest
+from llamafast.request import SamplingParams
 from llamafast.server.schemas.common import RequestBody, parse_body
 from llamafast.server.sse import MergedOutputs, Outputs
 
@@ -36,7 +38,11 @@ _INLINE_CHARS = 20_000
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What the HTTP layer needs to know and cannot ask the engine. `meta`: facts about the model for /v1/models."""
+    """What the HTTP layer needs to know and cannot ask the engine.
+
+    meta: facts about the model for /v1/models. sampling_defaults, by names of SamplingParams, stand where a request is
+    silent.
+    """
 
     alias: str
     chat_template: ChatTemplate | None = None
@@ -47,6 +53,7 @@ class ServerSettings:
     shutdown_deadline_s: float = 30.0
     version: str = ""
     meta: Mapping[str, int | float | str] = field(default_factory=dict)
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -100,6 +107,13 @@ class ServerState:
             self.unknown_fields.note(name)
         self.check_model(body.model)
         return body
+
+    async def sampling(
+        self, body: RequestBody, *, max_tokens: int | None, logprobs: int | None, best_of: int | None = None
+    ) -> SamplingParams:
+        """The sampling settings of a body; the model's defaults where it is silent. Raises InvalidRequestError."""
+        make = partial(body.sampling, max_tokens=max_tokens, logprobs=logprobs, best_of=best_of)
+        return await off_loop(body.sampling_cost, lambda: make(self.engine.tokenizer, self.settings.sampling_defaults))
 
     def check_model(self, name: str | None) -> None:
         """None means the served model. Raises NotFoundError for any other name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from fastapi import Request, Response
@@ -36,11 +36,13 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, outputs: Outputs, formatter: Formatter, keepalive_s: float) -> None:
+    def __init__(
+        self, outputs: Outputs, formatter: Formatter, keepalive_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.status_code = 200
         self.background = None
         # A proxy that buffers would hold the tokens back.
-        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         self._outputs = outputs
         self._formatter = formatter
         self._keepalive_s = keepalive_s
@@ -96,12 +98,14 @@ class EventStream(Response):
             gone.cancel()
 
 
-async def whole_answer(request: Request, outputs: Outputs, formatter: Formatter) -> Response:
+async def whole_answer(
+    request: Request, outputs: Outputs, formatter: Formatter, headers: Mapping[str, str] | None = None
+) -> Response:
     """Collect the outputs into one JSON response. Raises the engine's error; aborts when the client goes away."""
     collected = await _unless_disconnected(request.receive, _collect(outputs, formatter))
     if collected is None:
         return Response(status_code=CLIENT_CLOSED)
-    return Response(collected, media_type="application/json")
+    return Response(collected, headers=headers, media_type="application/json")
 
 
 async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:

@@ -108,6 +108,19 @@ class Server:
         self.log.close()
 
 
+def post(server, path, **body):
+    return httpx.post(f"{server.url}/v1/{path}", json=body, timeout=60)
+
+
+def refused(answer, param, code=None):
+    error = answer.json()["error"]
+    assert answer.status_code == 400, answer.text
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param, answer.text
+    assert error["code"] == code or code is None
+    return True
+
+
 @pytest.fixture(scope="session")
 def server():
     with Server("--threads", "1") as running:
@@ -131,3 +144,13 @@ def transcripts():
     """The recorded greedy requests whose input is text."""
     recorded = json.loads((MODELS / "transcripts.json").read_text())
     return [item for item in recorded if "image" not in item]
+
+
+@pytest.fixture
+def next_request_is_answered(client, model_name):
+    """Whatever the test did, the server goes on."""
+    yield
+    answer = client.chat.completions.create(
+        model=model_name, messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0
+    )
+    assert "Paris" in answer.choices[0].message.content

@@ -13,20 +13,12 @@ import pytest
 
 from llamafast._core import Model
 
-from .conftest import MODELS, Server
+from .conftest import MODELS, Server, post, refused
+
+pytestmark = pytest.mark.usefixtures("next_request_is_answered")
 
 STORY = "<|im_start|>user\nTell me a long story.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 ENDLESS = {"temperature": 0.8, "seed": 1, "ignore_eos": True}
-
-
-@pytest.fixture(autouse=True)
-def next_request_is_answered(request, client, model_name):
-    yield
-    if "own_server" not in request.fixturenames:
-        answer = client.chat.completions.create(
-            model=model_name, messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0
-        )
-        assert "Paris" in answer.choices[0].message.content
 
 
 @pytest.fixture
@@ -35,19 +27,6 @@ def small_server():
     with Server("--n-ctx", "1024", "--n-seq-max", "4", "--threads", "1") as server:
         yield server
         assert server.stop() == 0
-
-
-def post(server, path, **body):
-    return httpx.post(f"{server.url}/v1/{path}", json=body, timeout=60)
-
-
-def refused(answer, param, code=None):
-    error = answer.json()["error"]
-    assert answer.status_code == 400, answer.text
-    assert error["type"] == "invalid_request_error"
-    assert error["param"] == param, answer.text
-    assert error["code"] == code or code is None
-    return True
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import zlib
 from array import array
 
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.errors import DecodeError
+from llamafast.errors import DecodeError, GrammarError
 from llamafast.request import Request, SamplingParams
 
 EOS = 1
@@ -15,7 +15,7 @@ FIRST = 3  # ids below are control tokens; id FIRST + b is the byte b
 
 class FakeModel:
     n_vocab = FIRST + 256
-    bos_id, eos_id, add_bos, fim_ids = 0, EOS, False, (-1, -1, -1)
+    bos_id, eos_id, add_bos, fim_ids, suppress_ids = 0, EOS, False, (-1, -1, -1), ()
 
     def token_bytes(self, token_id: int, special: bool = False) -> bytes:
         if token_id < FIRST:
@@ -36,7 +36,7 @@ class FakeContext:
     """Cells of (position, token, owners). kind as Context.memory_kind; a violated precondition is an AssertionError."""
 
     def __init__(self, n_ctx=64, n_seq_max=4, n_batch=16, kind="attention", kv_unified=True) -> None:
-        self.n_ctx, self.n_seq_max, self.n_batch = n_ctx, n_seq_max, n_batch
+        self.n_ctx, self.n_seq_max, self.n_batch, self.n_outputs_max = n_ctx, n_seq_max, n_batch, n_seq_max
         self.memory_kind, self.kv_unified = kind, kv_unified
         self.cells: list[tuple[int, int, set[int]]] = []
 
@@ -76,6 +76,7 @@ class FakeBatch:
     def __init__(self, n_tokens_max: int) -> None:
         self.n_tokens_max = n_tokens_max
         self.rows: list[tuple[int, int, int]] = []
+        self.asked: list[tuple[int, int, int]] = []
 
     @property
     def num_tokens(self) -> int:
@@ -83,6 +84,7 @@ class FakeBatch:
 
     def clear(self) -> None:
         self.rows = []
+        self.asked = []
 
     def add(self, token_id: int, pos: int, seq_id: int) -> int:
         self.rows.append((token_id, pos, seq_id))
@@ -93,6 +95,10 @@ class FakeBatch:
         for i in range(start, stop):
             self.add(token_ids[i], pos + i - start, seq_id)
         return len(self.rows) - 1
+
+    def score(self, row: int, next_id: int, n_top: int) -> None:
+        assert 0 <= row < len(self.rows)
+        self.asked.append((row, next_id, n_top))
 
 
 class FakeSampler:
@@ -105,6 +111,9 @@ class FakeSampler:
 
     def prime(self, token_ids: array[int]) -> None:
         self.primed = list(token_ids)
+
+    def accept(self, token_id: int) -> None:
+        self.num_drawn += 1
 
 
 class FakeRunner:
@@ -120,10 +129,11 @@ class FakeRunner:
         self.failures: list[int] = []
         self.num_failures = 0
 
-    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler]) -> list[int]:
+    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler], constraints=()) -> list[int]:
         context = self.context
         assert 1 <= len(batch.rows) <= context.n_batch, "tokens > n_batch would end the process"
-        assert len(set(rows)) <= context.n_seq_max, "outputs > n_outputs_max would end the process"
+        outputs = {*rows, *(row for row, _, _ in batch.asked)}
+        assert len(outputs) <= context.n_outputs_max, "outputs > n_outputs_max would end the process"
         assert len(rows) == len(samplers)
         if self.failures:
             self._fail(self.failures.pop(0), batch)
@@ -135,15 +145,42 @@ class FakeRunner:
             context.cells.append((pos, token, {seq_id}))
             counts[seq_id] = counts.get(seq_id, 0) + 1
         self.steps.append(counts)
+        self._scores = [self._score(batch.rows[row], *asked) for row, *asked in batch.asked]
         drawn = []
         for row, sampler in zip(rows, samplers, strict=True):
             _, pos, seq_id = batch.rows[row]
             drawn.append(self.draw(context.history(seq_id)[: pos + 1], sampler))
             sampler.num_drawn += 1
+        for i, constraint in constraints:
+            drawn[i] = self._settle(drawn[i], constraint)
         return drawn
+
+    def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
+        return self._scores
+
+    def _score(self, row: tuple[int, int, int], next_id: int, n_top: int):
+        # The history before the token and the token itself, so that a test sees whose score it is.
+        _, pos, seq_id = row
+        history = self.context.history(seq_id)[: pos + 1]
+        return -float(zlib.crc32(repr((history, next_id)).encode())), len(history), [(next_id, -0.5)] * n_top
 
     def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
         return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
+
+    def _settle(self, token: int, constraint) -> int:
+        """The token if it is allowed, else the first one that is."""
+        try:
+            if constraint.accept(token):
+                return token
+            bits = int.from_bytes(constraint.mask(), "little") & ((1 << FakeModel.n_vocab) - 1)
+            if not bits:
+                raise GrammarError("nothing is allowed")
+            token = (bits & -bits).bit_length() - 1
+            assert constraint.accept(token)
+        except GrammarError as error:
+            constraint.error = error
+            return -1
+        return token
 
     def _fail(self, status: int, batch: FakeBatch) -> None:
         self.num_failures += 1

@@ -6,10 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafast.engine.packing import equal_chunks, fair_chunks
+from llamafast.engine.packing import cap_scored, equal_chunks, fair_chunks
 
 REMAINING = st.lists(st.integers(1, 50), min_size=1, max_size=10)
 BUDGET = st.integers(1, 60)
+
+
+@given(REMAINING, st.data(), st.integers(0, 30))
+def test_cap_scored_prompts_fit_the_output_rows(remaining, data, spare):
+    scored = data.draw(st.lists(st.booleans(), min_size=len(remaining), max_size=len(remaining)).filter(any))
+    room = len(remaining) + spare
+    capped = cap_scored(remaining, scored, room)
+    assert sum(n if is_scored else 1 for n, is_scored in zip(capped, scored, strict=True)) <= room
+    assert all(
+        1 <= n <= was and (is_scored or n == was) for n, was, is_scored in zip(capped, remaining, scored, strict=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,12 @@ def test_cancelled_decode_is_made_good(model, attention_path):
     with open_engine(path) as engine:
         step, num_steps = engine.runner.step, 0
 
-        def cancelled_at_times(batch, rows, samplers):
+        def cancelled_at_times(batch, rows, samplers, constraints):
             nonlocal num_steps
             num_steps += 1
             if num_steps % 7 == 3:
                 raise DecodeError("the decode was cancelled", 2)
-            return step(batch, rows, samplers)
+            return step(batch, rows, samplers, constraints)
 
         engine.runner = type("Runner", (), {"step": staticmethod(cancelled_at_times), "logprobs": None})()
         collector = Collector().run(engine, request_for(engine, "0", "hello the world", ignore_eos=True))

@@ -236,8 +236,8 @@ def test_best_of_gives_the_best_by_mean_logprob():
     drawn = []
     step = engine.runner.step
 
-    def remember(batch, rows, samplers):
-        drawn[:] = step(batch, rows, samplers)
+    def remember(batch, rows, samplers, constraints):
+        drawn[:] = step(batch, rows, samplers, constraints)
         return drawn
 
     engine.runner.step = remember

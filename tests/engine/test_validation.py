@@ -50,6 +50,33 @@ def check(prompt=(5, 6), **params) -> None:
         ("logit_bias", ((-1, 1.0),)),
         ("logit_bias", ((1, 101.0),)),
         ("logit_bias", ((1, math.nan),)),
+        ("typical_p", 0.0),
+        ("typical_p", 1.5),
+        ("top_n_sigma", -2.0),
+        ("top_n_sigma", math.nan),
+        ("xtc_probability", 1.5),
+        ("xtc_threshold", -0.1),
+        ("dynatemp_range", -1.0),
+        ("dynatemp_range", math.inf),
+        ("dynatemp_exponent", -1.0),
+        ("mirostat", 3),
+        ("mirostat_tau", -1.0),
+        ("mirostat_eta", math.nan),
+        ("penalty_last_n", -2),
+        ("dry_multiplier", -0.5),
+        ("dry_base", 0.5),
+        ("dry_allowed_length", -1),
+        ("dry_penalty_last_n", -2),
+        ("dry_sequence_breakers", ("",)),
+        ("dry_sequence_breakers", ("x" * 41,)),
+        ("dry_sequence_breakers", ("\ud800",)),
+        ("dry_sequence_breakers", ("x",) * 33),
+        ("bad_words", ((),)),
+        ("bad_words", ((1, 100),)),
+        ("bad_words", ((1,) * 300,)),
+        ("bad_words", ((1,),) * 5000),
+        ("allowed_token_ids", ()),
+        ("allowed_token_ids", (1, 100)),
     ],
 )
 def test_check_value_out_of_range_names_the_field(name, value):
@@ -67,10 +94,15 @@ def test_check_extremes_are_taken():
         max_tokens=10**12,
         logprobs=100,
         stop=tuple(map(str, range(1000))),
-        logit_bias=((0, -100.0), (99, 100.0)),
+        logit_bias=((0, -100.0), (98, -math.inf), (99, 100.0)),
         stop_token_ids=(0, 99),
         seed=2**63,
     )
+    check(
+        typical_p=0.01, top_n_sigma=-1.0, xtc_probability=1.0, xtc_threshold=0.0, dynatemp_range=5.0, mirostat=2,
+        mirostat_tau=0.0, penalty_last_n=0, dry_multiplier=2.0, dry_base=1.0, dry_allowed_length=0,
+        dry_sequence_breakers=(), bad_words=((0,), (1, 99)), allowed_token_ids=(0, 99),
+    )  # fmt: skip
     check(prompt=range(9))
     check(prompt=range(10), max_tokens=0)
 

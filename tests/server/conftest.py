@@ -12,26 +12,52 @@ import pytest
 
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import InvalidRequestError, LlamaFastError
-from llamafast.request import FinishReason, Request, RequestOutput, Usage
+from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 from llamafast.server.app import create_app
 from llamafast.server.deps import ServerSettings
+from llamafast.tokenizer import TokenTable
 
 Deliveries = Sequence[list[RequestOutput]]
 
+THE = 299
+CLOSE_THINK = 298
+
 
 class FakeTokenizer:
-    """One token per UTF-8 byte; 256 to 258 are fill-in-the-middle tokens."""
+    """One token per UTF-8 byte, but one for " the"; 256 to 258 are fill-in-the-middle tokens.
+
+    With has_think one more for "</think>", which is a control token unless shows_think.
+    """
 
     n_vocab = 300
     add_bos = False
     bos_id = -1
     fim_ids: tuple[int, int, int] | None = (256, 257, 258)
+    has_think = True
+    shows_think = False
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return list(text.encode())
+        if text == "</think>" and self.has_think:
+            return [CLOSE_THINK]
+        token_ids: list[int] = []
+        for i, plain in enumerate(text.split(" the")):
+            token_ids += ([THE] if i else []) + list(plain.encode())
+        return token_ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
-        return bytes(token_ids).decode("utf-8", "replace")
+        return b"".join(self.token_bytes_of(i, not skip_special) for i in token_ids).decode("utf-8", "replace")
+
+    def is_text(self, token_id: int) -> bool:
+        return token_id != CLOSE_THINK or self.shows_think
+
+    def token_bytes_of(self, token_id: int, special: bool = False) -> bytes:
+        if token_id >= 256:
+            return b" the" if token_id == THE else b"<%d>" % token_id if special else b""
+        return bytes([token_id])
+
+    def table(self, *, skip_special: bool) -> TokenTable:
+        names = [self.token_bytes_of(i, not skip_special) for i in range(self.n_vocab)]
+        return TokenTable(names, [name.decode() if name.isascii() else None for name in names])
 
 
 class FakeStream:
@@ -63,6 +89,13 @@ def default_reply(request: Request) -> Deliveries:
     return [first, last]
 
 
+@dataclass
+class FakeGrammar:
+    """What the engine would compile."""
+
+    warnings: tuple[str, ...] = ()
+
+
 class FakeEngine:
     """Takes what AsyncEngine takes. `reply` None leaves the pushing to the test."""
 
@@ -80,6 +113,14 @@ class FakeEngine:
         self.reply: Callable[[Request], Deliveries] | None = default_reply
         self.refuse: Callable[[Request], LlamaFastError | Exception | None] = lambda request: None
         self.log: list[str] = []
+        self.compiled: list[StructuredOutput] = []
+        self.grammar: FakeGrammar | Exception = FakeGrammar()
+
+    async def compile_grammar(self, structured: StructuredOutput) -> FakeGrammar:
+        self.compiled.append(structured)
+        if isinstance(self.grammar, Exception):
+            raise self.grammar
+        return self.grammar
 
     async def start(self) -> None:
         self.ready = True

@@ -236,3 +236,21 @@ def test_chat_streamed_logprobs_equal_whole_ones(server, events):
     *chunks, _ = events(server.chat(logprobs=True, top_logprobs=2, stream=True).content)
     logprobs = [chunk["choices"][0]["logprobs"] for chunk in chunks]
     assert [entry for item in logprobs if item for entry in item["content"]] == whole
+
+
+def test_chat_prompt_logprobs_stand_beside_the_choices(server):
+    scores = [None, TokenLogprob(7, -1.0, b"\x07", 0, (), 9)]
+
+    def reply(request):
+        outputs = [
+            RequestOutput(request.request_id, i, "x", [1], finish_reason=FinishReason.STOP, prompt_logprobs=scores)
+            for i in range(2)
+        ]
+        outputs[-1].usage = Usage(2, 2)
+        return [outputs]
+
+    server.engine.reply = reply
+    answer = server.chat(prompt_logprobs=0, n=2).json()
+    assert answer["prompt_logprobs"] == [None, {"7": {"logprob": -1.0, "rank": 9, "decoded_token": "\x07"}}]
+    assert all("prompt_logprobs" not in choice for choice in answer["choices"])
+    assert "prompt_logprobs" not in server.chat(n=2).json()

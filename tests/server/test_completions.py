@@ -151,3 +151,92 @@ def test_completion_logprobs_have_parallel_lists(server):
         "text_offset": [0, 1],
     }
     assert server.engine.requests[0].params.logprobs == 3
+
+
+def _scored(request):
+    """A score for each prompt token, for each choice; then one generated token."""
+    ids = request.prompt_token_ids
+    entries = [TokenLogprob(i, -1.0, bytes([i % 256]), 0, ((65, -0.5, b"A"), (66, -0.75, b"B")), 3) for i in ids[1:]]
+    said = TokenLogprob(90, -0.25, b"Z", 0, ((90, -0.25, b"Z"), (66, -0.75, b"B")))
+    outputs = [
+        RequestOutput(request.request_id, i, "Z", [90], [said], FinishReason.LENGTH, prompt_logprobs=[None, *entries])
+        for i in range(request.params.n)
+    ]
+    outputs[-1].usage = Usage(len(ids), request.params.n)
+    return [outputs]
+
+
+def test_completion_echo_with_logprobs_begins_with_those_of_the_prompt(server):
+    server.engine.reply = _scored
+    choice = server.complete(echo=True, logprobs=1).json()["choices"][0]
+    assert choice["text"] == "SayZ"
+    assert choice["logprobs"] == {
+        "tokens": ["S", "a", "y", "Z"],
+        "token_logprobs": [None, -1.0, -1.0, -0.25],
+        "top_logprobs": [None, {"a": -1.0, "A": -0.5}, {"y": -1.0, "A": -0.5}, {"Z": -0.25}],
+        "text_offset": [0, 1, 2, 3],
+    }
+    assert "prompt_logprobs" not in choice
+    assert server.engine.requests[0].params.prompt_logprobs == 1
+
+
+def test_completion_echo_alone_does_not_score_the_prompt(server):
+    server.complete(echo=True)
+    server.complete(logprobs=2)
+    assert [request.params.prompt_logprobs for request in server.engine.requests] == [None, None]
+
+
+def test_completion_streamed_echo_with_logprobs_equals_whole(server, events):
+    server.engine.reply = _scored
+    fields = {"prompt": ["ab", "cde"], "n": 2, "echo": True, "logprobs": 2}
+    whole = server.complete(**fields).json()["choices"]
+    streamed = [{name: [] for name in whole[0]["logprobs"]} for _ in whole]
+    for chunk in events(server.complete(**fields, stream=True).content)[:-1]:
+        (choice,) = chunk["choices"]
+        for name, values in (choice["logprobs"] or {}).items():
+            streamed[choice["index"]][name] += values
+    assert streamed == [choice["logprobs"] for choice in whole]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "skip", "bos", "offsets"),
+    [
+        ("a the<257>é", True, False, [0, 1, 5, 6, 7, 8, 9, 10, 10]),  # a half character stands where it will end
+        ([97, 299, 257, 98], True, False, [0, 1, 5, 5]),
+        ([97, 299, 257, 98], False, False, [0, 1, 5, 10]),
+        ("ab", True, True, [0, 0, 1]),
+    ],
+)
+def test_completion_echo_offsets_are_places_in_the_text(server, prompt, skip, bos, offsets):
+    server.engine.reply = _scored
+    if bos:
+        encode = server.engine.tokenizer.encode
+        server.engine.tokenizer.encode = lambda text, **kwargs: [258, *encode(text, **kwargs)]
+    answer = server.complete(prompt=prompt, echo=True, logprobs=0, skip_special_tokens=skip).json()["choices"][0]
+    assert answer["logprobs"]["text_offset"] == [*offsets, len(answer["text"]) - 1]
+
+
+def test_completion_prompt_logprobs_have_vllms_shape(server):
+    server.engine.reply = _scored
+    choices = server.complete(prompt_logprobs=1, n=2).json()["choices"]
+    top = {"logprob": -0.5, "rank": 1, "decoded_token": "A"}
+    assert [choice["prompt_logprobs"] for choice in choices] == [
+        [
+            None,
+            {"97": {"logprob": -1.0, "rank": 3, "decoded_token": "a"}, "65": top},
+            {"121": {"logprob": -1.0, "rank": 3, "decoded_token": "y"}, "65": top},
+        ]
+    ] * 2
+    assert choices[0]["logprobs"] is None
+
+
+def test_completion_prompt_logprobs_and_echo_each_get_what_they_asked_for(server):
+    server.engine.reply = _scored
+    choice = server.complete(prompt_logprobs=0, echo=True, logprobs=2).json()["choices"][0]
+    assert server.engine.requests[0].params.prompt_logprobs == 2
+    assert [len(entry) for entry in choice["prompt_logprobs"][1:]] == [1, 1]
+    assert [len(top) for top in choice["logprobs"]["top_logprobs"][1:]] == [3, 3, 2]
+
+
+def test_completion_prompt_logprobs_false_asks_for_nothing(server):
+    assert server.complete(prompt_logprobs=False, stream=True).status_code == 200

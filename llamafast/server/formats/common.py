@@ -11,10 +11,11 @@ from typing import TypeAlias
 
 import orjson
 
-from llamafast.errors import DecodeError, ShuttingDownError
+from llamafast.errors import DecodeError, GrammarError, ShuttingDownError
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 
 JsonObject: TypeAlias = dict[str, object]
+PromptLogprobs: TypeAlias = Sequence[TokenLogprob | None]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -39,24 +40,31 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the client wants to see, and the prompt tokens of all prompts."""
+    """What the client wants to see, and the prompt tokens of all prompts.
+
+    num_logprobs and num_prompt_logprobs: alternatives per token; None is no logprobs at all. constraint: the path of
+    the field that constrains the output.
+    """
 
     include_usage: bool = False
     continuous_usage: bool = False
-    with_logprobs: bool = False
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
     prompt_tokens: int = 0
+    constraint: str | None = None
 
 
 class _Choice:
     """What one choice has said so far. texts and logprobs grow only where the answer is sent whole."""
 
-    __slots__ = ("finish_reason", "logprobs", "opening", "started", "texts")
+    __slots__ = ("finish_reason", "logprobs", "opening", "prompt_logprobs", "started", "texts")
 
     def __init__(self, opening: bytes) -> None:
         self.opening = opening  # of each of its chunks, up to the payload
         self.started = False
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: PromptLogprobs = []
         self.finish_reason: str | None = None
 
 
@@ -79,6 +87,7 @@ class Formatter(ABC):
         self._header = header
         self._options = options
         self._num_tokens = 0
+        self._num_reasoning_tokens = 0
         self._usages: list[Usage] = []
         # A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail: only payload, L and F are made anew.
         envelope = orjson.dumps(self._head(self.chunk_object_name))[:-1]
@@ -92,12 +101,27 @@ class Formatter(ABC):
         """The payload of the choice's first chunk; empty for none."""
 
     @abstractmethod
-    def logprobs(self, entries: Sequence[TokenLogprob]) -> JsonObject:
-        """The logprobs object of these tokens."""
+    def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
+        """The logprobs object of these tokens of a choice."""
 
     @abstractmethod
-    def choice(self, index: int, text: str, logprobs: JsonObject | None, finish: str | None) -> JsonObject:
+    def choice(self, index: int, text: str, entries: Sequence[TokenLogprob], finish: str | None) -> JsonObject:
         """The choice object of a whole answer."""
+
+    def first_logprobs(self, index: int) -> JsonObject | None:
+        """The logprobs object of the choice's first chunk."""
+        return None
+
+    def deltas(self, output: RequestOutput) -> Sequence[tuple[bytes, bytes]]:
+        """The payload and the logprobs of each chunk that an output makes."""
+        if not (output.text or output.logprobs):
+            return ()
+        logprobs = orjson.dumps(self.logprobs(output.index, output.logprobs)) if output.logprobs else b"null"
+        return ((self.text_open + orjson.dumps(output.text) + self.text_close, logprobs),)
+
+    def extra_fields(self) -> JsonObject:
+        """Fields of a whole answer beside the common ones."""
+        return {}
 
     def events(self, outputs: Sequence[RequestOutput]) -> bytes:
         """The server-sent events of one delivery, back to back; b"" when nothing visible came."""
@@ -106,14 +130,14 @@ class Formatter(ABC):
             choice = self._choices[output.index]
             if not choice.started:
                 choice.started = True
+                choice.prompt_logprobs = output.prompt_logprobs or []
                 payload = self.first_payload(output.index)
                 if payload:
-                    parts += self._chunk(choice, payload)
+                    parts += self._chunk(choice, payload, orjson.dumps(self.first_logprobs(output.index)))
             if not self._note(output):
                 break
-            if output.text or output.logprobs:
-                logprobs = orjson.dumps(self.logprobs(output.logprobs)) if output.logprobs else b"null"
-                parts += self._chunk(choice, self.text_open + orjson.dumps(output.text) + self.text_close, logprobs)
+            for payload, logprobs in self.deltas(output):
+                parts += self._chunk(choice, payload, logprobs)
             if choice.finish_reason is not None:
                 parts += self._chunk(choice, self.last_payload, finish=b'"%b"' % choice.finish_reason.encode())
         return b"".join(parts)
@@ -132,21 +156,27 @@ class Formatter(ABC):
                 break
             choice = self._choices[output.index]
             choice.texts.append(output.text)
+            if output.prompt_logprobs is not None:
+                choice.prompt_logprobs = output.prompt_logprobs
             if output.logprobs:
                 choice.logprobs += output.logprobs
 
     def body(self) -> bytes:
         """The whole answer as one JSON document."""
         choices = [
-            self.choice(
-                index,
-                "".join(choice.texts),
-                self.logprobs(choice.logprobs) if self._options.with_logprobs else None,
-                choice.finish_reason,
-            )
+            self.choice(index, "".join(choice.texts), choice.logprobs, choice.finish_reason)
             for index, choice in enumerate(self._choices)
         ]
-        return orjson.dumps({**self._head(self.object_name), "choices": choices, "usage": self._usage()})
+        document = {**self._head(self.object_name), "choices": choices, "usage": self._usage(), **self.extra_fields()}
+        return orjson.dumps(document)
+
+    def prompt_logprobs(self, index: int) -> JsonObject:
+        """vLLM's field for the prompt of a choice, if it was asked for: by token id, the token itself first."""
+        num_top = self._options.num_prompt_logprobs
+        if num_top is None:
+            return {}
+        entries = self._choices[index].prompt_logprobs
+        return {"prompt_logprobs": [entry and _ranked(entry, num_top) for entry in entries]}
 
     def _note(self, output: RequestOutput) -> bool:
         """Keep counts and the end of a choice; False when the engine gave up."""
@@ -158,6 +188,8 @@ class Formatter(ABC):
             return True
         if reason is FinishReason.ERROR or output.error is not None:
             self.error = output.error or DecodeError("the engine gave this request up", -1)
+            if isinstance(self.error, GrammarError) and self.error.param is None:  # it failed while it ran
+                self.error.param = self._options.constraint
         elif reason is FinishReason.ABORT:
             self.error = ShuttingDownError("the request was aborted by the server")
         else:
@@ -173,7 +205,7 @@ class Formatter(ABC):
 
     def _running_tail(self) -> bytes:
         usage = Usage(self._options.prompt_tokens, self._num_tokens)
-        return b'],"usage":%b}\n\n' % orjson.dumps(usage_object(usage))
+        return b'],"usage":%b}\n\n' % orjson.dumps(usage_object(usage, self._num_reasoning_tokens))
 
     def _head(self, object_name: str) -> JsonObject:
         header = self._header
@@ -191,18 +223,32 @@ class Formatter(ABC):
                 sum(usage.prompt_tokens for usage in self._usages),
                 sum(usage.completion_tokens for usage in self._usages),
                 sum(usage.cached_tokens for usage in self._usages),
-            )
+            ),
+            self._num_reasoning_tokens,
         )
 
 
-def usage_object(usage: Usage) -> JsonObject:
+def usage_object(usage: Usage, num_reasoning_tokens: int) -> JsonObject:
     """OpenAI's usage object."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
+    }
+
+
+def _ranked(entry: TokenLogprob, num_top: int) -> JsonObject:
+    tokens = [(entry.token_id, entry.logprob, entry.rank, entry.token_bytes)]
+    tokens += [(token_id, logprob, i, name) for i, (token_id, logprob, name) in enumerate(entry.top[:num_top], 1)]
+    return {
+        str(token_id): {
+            "logprob": finite(logprob),
+            "rank": rank,
+            "decoded_token": name.decode("utf-8", "replace"),
+        }
+        for token_id, logprob, rank, name in tokens
     }
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
 from llamafast.errors import InvalidRequestError
 from llamafast.request import Request as EngineRequest
 from llamafast.server.deps import ServerState, off_loop
-from llamafast.server.formats.common import Header, Options
-from llamafast.server.formats.completions import CompletionFormatter
+from llamafast.server.formats.common import Header
+from llamafast.server.formats.completions import CompletionFormatter, Echo
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.completions import CompletionBody
 from llamafast.server.sse import EventStream, whole_answer
+from llamafast.server.structured import compile_constraint
+from llamafast.tokenizer import Detokenizer, Tokenizer
 
 # A prompt takes at least as long as this many characters of text.
 _PROMPT_COST = 100
@@ -28,23 +31,26 @@ def completions_router(state: ServerState) -> APIRouter:
         """Continue one prompt or several."""
         body = await state.read(request, CompletionBody)
         prompts = body.prompts()
-        params = body.sampling(max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
+        constraint = body.constraint()
+        params = await state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
         cost = sum(_PROMPT_COST + len(prompt) for prompt in prompts) + len(body.suffix or "")
         token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body.suffix))
+        compiled = await compile_constraint(state.engine, constraint)
+        params = replace(params, structured=compiled.structured)
         header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
         requests = [
-            EngineRequest(f"{header.id}-{i}", ids, params, skip_special=body.skip_special_tokens)
+            EngineRequest(
+                f"{header.id}-{i}", ids, params, skip_special=body.skip_special_tokens, grammar=compiled.grammar
+            )
             for i, ids in enumerate(token_ids)
         ]
-        outputs = await state.submit(requests, params.n)
-        options = Options(
-            body.include_usage, body.continuous_usage, body.logprobs is not None, sum(map(len, token_ids))
-        )
-        echo = _echoes(state, body, prompts) if body.echo else ()
+        outputs = await state.submit(requests, params.n, body.param_names)
+        options = body.options(body.logprobs, sum(map(len, token_ids)), constraint)
+        echo = await off_loop(cost, lambda: _echoes(state, body, prompts, token_ids)) if body.echo else ()
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s)
-        return await whole_answer(request, outputs, formatter)
+            return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
+        return await whole_answer(request, outputs, formatter, compiled.headers)
 
     return router
 
@@ -77,8 +83,25 @@ def _encode(state: ServerState, prompt: str | list[int], suffix: str | None) -> 
     return [*start, before, *head, after, *tail, middle]
 
 
-def _echoes(state: ServerState, body: CompletionBody, prompts: list[str | list[int]]) -> list[str]:
-    """Per choice, the text of its prompt. The engine has taken the token ids, so all of them exist."""
-    decode = state.engine.tokenizer.decode
-    texts = [p if isinstance(p, str) else decode(p, skip_special=body.skip_special_tokens) for p in prompts]
-    return [text for text in texts for _ in range(body.n)]
+def _echoes(
+    state: ServerState, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
+) -> list[Echo]:
+    """Per choice, its prompt. The engine has taken the token ids, so all of them exist."""
+    echoes = [_echo(state.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
+    return [echo for echo in echoes for _ in range(body.n)]
+
+
+def _echo(tokenizer: Tokenizer, body: CompletionBody, prompt: str | list[int], token_ids: array[int]) -> Echo:
+    skip_special = body.skip_special_tokens
+    text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=skip_special)
+    if body.logprobs is None:
+        return Echo(text)
+    # A control token that is written in a text has a place in it.
+    detokenizer = Detokenizer(tokenizer, skip_special and not isinstance(prompt, str))
+    starts = [0]
+    for token_id in token_ids:
+        starts.append(starts[-1] + len(detokenizer.add(token_id)))
+    # What the vocabulary puts before a text, BOS or a space, has none.
+    added = starts.pop() + len(detokenizer.flush()) - len(text)
+    first = tokenizer.token_bytes_of(token_ids[0], special=True)
+    return Echo(text, first, [min(max(0, start - added), len(text)) for start in starts])

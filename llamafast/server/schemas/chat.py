@@ -9,7 +9,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.schemas.common import MAX_LOGPROBS, NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.sampling import MAX_LOGPROBS
 
 _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     **NOT_YET,
@@ -130,10 +131,9 @@ class ChatBody(RequestBody):
 
     @property
     def param_names(self) -> dict[str, str]:
-        """What this API calls the engine's `prompt` and `max_tokens`."""
-        return {"prompt": "messages"} | (
-            {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
-        )
+        """What this request calls fields that the engine knows under other names."""
+        limit = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        return {**super().param_names, "prompt": "messages", **limit}
 
     @property
     def num_logprobs(self) -> int | None:

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
-from llamafast.request import SamplingParams
+from llamafast.server.formats.common import Options
+from llamafast.server.schemas.sampling import SamplingFields
+from llamafast.server.schemas.structured import Constraint, StructuredFields
 
 # Known fields that cannot be honoured yet, each with the values that ask for nothing.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "grammar": ("",),
-    "json_schema": (),
+    "guided_whitespace_pattern": (),
+    "grammar_lazy": (False,),
+    "grammar_triggers": ([],),
     "regex": (),
     "ebnf": (),
     "structural_tag": (),
-    "prompt_logprobs": (False,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
+    "samplers": ([],),
+    "min_keep": (0,),
+    "n_probs": (0,),
     "logits_processors": ([],),
     "use_beam_search": (False,),
     "length_penalty": (1.0,),
@@ -45,12 +42,9 @@ NO_OP: frozenset[str] = frozenset(
     {
         "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
         "prompt_cache_options", "request_id", "include_reasoning", "separate_reasoning", "stream_reasoning",
-        "no_stop_trim", "spaces_between_special_tokens",
+        "no_stop_trim", "spaces_between_special_tokens", "guided_decoding_backend",
     }
 )  # fmt: skip
-
-# Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
-MAX_LOGPROBS = 20
 
 BodyT = TypeVar("BodyT", bound="RequestBody")
 
@@ -65,8 +59,8 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class RequestBody(BaseModel):
-    """Types only; the ranges of sampling values are checked by the engine, which names the field."""
+class RequestBody(SamplingFields, StructuredFields):
+    """What both APIs take beside the sampling fields and the constraints."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -76,22 +70,15 @@ class RequestBody(BaseModel):
     model: str | None = Field(None, description="The served model's alias; may be left out.")
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int = Field(1, description="Choices per prompt.")
-    temperature: float = Field(1.0, description="0 takes the most likely token.")
-    top_p: float = 1.0
-    top_k: int = Field(0, description="0 or -1 switches the filter off.")
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[str, float] = Field(default_factory=dict, description="Token id to what is added to its logit.")
-    seed: int | None = None
-    stop: str | list[str] = Field(default_factory=list)
-    stop_token_ids: list[int] = Field(default_factory=list)
-    min_tokens: int = 0
-    ignore_eos: bool = False
     skip_special_tokens: bool = True
-    include_stop_str_in_output: bool = False
+
+    # By the engine's name of a field: what this client calls it.
+    _names_given: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def param_names(self) -> dict[str, str]:
+        """What this request calls fields that the engine knows under other names."""
+        return self._names_given
 
     @property
     def include_usage(self) -> bool:
@@ -104,33 +91,18 @@ class RequestBody(BaseModel):
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
+    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint: Constraint | None) -> Options:
+        """What the formatter has to know of this request."""
+        usage = (self.include_usage, self.continuous_usage)
+        param = None if constraint is None else constraint.param
+        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param)
+
     def check(self) -> None:
         """Rules that no single type shows. Raises InvalidRequestError."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
-
-    def sampling(self, *, max_tokens: int | None, logprobs: int | None, best_of: int | None = None) -> SamplingParams:
-        """The sampling settings of every prompt in this body. Raises InvalidRequestError."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty,
-            logit_bias=tuple((_token_id(key), bias) for key, bias in self.logit_bias.items()),
-            seed=self.seed,
-            n=self.n,
-            best_of=best_of,
-            max_tokens=max_tokens,
-            min_tokens=self.min_tokens,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
-            stop_token_ids=tuple(self.stop_token_ids),
-            ignore_eos=self.ignore_eos,
-            logprobs=logprobs,
-            include_stop=self.include_stop_str_in_output,
-        )
+        if self.stream and self.prompt_logprobs is not None:
+            raise InvalidRequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
 
 
 def parse_body(document: object, model: type[BodyT]) -> tuple[BodyT, list[str]]:
@@ -144,23 +116,31 @@ def parse_body(document: object, model: type[BodyT]) -> tuple[BodyT, list[str]]:
     for name, value in fields.items():
         if name in model.not_yet and value not in model.not_yet[name]:
             raise InvalidRequestError(f"'{name}' is not supported yet", param=name, code="unsupported_parameter")
+    renamed = _without_aliases(fields, model.aliases)
     try:
         body = model.model_validate(fields)
     except ValidationError as exc:
-        raise _readable(exc, fields) from exc
+        raise _readable(exc, fields, renamed) from exc
+    body._names_given = renamed
     body.check()
     extra = body.model_extra or {}
     return body, [name for name in extra if name not in model.not_yet and name not in model.no_op]
 
 
-def _token_id(key: str) -> int:
-    try:
-        return int(key)
-    except ValueError as exc:
-        raise InvalidRequestError(f"logit_bias: '{key[:32]}' is not a token id", param="logit_bias") from exc
+def _without_aliases(fields: dict[str, object], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Rename aliases. IN/OUT fields; returns {name: alias} of the renamed ones. Raises InvalidRequestError."""
+    renamed: dict[str, str] = {}
+    for alias in aliases.keys() & fields.keys():
+        name, value = aliases[alias], fields.pop(alias)
+        if name not in fields:
+            renamed[name] = alias
+        elif fields[name] != value:
+            raise InvalidRequestError(f"'{alias}' and '{name}' are one setting; their values differ", param=alias)
+        fields[name] = value
+    return renamed
 
 
-def _readable(exc: ValidationError, document: Mapping[str, object]) -> InvalidRequestError:
+def _readable(exc: ValidationError, document: Mapping[str, object], renamed: Mapping[str, str]) -> InvalidRequestError:
     """One error for the first wrong field. A union reports each alternative: the deepest place tells most."""
     errors = exc.errors(include_url=False, include_context=False, include_input=False)
     first = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
@@ -168,6 +148,7 @@ def _readable(exc: ValidationError, document: Mapping[str, object]) -> InvalidRe
     depth = max(len(place) for place in places)
     path = next(place for place in places if len(place) == depth)
     messages = dict.fromkeys(error["msg"] for error, place in zip(first, places, strict=True) if place == path)
+    path = (renamed.get(str(path[0]), path[0]), *path[1:]) if path else path
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     return InvalidRequestError(f"{param}: {'; or: '.join(messages)}", param=param or None)
 

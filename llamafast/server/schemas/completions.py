@@ -9,7 +9,8 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.schemas.common import MAX_LOGPROBS, NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.sampling import MAX_LOGPROBS
 
 _PROMPT_SCHEMA: JsonDict = {
     "anyOf": [
@@ -38,16 +39,18 @@ class CompletionBody(RequestBody):
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""
         super().check()
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequestError(
-                "logprobs of the prompt are not supported yet: use echo or logprobs, not both",
-                param="logprobs",
-                code="unsupported_parameter",
-            )
+        if self.echo and self.suffix and self.logprobs is not None:
+            raise InvalidRequestError("suffix cannot go with both echo and logprobs", param="suffix")
         if self.suffix and len(self.prompts()) > 1:
             raise InvalidRequestError("suffix takes one prompt, not several", param="suffix")
         if self.stream and self.best_of is not None and self.best_of > self.n:
             raise InvalidRequestError("best_of greater than n cannot be streamed", param="best_of")
+
+    @property
+    def num_scored(self) -> int | None:
+        """Alternatives for each token of the prompt, also for echo with logprobs; None: the prompt is not scored."""
+        wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
+        return max((number for number in wanted if number is not None), default=None)
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt as text or token ids. Raises InvalidRequestError."""

@@ -1,0 +1,28 @@
+"""A pushdown machine over bytes: which tokens of a vocabulary may come next under context-free rules."""
+
+from collections.abc import Iterable, Sequence
+
+class TokenOrder:
+    """The tokens of a vocabulary in the order of their bytes. Immutable."""
+
+    n_vocab: int
+    def __init__(self, token_bytes: list[bytes], eog_ids: Iterable[int]) -> None: ...
+
+class ByteMachine:
+    """Rules as a machine whose states are sets of stacks. State 0 is the start; -1 is dead. One thread at a time.
+
+    Raises ValueError when the rules are too ambiguous.
+    """
+
+    def __init__(self, order: TokenOrder, rules: Sequence[Sequence[Sequence[int]]], byte_sets: Sequence[int]) -> None:
+        """rules and byte_sets as in grammars.rules.Rules."""
+    def accept(self, state: int, token_id: int) -> int:
+        """The state behind a token, -1 if it is not allowed. An end token is no step: see may_end."""
+    def may_end(self, state: int) -> bool:
+        """Whether the text is complete there."""
+    def must_end(self, state: int) -> bool:
+        """Whether nothing can follow."""
+    def forced(self, state: int, max_bytes: int) -> bytes:
+        """The bytes that must come next, at most max_bytes."""
+    def mask(self, state: int) -> bytes:
+        """The allowed tokens as bits, lowest first, in whole 32-bit words."""

@@ -1,0 +1,308 @@
+"""A pushdown machine over bytes: which tokens of a vocabulary may come next under context-free rules. No llama.h."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+from libcpp.algorithm cimport sort
+from libcpp.map cimport map as ordered_map
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+cimport cython
+
+cdef enum:
+    END = -1                            # of an alternative
+    DEAD = -1                           # a state
+    UNKNOWN = -2                        # a transition that nobody has taken
+    MAX_STACKS = 2048                   # of one state, or looked at on the way to one
+    MAX_STATES = 16384
+    MAX_NODES = 1 << 20
+    MAX_MASKS = 64
+
+
+@cython.final
+cdef class TokenOrder:
+    """The tokens of a vocabulary in the order of their bytes, each with what it shares with the one before.
+
+    token_bytes: shape (n_vocab,); empty ones are never allowed. eog_ids may come where the output is complete.
+    """
+
+    cdef vector[int32_t] ids, lengths, shared, offsets
+    cdef vector[uint8_t] data
+    cdef vector[int32_t] eog
+    cdef vector[int32_t] place          # of each token in ids, -1 if it has none
+    cdef readonly int n_vocab
+    cdef int max_length
+
+    def __init__(self, list token_bytes, eog_ids):
+        cdef bytes previous = b"", data
+        cdef int32_t token_id, n
+        self.n_vocab = len(token_bytes)
+        self.eog = eog_ids
+        self.place.resize(self.n_vocab, -1)
+        for token_id in sorted((i for i, data in enumerate(token_bytes) if data), key=token_bytes.__getitem__):
+            data = token_bytes[token_id]
+            n = 0
+            while n < <int32_t> min(len(data), len(previous)) and data[n] == previous[n]:
+                n += 1
+            self.place[token_id] = <int32_t> self.ids.size()
+            self.ids.push_back(token_id)
+            self.lengths.push_back(<int32_t> len(data))
+            self.shared.push_back(n)
+            self.offsets.push_back(<int32_t> self.data.size())
+            for n in range(<int32_t> len(data)):
+                self.data.push_back(<uint8_t> data[n])
+            self.max_length = max(self.max_length, <int> len(data))
+            previous = data
+
+
+cdef struct Node:
+    int32_t pos                         # the element to match next
+    int32_t parent                      # where to go on behind the end of its alternative; -1: nowhere
+
+
+@cython.final
+@cython.no_gc_clear                     # the order outlives the machine
+cdef class ByteMachine:
+    """Rules as a machine whose states are sets of stacks. State 0 is the start; -1 is dead.
+
+    States and their transitions are found as they are needed and kept, so a byte costs one look-up the second time.
+    rules and byte_sets as in grammars.rules.Rules. All methods raise ValueError when the rules are too ambiguous.
+    """
+
+    cdef TokenOrder order
+    cdef vector[int32_t] elements
+    cdef vector[vector[int32_t]] starts             # of each rule's alternatives in elements
+    cdef vector[uint32_t] sets                      # 8 words for each byte set
+    cdef vector[Node] nodes
+    cdef unordered_map[uint64_t, int32_t] node_of
+    cdef vector[vector[int32_t]] states             # their nodes, ascending
+    cdef vector[uint8_t] is_complete                # whether the text may end there
+    cdef ordered_map[vector[int32_t], int32_t] state_of     # by its nodes, and END behind them if it is complete
+    cdef vector[vector[int32_t]] transitions        # (256,) of each state; empty: none taken
+    cdef vector[int32_t] stamps, found, path
+    cdef vector[Node] work
+    cdef int32_t stamp, num_seen
+    cdef bint found_end
+    cdef dict masks
+
+    def __init__(self, TokenOrder order not None, rules, byte_sets):
+        cdef int32_t word, element
+        self.order = order
+        self.masks = {}
+        for alternatives in rules:
+            self.starts.push_back(vector[int32_t]())
+            for elements in alternatives:
+                self.starts.back().push_back(<int32_t> self.elements.size())
+                for element in elements:
+                    self.elements.push_back(element)
+                self.elements.push_back(END)
+        for bits in byte_sets:
+            for word in range(8):
+                self.sets.push_back(<uint32_t> ((bits >> (32 * word)) & 0xFFFFFFFF))
+        self.elements.push_back(-2)                 # the root, followed by its end
+        self.elements.push_back(END)
+        self.path.resize(order.max_length + 1)
+        self.begin()
+        self.checked(self.close(<int32_t> self.elements.size() - 2, -1))
+        self.checked(self.intern_state())
+
+    cdef int32_t checked(self, int32_t result) except -2:
+        if result == UNKNOWN:
+            raise ValueError("the grammar is too ambiguous: more ways to go on than can be followed")
+        return result
+
+    def accept(self, int32_t state, int32_t token_id) -> int:
+        """The state behind a token, -1 if it is not allowed. An end token is not a step: see is_complete."""
+        cdef int32_t place, i
+        if not 0 <= token_id < self.order.n_vocab:
+            return DEAD
+        place = self.order.place[token_id]
+        if place < 0:
+            return DEAD
+        with nogil:
+            for i in range(self.order.lengths[place]):
+                state = self.step(state, self.order.data[self.order.offsets[place] + i])
+                if state < 0:
+                    break
+        return self.checked(state)
+
+    def may_end(self, int32_t state) -> bool:
+        """Whether the text is complete there."""
+        return self.is_complete[state]
+
+    def must_end(self, int32_t state) -> bool:
+        """Whether nothing can follow."""
+        return self.states[state].empty()
+
+    def forced(self, int32_t state, int max_bytes) -> bytes:
+        """The bytes that must come next, at most max_bytes."""
+        cdef bytearray out = bytearray()
+        cdef int byte
+        while len(out) < max_bytes and not self.is_complete[state]:
+            byte = self.only_byte(state)
+            if byte < 0:
+                break
+            out.append(byte)
+            state = self.checked(self.step(state, <uint8_t> byte))
+        return bytes(out)
+
+    def mask(self, int32_t state) -> bytes:
+        """The allowed tokens as bits, lowest first, in whole 32-bit words."""
+        cdef bytes out = self.masks.get(state)
+        cdef uint32_t* words
+        cdef int32_t n_words = (self.order.n_vocab + 31) // 32, status
+        if out is not None:
+            return out
+        out = PyBytes_FromStringAndSize(NULL, 4 * n_words)
+        words = <uint32_t*> PyBytes_AS_STRING(out)
+        with nogil:
+            memset(words, 0, 4 * n_words)
+            status = self.fill(state, words)
+        self.checked(status)
+        if len(self.masks) >= MAX_MASKS:
+            del self.masks[next(iter(self.masks))]
+        self.masks[state] = out
+        return out
+
+    cdef int32_t fill(self, int32_t state, uint32_t* words) except -3 nogil:
+        # OUT words: a bit for each allowed token. Tokens that share a prefix share the steps through it.
+        cdef int32_t n_tokens = <int32_t> self.order.ids.size(), i, depth, length, alive = 0, current
+        cdef const uint8_t* data
+        self.path[0] = state
+        for i in range(n_tokens):
+            if self.order.shared[i] > alive:             # the byte that was not allowed is in this one too
+                continue
+            depth, length = self.order.shared[i], self.order.lengths[i]
+            data = self.order.data.data() + self.order.offsets[i]
+            current = self.path[depth]
+            while depth < length:
+                current = self.step(current, data[depth])
+                if current < 0:
+                    break
+                depth += 1
+                self.path[depth] = current
+            if current == UNKNOWN:
+                return UNKNOWN
+            alive = depth
+            if depth == length:
+                words[self.order.ids[i] >> 5] |= <uint32_t> 1 << (self.order.ids[i] & 31)
+        if self.is_complete[state]:
+            for i in range(<int32_t> self.order.eog.size()):
+                words[self.order.eog[i] >> 5] |= <uint32_t> 1 << (self.order.eog[i] & 31)
+        return 0
+
+    cdef int only_byte(self, int32_t state) noexcept nogil:
+        # the byte that all stacks of a state want, -1 if there are several
+        cdef uint32_t bits
+        cdef int word, byte = -1
+        cdef size_t i
+        cdef int32_t element
+        for word in range(8):
+            bits = 0
+            for i in range(self.states[state].size()):
+                element = self.elements[self.nodes[self.states[state][i]].pos]
+                bits |= self.sets[8 * element + word]
+            if bits == 0:
+                continue
+            if byte >= 0 or bits & (bits - 1):
+                return -1
+            byte = 32 * word
+            while bits > 1:
+                bits >>= 1
+                byte += 1
+        return byte
+
+    cdef int32_t step(self, int32_t state, uint8_t byte) except -3 nogil:
+        # the state behind a byte, DEAD, or UNKNOWN if it cannot be told
+        cdef int32_t target, element
+        cdef Node node
+        cdef size_t i
+        if self.transitions[state].empty():
+            self.transitions[state].resize(256, UNKNOWN)
+        target = self.transitions[state][byte]
+        if target != UNKNOWN:
+            return target
+        self.begin()
+        for i in range(self.states[state].size()):
+            node = self.nodes[self.states[state][i]]
+            element = self.elements[node.pos]
+            if self.sets[8 * element + (byte >> 5)] >> (byte & 31) & 1:
+                if self.close(node.pos + 1, node.parent) == UNKNOWN:
+                    return UNKNOWN
+        target = self.intern_state()
+        if target != UNKNOWN:
+            self.transitions[state][byte] = target
+        return target
+
+    cdef void begin(self) noexcept nogil:
+        self.stamp += 1
+        self.num_seen = 0
+        self.found.clear()
+        self.found_end = False
+
+    cdef int32_t close(self, int32_t pos, int32_t parent) except -3 nogil:
+        # adds to `found` the stacks that this one becomes without a byte
+        cdef Node node
+        cdef int32_t number, element, after
+        cdef size_t i
+        self.work.clear()
+        self.work.push_back(Node(pos, parent))
+        while not self.work.empty():
+            node = self.work.back()
+            self.work.pop_back()
+            element = self.elements[node.pos]
+            if element == END and node.parent < 0:
+                self.found_end = True
+                continue
+            number = self.intern_node(node.pos, node.parent)
+            if number == UNKNOWN or self.num_seen > MAX_STACKS:
+                return UNKNOWN
+            if self.stamps[number] == self.stamp:
+                continue
+            self.stamps[number] = self.stamp
+            self.num_seen += 1
+            if element >= 0:
+                self.found.push_back(number)
+            elif element == END:
+                self.work.push_back(self.nodes[node.parent])
+            else:
+                after = node.parent                 # behind the last element nothing waits: right recursion is a loop
+                if self.elements[node.pos + 1] != END:
+                    after = self.intern_node(node.pos + 1, node.parent)
+                    if after == UNKNOWN:
+                        return UNKNOWN
+                for i in range(self.starts[-2 - element].size()):
+                    self.work.push_back(Node(self.starts[-2 - element][i], after))
+        return 0
+
+    cdef int32_t intern_node(self, int32_t pos, int32_t parent) except -3 nogil:
+        cdef uint64_t key = (<uint64_t> <uint32_t> pos) << 32 | <uint32_t> parent
+        cdef int32_t number = <int32_t> self.nodes.size()
+        if self.node_of.count(key):
+            return self.node_of[key]
+        if number >= MAX_NODES:
+            return UNKNOWN
+        self.nodes.push_back(Node(pos, parent))
+        self.stamps.push_back(0)
+        self.node_of[key] = number
+        return number
+
+    cdef int32_t intern_state(self) except -3 nogil:
+        cdef int32_t number = <int32_t> self.states.size()
+        cdef vector[int32_t] key
+        if self.found.empty() and not self.found_end:
+            return DEAD
+        sort(self.found.begin(), self.found.end())
+        key = self.found
+        if self.found_end:
+            key.push_back(END)
+        if self.state_of.count(key):
+            return self.state_of[key]
+        if number >= MAX_STATES:
+            return UNKNOWN
+        self.states.push_back(self.found)
+        self.is_complete.push_back(self.found_end)
+        self.transitions.push_back(vector[int32_t]())
+        self.state_of[key] = number
+        return number

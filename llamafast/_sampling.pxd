@@ -1,0 +1,72 @@
+"""C face of the samplers, for the model runner."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+cimport llamafast._filters as filters
+cimport llamafast._kernels as kernels
+
+cdef cppclass BreakerTable:
+    vector[uint32_t] single                             # bit mask: tokens that hold a breaker whole
+    vector[vector[int32_t]] heads, tails                # a breaker in pieces: any of heads[i] (sorted), then tails[i]
+    unordered_map[int32_t, vector[int32_t]] by_end      # last token of a tail -> numbers of such pieces
+
+cdef class DryBreakers:
+    cdef BreakerTable* ptr
+    cdef readonly int n_vocab
+
+cdef cppclass SamplerState:
+    filters.FilterParams params
+    uint64_t rng
+    int32_t n_vocab, num_logprobs, min_tokens, num_accepted
+    # mirostat
+    float mu, next_mu, tau, eta
+    int32_t drawn                               # next_mu holds once this one is accepted
+    # repetition, frequency, presence
+    float repetition, frequency, presence
+    int32_t window                              # tokens that these look back at, -1: all, 0: off
+    unordered_map[int32_t, int32_t] slot_of     # token id -> index into ids and counts
+    vector[int32_t] ids, counts                 # distinct tokens in the window, and how often
+    # DRY
+    float dry_multiplier, dry_base              # multiplier 0: off
+    int32_t dry_allowed_length, dry_window, num_since_breaker
+    const BreakerTable* breakers                # NULL: none
+    vector[int32_t] same_before                 # per place, counted from the end: as many tokens before it are the last
+    unordered_map[int32_t, int32_t] repeats     # token id -> the longest repetition that it would make longer
+    # bias and bans
+    vector[int32_t] bias_ids, banned_ids
+    vector[float] bias
+    vector[vector[int32_t]] bad_words           # of two or more tokens
+    unordered_map[int32_t, vector[int32_t]] bad_words_of    # last token but one -> numbers of bad words
+    vector[uint32_t] allowed                    # bit mask, empty: all
+    int32_t first_allowed
+    bint keeps_history
+    vector[int32_t] history                     # prompt and accepted tokens, if something looks back at them
+    # the logits under the changes of one draw
+    vector[int32_t] changed_ids
+    vector[float] saved
+    # of the last draw
+    float logprob
+    vector[int32_t] top_ids
+    vector[float] top_logprobs
+
+cdef class Sampler:
+    cdef SamplerState* ptr
+    cdef DryBreakers dry_breakers               # keeps ptr.breakers alive
+    cdef int checked(self, int token_id) except -1
+    cdef int set_filters(self, dict settings) except -1
+    cdef int set_lists(self, logit_bias, banned_ids, bad_words, allowed_token_ids) except -1
+
+cdef int num_live_samplers() noexcept nogil
+# All leave IN logits (n_vocab,) as they were. scratch must be reserved for n_vocab.
+# One token, not accepted.
+cdef int32_t draw_token(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil
+# One token whose bit in mask is set (n_vocab bits, bit i % 32 of word i // 32); -1 if there is none above -inf.
+cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask,
+                         kernels.Scratch* scratch) except -2 nogil
+# The raw logprobs of a row where token was drawn, if this sampler was asked for them.
+cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) except -1 nogil
+cdef int accept_token(SamplerState* state, int32_t token) except -1 nogil
+# One token: drawn, its logprobs kept, accepted.
+cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil

@@ -1,0 +1,134 @@
+"""From a StructuredOutput to a Grammar that sequences start from: compiled in a thread, within caps, and cached."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
+from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.pushdown import compile_gbnf
+from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.request import StructuredKind, StructuredOutput
+from llamafast.tokenizer import Tokenizer
+
+_MAX_TEXT_BYTES = 256 * 1024
+_MAX_CACHED = 64
+_MAX_CACHED_BYTES = 8 * 1024 * 1024  # of their texts
+_MAX_COMPILE_S = 10.0
+_STACK_BYTES = 64 * 1024 * 1024  # of address space
+_ANY_OBJECT = '{"type": "object"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A compiled constraint, shared by all requests that use it.
+
+    warnings: what was dropped because it cannot be enforced (only where StructuredOutput.strict is False).
+    start_after: as in StructuredOutput.
+    """
+
+    program: Program
+    warnings: tuple[str, ...] = ()
+    start_after: tuple[int, ...] = ()
+
+    def start(self) -> Constraint:
+        """A constraint for one sequence, at the beginning of its output."""
+        constraint = self.program.start()
+        if self.start_after:
+            return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)
+        return constraint
+
+
+class GrammarCompiler:
+    """Compiles over one vocabulary. Thread-safe; equal texts are compiled once, whoever asks, while they are cached.
+
+    The vocabulary is prepared with the first grammar.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
+        self._with_room_for_recursion(self._executor)
+        self._programs: OrderedDict[bytes, tuple[int, Future[Program]]] = OrderedDict()
+        self._num_bytes = 0
+
+    @staticmethod
+    def _with_room_for_recursion(executor: ThreadPoolExecutor) -> None:
+        """Start the executor's thread with a large stack: llguidance descends once per level of a schema."""
+        previous = threading.stack_size(_STACK_BYTES)
+        try:
+            executor.submit(int).result()
+        finally:
+            threading.stack_size(previous)
+
+    def compile(self, structured: StructuredOutput) -> Grammar:
+        """The grammar, waiting for it. Raises GrammarError."""
+        try:
+            num_bytes = len(structured.text.encode())
+        except UnicodeEncodeError:
+            raise GrammarError("the text is not valid Unicode: lone surrogate") from None
+        if num_bytes > _MAX_TEXT_BYTES:
+            raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
+        try:
+            program = self._program(structured, num_bytes).result(_MAX_COMPILE_S)
+        except TimeoutError:
+            raise GrammarError(f"it does not compile within {_MAX_COMPILE_S:g} s") from None
+        return Grammar(program, program.warnings, structured.start_after)
+
+    def close(self) -> None:
+        """Compile no more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        tokenizer = self._tokenizer
+        names = tokenizer.table(skip_special=False).token_bytes
+        control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
+        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), self._tokenize)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special=False, parse_special=False)
+
+    def _program(self, structured: StructuredOutput, num_bytes: int) -> Future[Program]:
+        key = sha256(repr((structured.kind, structured.text, structured.strict)).encode()).digest()
+        with self._lock:
+            entry = self._programs.get(key)
+            if entry is not None:
+                self._programs.move_to_end(key)
+                return entry[1]
+            future = self._executor.submit(self._compile, structured)
+            self._programs[key] = (num_bytes, future)
+            self._num_bytes += num_bytes
+            while len(self._programs) > _MAX_CACHED or self._num_bytes > _MAX_CACHED_BYTES:
+                self._num_bytes -= self._programs.popitem(last=False)[1][0]
+            return future
+
+    def _compile(self, structured: StructuredOutput) -> Program:
+        kind, text, vocabulary = structured.kind, structured.text, self._vocabulary
+        if kind is StructuredKind.JSON_OBJECT:
+            return compile_json_schema(vocabulary, _ANY_OBJECT)
+        if kind is StructuredKind.JSON_SCHEMA:
+            return compile_json_schema(vocabulary, text, lenient=not structured.strict)
+        if kind is StructuredKind.REGEX:
+            return compile_regex(vocabulary, text)
+        if kind is StructuredKind.CHOICE:
+            return compile_choice(vocabulary, _choices(text))
+        return compile_gbnf(vocabulary, text)
+
+
+def _choices(text: str) -> list[str]:
+    try:
+        choices = json.loads(text)
+    except ValueError as error:
+        raise GrammarError(f"the choices are not JSON: {error}") from None
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise GrammarError("the choices must be a list of strings")
+    return choices

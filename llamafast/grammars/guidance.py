@@ -1,0 +1,123 @@
+"""JSON Schema, regex and choice: llguidance in our words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llguidance import LLMatcher, LLParserLimits
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.constraint import Constraint, Program
+from llamafast.grammars.json_schema import prepare_schema
+from llamafast.grammars.regex import check_regex
+from llamafast.grammars.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+_LIMITS = LLParserLimits(verbose_errors=False)
+# Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
+_WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
+_NUM_TRIAL_STEPS = 16
+_MAX_MESSAGE = 400
+
+
+def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
+    """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
+    schema = prepare_schema(text)
+    options: JsonCompileOptions = {
+        "lenient": lenient,
+        "coerce_one_of": lenient,
+        "whitespace_flexible": True,
+        "whitespace_pattern": _WHITESPACE,
+    }
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
+    except ValueError as error:
+        raise GrammarError(f"the schema is not JSON: {error}") from None
+    return GuidanceProgram(vocabulary, grammar)
+
+
+def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
+    """A program for a regular expression that the whole output matches. Raises GrammarError."""
+    check_regex(text)
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_regex(text))
+
+
+def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProgram:
+    """A program whose output is one of these texts. Raises GrammarError."""
+    if not texts:
+        raise GrammarError("there is nothing to choose from")
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+        raise GrammarError("a choice is not valid Unicode: lone surrogate")
+    words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {words}"))
+
+
+class GuidanceProgram(Program):
+    """grammar: in one of llguidance's own formats. Raises GrammarError."""
+
+    def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
+        matcher = LLMatcher(vocabulary.guidance, grammar, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise GrammarError(_short(matcher.get_error()))
+        self.vocabulary = vocabulary
+        self.warnings = tuple(matcher.get_grammar_warnings())
+        self._matcher = matcher  # stays at its start
+        self._try_out()
+
+    def start(self) -> Constraint:
+        return _GuidanceConstraint(self.vocabulary, self._matcher.deep_copy())
+
+    def _try_out(self) -> None:
+        """Walk a little way: what allows nothing, or is too complex to follow, shows here rather than in the engine."""
+        constraint = self.start()
+        ends = self.vocabulary.eog_ids
+        for _ in range(_NUM_TRIAL_STEPS):
+            bits = int.from_bytes(constraint.mask(), "little")
+            while bits and (token_id := (bits & -bits).bit_length() - 1) in ends:
+                bits &= bits - 1
+            if not bits:
+                return
+            constraint.accept(token_id)
+
+
+class _GuidanceConstraint(Constraint):
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
+        self._eog_ids = vocabulary.eog_ids
+        self._matcher = matcher
+
+    def accept(self, token_id: int) -> bool:
+        matcher = self._matcher
+        if token_id in self._eog_ids:
+            return matcher.is_accepting()
+        if matcher.try_consume_tokens([token_id]):
+            return True
+        self._check()
+        return False
+
+    def mask(self) -> bytes:
+        mask = self._matcher.compute_bitmask()
+        self._check()
+        return mask
+
+    def forced(self) -> list[int]:
+        return self._matcher.compute_ff_tokens()
+
+    @property
+    def is_finished(self) -> bool:
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            if "NoExtension" in self._matcher.get_error():
+                raise GrammarError("nothing may come next: the grammar allows no text from here")
+            raise GrammarError(f"the grammar is too complex: {_short(self._matcher.get_error())}")
+
+
+def _short(message: str) -> str:
+    """An error without the text of the whole grammar."""
+    half = _MAX_MESSAGE // 2
+    return message if len(message) <= _MAX_MESSAGE else f"{message[:half]} ... {message[-half:]}"

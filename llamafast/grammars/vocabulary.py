@@ -1,0 +1,66 @@
+"""The tokens of a model as grammars see them: bytes, ends, and what never is text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from llguidance import LLTokenizer, TokenizerWrapper
+
+from llamafast._grammar import TokenOrder
+from llamafast.errors import GrammarError
+
+_CONTROL_MARK = b"\xff"  # no UTF-8 text holds it; llguidance takes what follows as a control token's name
+
+
+class Vocabulary:
+    """Made once per model. What is computed from it takes up to a second for 250,000 tokens, when it is first needed.
+
+    token_bytes: shape (n_vocab,), what each token writes. names: the control tokens, which write nothing. tokenize:
+    text to ids, nothing added. Raises GrammarError if no token ends a generation.
+    """
+
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes],
+        names: dict[int, bytes],
+        eog_ids: Sequence[int],
+        tokenize: Callable[[str], list[int]],
+    ) -> None:
+        if not eog_ids:
+            raise GrammarError("this model has no token that ends an output, so none can be held to a grammar")
+        self.n_vocab = len(token_bytes)
+        self.eog_ids = frozenset(eog_ids)
+        self.tokenize = tokenize
+        self._token_bytes = [b"" if i in self.eog_ids else data for i, data in enumerate(token_bytes)]
+        self._names = {**{i: token_bytes[i] for i in eog_ids}, **names}
+
+    @cached_property
+    def order(self) -> TokenOrder:
+        return TokenOrder(self._token_bytes, sorted(self.eog_ids))
+
+    @cached_property
+    def guidance(self) -> LLTokenizer:
+        tokens = list(self._token_bytes)
+        for i, name in self._names.items():
+            tokens[i] = _CONTROL_MARK + name
+        eog_ids = sorted(self.eog_ids)
+        wrapper = TokenizerWrapper(_Tokens(tokens, sorted(self._names), eog_ids[0], self.tokenize))
+        return LLTokenizer(wrapper, n_vocab=self.n_vocab, eos_token=eog_ids)
+
+
+class _Tokens:
+    """The attributes that llguidance reads of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(
+        self, tokens: list[bytes], special_token_ids: list[int], eos_token_id: int, tokenize: Callable[[str], list[int]]
+    ) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special_token_ids
+        self.eos_token_id = eos_token_id
+        self._tokenize = tokenize
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenize(text)

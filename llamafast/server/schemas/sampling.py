@@ -1,0 +1,168 @@
+"""The sampling fields of both completion APIs, and the engine's settings that they stand for."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from llamafast.errors import InvalidRequestError
+from llamafast.request import SamplingParams
+
+if TYPE_CHECKING:
+    from llamafast.tokenizer import Tokenizer
+
+# Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
+MAX_LOGPROBS = 20
+
+# A text takes at least as long as this many characters.
+_TEXT_COST = 100
+
+_TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
+
+# llama-server's `false`: the token never comes.
+Bias = float | Literal[False]
+BiasPair = Annotated[tuple[int | str, Bias], Field(strict=False)]
+
+
+class SamplingFields(BaseModel):
+    """How tokens are drawn. Types only; the ranges are checked by the engine, which names the field."""
+
+    model_config = ConfigDict(strict=True)
+
+    # Other servers' names for the same settings.
+    aliases: ClassVar[Mapping[str, str]] = {
+        "typ_p": "typical_p",
+        "repeat_penalty": "repetition_penalty",
+        "repeat_last_n": "penalty_last_n",
+    }
+
+    n: int = Field(1, description="Choices per prompt.")
+    seed: int | None = None
+    temperature: float = Field(1.0, description="0 takes the most likely token.")
+    dynatemp_range: float = Field(0.0, description="The temperature moves by this much with the entropy; 0: off.")
+    dynatemp_exponent: float = 1.0
+    top_k: int = Field(0, description="0 or -1 switches the filter off.")
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = Field(1.0, description="Locally typical sampling; 1: off. Also `typ_p`.")
+    top_n_sigma: float = Field(-1.0, description="Keep logits within this many deviations of the best; -1: off.")
+    xtc_probability: float = Field(0.0, description="How often the likeliest tokens are excluded; 0: never.")
+    xtc_threshold: float = 0.1
+    mirostat: int = Field(0, description="1 or 2: that version of Mirostat; 0: off.")
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = Field(1.0, description="Also `repeat_penalty`.")
+    penalty_last_n: int = Field(
+        -1, description="Tokens the three penalties look back at; -1: all, 0: none. Also `repeat_last_n`."
+    )
+    dry_multiplier: float = Field(0.0, description="Penalty of a repeated token sequence; 0: off.")
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: list[str] = Field(default_factory=lambda: list(SamplingParams().dry_sequence_breakers))
+    logit_bias: dict[str, Bias] | list[BiasPair] = Field(
+        default_factory=dict,
+        description="What is added to a token's logit, by token id or by a text that is one token; `false`: never. "
+        "As an object, or as a list of pairs.",
+    )
+    bad_words: list[str] = Field(default_factory=list, description="Texts that may not come out.")
+    allowed_token_ids: list[int] | None = Field(None, description="No other tokens are drawn.")
+    stop: str | list[str] = Field(default_factory=list)
+    stop_token_ids: list[int] = Field(default_factory=list)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
+    )
+
+    @property
+    def sampling_cost(self) -> int:
+        """How long sampling() takes, in characters to tokenize."""
+        return sum(_TEXT_COST + len(word) for word in self.bad_words) + _TEXT_COST * len(self.logit_bias)
+
+    @property
+    def num_scored(self) -> int | None:
+        """Alternatives for each token of the prompt; None: the prompt is not scored."""
+        return self.prompt_logprobs
+
+    def sampling(
+        self,
+        tokenizer: Tokenizer,
+        defaults: Mapping[str, float],
+        *,
+        max_tokens: int | None,
+        logprobs: int | None,
+        best_of: int | None = None,
+    ) -> SamplingParams:
+        """The settings of every prompt in this body. `defaults` stand where the body is silent.
+
+        Raises InvalidRequestError for a text that names no tokens.
+        """
+        values: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        values |= {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        return SamplingParams(
+            **values,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            best_of=best_of,
+            prompt_logprobs=self.num_scored,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids),
+            include_stop=self.include_stop_str_in_output,
+            dry_sequence_breakers=tuple(self.dry_sequence_breakers),
+            logit_bias=_biases(self.logit_bias, tokenizer),
+            bad_words=tuple(ids for word in self.bad_words for ids in _spellings(word, tokenizer)),
+            allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
+        )
+
+
+# Of one name and one type here and in the engine.
+_PLAIN = (
+    "n", "seed", "temperature", "dynatemp_range", "dynatemp_exponent", "top_k", "top_p", "min_p", "typical_p",
+    "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",
+    "frequency_penalty", "presence_penalty", "repetition_penalty", "penalty_last_n", "dry_multiplier", "dry_base",
+    "dry_allowed_length", "dry_penalty_last_n", "min_tokens", "ignore_eos",
+)  # fmt: skip
+
+
+def _biases(
+    given: dict[str, Bias] | list[tuple[int | str, Bias]], tokenizer: Tokenizer
+) -> tuple[tuple[int, float], ...]:
+    """Pairs of token id and bias. Keys of an object that look like a number are ids; in pairs only numbers are."""
+    if isinstance(given, dict):
+        pairs = [(int(key) if _TOKEN_ID.fullmatch(key) else key, bias) for key, bias in given.items()]
+    else:
+        pairs = list(given)
+    return tuple(
+        (key if isinstance(key, int) else _only_token(key, tokenizer), -math.inf if bias is False else bias)
+        for key, bias in pairs
+    )
+
+
+def _only_token(text: str, tokenizer: Tokenizer) -> int:
+    token_ids = tokenizer.encode(text, add_special=False, parse_special=True)
+    if len(token_ids) != 1:
+        raise InvalidRequestError(
+            f"logit_bias: {text[:64]!r} is {len(token_ids)} tokens; a key is a token id, or a text that is one token",
+            param="logit_bias",
+        )
+    return token_ids[0]
+
+
+def _spellings(word: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """The token sequences that write a word: at the start of a text, and behind a space."""
+    bare = word.lstrip(" ")
+    plain, spaced = (
+        tuple(tokenizer.encode(text, add_special=False, parse_special=True)) for text in (bare, " " + bare)
+    )
+    if not bare or not plain:
+        raise InvalidRequestError("bad_words: a word must have at least one character", param="bad_words")
+    # A space of its own before the same tokens says nothing new.
+    return [plain] if spaced[-len(plain) :] == plain else [plain, spaced]

@@ -1,0 +1,131 @@
+"""The fields that constrain an output, under each server's names, and the one constraint that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from llamafast.errors import GrammarError, InvalidRequestError
+from llamafast.request import StructuredKind, StructuredOutput
+
+# vLLM's options that say which backend compiles, not what.
+_BACKEND_OPTIONS = ("backend", "disable_fallback")
+
+Schema = dict[str, object] | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the output must be, and the path of the client's field that says so."""
+
+    param: str
+    structured: StructuredOutput
+
+
+class JsonSchemaFormat(BaseModel):
+    """OpenAI's named schema. Only an explicit strict: false lets go of what cannot be enforced."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = Field(None, description="false: what cannot be enforced is dropped, with a Warning header.")
+    schema_: dict[str, object] | bool | None = Field(None, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's response format; `schema` beside json_object is llama-server's."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, object] | bool | None = Field(None, alias="schema")
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's structured outputs: exactly one of these."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    json_: Schema | None = Field(None, alias="json", description="A JSON Schema, as an object or as text.")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = Field(None, description="GBNF, root rule `root`.")
+
+
+class StructuredFields(BaseModel):
+    """Of all these fields a request may use one."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = Field(None, description="GBNF, root rule `root`.")
+    grammar: str | None = Field(None, description="GBNF, root rule `root`.")
+    json_schema: dict[str, object] | bool | None = None
+
+    def constraint(self) -> Constraint | None:
+        """What the output must be, if anything. Raises InvalidRequestError."""
+        constraints = list(self._constraints())
+        if len(constraints) > 1:
+            first, second = (constraint.param for constraint in constraints[:2])
+            raise InvalidRequestError(f"'{second}' cannot go with '{first}': one constraint at a time", param=second)
+        return constraints[0] if constraints else None
+
+    def _constraints(self) -> Iterator[Constraint]:
+        if self.response_format is not None:
+            yield from _of_response_format(self.response_format)
+        if self.structured_outputs is not None:
+            yield from _of_structured_outputs(self.structured_outputs)
+        yield from _given("guided_json", StructuredKind.JSON_SCHEMA, self.guided_json)
+        yield from _given("guided_regex", StructuredKind.REGEX, self.guided_regex)
+        yield from _given("guided_choice", StructuredKind.CHOICE, self.guided_choice)
+        yield from _given("guided_grammar", StructuredKind.GBNF, self.guided_grammar)
+        yield from _given("grammar", StructuredKind.GBNF, self.grammar or None)
+        yield from _given("json_schema", StructuredKind.JSON_SCHEMA, self.json_schema)
+
+
+def _of_response_format(given: ResponseFormat) -> Iterator[Constraint]:
+    if given.type == "json_schema":
+        if given.json_schema is None or given.json_schema.schema_ is None:
+            param = "response_format.json_schema" + (".schema" if given.json_schema is not None else "")
+            raise InvalidRequestError(f"{param}: Field required", param=param)
+        param = "response_format.json_schema.schema"
+        strict = given.json_schema.strict is not False
+        yield from _given(param, StructuredKind.JSON_SCHEMA, given.json_schema.schema_, strict=strict)
+    elif given.type == "json_object":
+        if given.schema_ is None:
+            yield Constraint("response_format", StructuredOutput(StructuredKind.JSON_OBJECT))
+        yield from _given("response_format.schema", StructuredKind.JSON_SCHEMA, given.schema_)
+
+
+def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Constraint]:
+    for name, value in (given.model_extra or {}).items():
+        # A misspelt name would leave the output free.
+        if value not in (None, False) and name not in _BACKEND_OPTIONS:
+            param = f"structured_outputs.{name}"
+            raise InvalidRequestError(f"'{param}' is not supported", param=param, code="unsupported_parameter")
+    yield from _given("structured_outputs.json", StructuredKind.JSON_SCHEMA, given.json_)
+    if given.json_object:
+        yield Constraint("structured_outputs.json_object", StructuredOutput(StructuredKind.JSON_OBJECT))
+    yield from _given("structured_outputs.regex", StructuredKind.REGEX, given.regex)
+    yield from _given("structured_outputs.choice", StructuredKind.CHOICE, given.choice)
+    yield from _given("structured_outputs.grammar", StructuredKind.GBNF, given.grammar)
+
+
+def _given(param: str, kind: StructuredKind, value: object, *, strict: bool = True) -> Iterator[Constraint]:
+    """The constraint of a field, none if the field is not there. Texts stay as they are, all else becomes JSON."""
+    if value is None:
+        return
+    try:
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as exc:
+        raise GrammarError(f"{param}: nested too deeply", param=param) from exc
+    yield Constraint(param, StructuredOutput(kind, text, strict))

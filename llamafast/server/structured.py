@@ -1,0 +1,71 @@
+"""Compiling the constraint of a request: errors under the client's field names, warnings as headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from llamafast.errors import GrammarError, InvalidRequestError
+from llamafast.request import StructuredOutput
+
+if TYPE_CHECKING:
+    from llamafast.engine.async_engine import AsyncEngine
+    from llamafast.engine.grammar import Grammar
+    from llamafast.server.schemas.structured import Constraint
+
+_MAX_HEADER_CHARS = 2000
+_MAX_MESSAGE_CHARS = 1000  # compilers quote the grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A constraint as the engine takes it, and the headers that tell what of it was dropped; nothing by default."""
+
+    structured: StructuredOutput | None = None
+    grammar: Grammar | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+async def compile_constraint(
+    engine: AsyncEngine, constraint: Constraint | None, *, start_after: tuple[int, ...] = ()
+) -> Compiled:
+    """start_after: the token ids behind which the constraint begins; empty: at once.
+
+    Raises GrammarError naming the client's field.
+    """
+    if constraint is None:
+        return Compiled()
+    structured = replace(constraint.structured, start_after=start_after)
+    try:
+        grammar = await engine.compile_grammar(structured)
+    except GrammarError as exc:
+        message = f"{constraint.param}: {exc.message[:_MAX_MESSAGE_CHARS]}"
+        raise GrammarError(message, param=constraint.param, code=exc.code) from exc
+    return Compiled(structured, grammar, _warning_header(constraint.param, grammar.warnings))
+
+
+def end_of_reasoning(engine: AsyncEngine, constraint: Constraint, closing_tag: str) -> int:
+    """The token behind which a constraint begins where the prompt leaves reasoning open.
+
+    Raises InvalidRequestError if the tag is several tokens: the model may then write it in several ways, and the
+    constraint might never begin.
+    """
+    token_ids = engine.tokenizer.encode(closing_tag, add_special=False, parse_special=True)
+    if len(token_ids) != 1:
+        raise InvalidRequestError(
+            f"'{constraint.param}' needs reasoning to be switched off: this model has no token for {closing_tag}",
+            param=constraint.param,
+            code="unsupported_parameter",
+        )
+    return token_ids[0]
+
+
+def _warning_header(param: str, warnings: Sequence[str]) -> dict[str, str]:
+    """RFC 9110's Warning, in visible ASCII; names of keywords come from clients."""
+    if not warnings:
+        return {}
+    text = f"{param}: not enforced: {'; '.join(warnings)}"
+    visible = re.sub(r"[^ -~]", "?", text)[:_MAX_HEADER_CHARS].replace("\\", "\\\\").replace('"', '\\"')
+    return {"warning": f'299 llamafast "{visible}"'}

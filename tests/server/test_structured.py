@@ -1,0 +1,271 @@
+"""Constraints on the output: every server's fields, the compiled grammar's way to the engine, reasoning, refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamafast.errors import GrammarError
+from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
+
+SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"enum": ["é", None]}}}
+TEXT = '{"type":"object","properties":{"z":{"type":"integer"},"a":{"enum":["é",null]}}}'
+NAMED = {"name": "thing", "schema": SCHEMA}
+APIS = pytest.mark.parametrize("api", ["chat", "complete"])
+
+FIELDS = [
+    ({"response_format": {"type": "json_object"}}, "json_object", "", "response_format"),
+    (
+        {"response_format": {"type": "json_object", "schema": SCHEMA}}, "json_schema", TEXT,
+        "response_format.schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": NAMED}}, "json_schema", TEXT,
+        "response_format.json_schema.schema",
+    ),
+    ({"structured_outputs": {"json": SCHEMA}}, "json_schema", TEXT, "structured_outputs.json"),
+    ({"structured_outputs": {"json": "{ }", "regex": None}}, "json_schema", "{ }", "structured_outputs.json"),
+    ({"structured_outputs": {"json_object": True}}, "json_object", "", "structured_outputs.json_object"),
+    ({"structured_outputs": {"regex": "a+"}}, "regex", "a+", "structured_outputs.regex"),
+    ({"structured_outputs": {"choice": ["é", "b"]}}, "choice", '["é","b"]', "structured_outputs.choice"),
+    ({"structured_outputs": {"grammar": "root ::= x"}}, "gbnf", "root ::= x", "structured_outputs.grammar"),
+    ({"guided_json": SCHEMA}, "json_schema", TEXT, "guided_json"),
+    ({"guided_json": TEXT}, "json_schema", TEXT, "guided_json"),
+    ({"guided_regex": "a+"}, "regex", "a+", "guided_regex"),
+    ({"guided_choice": ["a"]}, "choice", '["a"]', "guided_choice"),
+    ({"guided_grammar": "root ::= x"}, "gbnf", "root ::= x", "guided_grammar"),
+    ({"grammar": "root ::= x"}, "gbnf", "root ::= x", "grammar"),
+    ({"json_schema": False}, "json_schema", "false", "json_schema"),
+]  # fmt: skip
+
+
+def error_of(response) -> dict:
+    assert response.status_code == 400, response.text
+    return response.json()["error"]
+
+
+@APIS
+@pytest.mark.parametrize(("fields", "kind", "text", "param"), FIELDS)
+def test_constraint_reaches_the_engine_with_its_grammar(server, api, fields, kind, text, param):
+    assert getattr(server, api)(**fields).status_code == 200
+    (request,) = server.engine.requests
+    structured = request.params.structured
+    assert (structured.kind.value, structured.text, structured.strict, structured.start_after) == (kind, text, True, ())
+    assert server.engine.compiled == [structured]
+    assert request.grammar is server.engine.grammar
+
+
+@APIS
+@pytest.mark.parametrize(("fields", "kind", "text", "param"), FIELDS)
+def test_constraint_that_does_not_compile_names_the_clients_field(server, api, fields, kind, text, param):
+    server.engine.grammar = GrammarError("'$ref' cannot be enforced", param="structured")
+    error = error_of(getattr(server, api)(**fields))
+    assert (error["param"], error["code"], error["type"]) == (param, "invalid_grammar", "invalid_request_error")
+    assert "'$ref' cannot be enforced" in error["message"]
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_constraint_that_fails_while_it_runs_names_the_clients_field(server, events, stream):
+    error = GrammarError("nothing is allowed")
+    server.engine.reply = lambda request: [
+        [RequestOutput(request.request_id, 0, "", [], None, FinishReason.ERROR, usage=Usage(1, 0), error=error)]
+    ]
+    response = server.complete(guided_json=SCHEMA, stream=stream)
+    shown = events(response.content)[-1]["error"] if stream else error_of(response)
+    assert (shown["param"], shown["code"]) == ("guided_json", "invalid_grammar")
+
+
+def test_constraint_error_that_quotes_it_all_is_cut(server):
+    server.engine.grammar = GrammarError("x" * 10**6)
+    assert len(error_of(server.chat(guided_regex="x"))["message"]) < 2000
+
+
+@APIS
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "text"}},
+        {"structured_outputs": {}},
+        {"structured_outputs": {"json_object": False, "whitespace_pattern": None, "disable_fallback": True}},
+        {"grammar": ""},
+        {"grammar_lazy": False},
+        {"guided_decoding_backend": "auto"},
+        {"response_format": None, "guided_json": None},
+    ],
+)
+def test_constraint_fields_that_ask_for_nothing_are_taken(server, api, fields):
+    assert getattr(server, api)(**fields).status_code == 200
+    assert server.engine.requests[0].params.structured is None
+    assert server.engine.compiled == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_schema", "json_schema": 5}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": "{}"}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {**NAMED, "strict": "no"}}},
+            "response_format.json_schema.strict",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"structured_outputs": {"choice": "ab"}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["a", 1]}}, "structured_outputs.choice[1]"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        (
+            {"structured_outputs": {"json": {}, "disable_any_whitespace": True}},
+            "structured_outputs.disable_any_whitespace",
+        ),
+        ({"guided_json": 5}, "guided_json"),
+        ({"guided_regex": 5}, "guided_regex"),
+        ({"guided_choice": "ab"}, "guided_choice"),
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"structured_outputs": {"json": {}, "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        ({"structured_outputs": {"jsn": {}}}, "structured_outputs.jsn"),
+        ({"json_schema": "{}"}, "json_schema"),
+        ({"grammar": {"root": "x"}}, "grammar"),
+        ({"grammar": "root ::= x", "grammar_lazy": True}, "grammar_lazy"),
+        ({"regex": "a"}, "regex"),
+        ({"guided_regex": "a", "guided_json": {}}, "guided_regex"),
+        ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "grammar"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"json": {}, "json_object": True}}, "structured_outputs.json_object"),
+    ],
+)
+def test_constraint_that_makes_no_sense_is_refused_by_name(server, fields, param):
+    assert error_of(server.chat(**fields))["param"] == param
+    assert server.engine.compiled == []
+
+
+def test_constraint_nested_beyond_json_is_refused_by_name(server):
+    schema = '{"not":' * 400 + "true" + "}" * 400
+    body = f'{{"prompt": "Hi", "guided_json": {schema}}}'
+    error = error_of(server.call("POST", "/v1/completions", content=body))
+    assert (error["param"], error["code"]) == ("guided_json", "invalid_grammar")
+
+
+@pytest.mark.parametrize(("strict", "expected"), [(True, True), (False, False), (None, True)])
+def test_schema_is_strict_unless_it_says_no(server, strict, expected):
+    named = {**NAMED, "strict": strict}
+    server.chat(response_format={"type": "json_schema", "json_schema": named})
+    assert server.engine.requests[0].params.structured.strict is expected
+
+
+@APIS
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_a_lenient_schema_drops_stands_in_a_warning_header(make_server, api, stream):
+    server = make_server()
+    server.engine.grammar.warnings = ('"é"\r\nx-evil: 1', "b\\")
+    format_ = {"type": "json_schema", "json_schema": {**NAMED, "strict": False}}
+    headers = getattr(server, api)(response_format=format_, stream=stream).headers
+    assert headers["warning"] == (
+        '299 llamafast "response_format.json_schema.schema: not enforced: \\"?\\"??x-evil: 1; b\\\\"'
+    )
+    assert "x-evil" not in headers
+
+
+def test_answers_without_warnings_have_no_warning_header(server):
+    assert "warning" not in server.chat(json_schema=SCHEMA).headers
+
+
+def test_each_prompt_of_a_completion_shares_one_grammar(server):
+    server.complete(prompt=["a", "b"], n=2, guided_regex="x")
+    assert [request.grammar for request in server.engine.requests] == [server.engine.grammar] * 2
+    assert len(server.engine.compiled) == 1
+
+
+def open_reasoning(server):
+    server.template.render = lambda messages, /, **kwargs: "<|im_start|>assistant\n<think>\n"
+    return server
+
+
+def test_reasoning_prompt_starts_the_constraint_behind_the_tag(server):
+    open_reasoning(server).chat(guided_regex="x")
+    (request,) = server.engine.requests
+    assert request.params.structured.start_after == (298,)
+    assert request.skip_special is False
+
+
+def test_reasoning_tag_that_is_text_leaves_control_tokens_out(server):
+    server.engine.tokenizer.shows_think = True
+    open_reasoning(server).chat(guided_regex="x")
+    assert server.engine.requests[0].skip_special is True
+
+
+def test_reasoning_tag_of_several_tokens_is_refused(server):
+    server.engine.tokenizer.has_think = False
+    assert error_of(open_reasoning(server).chat(guided_regex="x"))["param"] == "guided_regex"
+
+
+def test_reasoning_prompt_without_a_constraint_is_plain_text(server):
+    answer = open_reasoning(server).chat().json()
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
+    assert server.engine.requests[0].skip_special is True
+
+
+def _thoughtful(request):
+    """hm, so: the tag, and then the content, in tokens that are cut anywhere."""
+    pieces = [("hm", 1), (",\n", 2), ("so</thi", 3), ("", 4), ("nk>", 298), ('{"a"', 5), (":1}", 6)]
+    outputs, offset = [], 0
+    for text, token_id in pieces:
+        entry = TokenLogprob(token_id, -float(token_id), text.encode(), offset)
+        offset += len(text)
+        outputs.append([RequestOutput(request.request_id, 0, text, [token_id], [entry])])
+    outputs[-1][0].finish_reason = FinishReason.STOP
+    outputs[-1][0].usage = Usage(3, len(pieces))
+    return outputs
+
+
+def test_reasoning_of_a_constrained_chat_stands_beside_its_content(server):
+    server.engine.reply = _thoughtful
+    answer = open_reasoning(server).chat(guided_regex="x", logprobs=True).json()
+    (choice,) = answer["choices"]
+    assert choice["message"] == {
+        "role": "assistant", "content": '{"a":1}', "refusal": None, "reasoning_content": "hm,\nso",
+    }  # fmt: skip
+    assert [entry["token"] for entry in choice["logprobs"]["content"]] == ['{"a"', ":1}"]
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
+
+
+def test_reasoning_streamed_equals_whole(server, events):
+    server.engine.reply = _thoughtful
+    fields = {"guided_regex": "x", "logprobs": True, "stream_options": {"include_usage": True}}
+    *chunks, usage, _ = events(open_reasoning(server).chat(**fields, stream=True).content)
+    del fields["stream_options"]
+    answer = server.chat(**fields).json()
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    for name in ("content", "reasoning_content"):
+        assert "".join(delta.get(name, "") for delta in deltas) == answer["choices"][0]["message"][name]
+    logprobs = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    streamed = [entry for item in logprobs if item for entry in item["content"]]
+    assert streamed == answer["choices"][0]["logprobs"]["content"]
+    assert usage["usage"] == answer["usage"]
+    assert deltas[1] == {"reasoning_content": "hm"}
+
+
+def test_reasoning_that_never_ends_is_no_content(server, events):
+    server.engine.reply = lambda request: [
+        [RequestOutput(request.request_id, 0, "hm </th", [1], finish_reason=FinishReason.LENGTH, usage=Usage(1, 1))]
+    ]
+    message = open_reasoning(server).chat(guided_regex="x").json()["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("", "hm </th")
+    *chunks, _ = events(server.chat(guided_regex="x", stream=True).content)
+    assert "".join(c["choices"][0]["delta"].get("reasoning_content", "") for c in chunks) == "hm </th"
+
+
+def test_openapi_documents_the_constraints(server):
+    schemas = server.get("/openapi.json").json()["components"]["schemas"]
+    names = {"response_format", "structured_outputs", "guided_json", "guided_regex", "grammar", "json_schema"}
+    for body in ("ChatBody", "CompletionBody"):
+        assert names <= set(schemas[body]["properties"])
+    assert {"name", "schema", "strict"} <= set(schemas["JsonSchemaFormat"]["properties"])
