@@ -173,9 +173,9 @@ def _simplify(schema: Schema) -> None:
         schema.pop("else", None)
     elif "then" not in schema and "else" not in schema:
         del schema["if"]
-    name = schema.get("format")
-    if isinstance(name, str) and name in _FORMAT_PATTERNS and "pattern" not in schema:
-        schema["pattern"] = _FORMAT_PATTERNS[name]
+    text_format = schema.get("format")
+    if isinstance(text_format, str) and text_format in _FORMAT_PATTERNS and "pattern" not in schema:
+        schema["pattern"] = _FORMAT_PATTERNS[text_format]
     names = schema.get("propertyNames")
     if isinstance(names, dict) and not schema.keys() & {"properties", "patternProperties"}:
         values = schema.get("additionalProperties", True)
