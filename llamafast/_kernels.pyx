@@ -18,6 +18,7 @@ cdef extern from "_vecmath.h" nogil:
     double vm_sums(const float* row, int32_t n, const float* maxima, float max, float scale, float floor, double* sums)
     void vm_histogram(const float* row, int32_t n, const float* maxima, float max, const float* logits, float peak,
                       float power, float scale, float floor, int32_t last, double* bins)
+    int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor)
     int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
 
 cdef enum:
@@ -433,27 +434,46 @@ cdef int32_t row_draw_cut(const float* row, int32_t n, float top, float scale, C
     return b * VM_BLOCK + pick(weights, VM_BLOCK, &target)
 
 
-cdef int32_t try_top_p(const float* row, int32_t n, float top, float scale, const RowParams* params, double uniform,
-                       Scratch* scratch) noexcept nogil:
-    """A draw without top_p, if it lies inside top_p's set (what is larger holds less than top_p), else -1."""
-    cdef Cut cut = cut_min_p(n, top, params), larger
-    cdef double total, before
-    cdef int32_t token = row_draw_cut(row, n, top, scale, cut, uniform, scratch, &total)
+cdef bint try_top_p(const float* row, int32_t n, float top, float scale, const RowParams* params, double uniform,
+                    Scratch* scratch, int32_t* token, double* mass) noexcept nogil:
+    """A draw without top_p; whether it lies inside top_p's set (what is larger holds less than top_p).
+
+    OUT mass: that of the whole row at temperature 1.
+    """
+    cdef Cut larger
+    cdef int32_t start
+    token[0] = row_draw_cut(row, n, top, scale, cut_min_p(n, top, params), uniform, scratch, mass)
     if scale != 1 or params.min_p > 0:
-        total = row_sum_cut(row, n, top, 1, Cut(-FLT_MAX, n - 1), scratch)
-    if row[token] == top and find(row, n, top) == token:
-        return token
-    larger = Cut(row[token], token - 1) if token > 0 else Cut(nextafterf(row[token], INFINITY), n - 1)
-    before = row_sum_cut(row, n, top, 1, larger, scratch)
-    return token if before < total * params.top_p else -1
+        mass[0] = row_sum_cut(row, n, top, 1, Cut(-FLT_MAX, n - 1), scratch)
+    if row[token[0]] == top:            # the first of the largest is inside, whatever top_p
+        start = find(scratch.maxima, num_blocks(n), top) * VM_BLOCK
+        if start + find(row + start, n - start, top) == token[0]:
+            return True
+    larger = Cut(row[token[0]], token[0] - 1)
+    if token[0] == 0:
+        larger = Cut(nextafterf(row[0], INFINITY), n - 1)
+    return row_sum_cut(row, n, top, 1, larger, scratch) < mass[0] * params.top_p
+
+
+cdef Cut cut_above(const float* row, int32_t n, float top, const RowParams* params, float floor, double mass,
+                   Scratch* scratch) noexcept nogil:
+    """The cut of top_p and min_p, where it is known that top_p's lies at floor or above, and the mass of the row."""
+    cdef Cut cut = cut_min_p(n, top, params), other
+    cdef int32_t n_keys
+    if vm_count(row, n, scratch.maxima, floor) > n // 16:
+        return row_cut(row, n, top, params, scratch)
+    n_keys = vm_gather(row, n, scratch.maxima, floor, INFINITY, scratch.keys)
+    other = worst_of(scratch.keys, take_best(scratch.keys, n_keys, mass * params.top_p, row, top))
+    return cut if cut.floor > other.floor else other
 
 
 cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng,
                       Scratch* scratch) noexcept nogil:
-    cdef double uniform, total
+    cdef double uniform, mass
     cdef uint64_t retry
     cdef int32_t token
     cdef float top, scale
+    cdef Cut cut
     if not params.temperature > 0:
         return row_argmax(row, n)
     uniform = rng_uniform(rng)
@@ -464,12 +484,14 @@ cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint
     if not 0 < params.top_k < n and 0.5 <= params.top_p < 1 and scale >= 1:
         # Most draws lie inside, and seeing that one does is cheaper than finding the border. Drawing again from the
         # exact set when it does not leaves the distribution right.
-        token = try_top_p(row, n, top, scale, params, uniform, scratch)
-        if token >= 0:
+        if try_top_p(row, n, top, scale, params, uniform, scratch, &token, &mass):
             return token
         retry = mix(rng[0])
         uniform = rng_uniform(&retry)
-    return row_draw_cut(row, n, top, scale, row_cut(row, n, top, params, scratch), uniform, scratch, &total)
+        cut = cut_above(row, n, top, params, row[token], mass, scratch)
+    else:
+        cut = row_cut(row, n, top, params, scratch)
+    return row_draw_cut(row, n, top, scale, cut, uniform, scratch, &mass)
 
 
 # ---- Python face

@@ -8,6 +8,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 #define VM_BLOCK 64
 #define VM_REST 8
@@ -192,27 +195,65 @@ static int32_t vm_gather(const float* row, int32_t n, const float* maxima, float
     return n_keys;
 }
 
-/* OUT packed, ids: the elements of row whose bit is set in mask (bit i % 32 of word i / 32), and in `also` unless that
- * is NULL. Returns their number. */
-static int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
-                       int32_t* ids) {
-    int32_t start, j, n_packed = 0;
-    for (start = 0; start < n; start += 32) {
+/* How many elements are >= floor. */
+VM_CLONES
+static int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor) {
+    float pad[VM_BLOCK], hit[VM_BLOCK];
+    int32_t b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK, count = 0;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        if (maxima[b] < floor) continue;
+        for (j = 0; j < VM_BLOCK; j++) hit[j] = x[j] >= floor ? 1.0f : 0.0f;
+        count += (int32_t)vm_block_sum(hit);
+    }
+    return count;
+}
+
+/* From place start on, a multiple of 32: OUT packed, ids from n_packed on. */
+static int32_t vm_pack_words(const float* row, int32_t start, int32_t n, const uint32_t* mask, const uint32_t* also,
+                             float* packed, int32_t* ids, int32_t n_packed) {
+    for (; start < n; start += 32) {
         uint32_t bits = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
         if (n - start < 32) bits &= (1u << (n - start)) - 1;
-        if (bits == 0xffffffffu) {
-            memcpy(packed + n_packed, row + start, 32 * sizeof(float));
-            for (j = 0; j < 32; j++) ids[n_packed + j] = start + j;
-            n_packed += 32;
-            continue;
-        }
         for (; bits; bits &= bits - 1) {
-            j = start + __builtin_ctz(bits);
-            packed[n_packed] = row[j];
-            ids[n_packed++] = j;
+            int32_t i = start + __builtin_ctz(bits);
+            packed[n_packed] = row[i];
+            ids[n_packed++] = i;
         }
     }
     return n_packed;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/* The full words. Sixteen floats are stored each time, as many of them as are wanted first; the rest is overwritten. */
+__attribute__((target("avx512f"))) static int32_t vm_pack_avx512(const float* row, int32_t n, const uint32_t* mask,
+                                                                 const uint32_t* also, float* packed, int32_t* ids) {
+    __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int32_t start, n_packed = 0;
+    for (start = 0; start + 16 <= n / 32 * 32; start += 16) {
+        uint32_t word = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
+        __mmask16 bits = (__mmask16)(word >> start % 32);
+        if (bits) {
+            __m512i here = _mm512_add_epi32(places, _mm512_set1_epi32(start));
+            _mm512_storeu_ps(packed + n_packed, _mm512_maskz_compress_ps(bits, _mm512_loadu_ps(row + start)));
+            _mm512_storeu_si512(ids + n_packed, _mm512_maskz_compress_epi32(bits, here));
+            n_packed += __builtin_popcount(bits);
+        }
+    }
+    return n_packed;
+}
+#endif
+
+/* OUT packed, ids (n,): the elements of row whose bit is set in mask (bit i % 32 of word i / 32), and in `also` unless
+ * that is NULL. Returns their number. */
+static int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
+                       int32_t* ids) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f"))
+        return vm_pack_words(row, n / 32 * 32, n, mask, also, packed, ids,
+                             vm_pack_avx512(row, n, mask, also, packed, ids));
+#endif
+    return vm_pack_words(row, 0, n, mask, also, packed, ids, 0);
 }
 
 /* OUT packed, packed_ids: the elements where order is > floor, or == floor at a place <= last_id; ids NULL: their places

@@ -144,15 +144,13 @@ class AsyncEngine:
         await asyncio.to_thread(thread.join)
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
-        """What Request.grammar takes, compiled in a thread. Raises GrammarError."""
+        """What Request.grammar takes, compiled in a thread. Raises GrammarError, EngineDeadError, ShuttingDownError."""
+        self._check_ready()
         return await self.engine.grammars.compile_async(structured)
 
     def submit(self, request: Request) -> OutputStream:
         """Queue a request. Raises what Engine.validate does, EngineDeadError, ShuttingDownError, QueueFullError."""
-        if self.dead is not None:
-            raise EngineDeadError(f"the engine is dead: {self.dead}")
-        if not self.ready:
-            raise ShuttingDownError("the server is shutting down and takes no new requests")
+        self._check_ready()
         self.engine.validate(request)
         if request.request_id in self._streams:
             raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
@@ -171,6 +169,12 @@ class AsyncEngine:
     def abort(self, request_id: str) -> None:
         """End a request before the next step; an unknown or finished one is ignored. From any thread."""
         self._inbox.put(request_id)
+
+    def _check_ready(self) -> None:
+        if self.dead is not None:
+            raise EngineDeadError(f"the engine is dead: {self.dead}")
+        if not self.ready:
+            raise ShuttingDownError("the server is shutting down and takes no new requests")
 
     def _retry_after(self) -> float:
         """Seconds until the queue has probably moved by as many requests as run at once."""

@@ -28,6 +28,12 @@ HOSTILE = {
     "schema that goes in circles": (
         "json_schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
     ),
+    "schema that needs itself": (
+        "json_schema", {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+    ),
+    "schema of a billion characters": ("json_schema", {"type": "string", "maxLength": 10**9}),
+    "schema of at least a billion characters": ("json_schema", {"type": "string", "minLength": 10**9}),
+    "schema of a billion items": ("json_schema", {"type": "array", "items": {"type": "null"}, "minItems": 10**9}),
     "schema that multiplies": ("json_schema", {"allOf": [{"anyOf": PROPERTIES} for _ in range(12)]}),
     "schema on another server": ("json_schema", {"$ref": "http://example.com/schema"}),
     "schema of nothing": ("json_schema", False),
@@ -39,6 +45,7 @@ HOSTILE = {
     "schema that is no JSON": ("guided_json", "[1"),
     "schema text nested beyond all": ("guided_json", "[" * 100_000),
     "regex that multiplies": ("guided_regex", "(a{1000}){1000}"),
+    "regex that multiplies slowly": ("guided_regex", "(((a{1,100}){1,100}){1,100}){1,100}"),
     "regex nested deeply": ("guided_regex", "(" * 50_000 + "a" + ")" * 50_000),
     "regex nested in stars": ("guided_regex", "(" * 500 + "a" + ")*" * 500),
     "regex that looks ahead": ("guided_regex", "(?=a)b"),

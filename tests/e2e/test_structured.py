@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -85,6 +86,14 @@ def test_parse_streamed_gives_the_same_object(client, model_name, task, expected
         final = stream.get_final_completion()
     assert final.choices[0].message.parsed == expected
     assert "".join(deltas) == final.choices[0].message.content
+
+
+def test_example_of_the_readme_prints_what_it_says(server, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = (text for text in readme.split("```python\n") if "class Capital(BaseModel)" in text)
+    code = example.partition("```")[0]
+    exec(code.replace("http://127.0.0.1:8000", server.url), {"__name__": "example"})
+    assert capsys.readouterr().out.strip() == code.strip().rpartition("# ")[2]
 
 
 def test_output_of_any_temperature_is_an_object_of_its_model(client, model_name):

@@ -16,7 +16,7 @@ from llamafast.errors import (
     QueueFullError,
     ShuttingDownError,
 )
-from llamafast.request import FinishReason
+from llamafast.request import FinishReason, StructuredKind, StructuredOutput
 from tests.engine.fakes import alone, make_engine, make_request, scripted
 
 ENDLESS = "all work and no play makes this a dull text, " * 40
@@ -254,6 +254,17 @@ def test_stop_lets_running_requests_finish_and_refuses_new_ones():
 
     text, last = asyncio.run(main())
     assert (text, last.finish_reason) == (alone("hello"), FinishReason.STOP)
+
+
+def test_compile_grammar_of_a_server_that_stops_is_refused():
+    async def main():
+        async_engine = AsyncEngine(make_engine())
+        await async_engine.start()
+        await async_engine.stop(0.0)
+        await async_engine.compile_grammar(StructuredOutput(StructuredKind.JSON_OBJECT))
+
+    with pytest.raises(ShuttingDownError):
+        asyncio.run(main())
 
 
 def test_stop_after_the_deadline_aborts_the_rest():

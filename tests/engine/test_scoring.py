@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from array import array
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from tests.engine.fakes import Collector, FakeContext, FakeRunner, make_engine, 
 
 BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
 LONG = "a long text that never ends, at least not in this test; " * 4
-KINDS = [("attention", True), ("attention", False), ("hybrid", True), ("hybrid", False), ("swa", True)]
+KINDS = [
+    ("attention", True), ("attention", False), ("hybrid", True), ("hybrid", False), ("swa", True), ("recurrent", True)
+]  # fmt: skip
 
 
 class Scores(Collector):
@@ -122,6 +125,38 @@ def test_prompt_logprobs_preempted_half_way_are_neither_lost_nor_doubled(kind, k
     engine.scheduler.relieve()
     assert engine.stats.preemptions == 1
     assert brief(scores.run(engine).prompt["1", 0]) == expected(request)
+
+
+@pytest.mark.parametrize("kind", ["attention", "hybrid"])
+@pytest.mark.parametrize("seed", range(10))
+def test_prompt_logprobs_survive_preemptions_and_failures_at_random(kind, seed):
+    rng = random.Random(seed)
+    engine = make_engine(n_ctx=120, n_batch=12, kind=kind)
+    requests = [
+        make_request(
+            str(i), LONG[: rng.randint(1, 40)], seed=i, n=rng.randint(1, 2), max_tokens=rng.choice([0, 5, 30]),
+            prompt_logprobs=rng.choice([None, 0, 1]),
+        )
+        for i in range(12)
+    ]  # fmt: skip
+    scores = Scores()
+    for request in requests:
+        engine.add(request)
+        for _ in range(rng.randint(0, 4)):
+            engine.runner.failures = rng.choice([[], [], [], [1], [2]])
+            scores.add(engine.step())
+            engine.check_integrity()
+    scores.run(engine)
+    for request in requests:
+        for i in range(request.params.n):
+            entries = scores.prompt.get((request.request_id, i))
+            if request.params.prompt_logprobs is None or entries is None:
+                assert entries is None
+                ended_early = scores.finished[request.request_id, i].finish_reason is FinishReason.LENGTH
+                assert request.params.prompt_logprobs is None or ended_early
+            else:
+                assert brief(entries) == expected(request)
+    assert len(scores.prompt) > 2
 
 
 def test_prompt_logprobs_cancelled_step_counts_for_nothing():

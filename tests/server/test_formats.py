@@ -91,6 +91,38 @@ def test_completion_stream_any_text_equals_whole_answer(outputs):
     assert tops == [choice["logprobs"]["top_logprobs"] for choice in answer["choices"]]
 
 
+@st.composite
+def thoughts(draw):
+    """Outputs of one choice whose text begins inside a reasoning block, one token each, in random deliveries."""
+    pieces = draw(
+        st.lists(st.sampled_from(["</think>", "</th", "ink>", "\n", " ", "so", '{"a"', "é", ""]), max_size=12)
+    )
+    outputs, offset = [], 0
+    for token_id, text in enumerate(pieces):
+        entry = TokenLogprob(token_id, -0.25, text.encode(), offset)
+        offset += len(text)
+        # As the engine does: a token's logprob comes with the first character of its text.
+        outputs.append(RequestOutput("r", 0, text, [token_id], [entry] if text else []))
+    outputs.append(RequestOutput("r", 0, "", [], finish_reason=FinishReason.STOP, usage=Usage(3, len(pieces))))
+    cuts = sorted(draw(st.sets(st.integers(1, len(outputs)), max_size=4)) | {len(outputs)})
+    return [outputs[i:j] for i, j in zip([0, *cuts], cuts, strict=False)]
+
+
+@given(outputs=thoughts())
+@settings(deadline=None, max_examples=100)
+def test_chat_stream_with_reasoning_equals_whole_answer(outputs):
+    def formatter() -> ChatFormatter:
+        return ChatFormatter(HEADER, 1, Options(num_logprobs=0), end_of_reasoning=0)
+
+    chunks = [chunk["choices"][0] for chunk in streamed(formatter(), outputs)]
+    (choice,) = whole(formatter(), outputs)["choices"]
+    for name in ("content", "reasoning_content"):
+        assert "".join(chunk["delta"].get(name, "") for chunk in chunks) == choice["message"][name]
+    logprobs = [entry for chunk in chunks if chunk["logprobs"] for entry in chunk["logprobs"]["content"]]
+    assert logprobs == choice["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in logprobs) in choice["message"]["content"]
+
+
 @pytest.mark.parametrize("make", [chat, completion])
 def test_formatter_chunks_equal_plain_json(make):
     formatter = make()

@@ -130,6 +130,8 @@ def test_constraint_fields_that_ask_for_nothing_are_taken(server, api, fields):
         ({"guided_regex": 5}, "guided_regex"),
         ({"guided_choice": "ab"}, "guided_choice"),
         ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"structured_outputs": {"json": {}, "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        ({"structured_outputs": {"jsn": {}}}, "structured_outputs.jsn"),
         ({"json_schema": "{}"}, "json_schema"),
         ({"grammar": {"root": "x"}}, "grammar"),
         ({"grammar": "root ::= x", "grammar_lazy": True}, "grammar_lazy"),

@@ -12,13 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from llamafast.errors import GrammarError, InvalidRequestError
 from llamafast.request import StructuredKind, StructuredOutput
 
-# vLLM's options of a backend that would change what is enforced.
-_REFUSED_OPTIONS = (
-    "structural_tag",
-    "whitespace_pattern",
-    "disable_any_whitespace",
-    "disable_additional_properties",
-)
+# vLLM's options that say which backend compiles, not what.
+_BACKEND_OPTIONS = ("backend", "disable_fallback")
 
 Schema = dict[str, object] | bool | str
 
@@ -112,8 +107,9 @@ def _of_response_format(given: ResponseFormat) -> Iterator[Constraint]:
 
 
 def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Constraint]:
-    for name in _REFUSED_OPTIONS:
-        if (given.model_extra or {}).get(name) not in (None, False):
+    for name, value in (given.model_extra or {}).items():
+        # A misspelt name would leave the output free.
+        if value not in (None, False) and name not in _BACKEND_OPTIONS:
             param = f"structured_outputs.{name}"
             raise InvalidRequestError(f"'{param}' is not supported", param=param, code="unsupported_parameter")
     yield from _given("structured_outputs.json", StructuredKind.JSON_SCHEMA, given.json_)
