@@ -207,8 +207,8 @@ def test_mirostat_accepted_tokens_steer_the_surprise(version):
 
 
 def test_mirostat_a_forced_token_leaves_mu_alone():
-    row = make_row("normal", 100)
-    first, second = (Sampler(100, mirostat=2, mirostat_tau=1.0, mirostat_eta=1.0, seed=1) for _ in range(2))
+    row = make_row("normal", 100) * np.float32(0.2)
+    first, second = (Sampler(100, mirostat=2, mirostat_tau=3.0, mirostat_eta=1.0, seed=1) for _ in range(2))
     (token,) = first.draw(row)
     second.draw(row)
     first.accept((token + 1) % 100)

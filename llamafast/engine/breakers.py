@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from weakref import WeakKeyDictionary
 
@@ -15,7 +17,7 @@ _BETWEEN = b"\xff"
 _MAX_CACHED = 32
 _MAX_TAIL = 20
 
-_cache: WeakKeyDictionary[Tokenizer, dict[tuple[str, ...], DryBreakers]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Tokenizer, _Known] = WeakKeyDictionary()
 
 
 def dry_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> DryBreakers:
@@ -24,16 +26,17 @@ def dry_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> DryBreakers:
     A text is found where one token holds it, or where a token ends with its beginning and the usual tokens of the rest
     follow (at most 20).
     """
-    known = _cache.setdefault(tokenizer, {})
-    if texts not in known:
-        if len(known) >= _MAX_CACHED:
-            del known[next(iter(known))]
-        known[texts] = _resolve(tokenizer, texts)
-    return known[texts]
+    known = _cache.get(tokenizer)
+    if known is None:
+        known = _cache[tokenizer] = _Known(_Vocabulary(tokenizer.token_bytes), {})
+    if texts not in known.breakers:
+        if len(known.breakers) >= _MAX_CACHED:
+            del known.breakers[next(iter(known.breakers))]
+        known.breakers[texts] = _resolve(tokenizer, known.vocabulary, texts)
+    return known.breakers[texts]
 
 
-def _resolve(tokenizer: Tokenizer, texts: tuple[str, ...]) -> DryBreakers:
-    vocabulary = _Vocabulary(tokenizer.token_bytes)
+def _resolve(tokenizer: Tokenizer, vocabulary: _Vocabulary, texts: tuple[str, ...]) -> DryBreakers:
     single: set[int] = set()
     pieces: list[tuple[list[int], list[int]]] = []
     for text in filter(None, texts):
@@ -51,7 +54,7 @@ class _Vocabulary:
 
     def __init__(self, token_bytes: list[bytes]) -> None:
         self.joined = _BETWEEN.join(token_bytes) + _BETWEEN
-        self.starts = [0, *accumulate(len(data) + 1 for data in token_bytes)]
+        self.starts = array("q", [0, *accumulate(len(data) + 1 for data in token_bytes)])
 
     def holding(self, data: bytes) -> Iterator[int]:
         """Ids of the tokens that hold data, ascending."""
@@ -60,3 +63,11 @@ class _Vocabulary:
             token_id = bisect_right(self.starts, at) - 1
             yield token_id
             at = self.joined.find(data, self.starts[token_id + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is kept of one tokenizer."""
+
+    vocabulary: _Vocabulary
+    breakers: dict[tuple[str, ...], DryBreakers]
