@@ -146,7 +146,7 @@ class AsyncEngine:
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
         """What Request.grammar takes, compiled in a thread. Raises GrammarError, EngineDeadError, ShuttingDownError."""
         self._check_ready()
-        return await asyncio.to_thread(self.engine.compile_grammar, structured)
+        return await self.engine.grammars.compile_async(structured)
 
     def submit(self, request: Request) -> OutputStream:
         """Queue a request. Raises what Engine.validate does, EngineDeadError, ShuttingDownError, QueueFullError."""

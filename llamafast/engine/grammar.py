@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 
-from llamafast.errors import GrammarError
+from llamafast.errors import GrammarError, ShuttingDownError
 from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
 from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
 from llamafast.grammars.pushdown import compile_gbnf
@@ -18,11 +19,13 @@ from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.request import StructuredKind, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
+MAX_COMPILE_S = 10.0
+
 _MAX_TEXT_BYTES = 256 * 1024
-_MAX_CACHED = 64
+_MAX_CACHED = 32
 _MAX_CACHED_BYTES = 8 * 1024 * 1024  # of their texts
-_MAX_COMPILE_S = 10.0
 _STACK_BYTES = 64 * 1024 * 1024  # of address space
+_ANCHOR = "\n"
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -55,37 +58,38 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
-        self._with_room_for_recursion(self._executor)
         self._programs: OrderedDict[bytes, tuple[int, Future[Program]]] = OrderedDict()
         self._num_bytes = 0
 
-    @staticmethod
-    def _with_room_for_recursion(executor: ThreadPoolExecutor) -> None:
-        """Start the executor's thread with a large stack: llguidance descends once per level of a schema."""
+    def compile(self, structured: StructuredOutput) -> Grammar:
+        """The grammar, waiting for it. Raises GrammarError."""
+        future = self._program(structured)
+        wait([future], MAX_COMPILE_S)
+        return self._grammar(structured, future)
+
+    async def compile_async(self, structured: StructuredOutput) -> Grammar:
+        """The grammar, without a pause where it is cached. Raises GrammarError."""
+        future = self._program(structured)
+        if not future.done():
+            waiting = asyncio.wrap_future(future)
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([waiting], timeout=MAX_COMPILE_S)
+        return self._grammar(structured, future)
+
+    def close(self) -> None:
+        """Compile no more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _executor(self) -> ThreadPoolExecutor:
+        """One thread, with a large stack: llguidance descends once per level of a schema."""
+        executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
         previous = threading.stack_size(_STACK_BYTES)
         try:
             executor.submit(int).result()
         finally:
             threading.stack_size(previous)
-
-    def compile(self, structured: StructuredOutput) -> Grammar:
-        """The grammar, waiting for it. Raises GrammarError."""
-        try:
-            num_bytes = len(structured.text.encode())
-        except UnicodeEncodeError:
-            raise GrammarError("the text is not valid Unicode: lone surrogate") from None
-        if num_bytes > _MAX_TEXT_BYTES:
-            raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
-        try:
-            program = self._program(structured, num_bytes).result(_MAX_COMPILE_S)
-        except TimeoutError:
-            raise GrammarError(f"it does not compile within {_MAX_COMPILE_S:g} s") from None
-        return Grammar(program, program.warnings, structured.start_after)
-
-    def close(self) -> None:
-        """Compile no more."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        return executor
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -95,21 +99,41 @@ class GrammarCompiler:
         return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), self._tokenize)
 
     def _tokenize(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special=False, parse_special=False)
+        """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
+        before = self._tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
+        return self._tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
 
-    def _program(self, structured: StructuredOutput, num_bytes: int) -> Future[Program]:
+    def _program(self, structured: StructuredOutput) -> Future[Program]:
+        try:
+            num_bytes = len(structured.text.encode())
+        except UnicodeEncodeError:
+            raise GrammarError("the text is not valid Unicode: lone surrogate") from None
+        if num_bytes > _MAX_TEXT_BYTES:
+            raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
         key = sha256(repr((structured.kind, structured.text, structured.strict)).encode()).digest()
         with self._lock:
             entry = self._programs.get(key)
             if entry is not None:
                 self._programs.move_to_end(key)
                 return entry[1]
-            future = self._executor.submit(self._compile, structured)
+            try:
+                future = self._executor.submit(self._compile, structured)
+            except RuntimeError:
+                raise ShuttingDownError("the server is shutting down and compiles no more grammars") from None
             self._programs[key] = (num_bytes, future)
             self._num_bytes += num_bytes
             while len(self._programs) > _MAX_CACHED or self._num_bytes > _MAX_CACHED_BYTES:
                 self._num_bytes -= self._programs.popitem(last=False)[1][0]
             return future
+
+    @staticmethod
+    def _grammar(structured: StructuredOutput, future: Future[Program]) -> Grammar:
+        if not future.done():
+            raise GrammarError(f"it does not compile within {MAX_COMPILE_S:g} s")
+        if future.cancelled():
+            raise ShuttingDownError("the server is shutting down and compiles no more grammars")
+        program = future.result()
+        return Grammar(program, program.warnings, structured.start_after)
 
     def _compile(self, structured: StructuredOutput) -> Program:
         kind, text, vocabulary = structured.kind, structured.text, self._vocabulary

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from llamafast._core import Batch
 from llamafast._sampling import Sampler
 from llamafast.engine.scoring import Score
 from llamafast.engine.sequence import Sequence
 from llamafast.grammars.constraint import Constraint
+
+_MAX_FORCED = 64
+_MIN_FORCED_ALONE = 4
 
 
 class SchedulerOutput:
@@ -31,6 +35,12 @@ class SchedulerOutput:
         self.scores: list[Score] = []
 
 
+def extend(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
+    """Put the next num_tokens of a sequence into the batch; the row of the last one."""
+    start = sequence.slot.length
+    return batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
+
+
 def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
     """Those that exist, each with its number; counting begins with `first`."""
     return [(i, constraint) for i, constraint in enumerate(constraints, first) if constraint is not None]
@@ -51,6 +61,15 @@ def cap_scored(remaining: list[int], scored: list[bool], room: int) -> list[int]
     num_scored = sum(scored)
     most = max(1, (room - len(scored) + num_scored) // num_scored)
     return [min(n, most) if is_scored else n for n, is_scored in zip(remaining, scored, strict=True)]
+
+
+def forced_bounds(num_running: int, room: int, equal_lengths: bool) -> tuple[int, int]:
+    """How many tokens, (least, most), a sequence may append at once because its grammar forces them.
+
+    Where ubatches have to be of equal length they are a pass over the weights of their own: fewer do not pay for it.
+    room: rows of the next batch that nobody needs.
+    """
+    return max(_MIN_FORCED_ALONE, num_running) if equal_lengths else 1, max(0, min(room, _MAX_FORCED))
 
 
 def fair_chunks(remaining: list[int], budget: int) -> list[int]:

@@ -11,8 +11,9 @@ from contextlib import suppress
 from llamafast._core import Batch
 from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.engine import packing
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks, numbered, remaining_tokens
+from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
 from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
 from llamafast.engine.waiting_queue import WaitingQueue
 from llamafast.grammars.constraint import Constraint
@@ -21,7 +22,6 @@ from llamafast.tokenizer import Tokenizer
 
 # Steps of equal prompt chunks that may go by without a prompt.
 _MAX_PASSED = 2
-_MAX_FORCED = 64  # tokens of one sequence that are appended in one step without drawing
 
 
 class Scheduler:
@@ -120,7 +120,7 @@ class Scheduler:
         self.batch.clear()
         if not prefilling:
             return self._decode_plan() if running else None
-        remaining = remaining_tokens(prefilling, self.n_outputs_max - len(running))
+        remaining = packing.remaining_tokens(prefilling, self.n_outputs_max - len(running))
         room = self.batch.n_tokens_max
         budget = min(room, self.max_prefill_tokens) if running else room
         if not self.equal_lengths:
@@ -218,23 +218,18 @@ class Scheduler:
         running = self.running
         if not self._samplers:
             self._samplers = [sequence.sampler for sequence in running]
-            self._constraints = numbered(sequence.constraint for sequence in running)
+            self._constraints = packing.numbered(sequence.constraint for sequence in running)
             self._rows = list(range(len(running)))
         plan = SchedulerOutput(running, self._rows, self._samplers)
         plan.constraints = self._constraints
         if self._num_forced:
-            plan.rows = [self._extend(sequence, sequence.num_remaining) for sequence in running]
+            plan.rows = [packing.extend(self.batch, sequence, sequence.num_remaining) for sequence in running]
             return plan
         add = self.batch.add
         for sequence in running:
             slot = sequence.slot
             add(sequence.last_token, slot.length, slot.seq_id)
         return plan
-
-    def _extend(self, sequence: Sequence, num_tokens: int) -> int:
-        """Put the next num_tokens of a sequence into the batch; the row of the last one."""
-        start = sequence.slot.length
-        return self.batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
 
     def _add_chunks(self, lengths: list[int], with_decodes: bool = True) -> SchedulerOutput:
         """A step of the running rows and lengths[i] tokens of each prompt, shape (len(self.prefilling),)."""
@@ -246,14 +241,14 @@ class Scheduler:
         drawing: list[Sequence] = []
         for sequence, num_tokens in plan.chunks:
             start = sequence.slot.length
-            row = self._extend(sequence, num_tokens)
+            row = packing.extend(self.batch, sequence, num_tokens)
             if sequence.state.scores is not None:
                 plan.num_asked += sequence.state.scores.ask(self.batch, row + 1 - num_tokens, start, start + num_tokens)
             if start + num_tokens == len(sequence.token_ids):
                 plan.prefilled.append(sequence)
                 drawing += [sequence, *sequence.forks]
                 rows += [row] * (1 + len(sequence.forks))
-        plan.constraints = plan.constraints + numbered((first.constraint for first in drawing), len(samplers))
+        plan.constraints = plan.constraints + packing.numbered((first.constraint for first in drawing), len(samplers))
         plan.rows, plan.samplers = rows, samplers + [sequence.sampler for sequence in drawing]
         return plan
 
@@ -323,7 +318,8 @@ class Scheduler:
             output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)
             if sequence.constraint is not None and output.finish_reason is None:
                 room = self.batch.n_tokens_max - self.n_seq_max - self._num_forced
-                self._num_forced += sequence.force(output, min(room, _MAX_FORCED))
+                bounds = packing.forced_bounds(len(self.running), room, self.equal_lengths)
+                self._num_forced += sequence.force(output, *bounds)
         sequence.emit(output, outputs)
         if output.finish_reason is not None:
             ended.append((sequence, output))

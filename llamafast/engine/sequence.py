@@ -10,6 +10,7 @@ from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
+from llamafast.errors import GrammarError
 from llamafast.request import (
     FinishReason,
     Request,
@@ -103,6 +104,7 @@ class Sequence:
         "status",
         "stop_ids",
         "stops",
+        "takes_forced",
         "token_bytes",
         "token_ids",
         "waits_for",
@@ -139,6 +141,9 @@ class Sequence:
         self.logprob_sum = 0.0
         self.held = RequestOutput(self.request_id, index, "", [])  # all of it, where sequences are ranked at the end
         self.has_given_scores = state.request.params.prompt_logprobs is None
+        # Logprobs come from a draw, and what is ruled out must not come in by the side door.
+        is_limited = bool(params.logit_bias or params.bad_words or params.allowed_token_ids is not None)
+        self.takes_forced = sampler.num_logprobs < 0 and not is_limited
         self.is_plain = self.stops is None and sampler.num_logprobs < 0 and self.constraint is None
 
     @property
@@ -196,25 +201,28 @@ class Sequence:
         self._release_logprobs(output)
         return output
 
-    def force(self, output: RequestOutput, max_tokens: int) -> int:
-        """Append what the grammar makes come next, so that one decode computes it all; the number of tokens.
+    def force(self, output: RequestOutput, min_tokens: int, max_tokens: int) -> int:
+        """Append what the grammar makes come next, if that is min_tokens or more: one decode computes it all.
 
-        output: that of the last token; it gains theirs. None where logprobs are asked for: they come from a draw.
+        output: that of the last token; it gains theirs. Returns the number of tokens.
         """
         constraint = self.constraint
-        if constraint is None or self.sampler.num_logprobs >= 0 or max_tokens <= 0:
+        if constraint is None or not self.takes_forced:
             return 0
         num_before = len(self.token_ids)
-        for token_id in constraint.forced()[:max_tokens]:
-            if output.finish_reason is not None or not constraint.accept(token_id):
-                break
-            self.sampler.accept(token_id)
-            self.append(token_id)
-            following = self.advance(token_id, None)
-            output.text += following.text
-            output.token_ids.append(token_id)
-            output.finish_reason = following.finish_reason
-            output.stop_reason = following.stop_reason
+        try:
+            for token_id in constraint.forced(min_tokens)[:max_tokens]:
+                if output.finish_reason is not None or not constraint.accept(token_id):
+                    break
+                self.sampler.accept(token_id)
+                self.append(token_id)
+                following = self.advance(token_id, None)
+                output.text += following.text
+                output.token_ids.append(token_id)
+                output.finish_reason = following.finish_reason
+                output.stop_reason = following.stop_reason
+        except GrammarError:
+            pass  # the next draw meets it too, and says so
         return len(self.token_ids) - num_before
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> RequestOutput:

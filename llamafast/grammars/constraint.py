@@ -31,8 +31,8 @@ class Constraint(ABC):
         """
 
     @abstractmethod
-    def forced(self) -> list[int]:
-        """The tokens that must come next, whatever the model says. Not accepted yet."""
+    def forced(self, min_tokens: int = 1) -> list[int]:
+        """The tokens that must come next, whatever the model says, not accepted yet; none if they are fewer."""
 
     @property
     @abstractmethod
@@ -79,8 +79,8 @@ class DelayedConstraint(Constraint):
             bits[i // 32] &= ~(1 << i % 32)
         return bits.tobytes()
 
-    def forced(self) -> list[int]:
-        return self._inner.forced() if self._is_awake else []
+    def forced(self, min_tokens: int = 1) -> list[int]:
+        return self._inner.forced(min_tokens) if self._is_awake else []
 
     @property
     def is_finished(self) -> bool:

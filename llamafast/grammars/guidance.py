@@ -103,8 +103,12 @@ class _GuidanceConstraint(Constraint):
         self._check()
         return mask
 
-    def forced(self) -> list[int]:
-        return self._matcher.compute_ff_tokens()
+    def forced(self, min_tokens: int = 1) -> list[int]:
+        # The bytes are found faster, and there are at least as many of them.
+        if len(self._matcher.compute_ff_bytes()) < min_tokens:
+            return []
+        token_ids = self._matcher.compute_ff_tokens()
+        return token_ids if len(token_ids) >= min_tokens else []
 
     @property
     def is_finished(self) -> bool:

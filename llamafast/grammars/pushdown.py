@@ -57,15 +57,16 @@ class _GbnfConstraint(Constraint):
         except ValueError as error:
             raise GrammarError(str(error)) from None
 
-    def forced(self) -> list[int]:
+    def forced(self, min_tokens: int = 1) -> list[int]:
         try:
             data = self._machine.forced(self._state, _MAX_FORCED_BYTES)
         except ValueError as error:
             raise GrammarError(str(error)) from None
-        if len(data) < _MIN_FORCED_BYTES:
+        if len(data) < max(_MIN_FORCED_BYTES, min_tokens):
             return []
         # The last token might be a longer one if more followed.
-        return self._vocabulary.tokenize(data.decode("utf-8", "ignore"))[:-1]
+        token_ids = self._vocabulary.tokenize(data.decode("utf-8", "ignore"))[:-1]
+        return token_ids if len(token_ids) >= min_tokens else []
 
     @property
     def is_finished(self) -> bool:

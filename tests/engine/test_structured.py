@@ -88,3 +88,59 @@ def test_most_outputs_come_to_their_end(outputs) -> None:
     reasons = [outputs.finished[name, 0].finish_reason for name in SCHEMAS]
     assert set(reasons) <= {FinishReason.STOP, FinishReason.LENGTH}
     assert reasons.count(FinishReason.STOP) >= 0.9 * len(reasons)
+
+
+PERSON = schema_of(SCHEMAS["Person"])
+GBNF = StructuredOutput(StructuredKind.GBNF, 'root ::= "{\\"first name of the person\\": \\"" [a-z]{1,9} "\\"}"')
+
+
+def test_output_of_gbnf_matches_it_and_ends(engine) -> None:
+    outputs = Collector().run(engine, request_for(engine, "0", GBNF))
+    assert list(json.loads(outputs.text["0", 0])) == ["first name of the person"]
+
+
+def test_neighbour_of_a_constrained_stream_writes_what_it_writes_alone(built_in) -> None:
+    def neighbour() -> Request:
+        return request_for(built_in, "free", None, temperature=0.8, max_tokens=40, ignore_eos=True)
+
+    alone = Collector().run(built_in, neighbour()).text["free", 0]
+    together = Collector().run(built_in, request_for(built_in, "held", PERSON), neighbour())
+    assert together.text["free", 0] == alone
+
+
+def test_choices_of_one_request_each_follow_the_schema(built_in) -> None:
+    outputs = Collector().run(built_in, request_for(built_in, "0", PERSON, n=4))
+    values = [json.loads(outputs.text["0", i]) for i in range(4)]
+    assert all(value.keys() >= {"name", "age"} for value in values) and len({str(value) for value in values}) > 1
+
+
+def test_constraint_waits_for_the_tokens_that_end_the_reasoning(built_in) -> None:
+    end = tuple(built_in.tokenizer.encode("</think>", add_special=False, parse_special=True))
+    structured = StructuredOutput(StructuredKind.REGEX, "[0-9]{3}", start_after=end)
+    bias = {"logit_bias": ((end[0], 30.0),)}
+    outputs = Collector().run(built_in, request_for(built_in, "0", structured, temperature=1.0, **bias))
+    assert outputs.text["0", 0].split("</think>", 1)[1].isdigit()
+
+
+def test_logprobs_and_stop_work_under_a_schema(built_in) -> None:
+    outputs = Collector().run(built_in, request_for(built_in, "0", PERSON, logprobs=1, stop=(",",)))
+    written = b"".join(entry.token_bytes for entry in outputs.logprobs["0", 0]).decode()
+    assert (outputs.finished["0", 0].stop_reason, written.startswith(outputs.text["0", 0])) == (",", True)
+
+
+def test_settings_that_leave_nothing_end_that_request_with_an_error(built_in) -> None:
+    digits = tuple(i for i, data in enumerate(built_in.tokenizer.token_bytes) if data[:1].isdigit())
+    others = tuple(i for i in range(built_in.tokenizer.n_vocab) if i not in digits)
+    structured = StructuredOutput(StructuredKind.REGEX, "[0-9]+")
+    broken = request_for(built_in, "broken", structured, allowed_token_ids=others)
+    outputs = Collector().run(built_in, broken, request_for(built_in, "fine", PERSON))
+    reasons = [outputs.finished[name, 0].finish_reason for name in ("broken", "fine")]
+    assert reasons == [FinishReason.ERROR, FinishReason.STOP]
+
+
+def test_preempted_sequences_keep_their_place_in_the_schema(built_in) -> None:
+    with Engine(built_in.model, EngineConfig(n_ctx=256, n_seq_max=8, threads=1)) as engine:
+        outputs = Collector().run(engine, *(request_for(engine, str(i), PERSON, seed=i) for i in range(12)))
+        num_preemptions = engine.stats.preemptions
+    values = [json.loads(outputs.text[str(i), 0]) for i in range(12)]
+    assert num_preemptions > 0 and all(value.keys() >= {"name", "age"} for value in values)
