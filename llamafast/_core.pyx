@@ -79,7 +79,7 @@ def libllama_version() -> str:
 cdef str take_log():
     cdef cpp_string text = llamafast_log_take()
     lines = text.c_str()[:text.size()].decode("utf-8", "replace").strip().splitlines()
-    return "; ".join(line.strip() for line in lines[-3:]) if lines else "llama.cpp gave no reason"
+    return "; ".join(line.strip() for line in lines[max(0, len(lines) - 3):]) if lines else "llama.cpp gave no reason"
 
 
 cdef cbool on_progress(float progress, void* callback) noexcept nogil:
@@ -756,6 +756,7 @@ cdef class ModelRunner:
             sampling.keep_logprobs(state, logits, token)
             sampling.accept_token(state, token)
         return token
+
     cdef int draw_rows(self, int32_t n_threads) except -1 nogil:
         """Draw and accept a token per sampler; OUT drawn. Returns a status: 0, or -100 if the logits are missing."""
         cdef int32_t n_rows = <int32_t> self.states.size(), n_vocab = self.context.model.n_vocab, i
@@ -779,7 +780,7 @@ cdef class ModelRunner:
         rows = RowsToDraw(self.states.data(), self.logit_rows.data(), self.starts.data(), self.scratches.data(),
                           self.is_constrained.data(), self.drawn.data())
         parallel_for(<int32_t> self.starts.size() - 1, n_threads, draw_group, &rows)
-        self.num_parallel += n_threads > 1
+        self.num_parallel = self.num_parallel + (n_threads > 1)
         for i in range(n_rows):
             if self.drawn[i] == NOT_DRAWN:
                 with gil:

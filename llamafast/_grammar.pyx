@@ -236,7 +236,7 @@ cdef class ByteMachine:
         return target
 
     cdef void begin(self) noexcept nogil:
-        self.stamp += 1
+        self.stamp = self.stamp + 1
         self.num_seen = 0
         self.found.clear()
         self.found_end = False
@@ -261,7 +261,7 @@ cdef class ByteMachine:
             if self.stamps[number] == self.stamp:
                 continue
             self.stamps[number] = self.stamp
-            self.num_seen += 1
+            self.num_seen = self.num_seen + 1
             if element >= 0:
                 self.found.push_back(number)
             elif element == END:
