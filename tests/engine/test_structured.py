@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
+from collections import Counter
 from pathlib import Path
 
 import jsonschema
@@ -144,3 +146,20 @@ def test_preempted_sequences_keep_their_place_in_the_schema(built_in) -> None:
         num_preemptions = engine.stats.preemptions
     values = [json.loads(outputs.text[str(i), 0]) for i in range(12)]
     assert num_preemptions > 0 and all(value.keys() >= {"name", "age"} for value in values)
+
+
+def test_constrained_draws_follow_the_exact_distribution(built_in):
+    letters = [built_in.tokenizer.encode(letter, add_special=False, parse_special=False)[0] for letter in "abcdefgh"]
+    free = request_for(built_in, "free", None, temperature=1.0, max_tokens=1, logprobs=built_in.model.n_vocab)
+    built_in.add(free)
+    top = {i: logprob for output in built_in.step() for token in output.logprobs or [] for i, logprob, _ in token.top}
+    weights = [math.exp(top[i] / 3) for i in letters]  # temperature 3: the model has clear favourites
+    regex = StructuredOutput(StructuredKind.REGEX, "[a-h]")
+    drawn = Counter[int]()
+    for seed in range(0, 3200, 16):
+        built_in.add(request_for(built_in, "r", regex, temperature=3.0, seed=seed, n=16))
+        while built_in.has_work:
+            drawn.update(output.token_ids[0] for output in built_in.step() if output.token_ids)
+    expected = [3200 * weight / sum(weights) for weight in weights]
+    assert sum(drawn[i] for i in letters) == 3200
+    assert sum((drawn[i] - e) ** 2 / e for i, e in zip(letters, expected, strict=True)) < 29.9  # 7 degrees, p 1e-4
