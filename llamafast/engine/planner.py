@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import time
+from bisect import insort
+
 from llamafast._core import Batch
 from llamafast._sampling import Sampler
 from llamafast.engine import packing
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
+from llamafast.engine.pacing import StepPacer
+from llamafast.engine.packing import SchedulerOutput, equal_chunks, ordered_chunks
 from llamafast.engine.sequence import Sequence
 from llamafast.grammars.constraint import Constraint
 
-# Steps of equal prompt chunks that may go by without a prompt.
+# Steps of equal prompt chunks that may go by without the first prompt.
 _MAX_PASSED = 2
 
 
 class StepPlanner:
     """Fills the batch from the scheduler's lists, which it reads and may reorder; planning changes no sequence.
 
-    A step takes one token of each running sequence and shares the rest of the budget among the prompts. Memories that
-    want ubatches of equal length (`equal_lengths`) get steps of one kind, in turn: decode rows, or equal prompt chunks.
+    A step takes one token of each running sequence; what the pacer allows beside them goes to the prompts in the order
+    in which they are due. Memories that want ubatches of equal length (`equal_lengths`) get steps of one kind, in turn:
+    decode rows, or equal prompt chunks.
     """
 
-    def __init__(self, batch: Batch, *, n_outputs_max: int, max_prefill_tokens: int, equal_lengths: bool) -> None:
+    def __init__(self, batch: Batch, *, n_outputs_max: int, pacer: StepPacer, equal_lengths: bool) -> None:
         self.batch = batch
         self.n_outputs_max = n_outputs_max
-        self.max_prefill_tokens = max_prefill_tokens
+        self.pacer = pacer
         self.equal_lengths = equal_lengths
         self.running: list[Sequence] = []  # by sequence id
         self.prefilling: list[Sequence] = []  # who is served first, first
         self.num_forced = 0  # tokens appended without drawing whose KV is not computed, at most
+        self.clock = time.monotonic
+        self._num_computed = 0  # prompt tokens of all steps
+        self._started_s = 0.0  # when the step was planned
         self._decode_turn = False
         self._rows: list[int] = []
         self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
@@ -40,15 +48,18 @@ class StepPlanner:
     def plan(self) -> SchedulerOutput | None:
         """Fill the batch with the next step; None if there is nothing to compute."""
         running, prefilling = self.running, self.prefilling
+        self._started_s = self.clock()
         self.batch.clear()
         if not prefilling:
             return self._decodes() if running else None
         remaining = packing.remaining_tokens(prefilling, self.n_outputs_max - len(running))
         room = self.batch.n_tokens_max
-        budget = min(room, self.max_prefill_tokens) if running else room
+        num_decoding = len(running) + self.num_forced
+        budget = min(room, self.pacer.budget(num_decoding)) if running else room
         if not self.equal_lengths:
-            num_decoding = len(running) + self.num_forced
-            return self._add_chunks(self._decodes(), fair_chunks(remaining, min(budget, room - num_decoding)))
+            if running and self.pacer.must_see_decode(num_decoding):
+                return self._decodes()
+            return self._add_chunks(self._decodes(), ordered_chunks(remaining, min(budget, room - num_decoding)))
         self._decode_turn = bool(running) and not self._decode_turn
         if not self._decode_turn:
             chunks = equal_chunks(remaining, budget, prefilling[0].num_passed >= _MAX_PASSED)
@@ -56,14 +67,28 @@ class StepPlanner:
         # One token is as long as a decode row.
         return self._add_chunks(self._decodes(), [int(num_tokens == 1) for num_tokens in remaining])
 
-    def served(self, plan: SchedulerOutput) -> None:
-        """After a step: who was left out of one of equal chunks comes first in the next ones."""
-        if not self.equal_lengths or plan.decodes:
-            return
-        served = {sequence for sequence, _ in plan.chunks}
-        for sequence in self.prefilling:
-            sequence.num_passed = 0 if sequence in served else sequence.num_passed + 1
-        self.prefilling.sort(key=lambda sequence: -sequence.num_passed)
+    def enter(self, sequence: Sequence) -> None:
+        """Add a prompt. It is due when the prompts have got as many tokens as it needs, from now on.
+
+        So the one with the least left goes first, and those that wait gain on later ones token by token: whoever comes
+        after a prompt's worth of tokens can no longer overtake it. The request's priority comes before all that.
+        """
+        sequence.due = self._num_computed + sequence.num_remaining
+        insort(self.prefilling, sequence, key=lambda other: (other.state.request.priority, other.due))
+
+    def done(self, plan: SchedulerOutput) -> None:
+        """After a step, before its tokens are taken: learn from it."""
+        ms = (self.clock() - self._started_s) * 1000
+        num_tokens = sum(n for _, n in plan.chunks)
+        num_rows = self.batch.num_tokens - num_tokens
+        self._num_computed += num_tokens
+        if num_tokens and self.running:
+            self.pacer.note_prompts(num_tokens, ms, num_rows)
+        elif num_rows:
+            self.pacer.note_decode(num_rows, ms)
+        if num_tokens and not num_rows:
+            first = self.prefilling[0]
+            first.num_passed = 0 if any(sequence is first for sequence, _ in plan.chunks) else first.num_passed + 1
 
     def forced_bounds(self, num_others: int) -> tuple[int, int]:
         """How many forced tokens, (least, most), a sequence may append; num_others rows are for other sequences."""

@@ -21,8 +21,8 @@ from llamafast.tokenizer import Tokenizer
 class Scheduler:
     """Owns all requests. schedule() fills the batch, update() takes the tokens; a failed step between changes nothing.
 
-    First come, first served: a request is admitted when a sequence id and the cells for its prompt are there. What a
-    step takes of those admitted is up to the planner.
+    By priority, then first come, first served: a request is admitted when a sequence id and the cells for its prompt
+    are there. What a step takes of those admitted is up to the planner.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Scheduler:
                 self._stop(sequence, FinishReason.LENGTH)
             return
         first.forks = state.sequences[1:]
-        self.waiting.append(first)
+        self.waiting.put(first)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT, error: Exception | None = None) -> None:
         """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored."""
@@ -106,6 +106,7 @@ class Scheduler:
     ) -> list[RequestOutput]:
         """Take the sampled tokens of a plan, one per sampler: append, detokenize, match stops, finish, free."""
         now = time.monotonic()
+        self.planner.done(plan)
         outputs: list[RequestOutput] = []
         ended: list[tuple[Sequence, RequestOutput]] = []
         num_on_time, last_decode_s = 0, self._last_decode_s
@@ -149,7 +150,7 @@ class Scheduler:
         stats.prefix_evictions = cache.num_evicted
 
     def relieve(self) -> None:
-        """Make room after a step that found none: evict parked prefixes, else preempt the youngest sequence.
+        """Make room after a step that found none: evict parked prefixes, else preempt the youngest of the least urgent.
 
         The only sequence left ends here: no one else's cells can help it.
         """
@@ -157,7 +158,7 @@ class Scheduler:
             self.cache.make_room(self.batch.num_tokens)
             return
         active = [*self.prefilling, *self.running]
-        youngest = max(active, key=lambda sequence: (sequence.state.number, sequence.index))
+        youngest = max(active, key=lambda sequence: sequence.rank)
         if len(active) > 1:
             self.stats.preemptions += 1
             self._requeue(youngest)
@@ -169,7 +170,7 @@ class Scheduler:
     def rewind(self, plan: SchedulerOutput) -> None:
         """After a cancelled step: take back what it computed; sequences that cannot be cut start anew."""
         sequences = [*plan.decodes, *(sequence for sequence, _ in plan.chunks)]
-        for sequence in sorted(sequences, key=lambda sequence: (-sequence.state.number, -sequence.index)):
+        for sequence in sorted(sequences, key=lambda sequence: sequence.rank, reverse=True):
             if not self.cache.cut(sequence.slot):
                 self._requeue(sequence)
 
@@ -178,7 +179,7 @@ class Scheduler:
         num_promised = len(self.running) + sum(sequence.num_remaining for sequence in self.prefilling)
         for sequence in self.waiting.admit(num_ids, num_promised):
             sequence.status = SequenceStatus.PREFILLING
-            self.prefilling.append(sequence)
+            self.planner.enter(sequence)
             self._num_reserved += len(sequence.forks)
         self.count_active()
 
@@ -199,7 +200,6 @@ class Scheduler:
             if sequence.is_prompt_only and not sequence.num_remaining:
                 for done in (sequence, *sequence.forks):
                     self._stop(done, FinishReason.LENGTH)
-        self.planner.served(plan)
         i = len(plan.decodes)
         for first in plan.prefilled:
             self._leave(first)
@@ -269,12 +269,12 @@ class Scheduler:
         self.waiting.is_closed = False
 
     def _requeue(self, sequence: Sequence) -> None:
-        """Back to the head of the queue without its cells. Text, counts and random numbers stay as they are."""
+        """Back to its place in the queue without its cells. Text, counts and random numbers stay as they are."""
         self._leave(sequence)
         self.cache.free(sequence.slot)
         sequence.slot = NO_SLOT
         sequence.status = SequenceStatus.WAITING
-        self.waiting.appendleft(sequence)
+        self.waiting.put(sequence)
 
     def _stop(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         """End a sequence without a token; its output comes with the next step."""
