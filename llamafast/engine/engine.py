@@ -129,11 +129,12 @@ class Engine:
         )
         self.cache = _make_cache(context, config, n_seq_max, self.max_seq_len)
         self.stats.n_cells = self.cache.n_cells
+        equal_lengths = context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified
         planner = StepPlanner(
             self.batch,
             n_outputs_max=context.n_outputs_max,
-            pacer=StepPacer(config.max_step_ms, config.max_prefill_tokens or context.n_batch),
-            equal_lengths=context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified,
+            pacer=StepPacer(config.max_step_ms, config.max_prefill_tokens or context.n_batch, equal_lengths),
+            equal_lengths=equal_lengths,
         )
         self.scheduler = Scheduler(
             self.tokenizer,

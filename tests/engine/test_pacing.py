@@ -94,6 +94,25 @@ def test_pacer_slower_prompts_shrink_the_budget():
     assert pacer.budget(8) == 20
 
 
+def test_pacer_small_chunks_that_waste_give_way_to_large_ones():
+    pacer = StepPacer(None, 512, takes_turns=True)
+    for _ in range(20):
+        num_tokens = pacer.budget(8)
+        pacer.note_decode(8, 5.0)
+        pacer.note_prompts(num_tokens, 5.0 + num_tokens * (2.0 if num_tokens < 64 else 0.25), 8)
+    assert pacer.budget(8) == 64
+
+
+def test_pacer_small_chunks_that_waste_are_tried_again_in_time():
+    pacer = StepPacer(None, 512, takes_turns=True)
+    budgets = []
+    for _ in range(600):
+        budgets.append(pacer.budget(8))
+        pacer.note_decode(8, 5.0)
+        pacer.note_prompts(budgets[-1], 5.0 + budgets[-1] * (2.0 if budgets[-1] < 64 else 0.25), 8)
+    assert 2 <= sum(number < 64 for number in budgets) <= 6
+
+
 def test_pacer_unlike_decodes_are_seen_but_never_twice_in_a_row():
     pacer = StepPacer(None, 512)
     pacer.note_decode(2, 5.0)
