@@ -29,6 +29,7 @@ GENERATED: dict[str, tuple[str, dict[str, int | bool]]] = {
             "q8_0": True,
         },
     ),
+    "random-swa": ("write_swa_model", {"n_layer": 4, "n_embd": 256, "n_ff": 1024}),
 }
 
 

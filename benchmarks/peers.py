@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,11 +110,11 @@ def free_port() -> int:
 class Server:
     """A running server; a context manager that starts it, waits until it answers, and ends it."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, arguments: Sequence[str] = ()) -> None:
         self.name = name
         self.port = free_port()
         self.log = settings.logs / f"{name}.log"
-        self._command = COMMANDS[name](settings, self.port)
+        self._command = [*COMMANDS[name](settings, self.port), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:

@@ -186,6 +186,8 @@ class ModelConfig(FileConfig):
     max_seq_len: Count | None = None
     max_output_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     max_prefill_tokens: Count | None = None
+    # None: relative to what a step without prompts takes, on whatever machine.
+    max_step_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     prefix_cache: bool = True
     # Logits are never kept for long, and logprobs work with either value.
     store_logits: bool = True

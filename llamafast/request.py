@@ -107,7 +107,10 @@ class SamplingParams:
 class Request:
     """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token.
 
-    grammar: params.structured as compile_grammar made it; None where params.structured is.
+    grammar: params.structured as compile_grammar made it; None where params.structured is. boundaries: places in the
+    prompt, ascending, where later prompts are likely to part from it (ends of messages): memories that cannot be cut
+    keep their state there. Prefixes are shared only among equal cache_salt; use_cache False neither takes nor leaves
+    any. Of the waiting requests the lowest priority value goes first.
     """
 
     request_id: str
@@ -116,6 +119,21 @@ class Request:
     skip_special: bool = True
     arrival_s: float = field(default_factory=time.monotonic)
     grammar: Grammar | None = None
+    boundaries: tuple[int, ...] = ()
+    cache_salt: str = ""
+    use_cache: bool = True
+    priority: int = 0
+
+
+class MissReason(str, Enum):
+    """Why a prompt's tokens from `cached_tokens` on had to be computed."""
+
+    NONE = "none"  # all that could come from the cache did
+    NEW = "new"  # no cached prompt begins like this one any further
+    EVICTED = "evicted"  # it was there, but had to go
+    NO_CHECKPOINT = "no_checkpoint"  # the tokens are there, but this memory keeps no state at that place
+    SALT = "salt"  # another tenant's prompt begins like this
+    OFF = "off"  # the cache is off, for this request or for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +153,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of a finished request; all its choices together."""
+    """Token counts of a finished request; all its choices together. miss_reason: of its first admission."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    miss_reason: MissReason = MissReason.NONE
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -53,6 +54,9 @@ def serve(config: Config) -> None:
         _console.print(_description(path, engine, reason))
         async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
         _listen(listener)
+        if config.server.access_log:
+            logging.basicConfig(format="%(levelname)s: %(message)s")
+            logging.getLogger("llamafast").setLevel(logging.INFO)
         server = DrainingServer(
             uvicorn.Config(
                 create_app(async_engine, settings=settings),

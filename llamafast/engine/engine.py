@@ -11,7 +11,9 @@ from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cpu import default_threads
 from llamafast.engine.grammar import Grammar, GrammarCompiler
 from llamafast.engine.metrics import EngineStats
+from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
+from llamafast.engine.planner import StepPlanner
 from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
@@ -35,8 +37,10 @@ class EngineConfig:
     """How the model is loaded and run. None leaves a choice to llama.cpp.
 
     n_ctx: KV cells, shared by all sequences if kv_unified; 0: the model's own, 16384 at most. n_seq_max: sequences that
-    run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: prompt
-    tokens per step while others generate; None: n_batch. max_seq_len: prompt and output of one sequence.
+    run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: most
+    prompt tokens per step while others generate; None: n_batch. max_step_ms: such a step gets as many prompt tokens as
+    let it take about so long; None: twice as long as without, nearly; 0: no limit. max_seq_len: prompt and output of
+    one sequence.
     max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: half of n_ctx. max_idle_tokens:
     tokens that others generate before an unused finished prefix is dropped: while it stays, their attention is slower.
     """
@@ -77,6 +81,7 @@ class EngineConfig:
     kv_overrides: dict[str, bool | int | float | str] | None = None
 
     max_prefill_tokens: int | None = None
+    max_step_ms: float | None = None
     max_queued_requests: int = 1024
     max_seq_len: int | None = None
     max_output_tokens: int | None = None
@@ -124,17 +129,21 @@ class Engine:
         )
         self.cache = _make_cache(context, config, n_seq_max, self.max_seq_len)
         self.stats.n_cells = self.cache.n_cells
+        equal_lengths = context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified
+        planner = StepPlanner(
+            self.batch,
+            n_outputs_max=context.n_outputs_max,
+            pacer=StepPacer(config.max_step_ms, config.max_prefill_tokens or context.n_batch, equal_lengths),
+            equal_lengths=equal_lengths,
+        )
         self.scheduler = Scheduler(
             self.tokenizer,
             self.cache,
-            self.batch,
+            planner,
             self.stats,
             n_seq_max=n_seq_max,
-            n_outputs_max=context.n_outputs_max,
             max_seq_len=self.max_seq_len,
             max_output_tokens=config.max_output_tokens,
-            max_prefill_tokens=config.max_prefill_tokens or context.n_batch,
-            equal_lengths=context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified,
         )
 
     def __enter__(self) -> Engine:

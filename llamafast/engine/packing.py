@@ -72,19 +72,12 @@ def forced_bounds(num_running: int, room: int, equal_lengths: bool) -> tuple[int
     return max(_MIN_FORCED_ALONE, num_running) if equal_lengths else 1, max(0, min(room, _MAX_FORCED))
 
 
-def fair_chunks(remaining: list[int], budget: int) -> list[int]:
-    """Tokens for each prompt, shape (n,), given what each has left, earliest first.
-
-    Equal shares of the budget; what short prompts leave over goes to the others. With less budget than prompts, the
-    earliest get one token each.
-    """
-    chunks = [0] * len(remaining)
-    served = range(min(len(remaining), budget))
-    num_left = len(served)
-    for i in sorted(served, key=remaining.__getitem__):
-        chunks[i] = min(remaining[i], -(-budget // num_left))
-        budget -= chunks[i]
-        num_left -= 1
+def ordered_chunks(remaining: list[int], budget: int) -> list[int]:
+    """Tokens for each prompt, shape (n,), given what each has left: all that the first can take, then the next."""
+    chunks = []
+    for n in remaining:
+        chunks.append(min(n, budget))
+        budget -= chunks[-1]
     return chunks
 
 

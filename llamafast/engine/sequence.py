@@ -81,6 +81,7 @@ class Sequence:
     __slots__ = (
         "constraint",
         "detokenizer",
+        "due",
         "forks",
         "has_given_scores",
         "held",
@@ -126,7 +127,8 @@ class Sequence:
         self.min_len = self.num_prompt + params.min_tokens
         self.slot = NO_SLOT
         self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
-        self.num_passed = 0  # steps of prompt chunks that went by without this one
+        self.due = 0  # its place among the prompts: see StepPlanner.enter
+        self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
         self.constraint = None if request.grammar is None else request.grammar.start()
@@ -145,6 +147,11 @@ class Sequence:
         is_limited = bool(params.logit_bias or params.bad_words or params.allowed_token_ids is not None)
         self.takes_forced = sampler.num_logprobs < 0 and not is_limited
         self.is_plain = self.stops is None and sampler.num_logprobs < 0 and self.constraint is None
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """Whose is lower goes first: urgent ones, then those that came first."""
+        return self.state.request.priority, self.state.number, self.index
 
     @property
     def num_remaining(self) -> int:

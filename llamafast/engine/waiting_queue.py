@@ -1,4 +1,4 @@
-"""Sequences that wait for a sequence id and for cells, first come, first served."""
+"""Sequences that wait for a sequence id and for cells: by priority, first come, first served."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ class WaitingQueue(deque[Sequence]):
         self.is_closed = False
         self._cache = cache
         self._stats = stats
+
+    def put(self, sequence: Sequence) -> None:
+        """Add a sequence at its place; a preempted one comes back to where it stood."""
+        rank, i = sequence.rank, len(self)
+        while i and self[i - 1].rank > rank:
+            i -= 1
+        self.insert(i, sequence)
 
     def admit(self, num_ids: int, num_promised: int) -> list[Sequence]:
         """Take out those that can start, each with a slot that holds its cached prefix.

@@ -16,6 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Message = Mapping[str, object]
 
+# A turn adds no more messages than this, most often: an answer, results of tools, a question.
+_NUM_ENDS = 4
+
 # What an expression in a template can raise, given odd values: all of it is the request's fault, not the server's.
 _RENDER_ERRORS = (
     jinja2.TemplateError,
@@ -77,6 +80,33 @@ class ChatTemplate:
         marker = f"<{secrets.token_hex(8)}> "  # nobody's text holds it; the space shows whether the template trims
         marked, final_text = _mark_end(messages, marker)
         return _cut_at(marker, self._render({**variables, "messages": marked}), final_text)
+
+    def message_ends(self, messages: Sequence[Message], text: str, /, **kwargs: object) -> list[int]:
+        """Places in text = render(messages, ...) behind which another conversation may go on otherwise, ascending.
+
+        They are the end of what comes before the conversation (system message, tools), and of the last few messages:
+        those before them were the last ones in earlier turns. Only those that the template really writes as they
+        would be written without what follows.
+        """
+        num_system = 0
+        while num_system < len(messages) and messages[num_system].get("role") == "system":
+            num_system += 1
+        # Not the system message alone: many templates refuse to do without a user.
+        other = self._prefix([*messages[:num_system], {"role": "user", "content": ""}], kwargs)
+        shorter = min(len(other), len(text))
+        ends = {next((i for i in range(shorter) if other[i] != text[i]), shorter)}
+        for num_messages in range(max(num_system + 1, len(messages) - _NUM_ENDS + 1), len(messages) + 1):
+            prefix = self._prefix(messages[:num_messages], kwargs)
+            if text.startswith(prefix):
+                ends.add(len(prefix))
+        return sorted(ends - {0})
+
+    def _prefix(self, messages: Sequence[Message], kwargs: Mapping[str, object]) -> str:
+        """A part of a conversation; empty where the template refuses it."""
+        try:
+            return self.render(messages, add_generation_prompt=False, **kwargs)  # type: ignore[arg-type]
+        except TemplateError:
+            return ""
 
     def _render(self, variables: dict[str, object]) -> str:
         try:

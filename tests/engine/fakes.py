@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from dataclasses import replace
 
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import DecodeError, GrammarError
@@ -232,12 +233,14 @@ def make_engine(draw=None, config: EngineConfig | None = None, **context) -> Eng
     """An Engine over fakes; context are FakeContext's arguments. n_seq_max of both is equal unless config says more."""
     memory = FakeContext(**context)
     config = config or EngineConfig(n_seq_max=memory.n_seq_max)
+    if config.max_step_ms is None:  # real time, of which fakes take none
+        config = replace(config, max_step_ms=0)
     return Engine(FakeModel(), config, context=memory, runner=FakeRunner(memory, draw), batch=FakeBatch(memory.n_batch))
 
 
-def make_request(request_id: str, prompt: str = "hello", **params) -> Request:
+def make_request(request_id: str, prompt: str = "hello", priority: int = 0, **params) -> Request:
     params.setdefault("seed", 0)
-    return Request(request_id, array("i", encode(prompt)), SamplingParams(**params))
+    return Request(request_id, array("i", encode(prompt)), SamplingParams(**params), priority=priority)
 
 
 class Collector:

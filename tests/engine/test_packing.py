@@ -1,4 +1,4 @@
-"""fair_chunks and equal_chunks."""
+"""ordered_chunks and equal_chunks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafast.engine.packing import cap_scored, equal_chunks, fair_chunks
+from llamafast.engine.packing import cap_scored, equal_chunks, ordered_chunks
 
 REMAINING = st.lists(st.integers(1, 50), min_size=1, max_size=10)
 BUDGET = st.integers(1, 60)
@@ -28,23 +28,21 @@ def test_cap_scored_prompts_fit_the_output_rows(remaining, data, spare):
     [
         ([100], 10, [10]),
         ([4], 10, [4]),
-        ([100, 100], 10, [5, 5]),
-        ([100, 2, 100], 12, [5, 2, 5]),
-        ([100, 100, 100], 10, [4, 3, 3]),
-        ([5, 5, 5], 2, [1, 1, 0]),
+        ([100, 100], 10, [10, 0]),
+        ([3, 100, 2], 10, [3, 7, 0]),
+        ([5, 5], 0, [0, 0]),
     ],
 )
-def test_fair_chunks_share_the_budget(remaining, budget, chunks):
-    assert fair_chunks(remaining, budget) == chunks
+def test_ordered_chunks_serve_the_first_first(remaining, budget, chunks):
+    assert ordered_chunks(remaining, budget) == chunks
 
 
 @given(REMAINING, BUDGET)
-def test_fair_chunks_use_all_and_differ_by_one_at_most(remaining, budget):
-    chunks = fair_chunks(remaining, budget)
+def test_ordered_chunks_use_all_and_finish_all_but_one(remaining, budget):
+    chunks = ordered_chunks(remaining, budget)
     assert sum(chunks) == min(budget, sum(remaining))
     assert all(0 <= chunk <= n for chunk, n in zip(chunks, remaining, strict=True))
-    unfinished = [chunk for chunk, n in zip(chunks, remaining, strict=True) if chunk < n]
-    assert not unfinished or max(unfinished) - min(unfinished) <= 1
+    assert sum(0 < chunk < n for chunk, n in zip(chunks, remaining, strict=True)) <= 1
 
 
 @pytest.mark.parametrize(

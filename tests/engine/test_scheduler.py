@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,16 +51,16 @@ def test_schedule_max_prefill_tokens_bounds_prompts_beside_decodes_only():
     assert engine.runner.steps == [{0: 8}, {0: 1, 1: 3}, {0: 1, 1: 3}]
 
 
-def test_schedule_several_prompts_share_the_budget():
+def test_schedule_several_prompts_shortest_goes_first():
     engine = make_engine(n_ctx=400, n_batch=12)
-    for i in range(3):
-        engine.add(make_request(str(i), chr(97 + i) * 40))
+    for i, length in enumerate([30, 20, 7]):
+        engine.add(make_request(str(i), chr(97 + i) * length))
     engine.step()
-    assert engine.runner.steps == [{0: 4, 1: 4, 2: 4}]
+    assert engine.runner.steps == [{1: 5, 2: 7}]
 
 
 def test_schedule_more_requests_than_ids_start_in_order_of_arrival():
-    engine = make_engine(n_ctx=400)
+    engine = make_engine(n_ctx=400, n_batch=40)
     started = []
     for i in range(10):
         engine.add(make_request(str(i), f"{i} prompt", max_tokens=3))
@@ -308,6 +310,7 @@ OPERATIONS = st.lists(
             st.text("ab", max_size=12),
             st.integers(1, 3),
             st.integers(0, 30),
+            st.integers(-1, 1),
         ),
         st.tuples(st.just("step")),
         st.tuples(st.just("abort"), st.integers(0, 12)),
@@ -322,17 +325,20 @@ OPERATIONS = st.lists(
     OPERATIONS,
     st.sampled_from([("attention", True), ("hybrid", True), ("attention", False), ("recurrent", True), ("swa", True)]),
     st.sampled_from([100, 160, 400]),
+    st.sampled_from([0, None, 20.0]),
 )
-def test_engine_random_history_gives_what_each_request_gives_alone(operations, kind, n_ctx):
+def test_engine_random_history_gives_what_each_request_gives_alone(operations, kind, n_ctx, max_step_ms):
     engine = make_engine(
         kind=kind[0], kv_unified=kind[1], n_ctx=n_ctx if kind[1] else 4 * n_ctx, n_batch=16, n_seq_max=4
     )
+    engine.scheduler.planner.pacer.max_step_ms = max_step_ms
+    engine.scheduler.planner.clock = count(step=0.004).__next__
     collector, expected, aborted = Collector(), {}, set()
     for operation in operations:
         if operation[0] == "add":
             request_id = str(len(expected))
             prompt = operation[1] + operation[2] + "."
-            request = make_request(request_id, prompt, n=operation[3], max_tokens=operation[4])
+            request = make_request(request_id, prompt, n=operation[3], max_tokens=operation[4], priority=operation[5])
             engine.validate(request)
             engine.add(request)
             expected[request_id] = [

@@ -184,3 +184,59 @@ def test_template_render_changes_no_argument(built_in, continue_final_message):
     before = copy.deepcopy((messages, case["tools"]))
     built_in.render(messages, tools=case["tools"], continue_final_message=continue_final_message)
     assert (messages, case["tools"]) == before
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    *({"role": role, "content": f"{role} {i}"} for i in range(6) for role in ("user", "assistant")),
+    {"role": "user", "content": "last"},
+]
+
+
+def test_message_ends_are_the_system_message_and_the_last_four(built_in):
+    text = built_in.render(CONVERSATION, enable_thinking=False)
+    ends = built_in.message_ends(CONVERSATION, text, enable_thinking=False)
+    assert [text[:end].rpartition("<|im_start|>")[2] for end in ends] == [
+        "user\n",  # of the first question
+        "user\nuser 5<|im_end|>\n",
+        "user\nlast<|im_end|>\n",
+    ]  # answers of earlier turns are written without reasoning, which is there while they are the last
+
+
+def test_message_ends_of_answers_stand_where_they_are_written_alike():
+    template = ChatTemplate(CONTENTS, bos_token="", eos_token="")
+    text = template.render(CONVERSATION)
+    ends = template.message_ends(CONVERSATION, text)
+    assert [text[:end].rpartition("[")[2] for end in ends] == ["", "assistant 4]", "user 5]", "assistant 5]", "last]"]
+
+
+def test_message_ends_of_an_open_message_leave_it_out(built_in):
+    messages = [*CONVERSATION, {"role": "assistant", "content": "So"}]
+    text = built_in.render(messages, continue_final_message=True)
+    assert text[: built_in.message_ends(messages, text)[-1]].endswith("last<|im_end|>\n")
+
+
+def test_message_ends_in_tool_results_hold_through_the_turn(built_in):
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+    messages = [
+        *CONVERSATION,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "found"},
+    ]
+    text = built_in.render(messages, enable_thinking=False)
+    ends = built_in.message_ends(messages, text, enable_thinking=False)
+    assert [text[:end][-30:] for end in ends[-3:]] == [
+        text[: text.index("last<|im_end|>\n") + 15][-30:],
+        text[: text.index("</tool_call><|im_end|>\n") + 23][-30:],
+        text[: text.index("</tool_response><|im_end|>\n") + 27][-30:],
+    ]
+
+
+def test_message_ends_of_a_template_that_refuses_parts_are_left_out():
+    source = "{% if messages|length < 13 %}{{ raise_exception('too few') }}{% endif %}" + CONTENTS
+    template = ChatTemplate(source, bos_token="", eos_token="")
+    text = template.render(CONVERSATION)
+    assert [text[:end].rpartition("[")[2] for end in template.message_ends(CONVERSATION, text)] == [
+        "assistant 5]",
+        "last]",
+    ]

@@ -157,6 +157,9 @@ class FakeTemplate:
         text = "\n".join(f"<{message['role']}>{message['content']}" for message in messages)
         return text + ("!" if kwargs["add_generation_prompt"] else "")
 
+    def message_ends(self, messages, text, /, **kwargs) -> list[int]:
+        return [len(text) - 1]
+
 
 @dataclass
 class Server:

@@ -118,7 +118,7 @@ def test_completion_with_a_wrong_field_is_a_400_naming_it(server, fields, param)
         {"user": "u", "store": True, "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "s"},
         {"prompt_cache_key": "k", "parallel_tool_calls": True, "reasoning_effort": "low", "logprobs": False},
         {"prediction": {"type": "content", "content": "x"}},
-        {"top_logprobs": 0, "no_stop_trim": False, "separate_reasoning": True, "priority": 0},
+        {"top_logprobs": 0, "no_stop_trim": False, "separate_reasoning": True},
     ],
 )
 def test_chat_with_a_field_that_asks_for_nothing_is_accepted(make_server, fields):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -13,6 +14,8 @@ import orjson
 
 from llamafast.errors import DecodeError, GrammarError, ShuttingDownError
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
+
+logger = logging.getLogger("llamafast.server")
 
 JsonObject: TypeAlias = dict[str, object]
 PromptLogprobs: TypeAlias = Sequence[TokenLogprob | None]
@@ -43,7 +46,7 @@ class Options:
     """What the client wants to see, and the prompt tokens of all prompts.
 
     num_logprobs and num_prompt_logprobs: alternatives per token; None is no logprobs at all. constraint: the path of
-    the field that constrains the output.
+    the field that constrains the output. cache_info: the usage says why no more of a prompt came from the cache.
     """
 
     include_usage: bool = False
@@ -52,6 +55,7 @@ class Options:
     num_prompt_logprobs: int | None = None
     prompt_tokens: int = 0
     constraint: str | None = None
+    cache_info: bool = False
 
 
 class _Choice:
@@ -88,7 +92,7 @@ class Formatter(ABC):
         self._options = options
         self._num_tokens = 0
         self._num_reasoning_tokens = 0
-        self._usages: list[Usage] = []
+        self._usages: dict[int, Usage] = {}  # by a choice of the prompt
         # A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail: only payload, L and F are made anew.
         envelope = orjson.dumps(self._head(self.chunk_object_name))[:-1]
         self._choices = [
@@ -182,7 +186,12 @@ class Formatter(ABC):
         """Keep counts and the end of a choice; False when the engine gave up."""
         self._num_tokens += len(output.token_ids)
         if output.usage is not None:
-            self._usages.append(output.usage)
+            self._usages[output.index] = usage = output.usage
+            logger.info(
+                "%s: %d prompt tokens, %d of them cached (then: %s), %d generated",
+                output.request_id, usage.prompt_tokens, usage.cached_tokens, usage.miss_reason.value,
+                usage.completion_tokens,
+            )  # fmt: skip
         reason = output.finish_reason
         if reason is None:
             return True
@@ -218,14 +227,18 @@ class Formatter(ABC):
         }
 
     def _usage(self) -> JsonObject:
-        return usage_object(
-            Usage(
-                sum(usage.prompt_tokens for usage in self._usages),
-                sum(usage.completion_tokens for usage in self._usages),
-                sum(usage.cached_tokens for usage in self._usages),
-            ),
-            self._num_reasoning_tokens,
+        usages = [usage for _, usage in sorted(self._usages.items())]
+        total = Usage(
+            sum(usage.prompt_tokens for usage in usages),
+            sum(usage.completion_tokens for usage in usages),
+            sum(usage.cached_tokens for usage in usages),
         )
+        document = usage_object(total, self._num_reasoning_tokens)
+        if self._options.cache_info:
+            misses = [{"reason": usage.miss_reason.value, "position": usage.cached_tokens} for usage in usages]
+            cache_miss = misses[0] if len(misses) == 1 else misses
+            document["prompt_tokens_details"] = {"cached_tokens": total.cached_tokens, "cache_miss": cache_miss}
+        return document
 
 
 def usage_object(usage: Usage, num_reasoning_tokens: int) -> JsonObject:

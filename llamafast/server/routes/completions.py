@@ -40,7 +40,12 @@ def completions_router(state: ServerState) -> APIRouter:
         header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
         requests = [
             EngineRequest(
-                f"{header.id}-{i}", ids, params, skip_special=body.skip_special_tokens, grammar=compiled.grammar
+                f"{header.id}-{i}",
+                ids,
+                params,
+                skip_special=body.skip_special_tokens,
+                grammar=compiled.grammar,
+                **body.cache_settings,
             )
             for i, ids in enumerate(token_ids)
         ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
 from llamafast.server.formats.common import Options
+from llamafast.server.schemas.cache import CacheFields
 from llamafast.server.schemas.sampling import SamplingFields
 from llamafast.server.schemas.structured import Constraint, StructuredFields
 
@@ -29,8 +30,6 @@ NOT_YET: Mapping[str, tuple[object, ...]] = {
     "early_stopping": (False,),
     "truncate_prompt_tokens": (),
     "thinking_token_budget": (),
-    "priority": (0,),
-    "cache_salt": (),
     "lora": ([],),
     "lora_path": (),
     "return_hidden_states": (False,),
@@ -59,8 +58,8 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class RequestBody(SamplingFields, StructuredFields):
-    """What both APIs take beside the sampling fields and the constraints."""
+class RequestBody(SamplingFields, StructuredFields, CacheFields):
+    """What both APIs take beside the sampling fields, the constraints and what is said to the cache."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -95,7 +94,7 @@ class RequestBody(SamplingFields, StructuredFields):
         """What the formatter has to know of this request."""
         usage = (self.include_usage, self.continuous_usage)
         param = None if constraint is None else constraint.param
-        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param)
+        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param, self.return_cache_info)
 
     def check(self) -> None:
         """Rules that no single type shows. Raises InvalidRequestError."""

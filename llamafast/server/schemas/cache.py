@@ -1,0 +1,35 @@
+"""What a request says about the prefix cache and its place in the queue: fields of both completion APIs."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from pydantic import BaseModel, Field
+
+_INT32 = 2**31
+
+
+class CacheSettings(TypedDict):
+    """Fields of an engine's Request."""
+
+    cache_salt: str
+    use_cache: bool
+    priority: int
+
+
+class CacheFields(BaseModel):
+    """cache_salt and priority are vLLM's, cache_prompt is llama-server's."""
+
+    cache_salt: str = Field(
+        "", min_length=1, max_length=4096, description="Prompts share prefixes only where this is equal."
+    )
+    cache_prompt: bool = Field(True, description="false: nothing comes from the prefix cache, nothing goes into it.")
+    priority: int = Field(0, ge=-_INT32, lt=_INT32, description="Requests with a lower value go first.")
+    return_cache_info: bool = Field(
+        False, description="Say in usage.prompt_tokens_details.cache_miss where and why the prefix cache had no more."
+    )
+
+    @property
+    def cache_settings(self) -> CacheSettings:
+        """The engine's Request in these words."""
+        return {"cache_salt": self.cache_salt, "use_cache": self.cache_prompt, "priority": self.priority}
