@@ -6,6 +6,8 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from llamafast.request import MissReason
+
 # Upper bounds as vLLM has them, with finer steps below for small models.
 _LATENCY_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 640.0, 2560.0,
@@ -58,6 +60,8 @@ class EngineStats:
     prefix_queries: int = 0
     prefix_hits: int = 0
     prefix_evictions: int = 0
+    prefix_misses: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in MissReason})
+    computed_prompt_tokens: int = 0  # by prefill, whether for the first time or again after a preemption
     preemptions: int = 0
     rejections: int = 0
     steps: int = 0
