@@ -250,7 +250,7 @@ def _description(path: Path, engine: Engine, reason: str) -> str:
     return (
         f"model    {path}\n"
         f"         {kind}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB\n"
-        f"context  {context.n_ctx} tokens for {context.n_seq_max} sequences, {context.memory_kind} memory, "
+        f"context  {context.n_ctx} tokens for {engine.n_seq_max} sequences, {context.memory_kind} memory, "
         f"batches of {context.n_batch}\n"
         f"threads  {context.threads} ({reason})"
     )

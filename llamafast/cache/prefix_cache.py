@@ -7,25 +7,14 @@ from array import array
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from llamafast.cache.checkpoints import Checkpoint, CheckpointStore, places
+from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.slots import Segment, Slot
 
 # With a stream for each sequence a prefix is copied: not for a few tokens.
 _MIN_COPIED = 32
-
-
-class Memory(Protocol):
-    """The part of a context that moves sequences about."""
-
-    def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
-    def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
-    def seq_pos_min(self, seq_id: int) -> int: ...
-    def seq_pos_max(self, seq_id: int) -> int: ...
-    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes: ...
-    def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +36,7 @@ NOTHING = Match(0, None)
 class PrefixCache:
     """Hands out sequence ids, lowest first, and keeps the finished ones for whoever begins alike.
 
-    n_slots ids and n_cells cells. kind: as Context.memory_kind. n_swa: tokens in a sliding window, 0: there is none;
-    swa_full: the memory keeps what is behind it while there is room.
-    copies_cells: each sequence has a stream of its own, so that a copy takes cells. reuse=False only counts.
+    n_slots ids and n_cells cells. kind, n_swa, swa_full, copies_cells: see MemoryKind. reuse=False only counts.
     Attention looks at all cells up to the highest used one, so parked ones cost time: they go while more than
     n_cells_kept are in use, and once max_idle_tokens were generated since their last use. Hybrid and recurrent
     memories, and windows that moved on, can be forked only where a sequence stands or a checkpoint was taken.
@@ -83,13 +70,8 @@ class PrefixCache:
         self.num_cells = 0
         self.num_generated = 0  # tokens, by all sequences ever
         self.num_evicted = 0
-        self._has_state = kind in ("hybrid", "recurrent")
-        self._has_cells = kind != "recurrent"
-        self._n_swa = n_swa
-        # A stream's copy is carried out at the next decode, over a window that was restored before.
-        self._takes_checkpoints = reuse and (self._has_state or not (swa_full or copies_cells))
-        self._copies_cells = copies_cells
-        self._can_cut = kind == "attention"
+        self._kind = MemoryKind(memory, kind, n_swa, swa_full, copies_cells)
+        self._takes_checkpoints = reuse and self._kind.takes_checkpoints
         self._free_ids = list(range(n_slots))
         self._slots: dict[int, Slot] = {}
         self._parked: dict[int, Slot] = {}  # by sequence id, least recently used first
@@ -118,11 +100,11 @@ class PrefixCache:
         wanted = token_ids[:-1]
         length, holder = self._index.longest(wanted, salt)
         best = NOTHING
-        if holder is not None and self._can_fork(holder, length):
+        if holder is not None and self._kind.can_fork(holder, length):
             best = Match(length, holder)
-        elif self._has_state or self._n_swa:
+        else:
             best = self._match_place(wanted, salt, length, holder)
-        return NOTHING if self._copies_cells and best.length < _MIN_COPIED else best
+        return NOTHING if self._kind.copies_cells and best.length < _MIN_COPIED else best
 
     def match_announced(self, token_ids: array[int], salt: str | None = "") -> Match:
         """The longest prefix that some slot is about to compute, or has computed while others still are to come."""
@@ -157,7 +139,7 @@ class PrefixCache:
         if seq_id is None:
             assert source is not None
             return self._take_over(source, match, salt)
-        length = match.length if self._copy(match, seq_id) else 0
+        length = match.length if self._kind.fork(source, checkpoint, match.length, seq_id) else 0
         return self._new_slot(seq_id, length, source if length else None, salt)
 
     def fork(self, source: Slot) -> Slot:
@@ -183,6 +165,8 @@ class PrefixCache:
     def advance(self, slot: Slot, num_tokens: int, token_ids: array[int]) -> None:
         """Book num_tokens more of token_ids as computed; a checkpoint is taken if this is the place."""
         slot.length += num_tokens
+        if self.reuse:
+            self._index.hold(slot, token_ids[: slot.length])
         if slot.places and slot.length >= slot.places[-1]:
             slot.places.pop()
             self._keep_state(slot, token_ids[: slot.length])
@@ -190,7 +174,8 @@ class PrefixCache:
     def register(self, slot: Slot, token_ids: array[int]) -> None:
         """Let others begin with token_ids[:slot.length], which the slot has computed."""
         if self.reuse:
-            self._index.add(slot, token_ids[: slot.length])
+            self._index.settle(slot)
+            self._index.hold(slot, token_ids[: slot.length])
 
     def is_announced(self, slot: Slot) -> bool:
         """Whether this slot is still about to compute what it announced."""
@@ -210,7 +195,7 @@ class PrefixCache:
             self.free(slot)
             return
         shorter = self._index.whole_prefixes(tokens, salt)
-        self._index.add(slot, tokens)
+        self._index.hold(slot, tokens)
         for other in shorter:
             if other.seq_id in self._parked:  # this slot holds all of that one
                 self._keep_state(other, tokens[: other.length])
@@ -235,7 +220,7 @@ class PrefixCache:
 
     def cut(self, slot: Slot) -> bool:
         """Remove what stands behind slot.length in the memory; False where only a whole sequence can be removed."""
-        return self._can_cut and self.memory.seq_rm(slot.seq_id, slot.length, -1)
+        return self._kind.can_cut and self.memory.seq_rm(slot.seq_id, slot.length, -1)
 
     def evict_oldest(self) -> bool:
         """Free the least recently used parked slot, before that those without a cell of their own; False: none."""
@@ -278,15 +263,9 @@ class PrefixCache:
             assert self.memory.seq_pos_max(seq_id) == -1, f"free sequence {seq_id} holds cells"
             assert seq_id not in self._index, "a free slot stands in the index"
         self.checkpoints.check_integrity()
-        if self._has_cells:
+        if self._kind.has_cells:
             for tokens, salt in self.checkpoints.prefixes():
                 assert self._index.longest(tokens, salt)[0] == len(tokens), "a checkpoint has lost its cells"
-
-    def _can_fork(self, slot: Slot, length: int) -> bool:
-        """Whether the first `length` tokens of a slot can be taken without a checkpoint."""
-        if slot.length == length or not (self._has_state or self._n_swa):
-            return True
-        return not self._has_state and self.memory.seq_pos_min(slot.seq_id) <= max(0, length - self._n_swa)
 
     def _match_place(self, wanted: array[int], salt: str, length: int, holder: Slot | None) -> Match:
         """The longest prefix at whose end a sequence stands or a checkpoint was taken; `holder` has `length` cells."""
@@ -294,52 +273,45 @@ class PrefixCache:
         for slot in self._index.whole_prefixes(wanted, salt):
             if slot.length == slot.num_listed > best.length:
                 best = Match(slot.length, slot)
-        found = self.checkpoints.find(wanted, salt, length if self._has_cells else len(wanted))
+        found = self.checkpoints.find(wanted, salt, length if self._kind.has_cells else len(wanted))
         if found is not None and found.length > best.length:
-            return Match(found.length, holder if self._has_cells else None, found)
+            return Match(found.length, holder if self._kind.has_cells else None, found)
         return best
-
-    def _copy(self, match: Match, seq_id: int) -> bool:
-        """Put the matched prefix into an empty sequence; False if its state finds no room."""
-        memory, source, length = self.memory, match.slot, match.length
-        if source is not None:
-            if self._copies_cells or (self._has_state and match.checkpoint is None):
-                memory.seq_cp(source.seq_id, seq_id, -1, -1)
-            else:
-                memory.seq_cp(source.seq_id, seq_id, 0, length)
-        return self._restore(match, seq_id)
-
-    def _restore(self, match: Match, seq_id: int) -> bool:
-        """Bring a sequence that holds the matched cells, or more, to the end of the match; False: it is empty now."""
-        source, checkpoint = match.slot, match.checkpoint
-        try:
-            if checkpoint is not None:
-                self.memory.state_seq_set(seq_id, checkpoint.state, partial_only=True)
-        except ValueError:  # no room for a window
-            self.memory.seq_rm(seq_id, -1, -1)
-            return False
-        if checkpoint is not None or (source is not None and source.length > match.length):
-            is_cut = self.memory.seq_rm(seq_id, match.length, -1)
-            assert is_cut, "the memory cannot be cut where it was said to be"
-        return True
 
     def _take_id(self, source: Slot | None) -> int | None:
         """A sequence id without cells; None if that of the source itself has to do.
 
-        Streams share a ubatch only where ids follow each other, so there the lowest one is taken, parked or not.
+        Streams share a ubatch only where ids follow each other, so there the lowest one is taken: a parked slot that
+        stands there moves to another id, or is the source, or goes.
         """
-        if self._copies_cells:
-            seq_id = min([*self._free_ids[:1], *self._parked])
-            victim = self._parked.get(seq_id)
-        else:
+        if self._free_ids and not (self._kind.copies_cells and self._parked and min(self._parked) < self._free_ids[0]):
+            return heapq.heappop(self._free_ids)
+        lowest = self._parked[min(self._parked)] if self._kind.copies_cells else None
+        if lowest is not None and lowest is source:
+            return None
+        if not self._free_ids:
             victims = [slot for slot in self._parked.values() if slot is not source]
-            victim = None if self._free_ids else min(victims, key=self._weight, default=source)
-        if victim is not None:
-            if victim is source:
+            if not victims:
                 return None
+            victim = min(victims, key=self._weight)
             self._floor = max(self._floor, self._weight(victim))
             self._evict(victim)
+        if lowest is not None and lowest.seq_id in self._parked:
+            self._move(lowest)
         return heapq.heappop(self._free_ids)
+
+    def _move(self, slot: Slot) -> None:
+        """Give a parked slot's id free for a live one; its stream is copied."""
+        seq_id, tokens = slot.seq_id, self._index.tokens(slot)
+        self._index.forget(slot)
+        slot.seq_id = heapq.heappop(self._free_ids)
+        self.memory.seq_cp(seq_id, slot.seq_id, -1, -1)
+        self.memory.seq_rm(seq_id, -1, -1)
+        heapq.heappush(self._free_ids, seq_id)
+        self._index.hold(slot, tokens)
+        del self._slots[seq_id]
+        self._slots[slot.seq_id] = slot
+        self._parked = {other.seq_id: other for other in self._parked.values()}
 
     def _take_over(self, slot: Slot, match: Match, salt: str | None) -> Slot:
         """Make a parked slot live again, cut to the matched prefix."""
@@ -348,7 +320,8 @@ class PrefixCache:
         if slot.length == match.length:
             self._keep_state(slot, tokens)
         self._index.forget(slot)
-        self.num_cells -= slot.shorten(match.length if self._restore(match, slot.seq_id) else 0)
+        is_there = self._kind.restore(slot, match.checkpoint, match.length, slot.seq_id)
+        self.num_cells -= slot.shorten(match.length if is_there else 0)
         slot.salt = salt
         self._drop_checkpoints(tokens, salt, match.length)
         return slot
@@ -362,7 +335,7 @@ class PrefixCache:
     def _new_slot(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
         slot = Slot(seq_id, length, salt)
         self._slots[seq_id] = slot
-        if source is None or self._copies_cells:
+        if source is None or self._kind.copies_cells:
             slot.grow_from(0)
             self.num_cells += length
         else:
@@ -386,11 +359,11 @@ class PrefixCache:
     def _keep_state(self, slot: Slot, tokens: array[int]) -> None:
         """A checkpoint of where a slot stands, unless there is one; tokens are all that it holds."""
         if self._takes_checkpoints and slot.salt is not None and not self.checkpoints.has(tokens, slot.salt):
-            self.checkpoints.add(tokens, slot.salt, self.memory.state_seq_get(slot.seq_id, partial_only=True))
+            self.checkpoints.add(tokens, slot.salt, self._kind.state(slot))
 
     def _drop_checkpoints(self, tokens: array[int], salt: str | None, above: int = 0) -> None:
         """Forget those along `tokens` whose cells are gone everywhere; the first `above` are known to be there."""
-        if tokens and salt is not None and self._takes_checkpoints and self._has_cells:
+        if tokens and salt is not None and self._takes_checkpoints and self._kind.has_cells:
             self.checkpoints.drop(tokens, salt, max(above, self._index.longest(tokens, salt)[0]))
 
     def _evict(self, slot: Slot) -> None:

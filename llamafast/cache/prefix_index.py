@@ -32,22 +32,26 @@ class PrefixIndex:
         return seq_id in self._slots
 
     def announce(self, slot: Slot, token_ids: array[int]) -> None:
-        """A slot is going to compute these tokens."""
+        """A slot is going to compute these tokens; those up to its length it holds already."""
         if slot.salt is not None:
-            self._slots[slot.seq_id] = slot
             self._announced.insert(slot.seq_id, token_ids, slot.salt)
+            self.hold(slot, token_ids[: slot.length])
 
     def is_announced(self, slot: Slot) -> bool:
         """Whether a slot is still to compute what it announced."""
         return self._slots.get(slot.seq_id) is slot and slot.seq_id in self._announced
 
-    def add(self, slot: Slot, tokens: array[int]) -> None:
-        """A slot holds all of these tokens, and computes nothing more that others should wait for."""
+    def hold(self, slot: Slot, tokens: array[int]) -> None:
+        """A slot holds these tokens, all that it has."""
         if slot.salt is not None:
-            self.forget(slot)
             self._slots[slot.seq_id] = slot
             slot.num_listed = len(tokens)
             self._computed.insert(slot.seq_id, tokens, slot.salt)
+
+    def settle(self, slot: Slot) -> None:
+        """A slot computes nothing more that others should wait for."""
+        if slot.seq_id in self._announced:
+            self._announced.remove(slot.seq_id)
 
     def forget(self, slot: Slot) -> None:
         """Nothing is to be found in a slot any more."""
@@ -58,21 +62,12 @@ class PrefixIndex:
 
     def tokens(self, slot: Slot) -> array[int]:
         """What can be found in a slot; O(n)."""
-        for tree in (self._computed, self._announced):
-            if slot.seq_id in tree:
-                return tree.key(slot.seq_id)[: slot.length]
-        return array("i")
+        return self._computed.key(slot.seq_id) if slot.seq_id in self._computed else array("i")
 
     def longest(self, wanted: array[int], salt: str) -> tuple[int, Slot | None]:
         """The longest prefix of `wanted` whose cells are there, and whose they are."""
         length, seq_id = self._computed.match(wanted, salt)
-        holder = self._slots[seq_id] if length else None
-        num_planned, seq_id = self._announced.match(wanted, salt)
-        if num_planned > length:
-            slot = self._slots[seq_id]
-            if min(num_planned, slot.length) > length:
-                return min(num_planned, slot.length), slot
-        return length, holder
+        return length, self._slots[seq_id] if length else None
 
     def longest_announced(self, wanted: array[int], salt: str) -> tuple[int, Slot | None]:
         """The longest prefix of `wanted` that some slot is about to compute, computed already or not."""

@@ -19,7 +19,7 @@ class Slot:
         self.length = length
         self.salt = salt  # None: what it holds is for nobody else
         self.places: list[int] = []  # where its checkpoints are to be taken, the next one last
-        self.num_listed = 0  # tokens under which others find it, once computed
+        self.num_listed = 0  # tokens under which others find it
         self.used_at = 0  # num_generated of the cache when it was parked or matched last
         self.weighed_at = 0  # the cache's floor at that time
         self.segments: list[Segment] = []

@@ -55,6 +55,15 @@ def test_metrics_show_the_engine_under_vllm_names(server):
     assert any("vllm:request_success_total" in line and 'finished_reason="stop"' in line for line in lines)
 
 
+def test_metrics_count_misses_by_reason(server):
+    stats = server.engine.stats
+    stats.prefix_misses["evicted"], stats.computed_prompt_tokens = 2, 7
+    lines = server.get("/metrics").text.splitlines()
+    labels = 'engine="0",model_name="tiny"'
+    assert f'llamafast:prefix_cache_misses_total{{{labels},reason="evicted"}} 2.0' in lines
+    assert f"llamafast:computed_prompt_tokens_total{{{labels}}} 7.0" in lines
+
+
 def test_metrics_histograms_are_cumulative(server):
     for value in (0.002, 0.002, 1e9):
         server.engine.stats.time_to_first_token.observe(value)

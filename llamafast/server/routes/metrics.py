@@ -84,6 +84,11 @@ class EngineCollector(Collector):
             ("vllm:gpu_prefix_cache_hits", "Older name of vllm:prefix_cache_hits.", stats.prefix_hits),
             ("vllm:num_preemptions", "Requests set back to make room.", stats.preemptions),
             ("llamafast:prefix_cache_evictions", "Cached prefixes dropped to make room.", stats.prefix_evictions),
+            (
+                "llamafast:computed_prompt_tokens",
+                "Prompt tokens computed, those after a preemption included.",
+                stats.computed_prompt_tokens,
+            ),
             ("llamafast:steps", "Engine steps.", stats.steps),
         )
         for name, text, value in values:
@@ -96,6 +101,12 @@ class EngineCollector(Collector):
         for reason, number in stats.finished.items():
             finished.add_metric((*self._labels, reason), number)
         yield finished
+        misses = CounterMetricFamily(
+            "llamafast:prefix_cache_misses", "Requests by why no more of them was cached.", labels=(*_LABELS, "reason")
+        )
+        for reason, number in stats.prefix_misses.items():
+            misses.add_metric((*self._labels, reason), number)
+        yield misses
         rejections = CounterMetricFamily(
             "vllm:admission_rejections", "Requests refused at the door.", labels=(*_LABELS, "reason")
         )

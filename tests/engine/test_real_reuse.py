@@ -1,0 +1,143 @@
+"""Reused prefixes on real memories: as few tokens computed as promised, and the same output as a cold run."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import llamafast
+from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.request import Request, SamplingParams
+from tests import tiny_models
+from tests.engine.test_batch_equality import TEXT, assert_equal_or_near_tie, run
+
+BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
+pytestmark = pytest.mark.usefixtures("native")
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, logprobs=2, ignore_eos=True)
+MEMORIES = {
+    "attention": {},
+    "attention streams": {"kv_unified": False},
+    "swa whole": {"swa_full": True},
+    "swa": {"swa_full": False, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 2},  # as few window cells as there may be
+    "swa streams": {"swa_full": False, "kv_unified": False},
+    "hybrid": {},
+    "hybrid streams": {"kv_unified": False},
+    "built-in": {},
+    "built-in streams": {"kv_unified": False},
+}
+UNIFIED = [name for name in MEMORIES if "streams" not in name]
+WRITERS = {
+    "attention": tiny_models.write_attention_model,
+    "swa": tiny_models.write_swa_model,
+    "hybrid": tiny_models.write_hybrid_model,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name, write in WRITERS.items():
+        write(folder / f"{name}.gguf")
+    return folder
+
+
+def open_engine(folder, name, **changes) -> Engine:
+    """F32 where the file allows it, so that batch sizes change no more than a rounding."""
+    kind = name.split()[0]
+    path = BUILT_IN if kind == "built-in" else folder / f"{kind}.gguf"
+    settings = {"n_ctx": 4096, "n_seq_max": 4, "threads": 1, "flash_attn": False, "type_k": 0, "type_v": 0}
+    return Engine(str(path), EngineConfig(**{**settings, **MEMORIES[name], **changes}))
+
+
+def tokens_of(engine, text) -> array:
+    return array("i", engine.tokenizer.encode(text, add_special=False, parse_special=False))
+
+
+def prompts(engine) -> list[array]:
+    """A conversation that grows, is edited, loses turns and comes back, with strangers in between."""
+    turns = [tokens_of(engine, f"{i} {TEXT[: 120 + 7 * i]}") for i in range(6)]
+    other = tokens_of(engine, "Something else. " * 8)
+    return [
+        turns[0] + turns[1],
+        other,
+        turns[0] + turns[1] + turns[2] + turns[3],
+        turns[0] + turns[1] + turns[2] + turns[4],
+        turns[0] + turns[1] + turns[5],
+        other + turns[5],
+        turns[0] + turns[1] + turns[2] + turns[3],
+        turns[0] + turns[1] + turns[2] + turns[3] + turns[4],
+        turns[0] + other,
+    ]
+
+
+def requests_for(engine) -> list[Request]:
+    bounds = [len(tokens_of(engine, f"{i} {TEXT[: 120 + 7 * i]}")) for i in range(3)]
+    places = (bounds[0], sum(bounds[:2]), sum(bounds))
+    return [
+        Request(str(i), prompt, GREEDY, boundaries=tuple(place for place in places if place < len(prompt)))
+        for i, prompt in enumerate(prompts(engine))
+    ]
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_conversation_with_reuse_equals_a_cold_run(folder, name):
+    with open_engine(folder, name) as engine:
+        warm = [run(engine, [request])[request.request_id] for request in requests_for(engine)]
+        num_computed = engine.stats.computed_prompt_tokens
+    with open_engine(folder, name, enable_prefix_cache=False) as engine:
+        cold = [run(engine, [request])[request.request_id] for request in requests_for(engine)]
+        assert num_computed < engine.stats.computed_prompt_tokens
+    for ours, theirs in zip(warm, cold, strict=True):
+        assert_equal_or_near_tie(ours, theirs)
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_simultaneous_requests_with_reuse_equal_a_cold_run(folder, name):
+    with open_engine(folder, name) as engine:
+        warm = run(engine, requests_for(engine))
+    with open_engine(folder, name, enable_prefix_cache=False) as engine:
+        for request in requests_for(engine):
+            assert_equal_or_near_tie(warm[request.request_id], run(engine, [request])[request.request_id])
+
+
+@pytest.mark.parametrize("name", UNIFIED)
+def test_simultaneous_requests_compute_their_prefix_once(folder, name):
+    with open_engine(folder, name, n_seq_max=16) as engine:
+        prefix = (tokens_of(engine, TEXT) * 40)[:1500]
+        own = tokens_of(engine, TEXT)
+        requests = [Request(str(i), prefix + own[i : i + 20], replace(GREEDY, max_tokens=2)) for i in range(16)]
+        run(engine, requests)
+        assert engine.stats.computed_prompt_tokens <= 1500 + 16 * 24
+
+
+@pytest.mark.parametrize("name", UNIFIED)
+def test_agent_conversation_computes_new_tokens_only(folder, name):
+    with open_engine(folder, name, n_ctx=8192, n_seq_max=8) as engine:
+        history, num_new, boundaries = array("i"), 0, ()
+        for turn in range(12):
+            new = tokens_of(engine, f"turn {turn}: {TEXT[: 60 + 11 * turn]}")
+            num_new += len(new)
+            history += new
+            boundaries = (*boundaries, len(history))
+            before = history[: -len(new)], boundaries[:-1]
+            params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+            run_tokens = answer(engine, Request(str(turn), history, params, boundaries=boundaries))
+            history = history + run_tokens
+        assert engine.stats.computed_prompt_tokens <= 1.1 * num_new + 12
+        num_computed = engine.stats.computed_prompt_tokens
+        edited = before[0] + tokens_of(engine, "an edited turn " * 5)
+        answer(engine, Request("edited", edited, params, boundaries=before[1]))
+        assert engine.stats.computed_prompt_tokens - num_computed <= len(edited) - before[1][-1]
+
+
+def answer(engine, request) -> array:
+    engine.add(request)
+    token_ids = array("i")
+    while engine.has_work:
+        for output in engine.step():
+            token_ids.extend(output.token_ids)
+        engine.check_integrity()
+    return token_ids
