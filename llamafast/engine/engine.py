@@ -12,6 +12,7 @@ from llamafast.cpu import default_threads
 from llamafast.engine.grammar import Grammar, GrammarCompiler
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.packing import SchedulerOutput
+from llamafast.engine.planner import StepPlanner
 from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
@@ -124,17 +125,20 @@ class Engine:
         )
         self.cache = _make_cache(context, config, n_seq_max, self.max_seq_len)
         self.stats.n_cells = self.cache.n_cells
+        planner = StepPlanner(
+            self.batch,
+            n_outputs_max=context.n_outputs_max,
+            max_prefill_tokens=config.max_prefill_tokens or context.n_batch,
+            equal_lengths=context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified,
+        )
         self.scheduler = Scheduler(
             self.tokenizer,
             self.cache,
-            self.batch,
+            planner,
             self.stats,
             n_seq_max=n_seq_max,
-            n_outputs_max=context.n_outputs_max,
             max_seq_len=self.max_seq_len,
             max_output_tokens=config.max_output_tokens,
-            max_prefill_tokens=config.max_prefill_tokens or context.n_batch,
-            equal_lengths=context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified,
         )
 
     def __enter__(self) -> Engine:

@@ -1,4 +1,4 @@
-"""Who computes what in the next step: continuous batching, admission, preemption."""
+"""All requests from arrival to end: continuous batching, admission, preemption, and what a step brought."""
 
 from __future__ import annotations
 
@@ -8,66 +8,49 @@ from bisect import insort
 from collections.abc import Callable
 from contextlib import suppress
 
-from llamafast._core import Batch
-from llamafast._sampling import Sampler
 from llamafast.cache.prefix_cache import PrefixCache
-from llamafast.engine import packing
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, fair_chunks
+from llamafast.engine.packing import SchedulerOutput
+from llamafast.engine.planner import StepPlanner
 from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
 from llamafast.engine.waiting_queue import WaitingQueue
-from llamafast.grammars.constraint import Constraint
 from llamafast.request import FinishReason, Request, RequestOutput, SequenceStatus
 from llamafast.tokenizer import Tokenizer
-
-# Steps of equal prompt chunks that may go by without a prompt.
-_MAX_PASSED = 2
 
 
 class Scheduler:
     """Owns all requests. schedule() fills the batch, update() takes the tokens; a failed step between changes nothing.
 
-    First come, first served: a request is admitted when a sequence id and the cells for its prompt are there. A step
-    takes one token of each running sequence and shares the rest of the budget among the prompts. Memories that want
-    ubatches of equal length (`equal_lengths`) get steps of one kind, in turn: decode rows, or equal prompt chunks.
+    First come, first served: a request is admitted when a sequence id and the cells for its prompt are there. What a
+    step takes of those admitted is up to the planner.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         cache: PrefixCache,
-        batch: Batch,
+        planner: StepPlanner,
         stats: EngineStats,
         *,
         n_seq_max: int,
-        n_outputs_max: int,
         max_seq_len: int,
         max_output_tokens: int | None,
-        max_prefill_tokens: int,
-        equal_lengths: bool,
     ) -> None:
         self.tokenizer = tokenizer
         self.cache = cache
-        self.batch = batch
+        self.planner = planner
+        self.batch = planner.batch
         self.stats = stats
         self.n_seq_max = n_seq_max
-        self.n_outputs_max = n_outputs_max
         self.max_seq_len = max_seq_len
         self.max_output_tokens = max_seq_len if max_output_tokens is None else max_output_tokens
-        self.max_prefill_tokens = max_prefill_tokens
-        self.equal_lengths = equal_lengths
         self.requests: dict[str, RequestState] = {}
         self.waiting = WaitingQueue(cache, stats)
-        self.prefilling: list[Sequence] = []  # who is served first, first
-        self.running: list[Sequence] = []  # by sequence id
+        self.prefilling = planner.prefilling
+        self.running = planner.running
         self._instant: list[RequestOutput] = []  # of requests that ended without a step
         self._num_added = 0
         self._num_reserved = 0  # sequence ids promised to the forks of prefilling sequences
-        self._decode_turn = False
-        self._rows: list[int] = []
-        self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
-        self._constraints: list[tuple[int, Constraint]] = []  # of the running ones
-        self._num_forced = 0  # tokens appended without drawing whose KV is not computed, at most
         self._last_decode_s = 0.0
 
     @property
@@ -116,22 +99,7 @@ class Scheduler:
         """Admit what fits and fill the batch with the next step; None if there is nothing to compute."""
         if self.waiting and not (self.waiting.is_closed and self.num_active):
             self._admit()
-        running, prefilling = self.running, self.prefilling
-        self.batch.clear()
-        if not prefilling:
-            return self._decode_plan() if running else None
-        remaining = packing.remaining_tokens(prefilling, self.n_outputs_max - len(running))
-        room = self.batch.n_tokens_max
-        budget = min(room, self.max_prefill_tokens) if running else room
-        if not self.equal_lengths:
-            num_decoding = len(running) + self._num_forced
-            return self._add_chunks(fair_chunks(remaining, min(budget, room - num_decoding)))
-        self._decode_turn = bool(running) and not self._decode_turn
-        if not self._decode_turn:
-            chunks = equal_chunks(remaining, budget, prefilling[0].num_passed >= _MAX_PASSED)
-            return self._add_chunks(chunks, with_decodes=False)
-        # One token is as long as a decode row.
-        return self._add_chunks([int(num_tokens == 1) for num_tokens in remaining])
+        return self.planner.plan()
 
     def update(
         self, plan: SchedulerOutput, token_ids: list[int], logprobs: Callable[[int], Logprobs]
@@ -141,7 +109,7 @@ class Scheduler:
         outputs: list[RequestOutput] = []
         ended: list[tuple[Sequence, RequestOutput]] = []
         num_on_time, last_decode_s = 0, self._last_decode_s
-        num_behind = self._num_forced = 0 if plan.decodes else self._num_forced
+        num_behind = self.planner.num_forced = 0 if plan.decodes else self.planner.num_forced
         for i, sequence in enumerate(plan.decodes):
             token_id = token_ids[i]
             sequence.slot.length = num_tokens = len(sequence.token_ids)
@@ -163,7 +131,7 @@ class Scheduler:
         if plan.chunks:
             self._update_prefills(plan, token_ids, logprobs, now, outputs, ended)
         self.cache.num_cells += self.batch.num_tokens
-        num_generated = len(token_ids) + self._num_forced - num_behind
+        num_generated = len(token_ids) + self.planner.num_forced - num_behind
         self.cache.num_generated += num_generated
         for sequence, output in ended:
             self._leave(sequence)
@@ -214,44 +182,6 @@ class Scheduler:
             self._num_reserved += len(sequence.forks)
         self.count_active()
 
-    def _decode_plan(self) -> SchedulerOutput:
-        running = self.running
-        if not self._samplers:
-            self._samplers = [sequence.sampler for sequence in running]
-            self._constraints = packing.numbered(sequence.constraint for sequence in running)
-            self._rows = list(range(len(running)))
-        plan = SchedulerOutput(running, self._rows, self._samplers)
-        plan.constraints = self._constraints
-        if self._num_forced:
-            plan.rows = [packing.extend(self.batch, sequence, sequence.num_remaining) for sequence in running]
-            return plan
-        add = self.batch.add
-        for sequence in running:
-            slot = sequence.slot
-            add(sequence.last_token, slot.length, slot.seq_id)
-        return plan
-
-    def _add_chunks(self, lengths: list[int], with_decodes: bool = True) -> SchedulerOutput:
-        """A step of the running rows and lengths[i] tokens of each prompt, shape (len(self.prefilling),)."""
-        plan = self._decode_plan() if with_decodes else SchedulerOutput([], [], [])
-        plan.chunks = [(sequence, n) for sequence, n in zip(self.prefilling, lengths, strict=True) if n]
-        # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
-        plan.chunks.sort(key=lambda chunk: chunk[0].slot.seq_id)
-        rows, samplers = list(plan.rows), list(plan.samplers)
-        drawing: list[Sequence] = []
-        for sequence, num_tokens in plan.chunks:
-            start = sequence.slot.length
-            row = packing.extend(self.batch, sequence, num_tokens)
-            if sequence.state.scores is not None:
-                plan.num_asked += sequence.state.scores.ask(self.batch, row + 1 - num_tokens, start, start + num_tokens)
-            if start + num_tokens == len(sequence.token_ids):
-                plan.prefilled.append(sequence)
-                drawing += [sequence, *sequence.forks]
-                rows += [row] * (1 + len(sequence.forks))
-        plan.constraints = plan.constraints + packing.numbered((first.constraint for first in drawing), len(samplers))
-        plan.rows, plan.samplers = rows, samplers + [sequence.sampler for sequence in drawing]
-        return plan
-
     def _update_prefills(
         self,
         plan: SchedulerOutput,
@@ -269,8 +199,7 @@ class Scheduler:
             if sequence.is_prompt_only and not sequence.num_remaining:
                 for done in (sequence, *sequence.forks):
                     self._stop(done, FinishReason.LENGTH)
-        if self.equal_lengths and not plan.decodes:
-            self._pass_by({sequence for sequence, _ in plan.chunks})
+        self.planner.served(plan)
         i = len(plan.decodes)
         for first in plan.prefilled:
             self._leave(first)
@@ -288,17 +217,11 @@ class Scheduler:
                     self._run(sequence, first)
                 i += 1
 
-    def _pass_by(self, served: set[Sequence]) -> None:
-        """Who was left out of a step of equal chunks comes first in the next ones."""
-        for sequence in self.prefilling:
-            sequence.num_passed = 0 if sequence in served else sequence.num_passed + 1
-        self.prefilling.sort(key=lambda sequence: -sequence.num_passed)
-
     def _run(self, sequence: Sequence, source: Sequence) -> None:
         if sequence is not source:
             sequence.slot = self.cache.fork(source.slot)
         sequence.status = SequenceStatus.RUNNING
-        self._samplers = []
+        self.planner.running_changed()
         insort(self.running, sequence, key=lambda other: other.slot.seq_id)
 
     def _advance(
@@ -317,9 +240,7 @@ class Scheduler:
             sequence.append(token_id)
             output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)
             if sequence.constraint is not None and output.finish_reason is None:
-                room = self.batch.n_tokens_max - self.n_seq_max - self._num_forced
-                bounds = packing.forced_bounds(len(self.running), room, self.equal_lengths)
-                self._num_forced += sequence.force(output, *bounds)
+                self.planner.num_forced += sequence.force(output, *self.planner.forced_bounds(self.n_seq_max))
         sequence.emit(output, outputs)
         if output.finish_reason is not None:
             ended.append((sequence, output))
@@ -328,7 +249,7 @@ class Scheduler:
         """Out of whatever list it stands in."""
         if sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
-            self._samplers = []
+            self.planner.running_changed()
         elif sequence.status is SequenceStatus.PREFILLING:
             self.prefilling.remove(sequence)
             self._num_reserved -= len(sequence.forks)
@@ -389,7 +310,7 @@ class Scheduler:
         assert self.num_active + self._num_reserved <= self.n_seq_max, "more sequences than promised"
         assert ids[: len(self.running)] == sorted(ids[: len(self.running)]), "running is out of order"
         num_behind = sum(sequence.num_remaining - 1 for sequence in self.running)
-        assert 0 <= num_behind <= self._num_forced, "a running sequence lags behind"
+        assert 0 <= num_behind <= self.planner.num_forced, "a running sequence lags behind"
         assert self._num_reserved == sum(len(sequence.forks) for sequence in self.prefilling)
         listed = {id(sequence.state) for sequence in (*active, *self.waiting)}
         assert listed == {id(state) for state in self.requests.values()}, "a request is lost"
