@@ -66,6 +66,14 @@ class DiskMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskLoad:
+    """A match whose state is on its way; None: there is nothing to load."""
+
+    match: DiskMatch
+    state: Future[bytes | None] | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     number: int
     token_ids: array[int]

@@ -16,6 +16,7 @@ class Memory(Protocol):
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
     def seq_pos_max(self, seq_id: int) -> int: ...
+    def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None: ...
 
 
 class Slot:
@@ -144,6 +145,21 @@ class PrefixCache:
         slot = self._new_slot(source.length, source)
         self.memory.seq_cp(source.seq_id, slot.seq_id, -1, -1)
         return slot
+
+    def restore(self, slot: Slot, state: bytes, length: int) -> bool:
+        """Put a stored state into an empty slot and keep its first `length` tokens; False if the memory cannot."""
+        try:
+            self.memory.state_seq_set(slot.seq_id, state)
+        except ValueError:
+            length = 0
+        num_tokens = self.memory.seq_pos_max(slot.seq_id) + 1
+        if num_tokens < length or (num_tokens > length and not self.memory.seq_rm(slot.seq_id, length, -1)):
+            length = 0
+        if length == 0:
+            self.memory.seq_rm(slot.seq_id, -1, -1)
+        slot.length = length
+        self.num_cells += length
+        return length > 0
 
     def announce(self, slot: Slot, token_ids: array[int]) -> None:
         """Say what a slot is about to compute, so that others may wait for it."""

@@ -6,6 +6,8 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from llamafast.cache.disk_cache import DiskCacheStats
+
 # Upper bounds as vLLM has them, with finer steps below for small models.
 _LATENCY_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 640.0, 2560.0,
@@ -62,6 +64,8 @@ class EngineStats:
     rejections: int = 0
     steps: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+
+    disk_cache: DiskCacheStats | None = None
 
     num_running: int = 0
     num_waiting: int = 0

@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.sequence import NO_SLOT, Sequence
 
@@ -22,6 +23,7 @@ class WaitingQueue(deque[Sequence]):
     def __init__(self, cache: PrefixCache, stats: EngineStats) -> None:
         super().__init__()
         self.is_closed = False
+        self.disk: DiskPrefixes | None = None
         self._cache = cache
         self._stats = stats
 
@@ -37,7 +39,7 @@ class WaitingQueue(deque[Sequence]):
             num_ids -= 1 + len(sequence.forks)
             if num_ids < 0:
                 break
-            if self._waits(sequence):
+            if self._waits(sequence) or (self.disk is not None and self.disk.is_loading(sequence)):
                 passed.append(self.popleft())
             elif self._start(sequence, num_promised):
                 admitted.append(self.popleft())
@@ -63,19 +65,20 @@ class WaitingQueue(deque[Sequence]):
 
     def _start(self, sequence: Sequence, num_promised: int) -> bool:
         cache, stats = self._cache, self._stats
-        match = cache.match(sequence.reusable_ids)
-        sequence.slot = cache.open(match)
+        slot = None if self.disk is None else self.disk.open(sequence, num_promised)
+        sequence.slot = slot or cache.open(cache.match(sequence.reusable_ids))
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.free(sequence.slot)
             sequence.slot = NO_SLOT
             return False
+        sequence.load = None
         cache.announce(sequence.slot, sequence.token_ids)
         state = sequence.state
         if not state.scheduled_s:
             state.scheduled_s = time.monotonic()
-            state.cached_tokens = match.length
+            state.cached_tokens = sequence.slot.length
             stats.queue_time.observe(state.scheduled_s - state.request.arrival_s)
             stats.prompt_tokens += sequence.num_prompt
-            stats.prefix_hits += match.length
+            stats.prefix_hits += sequence.slot.length
             stats.prefix_queries += sequence.num_prompt if cache.reuse else 0
         return True
