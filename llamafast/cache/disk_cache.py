@@ -6,7 +6,6 @@ import itertools
 import logging
 import time
 from array import array
-from collections import deque
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ class DiskCache:
         self._index = _Index()
         self._entries: dict[str, Entry | None] = {}  # None: foreign
         self._queued = _Index()
-        self._queue: deque[_Job] = deque()
+        self._queue: dict[int, _Job] = {}  # by number, the oldest first
         self._num_queued_bytes = 0
         self._has_jobs = Condition(self._lock)
         self._is_closing = False
@@ -132,21 +131,33 @@ class DiskCache:
         """Whether storing the state of these tokens is worth it."""
         salted = _salted(salt)
         with self._lock:
-            stored = max(index.match(salted, token_ids, self.can_cut)[0] for index in (self._index, self._queued))
-        return len(token_ids) - stored >= self.min_tokens
+            num_queued, _ = self._queued.match(salted, token_ids, self.can_cut)
+            num_stored, number = self._index.match(salted, token_ids, self.can_cut)
+            entry = self._index.entries[number] if num_stored else None
+        if len(token_ids) - max(num_queued, num_stored) >= self.min_tokens:
+            return True
+        if entry is not None:  # it serves whoever comes back to this conversation
+            self._reader.submit(self._folder.touch, entry.name)
+        return False
 
     def store(self, token_ids: array[int], salt: str, state: bytes) -> None:
-        """Have a state written soon. If too much waits for the disk, the oldest is dropped."""
+        """Have a state written soon. If too much waits for the disk, the oldest is dropped.
+
+        What is still waiting and would be covered by this state is not written at all.
+        """
         if file_bytes(len(token_ids), len(state)) > self._folder.max_bytes:
             self.stats.dropped += 1
             return
         job = _Job(next(self._numbers), token_ids, _salted(salt), state)
         with self._lock:
-            self._queue.append(job)
+            for number in self._queued.prefixes(job.salt, token_ids) if self.can_cut else ():
+                if number in self._queue:
+                    self._drop(number)
+            self._queue[job.number] = job
             self._num_queued_bytes += len(state)
             self._queued.insert(job.number, job.salt, token_ids)
             while self._num_queued_bytes > _MAX_QUEUED_BYTES and len(self._queue) > 1:
-                self._queued.remove(self._take().number)
+                self._drop(next(iter(self._queue)))
                 self.stats.dropped += 1
             self._has_jobs.notify()
 
@@ -180,10 +191,15 @@ class DiskCache:
         self._writer.join()
         self._reader.shutdown()
 
-    def _take(self) -> _Job:
-        job = self._queue.popleft()
+    def _take(self, number: int) -> _Job:
+        """Out of the queue, but not out of the index: it is about to be written."""
+        job = self._queue.pop(number)
         self._num_queued_bytes -= len(job.state)
         return job
+
+    def _drop(self, number: int) -> None:
+        self._take(number)
+        self._queued.remove(number)
 
     def _write_all(self) -> None:
         while True:
@@ -192,7 +208,7 @@ class DiskCache:
                     if self._is_closing:
                         return
                     self._has_jobs.wait()
-                job = self._take()
+                job = self._take(next(iter(self._queue)))
             self._write(job)
 
     def _write(self, job: _Job) -> None:
@@ -201,7 +217,8 @@ class DiskCache:
         covered: Collection[str] = ()
         if self.can_cut:
             with self._lock:
-                covered = self._index.prefix_names(job.salt, job.token_ids)
+                numbers = self._index.prefixes(job.salt, job.token_ids)
+                covered = [self._index.entries[number].name for number in numbers]
         is_written = False
         try:
             is_written = self._folder.write(stem, (header.pack(), job.state), covered)
@@ -299,9 +316,10 @@ class _Index:
             return 0, -1
         return tree.match(token_ids) if can_cut else tree.longest_prefix(token_ids)
 
-    def prefix_names(self, salt: bytes, token_ids: array[int]) -> list[str]:
+    def prefixes(self, salt: bytes, token_ids: array[int]) -> list[int]:
+        """Numbers of the lists that are a prefix of token_ids or equal to it."""
         tree = self._trees.get(salt)
-        return [] if tree is None else [self.entries[number].name for number in tree.prefixes(token_ids)]
+        return [] if tree is None else tree.prefixes(token_ids)
 
 
 def _salted(salt: str) -> bytes:

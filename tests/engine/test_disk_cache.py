@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import threading
 from array import array
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.engine.state_key import fingerprint
+from llamafast.engine.state_key import fingerprint, state_key
 from llamafast.request import Request, SamplingParams
 from tests import tiny_models
 from tests.engine.test_batch_equality import assert_equal_or_near_tie
@@ -47,14 +51,14 @@ def open_engine(path, folder=None, min_tokens=16, max_bytes=2**30, **settings) -
 
 def run(engine, *requests):
     """Token logprobs and usage by request id."""
-    logprobs, usage = {request.request_id: [] for request in requests}, {}
+    logprobs, usage = {}, {}
     for request in requests:
         engine.validate(request)
         engine.add(request)
     while engine.has_work:
         for output in engine.step():
             assert output.error is None
-            logprobs[output.request_id] += output.logprobs or []
+            logprobs.setdefault(output.request_id, []).extend(output.logprobs or [])
             usage[output.request_id] = output.usage
         engine.check_integrity()
     return logprobs, usage
@@ -151,6 +155,86 @@ def test_state_longer_than_the_memory_is_left_alone(paths, tmp_path):
     with open_engine(paths["attention"], tmp_path, n_ctx=256) as engine:
         _, usage = run(engine, request("2", prompt(200)))
     assert usage["2"].cached_tokens == 0
+
+
+def test_checkpoint_at_the_last_boundary_serves_an_edited_turn(path, tmp_path):
+    boundary, chunk = 128, 64
+    with open_engine(path, tmp_path, n_batch=chunk) as engine:
+        run(engine, request("1", prompt(160), boundaries=(64, boundary)))
+    edited = request("2", prompt(boundary) + prompt(40, start=3))
+    with open_engine(path) as engine:
+        cold, _ = run(engine, edited)
+    with open_engine(path, tmp_path) as engine:
+        warm, usage = run(engine, edited)
+    assert usage["2"].cached_tokens == boundary
+    assert_equal_or_near_tie(warm["2"], cold["2"])
+
+
+def test_engine_goes_on_while_a_state_is_loading(paths, tmp_path, monkeypatch):
+    may_read = threading.Event()
+    with open_engine(paths["attention"], tmp_path) as engine:
+        run(engine, request("1", prompt(200)))
+    with open_engine(paths["attention"], tmp_path) as engine:
+        read = engine.disk.disk._read
+        monkeypatch.setattr(engine.disk.disk, "_read", lambda entry: (may_read.wait(), read(entry))[1])
+        engine.add(request("2", prompt(200)))
+        engine.add(request("3", prompt(100, start=5)))
+        ended = []
+        while not ended:
+            ended = [output.request_id for output in engine.step() if output.usage is not None]
+        may_read.set()
+        _, usage = run(engine)
+    assert (ended, usage["2"].cached_tokens) == (["3"], 199)
+
+
+WRITER = """
+import itertools, sys
+from array import array
+from pathlib import Path
+from llamafast.cache.disk_cache import DiskCache
+folder, states, key, max_bytes = sys.argv[1:]
+files = sorted(Path(states).iterdir())
+cache = DiskCache(folder, max_bytes=int(max_bytes), min_tokens=1, key=bytes.fromhex(key), can_cut=False)
+print("ready", flush=True)
+for file in itertools.cycle(files):
+    token_ids = array("i", file.read_bytes()[: int(file.name) * 4])
+    cache.store(token_ids, "", file.read_bytes()[int(file.name) * 4 :])
+"""
+
+
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
+def test_kill_while_writing_never_serves_a_wrong_state(paths, tmp_path, name):
+    folder, states = tmp_path / "folder", tmp_path / "states"
+    states.mkdir()
+    turn = request("2", prompt(260))
+    with open_engine(paths[name]) as engine:
+        cold, _ = run(engine, turn)
+        key = state_key(engine.model, engine.context, engine.config)
+        for length in range(40, 240, 20):
+            engine.add(request("1", prompt(length), max_tokens=3))
+            while not engine.scheduler.running:
+                engine.step()
+            state = engine.context.state_seq_get(engine.scheduler.running[0].slot.seq_id)
+            (states / str(length)).write_bytes(prompt(length).tobytes() + state)
+            run(engine)
+    max_bytes = 3 * max(file.stat().st_size for file in states.iterdir())
+    command = [sys.executable, "-c", WRITER, str(folder), str(states), key.hex(), str(max_bytes)]
+    rng = random.Random(1)
+    num_cached = 0
+    for _ in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.0, 0.05))
+        process.kill()
+        process.communicate()
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= max_bytes
+        with open_engine(paths[name], folder, max_bytes=max_bytes, min_tokens=10**6) as engine:
+            warm, usage = run(engine, turn)
+            assert engine.disk.disk.stats.damaged == 0
+        assert_equal_or_near_tie(warm["2"], cold["2"])
+        num_cached += usage["2"].cached_tokens
+    assert num_cached > 0
 
 
 def test_abort_while_the_state_is_loading_ends_the_request(paths, tmp_path):
