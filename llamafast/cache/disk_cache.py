@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
-from llamafast.cache.radix import RadixTree
+from llamafast.cache.radix import SaltedTree
 from llamafast.cache.state_file import DamagedFileError, StateHeader, digest, file_bytes, read_header, read_state
 from llamafast.cache.state_folder import StateFolder
 from llamafast.errors import ConfigError
@@ -76,7 +76,7 @@ class DiskLoad:
 class _Job:
     number: int
     token_ids: array[int]
-    salt: bytes
+    salt: str  # its digest in hex
     state: bytes
 
 
@@ -96,9 +96,10 @@ class DiskCache:
         self._refreshing = Lock()
         self._lock = Lock()  # of what both the caller and the threads read and write
         self._numbers = itertools.count()
-        self._index = _Index()
-        self._entries: dict[str, Entry | None] = {}  # None: foreign
-        self._queued = _Index()
+        self._stored = SaltedTree()
+        self._numbered: dict[int, Entry] = {}
+        self._named: dict[str, Entry | None] = {}  # None: foreign
+        self._queued = SaltedTree()
         self._queue: dict[int, _Job] = {}  # by number, the oldest first
         self._num_queued_bytes = 0
         self._has_jobs = Condition(self._lock)
@@ -120,8 +121,8 @@ class DiskCache:
             self._refreshed_s = now
             self._reader.submit(self.refresh)
         with self._lock:
-            length, number = self._index.match(_salted(salt), token_ids[:-1], self.can_cut)
-            return DiskMatch(length, self._index.entries[number]) if length else DiskMatch(0, None)
+            length, number = self._match(self._stored, token_ids[:-1], _salted(salt))
+            return DiskMatch(length, self._numbered[number]) if length else DiskMatch(0, None)
 
     def load(self, entry: Entry) -> Future[bytes | None]:
         """The state of an entry, read in a thread; None if it is gone or damaged."""
@@ -131,9 +132,9 @@ class DiskCache:
         """Whether storing the state of these tokens is worth it."""
         salted = _salted(salt)
         with self._lock:
-            num_queued, _ = self._queued.match(salted, token_ids, self.can_cut)
-            num_stored, number = self._index.match(salted, token_ids, self.can_cut)
-            entry = self._index.entries[number] if num_stored else None
+            num_queued, _ = self._match(self._queued, token_ids, salted)
+            num_stored, number = self._match(self._stored, token_ids, salted)
+            entry = self._numbered[number] if num_stored else None
         if len(token_ids) - max(num_queued, num_stored) >= self.min_tokens:
             return True
         if entry is not None:  # it serves whoever comes back to this conversation
@@ -150,12 +151,12 @@ class DiskCache:
             return
         job = _Job(next(self._numbers), token_ids, _salted(salt), state)
         with self._lock:
-            for number in self._queued.prefixes(job.salt, token_ids) if self.can_cut else ():
+            for number in self._queued.prefixes(token_ids, job.salt) if self.can_cut else ():
                 if number in self._queue:
                     self._drop(number)
             self._queue[job.number] = job
             self._num_queued_bytes += len(state)
-            self._queued.insert(job.number, job.salt, token_ids)
+            self._queued.insert(job.number, token_ids, job.salt)
             while self._num_queued_bytes > _MAX_QUEUED_BYTES and len(self._queue) > 1:
                 self._drop(next(iter(self._queue)))
                 self.stats.dropped += 1
@@ -175,10 +176,10 @@ class DiskCache:
                 return
             if names is not None:
                 with self._lock:
-                    for name in self._entries.keys() - set(names):
+                    for name in self._named.keys() - set(names):
                         self._forget(name)
                 for name in names:
-                    if name not in self._entries:
+                    if name not in self._named:
                         self._examine(name)
             self.stats.num_bytes = self._folder.num_bytes
             self.stats.evictions = self._folder.num_evicted
@@ -190,6 +191,10 @@ class DiskCache:
             self._has_jobs.notify()
         self._writer.join()
         self._reader.shutdown()
+
+    def _match(self, tree: SaltedTree, token_ids: array[int], salt: str) -> tuple[int, int]:
+        """(tokens, number) of what serves the beginning of token_ids best, (0, -1) without any."""
+        return tree.match(token_ids, salt) if self.can_cut else tree.longest_prefix(token_ids, salt)
 
     def _take(self, number: int) -> _Job:
         """Out of the queue, but not out of the index: it is about to be written."""
@@ -212,13 +217,14 @@ class DiskCache:
             self._write(job)
 
     def _write(self, job: _Job) -> None:
-        header = StateHeader(self._key, job.salt, job.token_ids, len(job.state), digest(job.state))
-        stem = digest(self._key + job.salt + job.token_ids.tobytes()).hex()
+        salt = bytes.fromhex(job.salt)
+        header = StateHeader(self._key, salt, job.token_ids, len(job.state), digest(job.state))
+        stem = digest(self._key + salt + job.token_ids.tobytes()).hex()
         covered: Collection[str] = ()
         if self.can_cut:
             with self._lock:
-                numbers = self._index.prefixes(job.salt, job.token_ids)
-                covered = [self._index.entries[number].name for number in numbers]
+                numbers = self._stored.prefixes(job.token_ids, job.salt)
+                covered = [self._numbered[number].name for number in numbers]
         is_written = False
         try:
             is_written = self._folder.write(stem, (header.pack(), job.state), covered)
@@ -262,12 +268,13 @@ class DiskCache:
         else:
             with self._lock:
                 if header.key != self._key:
-                    self._entries[name] = None
+                    self._named[name] = None
                     self.stats.foreign += 1
                     return
-                entry = self._entries[name] = Entry(next(self._numbers), name, header)
-                self._index.insert(entry.number, header.salt, header.token_ids, entry)
-                self.stats.num_states = len(self._index.entries)
+                entry = self._named[name] = Entry(next(self._numbers), name, header)
+                self._numbered[entry.number] = entry
+                self._stored.insert(entry.number, header.token_ids, header.salt.hex())
+                self.stats.num_states = len(self._numbered)
 
     def _remove_damaged(self, name: str, reason: str) -> None:
         logger.warning("removing the stored state %s: %s", self._folder.path / name, reason)
@@ -282,45 +289,12 @@ class DiskCache:
         logger.warning("the disk cache %s %s: %s", self._folder.path, what, error)
 
     def _forget(self, name: str) -> None:
-        entry = self._entries.pop(name, None)
+        entry = self._named.pop(name, None)
         if entry is not None:
-            self._index.remove(entry.number)
-            self.stats.num_states = len(self._index.entries)
+            del self._numbered[entry.number]
+            self._stored.remove(entry.number)
+            self.stats.num_states = len(self._numbered)
 
 
-class _Index:
-    """Which token lists there are, a tree for each salt."""
-
-    def __init__(self) -> None:
-        self.entries: dict[int, Entry] = {}
-        self._trees: dict[bytes, RadixTree] = {}
-        self._salt_of: dict[int, bytes] = {}
-
-    def insert(self, number: int, salt: bytes, token_ids: array[int], entry: Entry | None = None) -> None:
-        self._trees.setdefault(salt, RadixTree()).insert(number, token_ids)
-        self._salt_of[number] = salt
-        if entry is not None:
-            self.entries[number] = entry
-
-    def remove(self, number: int) -> None:
-        salt = self._salt_of.pop(number)
-        self._trees[salt].remove(number)
-        if not len(self._trees[salt]):
-            del self._trees[salt]
-        self.entries.pop(number, None)
-
-    def match(self, salt: bytes, token_ids: array[int], can_cut: bool) -> tuple[int, int]:
-        """(tokens, number) of the longest common prefix; of the longest list that is a prefix unless can_cut."""
-        tree = self._trees.get(salt)
-        if tree is None:
-            return 0, -1
-        return tree.match(token_ids) if can_cut else tree.longest_prefix(token_ids)
-
-    def prefixes(self, salt: bytes, token_ids: array[int]) -> list[int]:
-        """Numbers of the lists that are a prefix of token_ids or equal to it."""
-        tree = self._trees.get(salt)
-        return [] if tree is None else tree.prefixes(token_ids)
-
-
-def _salted(salt: str) -> bytes:
-    return digest(salt.encode())
+def _salted(salt: str) -> str:
+    return digest(salt.encode()).hex()

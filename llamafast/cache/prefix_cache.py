@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from llamafast.cache.radix import RadixTree
+from llamafast.cache.checkpoints import Checkpoint, CheckpointStore, places
+from llamafast.cache.prefix_index import PrefixIndex
+from llamafast.cache.slots import Segment, Slot
+
+# With a stream for each sequence a prefix is copied: not for a few tokens.
+_MIN_COPIED = 32
 
 
 class Memory(Protocol):
@@ -15,56 +22,38 @@ class Memory(Protocol):
 
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
+    def seq_pos_min(self, seq_id: int) -> int: ...
     def seq_pos_max(self, seq_id: int) -> int: ...
+    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes: ...
     def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None: ...
-
-
-class Slot:
-    """One sequence id in use. Positions [0, length) are in the KV memory.
-
-    It is cut into segments, each of which it shares with the slots copied from it, or it from them:
-
-        A: [----- s0 -----------)          s0 is written by A alone, B reads the first part of it
-        B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
-    """
-
-    __slots__ = ("length", "segments", "seq_id", "used_at")
-
-    def __init__(self, seq_id: int, length: int) -> None:
-        self.seq_id = seq_id
-        self.length = length
-        self.used_at = 0  # num_generated of the cache when it was parked or matched last
-        self.segments: list[_Segment] = []
-
-
-class _Segment:
-    """A run of cells from position `start` on, computed by one slot and read by some."""
-
-    __slots__ = ("readers", "start")
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.readers: set[Slot] = set()
-
-    def num_cells(self) -> int:
-        return max((_end(slot, self) for slot in self.readers), default=self.start) - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The first `length` tokens are in `slot` already; (0, None) if in none."""
+    """The first `length` tokens need not be computed; (0, None) if all have to be.
+
+    slot holds their cells (none where the memory has no cells). checkpoint is the state behind them, unless the slot
+    itself still has it.
+    """
 
     length: int
     slot: Slot | None
+    checkpoint: Checkpoint | None = None
+
+
+NOTHING = Match(0, None)
 
 
 class PrefixCache:
     """Hands out sequence ids, lowest first, and keeps the finished ones for whoever begins alike.
 
-    n_slots ids and n_cells cells. Attention looks at all cells up to the highest used one, so parked ones cost time:
-    they go while more than n_cells_kept are in use, and once max_idle_tokens were generated since their last use.
-    reuse=False only counts. copies_cells: each sequence has a stream of its own, so that a copy takes cells. can_cut: a
-    sequence can lose its end. Who computes adds to slot.length, num_cells and num_generated.
+    n_slots ids and n_cells cells. kind: as Context.memory_kind. n_swa: tokens in a sliding window, 0: there is none;
+    swa_full: the memory keeps what is behind it while there is room.
+    copies_cells: each sequence has a stream of its own, so that a copy takes cells. reuse=False only counts.
+    Attention looks at all cells up to the highest used one, so parked ones cost time: they go while more than
+    n_cells_kept are in use, and once max_idle_tokens were generated since their last use. Hybrid and recurrent
+    memories, and windows that moved on, can be forked only where a sequence stands or a checkpoint was taken.
+    Who computes calls advance(), and adds to num_cells and num_generated.
     """
 
     def __init__(
@@ -74,10 +63,14 @@ class PrefixCache:
         n_slots: int,
         n_cells: int,
         reuse: bool,
+        kind: str = "attention",
+        n_swa: int = 0,
+        swa_full: bool = True,
         copies_cells: bool = False,
-        can_cut: bool = True,
         n_cells_kept: int | None = None,
         max_idle_tokens: int | None = None,
+        max_checkpoint_bytes: int = 1 << 30,
+        checkpoint_every: int = 512,
     ) -> None:
         self.memory = memory
         self.n_slots = n_slots
@@ -85,16 +78,23 @@ class PrefixCache:
         self.n_cells_kept = n_cells if n_cells_kept is None else n_cells_kept
         self.max_idle_tokens = max_idle_tokens
         self.reuse = reuse
+        self.checkpoint_every = checkpoint_every
+        self.checkpoints = CheckpointStore(max_checkpoint_bytes)
         self.num_cells = 0
         self.num_generated = 0  # tokens, by all sequences ever
         self.num_evicted = 0
+        self._has_state = kind in ("hybrid", "recurrent")
+        self._has_cells = kind != "recurrent"
+        self._n_swa = n_swa
+        # A stream's copy is carried out at the next decode, over a window that was restored before.
+        self._takes_checkpoints = reuse and (self._has_state or not (swa_full or copies_cells))
         self._copies_cells = copies_cells
-        self._can_cut = can_cut
+        self._can_cut = kind == "attention"
         self._free_ids = list(range(n_slots))
         self._slots: dict[int, Slot] = {}
         self._parked: dict[int, Slot] = {}  # by sequence id, least recently used first
-        self._computed = RadixTree()
-        self._announced = RadixTree()
+        self._floor = 0  # rises to the weight of what is evicted: what stays unused gets lighter beside the rest
+        self._index = PrefixIndex()
 
     @property
     def num_free(self) -> int:
@@ -109,118 +109,141 @@ class PrefixCache:
     @property
     def num_announced(self) -> int:
         """Slots that are about to compute something."""
-        return len(self._announced)
+        return self._index.num_announced
 
-    def match(self, token_ids: array[int]) -> Match:
-        """The longest computed prefix of token_ids, but for the last token: its logits must be computed."""
-        if not self.reuse:
-            return Match(0, None)
-        length, seq_id = self._computed.match(token_ids[:-1])
-        return Match(length, self._slots[seq_id]) if length else Match(0, None)
+    def match(self, token_ids: array[int], salt: str | None = "") -> Match:
+        """The longest usable prefix of token_ids, but for the last token: its logits must be computed."""
+        if not self.reuse or salt is None:
+            return NOTHING
+        wanted = token_ids[:-1]
+        length, holder = self._index.longest(wanted, salt)
+        best = NOTHING
+        if holder is not None and self._can_fork(holder, length):
+            best = Match(length, holder)
+        elif self._has_state or self._n_swa:
+            best = self._match_place(wanted, salt, length, holder)
+        return NOTHING if self._copies_cells and best.length < _MIN_COPIED else best
 
-    def match_announced(self, token_ids: array[int]) -> Match:
-        """The longest prefix that some slot is about to compute."""
-        if not self.reuse:
-            return Match(0, None)
-        length, seq_id = self._announced.match(token_ids[:-1])
-        return Match(length, self._slots[seq_id]) if length else Match(0, None)
+    def match_announced(self, token_ids: array[int], salt: str | None = "") -> Match:
+        """The longest prefix that some slot is about to compute, or has computed while others still are to come."""
+        if not self.reuse or salt is None:
+            return NOTHING
+        return Match(*self._index.longest_announced(token_ids[:-1], salt))
 
-    def open(self, match: Match) -> Slot:
-        """A new live slot that begins with the matched prefix. A parked slot is evicted if no id is free."""
-        source = match.slot
-        if source is not None and not self._free_ids and len(self._parked) == 1 and source.seq_id in self._parked:
-            self._evict(source.seq_id)  # its id is the only one to be had
-            source = None
-        if source is None:
-            return self._new_slot(0)
-        if source.seq_id in self._parked:
-            self._parked[source.seq_id] = self._parked.pop(source.seq_id)  # now the most recently used
-            source.used_at = self.num_generated
-        slot = self._new_slot(match.length, source)
-        self.memory.seq_cp(source.seq_id, slot.seq_id, 0, match.length)
-        return slot
+    def miss_reason(self, token_ids: array[int], salt: str | None, length: int) -> str:
+        """Why no more than `length` tokens of these came from here: the value of a MissReason."""
+        if not self.reuse or salt is None:
+            return "off"
+        wanted = token_ids[:-1]
+        if length >= len(wanted):
+            return "none"
+        if self._index.longest(wanted, salt)[0] > length:
+            return "no_checkpoint"
+        if self._index.was_evicted(wanted, salt, length):
+            return "evicted"
+        return "salt" if self._index.is_of_other_salt(wanted, salt, length) else "new"
+
+    def open(self, match: Match, salt: str | None = "") -> Slot:
+        """A new live slot that begins with the matched prefix. A parked slot is evicted if no id is free.
+
+        Its length is 0 if the memory has no room for the state of the prefix.
+        """
+        source, checkpoint = match.slot, match.checkpoint
+        if checkpoint is not None:
+            self.checkpoints.touch(checkpoint)
+        if source is not None and source.seq_id in self._parked:
+            self._touch(source)
+        seq_id = self._take_id(source)
+        if seq_id is None:
+            assert source is not None
+            return self._take_over(source, match, salt)
+        length = match.length if self._copy(match, seq_id) else 0
+        return self._new_slot(seq_id, length, source if length else None, salt)
 
     def fork(self, source: Slot) -> Slot:
         """A new live slot with all that the source holds; right for every kind of memory."""
-        slot = self._new_slot(source.length, source)
-        self.memory.seq_cp(source.seq_id, slot.seq_id, -1, -1)
-        return slot
+        seq_id = self._take_id(source)
+        assert seq_id is not None, "a live slot cannot be taken over"
+        self.memory.seq_cp(source.seq_id, seq_id, -1, -1)
+        return self._new_slot(seq_id, source.length, source, source.salt)
 
-    def restore(self, slot: Slot, state: bytes, length: int) -> bool:
-        """Put a stored state into an empty slot and keep its first `length` tokens; False if the memory cannot."""
-        try:
-            self.memory.state_seq_set(slot.seq_id, state)
-        except ValueError:
-            length = 0
-        num_tokens = self.memory.seq_pos_max(slot.seq_id) + 1
-        if num_tokens < length or (num_tokens > length and not self.memory.seq_rm(slot.seq_id, length, -1)):
-            length = 0
-        if length == 0:
-            self.memory.seq_rm(slot.seq_id, -1, -1)
-        slot.length = length
-        self.num_cells += length
-        return length > 0
+    def announce(self, slot: Slot, token_ids: array[int], boundaries: Sequence[int] = ()) -> None:
+        """Say what a slot is about to compute, so that others may wait for it; plan its checkpoints."""
+        if not self.reuse or slot.salt is None:
+            return
+        self._index.announce(slot, token_ids)
+        if self._takes_checkpoints:
+            slot.places = places(slot.length, len(token_ids), boundaries, self.checkpoint_every)[::-1]
 
-    def announce(self, slot: Slot, token_ids: array[int]) -> None:
-        """Say what a slot is about to compute, so that others may wait for it."""
-        if self.reuse:
-            self._announced.insert(slot.seq_id, token_ids)
+    def stop_at(self, slot: Slot, place: int) -> None:
+        """Have a checkpoint taken at a place that the slot has not passed, if this memory needs one."""
+        if self._takes_checkpoints and slot.length < place and place not in slot.places:
+            insort(slot.places, place, key=lambda other: -other)
+
+    def advance(self, slot: Slot, num_tokens: int, token_ids: array[int]) -> None:
+        """Book num_tokens more of token_ids as computed; a checkpoint is taken if this is the place."""
+        slot.length += num_tokens
+        if slot.places and slot.length >= slot.places[-1]:
+            slot.places.pop()
+            self._keep_state(slot, token_ids[: slot.length])
 
     def register(self, slot: Slot, token_ids: array[int]) -> None:
         """Let others begin with token_ids[:slot.length], which the slot has computed."""
         if self.reuse:
-            if slot.seq_id in self._announced:
-                self._announced.remove(slot.seq_id)
-            self._computed.insert(slot.seq_id, token_ids[: slot.length])
+            self._index.add(slot, token_ids[: slot.length])
 
     def is_announced(self, slot: Slot) -> bool:
         """Whether this slot is still about to compute what it announced."""
-        return self._slots.get(slot.seq_id) is slot and slot.seq_id in self._announced
+        return self._index.is_announced(slot)
 
     def park(self, slot: Slot, token_ids: array[int]) -> None:
         """Give a live slot back, and keep its cells for later if they are worth it."""
-        tokens = token_ids[: slot.length]
-        if not self.reuse or not tokens:
+        tokens, salt = token_ids[: slot.length], slot.salt
+        if not self.reuse or not tokens or salt is None:
             self.free(slot)
             return
-        self._forget(slot)
-        length, _ = self._computed.match(tokens)
+        self._index.forget(slot)
+        slot.places.clear()
+        length, _ = self._index.longest(tokens, salt)
         if length == len(tokens):  # another slot holds all of it
+            self._keep_state(slot, tokens)
             self.free(slot)
             return
-        for seq_id in self._computed.prefixes(tokens):
-            if seq_id in self._parked:
-                self._evict(seq_id)  # this slot holds all of that one
-        self._computed.insert(slot.seq_id, tokens)
+        shorter = self._index.whole_prefixes(tokens, salt)
+        self._index.add(slot, tokens)
+        for other in shorter:
+            if other.seq_id in self._parked:  # this slot holds all of that one
+                self._keep_state(other, tokens[: other.length])
+                self.free(other)
         self._parked[slot.seq_id] = slot
-        slot.used_at = self.num_generated
+        self._touch(slot)
         while self._is_oldest_too_dear():
             self.evict_oldest()
 
     def free(self, slot: Slot) -> None:
         """Give a slot and the cells that only it holds back."""
-        self._forget(slot)
-        for segment in slot.segments:
-            before = segment.num_cells()
-            segment.readers.remove(slot)
-            self.num_cells -= before - segment.num_cells()
+        tokens = self._index.tokens(slot)
+        self._index.forget(slot)
+        self.num_cells -= slot.shorten(0)
         slot.segments.clear()
-        slot.length = 0
+        slot.places.clear()
         del self._slots[slot.seq_id]
         self._parked.pop(slot.seq_id, None)
         self.memory.seq_rm(slot.seq_id, -1, -1)
         heapq.heappush(self._free_ids, slot.seq_id)
+        self._drop_checkpoints(tokens, slot.salt)
 
     def cut(self, slot: Slot) -> bool:
         """Remove what stands behind slot.length in the memory; False where only a whole sequence can be removed."""
         return self._can_cut and self.memory.seq_rm(slot.seq_id, slot.length, -1)
 
     def evict_oldest(self) -> bool:
-        """Free the parked slot that was used least recently; False if there is none."""
-        for seq_id in self._parked:
-            self._evict(seq_id)
-            return True
-        return False
+        """Free the least recently used parked slot, before that those without a cell of their own; False: none."""
+        owners = (slot for slot in self._parked.values() if slot.num_own)
+        oldest = next(owners, None) or next(iter(self._parked.values()), None)
+        if oldest is not None:
+            self._evict(oldest)
+        return oldest is not None
 
     def make_room(self, num_cells: int) -> bool:
         """Whether num_cells more fit; parked slots are evicted for it, but none if even that would not do."""
@@ -234,15 +257,15 @@ class PrefixCache:
 
     def num_live_cells(self) -> int:
         """Cells that a live slot holds; O(slots)."""
-        ends: dict[_Segment, int] = {}
+        ends: dict[Segment, int] = {}
         for slot in self._slots.values():
             if slot.seq_id not in self._parked:
                 for segment in slot.segments:
-                    ends[segment] = max(ends.get(segment, 0), _end(slot, segment))
+                    ends[segment] = max(ends.get(segment, 0), slot.end_in(segment))
         return sum(end - segment.start for segment, end in ends.items())
 
     def check_integrity(self) -> None:
-        """Assert that ids, cells, trees and the memory's positions add up. For tests and debug runs."""
+        """Assert that ids, cells, trees, checkpoints and the memory's positions add up. For tests and debug runs."""
         assert sorted([*self._free_ids, *self._slots]) == list(range(self.n_slots)), "sequence ids are lost"
         segments = {segment for slot in self._slots.values() for segment in slot.segments}
         assert self.num_cells == sum(segment.num_cells() for segment in segments), "cells do not add up"
@@ -250,10 +273,85 @@ class PrefixCache:
         for slot in self._slots.values():
             assert all(slot in segment.readers for segment in slot.segments), "a slot lost a segment"
             assert self.memory.seq_pos_max(slot.seq_id) == slot.length - 1, f"sequence {slot.seq_id} is cut elsewhere"
+            assert slot.next_place is None or slot.next_place > slot.length, "a checkpoint was not taken"
         for seq_id in self._free_ids:
             assert self.memory.seq_pos_max(seq_id) == -1, f"free sequence {seq_id} holds cells"
-            assert seq_id not in self._computed, "a free slot stands in the tree"
-            assert seq_id not in self._announced, "a free slot stands in the tree"
+            assert seq_id not in self._index, "a free slot stands in the index"
+        self.checkpoints.check_integrity()
+        if self._has_cells:
+            for tokens, salt in self.checkpoints.prefixes():
+                assert self._index.longest(tokens, salt)[0] == len(tokens), "a checkpoint has lost its cells"
+
+    def _can_fork(self, slot: Slot, length: int) -> bool:
+        """Whether the first `length` tokens of a slot can be taken without a checkpoint."""
+        if slot.length == length or not (self._has_state or self._n_swa):
+            return True
+        return not self._has_state and self.memory.seq_pos_min(slot.seq_id) <= max(0, length - self._n_swa)
+
+    def _match_place(self, wanted: array[int], salt: str, length: int, holder: Slot | None) -> Match:
+        """The longest prefix at whose end a sequence stands or a checkpoint was taken; `holder` has `length` cells."""
+        best = NOTHING
+        for slot in self._index.whole_prefixes(wanted, salt):
+            if slot.length == slot.num_listed > best.length:
+                best = Match(slot.length, slot)
+        found = self.checkpoints.find(wanted, salt, length if self._has_cells else len(wanted))
+        if found is not None and found.length > best.length:
+            return Match(found.length, holder if self._has_cells else None, found)
+        return best
+
+    def _copy(self, match: Match, seq_id: int) -> bool:
+        """Put the matched prefix into an empty sequence; False if its state finds no room."""
+        memory, source, length = self.memory, match.slot, match.length
+        if source is not None:
+            if self._copies_cells or (self._has_state and match.checkpoint is None):
+                memory.seq_cp(source.seq_id, seq_id, -1, -1)
+            else:
+                memory.seq_cp(source.seq_id, seq_id, 0, length)
+        return self._restore(match, seq_id)
+
+    def _restore(self, match: Match, seq_id: int) -> bool:
+        """Bring a sequence that holds the matched cells, or more, to the end of the match; False: it is empty now."""
+        source, checkpoint = match.slot, match.checkpoint
+        try:
+            if checkpoint is not None:
+                self.memory.state_seq_set(seq_id, checkpoint.state, partial_only=True)
+        except ValueError:  # no room for a window
+            self.memory.seq_rm(seq_id, -1, -1)
+            return False
+        if checkpoint is not None or (source is not None and source.length > match.length):
+            is_cut = self.memory.seq_rm(seq_id, match.length, -1)
+            assert is_cut, "the memory cannot be cut where it was said to be"
+        return True
+
+    def _take_id(self, source: Slot | None) -> int | None:
+        """A sequence id without cells; None if that of the source itself has to do.
+
+        Streams share a ubatch only where ids follow each other, so there the lowest one is taken, parked or not.
+        """
+        if self._copies_cells:
+            seq_id = min([*self._free_ids[:1], *self._parked])
+            victim = self._parked.get(seq_id)
+        else:
+            victims = [slot for slot in self._parked.values() if slot is not source]
+            victim = None if self._free_ids else min(victims, key=self._weight, default=source)
+        if victim is not None:
+            if victim is source:
+                return None
+            self._floor = max(self._floor, self._weight(victim))
+            self._evict(victim)
+        return heapq.heappop(self._free_ids)
+
+    def _take_over(self, slot: Slot, match: Match, salt: str | None) -> Slot:
+        """Make a parked slot live again, cut to the matched prefix."""
+        tokens = self._index.tokens(slot)
+        del self._parked[slot.seq_id]
+        if slot.length == match.length:
+            self._keep_state(slot, tokens)
+        self._index.forget(slot)
+        self.num_cells -= slot.shorten(match.length if self._restore(match, slot.seq_id) else 0)
+        slot.salt = salt
+        self._drop_checkpoints(tokens, salt, match.length)
+        return slot
 
     def _is_oldest_too_dear(self) -> bool:
         if not self._parked or self.num_cells > self.n_cells_kept:
@@ -261,34 +359,41 @@ class PrefixCache:
         oldest = next(iter(self._parked.values()))
         return self.max_idle_tokens is not None and self.num_generated - oldest.used_at > self.max_idle_tokens
 
-    def _new_slot(self, length: int, source: Slot | None = None) -> Slot:
-        if not self._free_ids:
-            self._evict(next(seq_id for seq_id, slot in self._parked.items() if slot is not source))
-        slot = Slot(heapq.heappop(self._free_ids), length)
-        self._slots[slot.seq_id] = slot
-        if source is not None and not self._copies_cells:
-            for segment in source.segments:
-                if segment.start < length:
-                    slot.segments.append(segment)
-                    segment.readers.add(slot)
-        tail = _Segment(0 if self._copies_cells else length)
-        tail.readers.add(slot)
-        slot.segments.append(tail)
-        if self._copies_cells:
+    def _new_slot(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
+        slot = Slot(seq_id, length, salt)
+        self._slots[seq_id] = slot
+        if source is None or self._copies_cells:
+            slot.grow_from(0)
             self.num_cells += length
+        else:
+            slot.share(source, length)
+            slot.grow_from(length)
         return slot
 
-    def _evict(self, seq_id: int) -> None:
+    def _touch(self, slot: Slot) -> None:
+        """A parked slot is now the most recently used."""
+        self._parked[slot.seq_id] = self._parked.pop(slot.seq_id)
+        slot.used_at = self.num_generated
+        slot.weighed_at = self._floor
+
+    def _weight(self, slot: Slot) -> int:
+        """What it would cost to compute a parked slot again, more so the later it was used.
+
+        Source: GreedyDual-Size, Cao and Irani 1997, with all sizes equal: an id is an id.
+        """
+        return slot.weighed_at + slot.num_own
+
+    def _keep_state(self, slot: Slot, tokens: array[int]) -> None:
+        """A checkpoint of where a slot stands, unless there is one; tokens are all that it holds."""
+        if self._takes_checkpoints and slot.salt is not None and not self.checkpoints.has(tokens, slot.salt):
+            self.checkpoints.add(tokens, slot.salt, self.memory.state_seq_get(slot.seq_id, partial_only=True))
+
+    def _drop_checkpoints(self, tokens: array[int], salt: str | None, above: int = 0) -> None:
+        """Forget those along `tokens` whose cells are gone everywhere; the first `above` are known to be there."""
+        if tokens and salt is not None and self._takes_checkpoints and self._has_cells:
+            self.checkpoints.drop(tokens, salt, max(above, self._index.longest(tokens, salt)[0]))
+
+    def _evict(self, slot: Slot) -> None:
         self.num_evicted += 1
-        self.free(self._parked[seq_id])
-
-    def _forget(self, slot: Slot) -> None:
-        for tree in (self._computed, self._announced):
-            if slot.seq_id in tree:
-                tree.remove(slot.seq_id)
-
-
-def _end(slot: Slot, segment: _Segment) -> int:
-    """Where a slot leaves a segment: at the start of its next one, or at its own end."""
-    i = slot.segments.index(segment)
-    return slot.segments[i + 1].start if i + 1 < len(slot.segments) else slot.length
+        self._index.remember(slot)
+        self.free(slot)

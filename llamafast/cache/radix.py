@@ -88,6 +88,71 @@ class RadixTree:
             node, start = child, start + len(child.edge)
             yield start // _TOKEN_BYTES, node
 
+    def key(self, owner: int) -> array[int]:
+        """The token list of an owner; O(n). Raises KeyError if it is not there."""
+        node: _Node | None = self._node_of[owner]
+        edges: list[bytes] = []
+        while node is not None:
+            edges.append(node.edge)
+            node = node.parent
+        return array("i", b"".join(reversed(edges)))
+
+
+class SaltedTree:
+    """A RadixTree for each salt: a list is found only under the salt that it was put in with."""
+
+    def __init__(self) -> None:
+        self._trees: dict[str, RadixTree] = {}
+        self._salt_of: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._salt_of)
+
+    def __contains__(self, owner: int) -> bool:
+        return owner in self._salt_of
+
+    def insert(self, owner: int, token_ids: array[int], salt: str = "") -> None:
+        """As RadixTree.insert, under a salt."""
+        if owner in self._salt_of:
+            self.remove(owner)
+        self._salt_of[owner] = salt
+        self._trees.setdefault(salt, RadixTree()).insert(owner, token_ids)
+
+    def remove(self, owner: int) -> None:
+        """As RadixTree.remove."""
+        salt = self._salt_of.pop(owner)
+        tree = self._trees[salt]
+        tree.remove(owner)
+        if not len(tree):
+            del self._trees[salt]
+
+    def match(self, token_ids: array[int], salt: str = "") -> tuple[int, int]:
+        """As RadixTree.match, among the lists of this salt."""
+        tree = self._trees.get(salt)
+        return (0, -1) if tree is None else tree.match(token_ids)
+
+    def match_other(self, token_ids: array[int], salt: str) -> int:
+        """Tokens of the longest common prefix with any list of another salt; O(n) for each of them."""
+        return max((tree.match(token_ids)[0] for other, tree in self._trees.items() if other != salt), default=0)
+
+    def prefixes(self, token_ids: array[int], salt: str = "") -> list[int]:
+        """As RadixTree.prefixes, among the lists of this salt."""
+        tree = self._trees.get(salt)
+        return [] if tree is None else tree.prefixes(token_ids)
+
+    def longest_prefix(self, token_ids: array[int], salt: str = "") -> tuple[int, int]:
+        """As RadixTree.longest_prefix, among the lists of this salt."""
+        tree = self._trees.get(salt)
+        return (0, -1) if tree is None else tree.longest_prefix(token_ids)
+
+    def key(self, owner: int) -> array[int]:
+        """As RadixTree.key."""
+        return self._trees[self._salt_of[owner]].key(owner)
+
+    def salt(self, owner: int) -> str:
+        """The salt that an owner's list was put in with. Raises KeyError if it is not there."""
+        return self._salt_of[owner]
+
 
 class _Node:
     """The end of a run of tokens. Every leaf but the root has an owner, so does some leaf below every node."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from llamafast.cache.disk_cache import DiskCache, DiskLoad, Entry
-from llamafast.cache.prefix_cache import Match, PrefixCache, Slot
+from llamafast.cache.prefix_cache import NOTHING, PrefixCache
+from llamafast.cache.slots import Slot
 from llamafast.engine.sequence import Sequence
 
 # Fewer tokens are computed as fast as a state is loaded, and so are those that are a small part of a long state.
@@ -47,16 +49,16 @@ class DiskPrefixes:
         load = sequence.load
         if load is None or load.state is None or load.match.entry is None:
             return None
-        if load.match.length - self._cache.match(sequence.reusable_ids).length < _MIN_GAIN:
+        if load.match.length - self._num_computed(sequence) < _MIN_GAIN:
             return None
         state = load.state.result()
         if state is None:
             sequence.load = DiskLoad(load.match, None)
             self.disk.stats.misses += 1
             return None
-        slot = self._cache.open(Match(0, None))
+        slot = self._cache.open(NOTHING, sequence.cache_salt)
         if self._cache.make_room(num_promised + max(len(sequence.token_ids), load.match.entry.num_tokens)):
-            if self._cache.restore(slot, state, load.match.length):
+            if self._restore(slot, state, load.match.length, sequence):
                 self.disk.stats.hits += 1
                 self.disk.stats.hit_tokens += load.match.length
                 return slot
@@ -77,10 +79,14 @@ class DiskPrefixes:
 
         That is before the answer's opening, or before the last token, which is always computed anew.
         """
-        boundaries = sequence.state.request.boundaries
-        place = boundaries[-1] if boundaries else sequence.num_prompt - 1
-        if sequence.slot.length == place and not self.disk.can_cut:
+        if sequence.slot.length == _place(sequence) and not self.disk.can_cut:
             self.save(sequence, sequence.slot)
+
+    def plan_checkpoint(self, sequence: Sequence) -> None:
+        """Have the prompt's chunks end where save_checkpoint() stores it."""
+        slot, place = sequence.slot, _place(sequence)
+        if not self.disk.can_cut and slot.length < place < sequence.num_prompt and place not in slot.places:
+            insort(slot.places, place, key=lambda other: -other)
 
     def _send_for(self, sequence: Sequence) -> DiskLoad:
         request = sequence.state.request
@@ -90,13 +96,37 @@ class DiskPrefixes:
         if not request.use_cache or entry is None:
             self.disk.stats.misses += request.use_cache
             return DiskLoad(match, None)
-        num_gained = match.length - self._cache.match(token_ids).length
+        num_gained = match.length - self._num_computed(sequence)
         if num_gained < max(_MIN_GAIN, _MIN_SHARE * entry.num_tokens):
             return DiskLoad(match, None)
         return DiskLoad(match, self._read(entry))
+
+    def _num_computed(self, sequence: Sequence) -> int:
+        """Tokens that the memory has of a prompt."""
+        return self._cache.match(sequence.reusable_ids, sequence.cache_salt).length
+
+    def _restore(self, slot: Slot, state: bytes, length: int, sequence: Sequence) -> bool:
+        """Put a state into an empty slot and keep its first `length` tokens; False if the memory cannot."""
+        memory = self._cache.memory
+        try:
+            memory.state_seq_set(slot.seq_id, state)
+        except ValueError:
+            return False  # the slot is freed, whatever has come into it
+        num_tokens = memory.seq_pos_max(slot.seq_id) + 1
+        if num_tokens < length or (num_tokens > length and not memory.seq_rm(slot.seq_id, length, -1)):
+            return False
+        self._cache.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
+        self._cache.advance(slot, length, sequence.token_ids)
+        self._cache.num_cells += length
+        return True
 
     def _read(self, entry: Entry) -> Future[bytes | None]:
         read = self._reads.get(entry.number)
         if read is None:
             read = self._reads[entry.number] = self.disk.load(entry)
         return read
+
+
+def _place(sequence: Sequence) -> int:
+    boundaries = sequence.state.request.boundaries
+    return boundaries[-1] if boundaries else sequence.num_prompt - 1

@@ -25,6 +25,8 @@ from llamafast.tokenizer import Tokenizer
 # With n_ctx 0: a model trained for 256k tokens would ask for tens of gigabytes.
 _DEFAULT_N_CTX = 16384
 _MAX_SEQ_IDS = 256
+_MIN_SPARE_IDS = 8
+_MAX_SPARE_STATES = 16
 
 # With nothing to compute but prompts whose beginning is being loaded: new requests and aborts are seen this late.
 _LOAD_WAIT_S = 0.005
@@ -44,8 +46,11 @@ class EngineConfig:
     n_ctx: KV cells, shared by all sequences if kv_unified; 0: the model's own, 16384 at most. n_seq_max: sequences that
     run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: prompt
     tokens per step while others generate; None: n_batch. max_seq_len: prompt and output of one sequence.
-    max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: half of n_ctx. max_idle_tokens:
-    tokens that others generate before an unused finished prefix is dropped: while it stays, their attention is slower.
+    max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: all. max_idle_tokens: tokens
+    that others generate before an unused finished prefix is dropped; None: it stays while there is room, though their
+    attention is slower meanwhile. max_checkpoint_bytes: host memory for the states of memories that cannot be cut, by
+    which prompts that part inside of a sequence still share; checkpoint_every: how many tokens apart they are taken in
+    prompts that come without boundaries, 0: not; the default is n_batch's, where a step ends anyway.
     """
 
     n_ctx: int = 0
@@ -89,7 +94,9 @@ class EngineConfig:
     max_output_tokens: int | None = None
     enable_prefix_cache: bool = True
     max_cached_tokens: int | None = None
-    max_idle_tokens: int | None = 1024
+    max_idle_tokens: int | None = None
+    max_checkpoint_bytes: int = 1 << 30
+    checkpoint_every: int = 512
 
 
 class Engine:
@@ -130,7 +137,7 @@ class Engine:
             max_seq_len=self.max_seq_len,
             generates=context.memory_kind != "none",
         )
-        self.cache = _make_cache(context, config, n_seq_max, self.max_seq_len)
+        self.cache = _make_cache(context, model, config, self.max_seq_len)
         self.stats.n_cells = self.cache.n_cells
         planner = StepPlanner(
             self.batch,
@@ -173,7 +180,7 @@ class Engine:
         adapters in use. Call it before the first request. Raises ConfigError if the folder cannot be written.
         """
         context = self.context
-        can_cut = context.memory_kind == "attention"
+        can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
         key = state_key(self.model, context, self.config, loras)
         disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
         self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context)
@@ -300,10 +307,9 @@ def _as_list(prompts: str | Sequence[int] | Sequence[str | Sequence[int]]) -> li
 
 
 def _make_context(model: Model, config: EngineConfig) -> Context:
-    is_attention = not (model.is_hybrid or model.is_recurrent or model.n_swa)
     n_seq_ids = config.n_seq_max
-    if config.enable_prefix_cache and config.kv_unified and is_attention:  # ids for finished prefixes
-        n_seq_ids = max(n_seq_ids, min(2 * n_seq_ids, _MAX_SEQ_IDS))
+    if config.enable_prefix_cache and config.kv_unified:  # ids for finished prefixes
+        n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
     threads = config.threads or default_threads()[0]
     values = asdict(config)
     return Context(
@@ -319,17 +325,26 @@ def _make_context(model: Model, config: EngineConfig) -> Context:
     )
 
 
-def _make_cache(context: Context, config: EngineConfig, n_seq_max: int, max_seq_len: int) -> PrefixCache:
-    is_attention = context.memory_kind == "attention"
+def _num_spare_ids(model: Model, n_seq_max: int) -> int:
+    """Sequence ids for finished prefixes: free but for recurrent memories, where each takes a state of megabytes."""
+    has_state = model.is_hybrid or model.is_recurrent
+    return min(max(_MIN_SPARE_IDS, n_seq_max), _MAX_SPARE_STATES if has_state else _MAX_SEQ_IDS)
+
+
+def _make_cache(context: Context, model: Model, config: EngineConfig, max_seq_len: int) -> PrefixCache:
     # Recurrent state takes no cells: only the sequences' length is limited.
-    n_cells = n_seq_max * max_seq_len if context.memory_kind == "recurrent" else context.n_ctx
+    n_cells = context.n_seq_max * max_seq_len if context.memory_kind == "recurrent" else context.n_ctx
     return PrefixCache(
         context,
         n_slots=context.n_seq_max,
         n_cells=n_cells,
-        reuse=config.enable_prefix_cache and is_attention and context.kv_unified,
+        reuse=config.enable_prefix_cache and context.memory_kind != "none",
+        kind=context.memory_kind,
+        n_swa=model.n_swa if context.memory_kind == "swa" else 0,
+        swa_full=context.memory_kind != "swa" or context.swa_full,
         copies_cells=not context.kv_unified,
-        can_cut=is_attention,
-        n_cells_kept=n_cells // 2 if config.max_cached_tokens is None else config.max_cached_tokens,
+        n_cells_kept=config.max_cached_tokens,
         max_idle_tokens=config.max_idle_tokens,
+        max_checkpoint_bytes=config.max_checkpoint_bytes,
+        checkpoint_every=config.checkpoint_every,
     )

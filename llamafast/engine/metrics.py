@@ -7,6 +7,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from llamafast.cache.disk_cache import DiskCacheStats
+from llamafast.request import MissReason
 
 # Upper bounds as vLLM has them, with finer steps below for small models.
 _LATENCY_S = (
@@ -60,6 +61,8 @@ class EngineStats:
     prefix_queries: int = 0
     prefix_hits: int = 0
     prefix_evictions: int = 0
+    prefix_misses: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in MissReason})
+    computed_prompt_tokens: int = 0  # by prefill, whether for the first time or again after a preemption
     preemptions: int = 0
     rejections: int = 0
     steps: int = 0

@@ -48,7 +48,7 @@ def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[t
 
 def remaining_tokens(sequences: list[Sequence], room: int) -> list[int]:
     """Tokens that each prompt may want in one step, shape (n,), of which `room` rows can give logits."""
-    remaining = [sequence.num_remaining for sequence in sequences]
+    remaining = [sequence.num_in_reach for sequence in sequences]
     scored = [sequence.is_scored for sequence in sequences]
     return cap_scored(remaining, scored, room) if True in scored else remaining
 

@@ -193,7 +193,8 @@ class Scheduler:
     ) -> None:
         scores = iter(plan.scores)
         for sequence, num_tokens in plan.chunks:
-            sequence.slot.length += num_tokens
+            self.cache.advance(sequence.slot, num_tokens, sequence.token_ids)
+            self.stats.computed_prompt_tokens += num_tokens
             if sequence.state.scores is not None:
                 sequence.state.scores.take(scores, sequence.slot.length)
             if self.waiting.disk is not None:

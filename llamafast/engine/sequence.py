@@ -8,12 +8,13 @@ from typing import Any
 
 from llamafast._sampling import Sampler
 from llamafast.cache.disk_cache import DiskLoad
-from llamafast.cache.prefix_cache import Slot
+from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
 from llamafast.errors import GrammarError
 from llamafast.request import (
     FinishReason,
+    MissReason,
     Request,
     RequestOutput,
     SequenceStatus,
@@ -42,6 +43,7 @@ class RequestState:
         "cached_tokens",
         "completion_tokens",
         "first_token_s",
+        "miss_reason",
         "num_unfinished",
         "number",
         "ranked",
@@ -57,6 +59,7 @@ class RequestState:
         self.sequences: list[Sequence] = []
         self.num_unfinished = 0
         self.cached_tokens = 0
+        self.miss_reason = MissReason.NONE
         self.completion_tokens = 0
         self.scheduled_s = 0.0  # when it first got a slot, 0: not yet
         self.first_token_s = 0.0
@@ -65,7 +68,7 @@ class RequestState:
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self.request.prompt_token_ids), self.completion_tokens, self.cached_tokens)
+        return Usage(len(self.request.prompt_token_ids), self.completion_tokens, self.cached_tokens, self.miss_reason)
 
     def best(self) -> list[RequestOutput]:
         """The n best of the finished sequences by mean logprob, as choices 0 to n - 1."""
@@ -98,6 +101,7 @@ class Sequence:
         "num_emitted",
         "num_passed",
         "num_prompt",
+        "num_shared",
         "pending",
         "request_id",
         "sampler",
@@ -129,6 +133,7 @@ class Sequence:
         self.slot = NO_SLOT
         self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
         self.load: DiskLoad | None = None  # what the disk has of this prompt; None: not asked
+        self.num_shared = 0  # how long that part is
         self.num_passed = 0  # steps of prompt chunks that went by without this one
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
@@ -155,6 +160,12 @@ class Sequence:
         return len(self.token_ids) - self.is_prompt_only - self.slot.length
 
     @property
+    def num_in_reach(self) -> int:
+        """Tokens that one step may compute: it ends where a checkpoint is to be taken."""
+        place = self.slot.next_place
+        return self.num_remaining if place is None else min(self.num_remaining, place - self.slot.length)
+
+    @property
     def is_scored(self) -> bool:
         """Whether logprobs of the prompt's tokens are still to come."""
         scores = self.state.scores
@@ -165,6 +176,12 @@ class Sequence:
         """What may come from the cache, and one token more: rows that are to be scored must be computed."""
         scores = self.state.scores
         return self.token_ids if scores is None or scores.is_done else self.token_ids[: len(scores.entries)]
+
+    @property
+    def cache_salt(self) -> str | None:
+        """Whose prefixes it shares; None: nobody's."""
+        request = self.state.request
+        return request.cache_salt if request.use_cache else None
 
     @property
     def mean_logprob(self) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 
-from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.cache.prefix_cache import Match, PrefixCache
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.sequence import NO_SLOT, Sequence
+from llamafast.request import MissReason
+
+_log = logging.getLogger(__name__)
 
 # A request waits for another one that is computing the same prefix, if that saves this many tokens.
 _MIN_SHARED = 32
@@ -52,33 +56,53 @@ class WaitingQueue(deque[Sequence]):
 
     def _waits(self, sequence: Sequence) -> bool:
         """Whether an active sequence is about to compute a long part of this prompt."""
-        cache = self._cache
+        cache, leader = self._cache, sequence.waits_for
+        if leader is not None and cache.is_announced(leader) and leader.length < sequence.num_shared:
+            return True
+        sequence.waits_for = None
         if not cache.num_announced:
             return False
-        if sequence.waits_for is not None and cache.is_announced(sequence.waits_for):
-            return True
-        reusable_ids = sequence.reusable_ids
-        announced = cache.match_announced(reusable_ids)
-        num_saved = announced.length - cache.match(reusable_ids).length
-        sequence.waits_for = announced.slot if num_saved >= _MIN_SHARED else None
-        return sequence.waits_for is not None
+        reusable_ids, salt = sequence.reusable_ids, sequence.cache_salt
+        shared = cache.match_announced(reusable_ids, salt)
+        if shared.slot is None or shared.slot.length >= shared.length:
+            return False
+        if shared.length - cache.match(reusable_ids, salt).length < _MIN_SHARED:
+            return False
+        cache.stop_at(shared.slot, shared.length)
+        sequence.waits_for, sequence.num_shared = shared.slot, shared.length
+        return True
 
     def _start(self, sequence: Sequence, num_promised: int) -> bool:
-        cache, stats = self._cache, self._stats
-        slot = None if self.disk is None else self.disk.open(sequence, num_promised)
-        sequence.slot = slot or cache.open(cache.match(sequence.reusable_ids))
+        cache, salt = self._cache, sequence.cache_salt
+        loaded = None if self.disk is None else self.disk.open(sequence, num_promised)
+        match = cache.match(sequence.reusable_ids, salt) if loaded is None else Match(loaded.length, loaded)
+        is_first = not sequence.state.scheduled_s
+        reason = MissReason(cache.miss_reason(sequence.token_ids, salt, match.length)) if is_first else MissReason.NONE
+        sequence.slot = loaded or cache.open(match, salt)
+        cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries)
         if not cache.make_room(num_promised + sequence.num_remaining):
-            cache.free(sequence.slot)
+            cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT
             return False
         sequence.load = None
-        cache.announce(sequence.slot, sequence.token_ids)
-        state = sequence.state
-        if not state.scheduled_s:
-            state.scheduled_s = time.monotonic()
-            state.cached_tokens = sequence.slot.length
-            stats.queue_time.observe(state.scheduled_s - state.request.arrival_s)
-            stats.prompt_tokens += sequence.num_prompt
-            stats.prefix_hits += sequence.slot.length
-            stats.prefix_queries += sequence.num_prompt if cache.reuse else 0
+        if self.disk is not None:
+            self.disk.plan_checkpoint(sequence)
+        if is_first:
+            self._book(sequence, reason)
         return True
+
+    def _book(self, sequence: Sequence, reason: MissReason) -> None:
+        """Count what a request found in the cache as it came in."""
+        stats, state = self._stats, sequence.state
+        state.scheduled_s = time.monotonic()
+        state.cached_tokens = num_cached = sequence.slot.length
+        state.miss_reason = reason
+        stats.queue_time.observe(state.scheduled_s - state.request.arrival_s)
+        stats.prompt_tokens += sequence.num_prompt
+        stats.prefix_hits += num_cached
+        stats.prefix_queries += sequence.num_prompt if self._cache.reuse else 0
+        stats.prefix_misses[reason.value] += 1
+        _log.debug(
+            "request %s: %d of %d prompt tokens cached; miss: %s at %d",
+            sequence.request_id, num_cached, sequence.num_prompt, reason.value, num_cached,
+        )  # fmt: skip

@@ -351,7 +351,7 @@ def writer(path: Path, first: int, last: int) -> subprocess.Popen:
 
 def check_all(cache: DiskCache) -> int:
     """Reads every state in the index and compares it with its tokens; how many there are."""
-    entries = list(cache._index.entries.values())
+    entries = list(cache._numbered.values())
     for entry in entries:
         assert cache.load(entry).result() == b"state of " + entry.header.token_ids.tobytes() * 50
     return len(entries)

@@ -6,7 +6,8 @@ from array import array
 
 import pytest
 
-from llamafast.cache.prefix_cache import Match, PrefixCache, Slot
+from llamafast.cache.prefix_cache import Match, PrefixCache
+from llamafast.cache.slots import Slot
 from tests.engine.fakes import FakeContext
 
 NOTHING = Match(0, None)
@@ -21,20 +22,24 @@ class Bench:
 
     def __init__(self, n_slots=4, n_cells=64, **settings) -> None:
         kv_unified = not settings.get("copies_cells", False)
-        self.memory = FakeContext(n_ctx=n_cells, n_seq_max=n_slots, kv_unified=kv_unified)
+        kind = settings.get("kind", "attention")
+        swa_full = settings.setdefault("swa_full", kind != "swa")
+        self.memory = FakeContext(n_cells, n_slots, kind=kind, kv_unified=kv_unified, swa_full=swa_full)
+        settings.setdefault("n_swa", self.memory.n_swa if kind == "swa" else 0)
         settings.setdefault("reuse", True)
         self.cache = PrefixCache(self.memory, n_slots=n_slots, n_cells=n_cells, **settings)
 
     def compute(self, slot: Slot, text: str) -> None:
         for i in range(slot.length, len(text)):
-            self.memory.cells.append((i, ord(text[i]), {slot.seq_id}))
-        self.cache.num_cells += len(text) - slot.length
-        slot.length = len(text)
+            self.memory.add_cell(i, ord(text[i]), slot.seq_id)
+            self.cache.advance(slot, 1, ids(text))
+            self.cache.num_cells += 1
         self.check()
 
-    def start(self, text: str) -> Slot:
+    def start(self, text: str, boundaries=(), salt="") -> Slot:
         """A live slot with all of text, its prefix reused."""
-        slot = self.cache.open(self.cache.match(ids(text)))
+        slot = self.cache.open(self.cache.match(ids(text), salt), salt)
+        self.cache.announce(slot, ids(text), boundaries)
         self.compute(slot, text)
         self.cache.register(slot, ids(text))
         return slot
@@ -171,12 +176,12 @@ def test_open_no_free_id_evicts_a_parked_one():
     assert bench.cache.match(ids("aaaa")) == NOTHING
 
 
-def test_open_only_id_is_the_matched_one_begins_anew():
+def test_open_only_id_is_the_matched_one_takes_it_over():
     bench = Bench(n_slots=1)
     bench.park(bench.start("aaaa"), "aaaa")
-    slot = bench.cache.open(bench.cache.match(ids("aaab")))
-    assert slot.length == 0
-    bench.check()
+    slot = bench.start("aaab")
+    assert slot.seq_id == 0
+    assert bench.memory.history(0) == tuple(b"aaab")
 
 
 def test_park_over_the_limit_keeps_the_newest():
@@ -241,5 +246,5 @@ def test_cut_removes_what_is_not_computed():
 
 
 def test_cut_memory_that_cannot_refuses():
-    bench = Bench(can_cut=False)
+    bench = Bench(kind="hybrid")
     assert not bench.cache.cut(bench.start("abc"))

@@ -29,4 +29,4 @@ def test_next_turn_after_a_restart_computes_what_is_new(server, tmp_path, number
     with Server(*arguments) as second:
         text, cached_tokens = complete(second, 300)
         assert second.metric("llamafast:disk_cache_hits_total") == 1
-    assert (text, cached_tokens) == (complete(server, 300)[0], 250)
+    assert (text, cached_tokens) == (complete(server, 300)[0], 249)  # the last token is computed anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import zlib
 from array import array
 
@@ -33,12 +34,23 @@ class FakeModel:
 
 
 class FakeContext:
-    """Cells of (position, token, owners). kind as Context.memory_kind; a violated precondition is an AssertionError."""
+    """Cells of (position, token, owners). kind as Context.memory_kind; a violated precondition is an AssertionError.
 
-    def __init__(self, n_ctx=64, n_seq_max=4, n_batch=16, kind="attention", kv_unified=True) -> None:
+    hybrid, recurrent: states holds what each sequence's state has read. A copied range of cells brings the state of the
+    source as it is, and only a decode from a state that fits the cells is right. swa: window_starts holds the first
+    position that each sequence still has, out of windows of n_swa tokens; swa_full keeps all.
+    """
+
+    def __init__(
+        self, n_ctx=64, n_seq_max=4, n_batch=16, kind="attention", kv_unified=True, n_swa=8, swa_full=False
+    ) -> None:
         self.n_ctx, self.n_seq_max, self.n_batch, self.n_outputs_max = n_ctx, n_seq_max, n_batch, n_seq_max
-        self.memory_kind, self.kv_unified = kind, kv_unified
+        self.memory_kind, self.kv_unified, self.n_swa = kind, kv_unified, n_swa
+        self.swa_full = swa_full or kind != "swa"
         self.cells: list[tuple[int, int, set[int]]] = []
+        self.has_state = kind in ("hybrid", "recurrent")
+        self.states: dict[int, tuple[int, ...]] = {}
+        self.window_starts: dict[int, int] = {}
 
     def positions(self, seq_id: int) -> dict[int, int]:
         return {pos: token for pos, token, owners in self.cells if seq_id in owners}
@@ -48,10 +60,26 @@ class FakeContext:
         assert sorted(positions) == list(range(len(positions))), f"sequence {seq_id} has holes"
         return tuple(positions[pos] for pos in range(len(positions)))
 
+    def add_cell(self, pos: int, token: int, seq_id: int) -> None:
+        """What a decode does to one token."""
+        assert pos == self.seq_pos_max(seq_id) + 1, f"sequence {seq_id} jumps to {pos}"
+        if self.has_state:
+            state = self.states.get(seq_id, ())
+            assert state == self.history(seq_id), f"the state of sequence {seq_id} is that of other tokens"
+            self.states[seq_id] = (*state, token)
+        if not self.swa_full:
+            window_start = self.window_starts.get(seq_id, 0)
+            assert window_start <= max(0, pos - self.n_swa + 1), f"the window of sequence {seq_id} has gone"
+            self.window_starts[seq_id] = max(window_start, pos - self.n_swa + 1)
+        self.cells.append((pos, token, {seq_id}))
+
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
         assert 0 <= seq_id < self.n_seq_max
-        if p0 > 0 and self.memory_kind in ("hybrid", "recurrent"):
+        if p0 > 0 and len(self.states.get(seq_id, ())) > p0:
             return False
+        if p0 <= 0:
+            self.states.pop(seq_id, None)
+            self.window_starts.pop(seq_id, None)
         for pos, _, owners in self.cells:
             if pos >= p0 and (p1 < 0 or pos < p1):
                 owners.discard(seq_id)
@@ -60,7 +88,11 @@ class FakeContext:
 
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
         assert not self.positions(dst), "copy into a sequence in use"
-        assert p0 < 0 or self.memory_kind == "attention", "this memory copies whole sequences only"
+        assert p0 < 0 or self.kv_unified, "streams copy whole sequences only"
+        if src in self.states:
+            self.states[dst] = self.states[src]
+        if src in self.window_starts:
+            self.window_starts[dst] = self.window_starts[src]
         for pos, token, owners in list(self.cells):
             if src in owners and pos >= p0 and (p1 < 0 or pos < p1):
                 if self.kv_unified:
@@ -68,8 +100,29 @@ class FakeContext:
                 else:
                     self.cells.append((pos, token, {dst}))
 
+    def seq_pos_min(self, seq_id: int) -> int:
+        return self.window_starts.get(seq_id, 0) if self.positions(seq_id) else -1
+
     def seq_pos_max(self, seq_id: int) -> int:
         return max(self.positions(seq_id), default=-1)
+
+    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes:
+        assert partial_only
+        assert self.has_state or (self.kv_unified and not self.swa_full), "this memory has no state of its own"
+        return repr((self.history(seq_id), self.window_starts.get(seq_id, 0))).encode()
+
+    def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None:
+        assert partial_only
+        history, window_start = ast.literal_eval(state.decode())
+        if self.memory_kind == "recurrent":
+            self.seq_rm(seq_id, -1, -1)
+            self.cells += [(pos, token, {seq_id}) for pos, token in enumerate(history)]
+        else:
+            assert self.history(seq_id)[: len(history)] == history, "a state without its cells"
+        if self.has_state:
+            self.states[seq_id] = history
+        else:
+            self.window_starts[seq_id] = window_start
 
 
 class FakeBatch:
@@ -141,8 +194,7 @@ class FakeRunner:
             self._fail(1, batch)
         counts: dict[int, int] = {}
         for token, pos, seq_id in batch.rows:
-            assert pos == context.seq_pos_max(seq_id) + 1, f"sequence {seq_id} jumps to {pos}"
-            context.cells.append((pos, token, {seq_id}))
+            context.add_cell(pos, token, seq_id)
             counts[seq_id] = counts.get(seq_id, 0) + 1
         self.steps.append(counts)
         self._scores = [self._score(batch.rows[row], *asked) for row, *asked in batch.asked]
@@ -186,7 +238,7 @@ class FakeRunner:
         self.num_failures += 1
         if status == 2:  # a cancelled decode leaves the ubatches that it finished
             for token, pos, seq_id in batch.rows[: len(batch.rows) // 2]:
-                self.context.cells.append((pos, token, {seq_id}))
+                self.context.add_cell(pos, token, seq_id)
         raise DecodeError(f"fake failure {status}", status)
 
 
@@ -232,7 +284,9 @@ def make_engine(draw=None, config: EngineConfig | None = None, **context) -> Eng
     """An Engine over fakes; context are FakeContext's arguments. n_seq_max of both is equal unless config says more."""
     memory = FakeContext(**context)
     config = config or EngineConfig(n_seq_max=memory.n_seq_max)
-    return Engine(FakeModel(), config, context=memory, runner=FakeRunner(memory, draw), batch=FakeBatch(memory.n_batch))
+    model = FakeModel()
+    model.n_swa = memory.n_swa
+    return Engine(model, config, context=memory, runner=FakeRunner(memory, draw), batch=FakeBatch(memory.n_batch))
 
 
 def make_request(request_id: str, prompt: str = "hello", **params) -> Request:

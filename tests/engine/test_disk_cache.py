@@ -75,7 +75,7 @@ def request(request_id, token_ids, boundaries=(), max_tokens=12, **fields):
 
 
 def test_next_turn_after_restart_computes_what_is_new(path, tmp_path):
-    with open_engine(path, tmp_path) as engine:
+    with open_engine(path, tmp_path, min_tokens=8) as engine:
         answer, _ = run(engine, request("1", prompt(200)))
     spoken = prompt(200) + array("i", [token.token_id for token in answer["1"]])
     turn = request("2", spoken + prompt(30, start=3))
@@ -159,8 +159,8 @@ def test_state_longer_than_the_memory_is_left_alone(paths, tmp_path):
 
 
 def test_checkpoint_at_the_last_boundary_serves_an_edited_turn(path, tmp_path):
-    boundary, chunk = 128, 64
-    with open_engine(path, tmp_path, n_batch=chunk) as engine:
+    boundary = 130
+    with open_engine(path, tmp_path) as engine:
         run(engine, request("1", prompt(160), boundaries=(64, boundary)))
     edited = request("2", prompt(boundary) + prompt(40, start=3))
     with open_engine(path) as engine:

@@ -1,0 +1,79 @@
+"""Sequence ids in use, and the cells that they share."""
+
+from __future__ import annotations
+
+
+class Slot:
+    """One sequence id in use. Positions [0, length) are in the KV memory.
+
+    It is cut into segments, each of which it shares with the slots copied from it, or it from them:
+
+        A: [----- s0 -----------)          s0 is written by A alone, B reads the first part of it
+        B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
+    """
+
+    __slots__ = ("length", "num_listed", "places", "salt", "segments", "seq_id", "used_at", "weighed_at")
+
+    def __init__(self, seq_id: int, length: int, salt: str | None = "") -> None:
+        self.seq_id = seq_id
+        self.length = length
+        self.salt = salt  # None: what it holds is for nobody else
+        self.places: list[int] = []  # where its checkpoints are to be taken, the next one last
+        self.num_listed = 0  # tokens under which others find it, once computed
+        self.used_at = 0  # num_generated of the cache when it was parked or matched last
+        self.weighed_at = 0  # the cache's floor at that time
+        self.segments: list[Segment] = []
+
+    @property
+    def next_place(self) -> int | None:
+        """Where the next checkpoint is to be taken."""
+        return self.places[-1] if self.places else None
+
+    @property
+    def num_own(self) -> int:
+        """Cells that no other slot holds."""
+        return sum(segment.num_cells() - segment.num_cells(without=self) for segment in self.segments)
+
+    def share(self, source: Slot, length: int) -> None:
+        """Begin with the first `length` cells of another slot."""
+        for segment in source.segments:
+            if segment.start < length:
+                self.segments.append(segment)
+                segment.readers.add(self)
+
+    def grow_from(self, start: int) -> None:
+        """What is computed from `start` on gets a segment of its own."""
+        tail = Segment(start)
+        tail.readers.add(self)
+        self.segments.append(tail)
+
+    def shorten(self, length: int) -> int:
+        """Give back all behind `length` tokens; how many cells nobody holds any more."""
+        segments = self.segments
+        num_before = sum(segment.num_cells() for segment in segments)
+        self.segments = [segment for segment in segments if segment.start < length]
+        for segment in segments[len(self.segments) :]:
+            segment.readers.remove(self)
+        self.length = length
+        num_freed = num_before - sum(segment.num_cells() for segment in segments)
+        self.grow_from(length)
+        return num_freed
+
+    def end_in(self, segment: Segment) -> int:
+        """Where it leaves a segment: at the start of its next one, or at its own end."""
+        i = self.segments.index(segment)
+        return self.segments[i + 1].start if i + 1 < len(self.segments) else self.length
+
+
+class Segment:
+    """A run of cells from position `start` on, computed by one slot and read by some."""
+
+    __slots__ = ("readers", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.readers: set[Slot] = set()
+
+    def num_cells(self, without: Slot | None = None) -> int:
+        ends = (slot.end_in(self) for slot in self.readers if slot is not without)
+        return max(ends, default=self.start) - self.start

@@ -1,0 +1,82 @@
+"""CheckpointStore and the places where checkpoints are taken."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from llamafast.cache.checkpoints import CheckpointStore, places
+
+
+def ids(text: str) -> array:
+    return array("i", list(text.encode()))
+
+
+def filled(max_bytes=100, *texts: str) -> CheckpointStore:
+    store = CheckpointStore(max_bytes)
+    for text in texts:
+        store.add(ids(text), "", text.encode() * 4)
+    store.check_integrity()
+    return store
+
+
+def test_find_takes_the_longest_that_is_allowed():
+    store = filled(100, "ab", "abcd", "abx")
+    assert store.find(ids("abcdef"), "", 6).length == 4
+    assert store.find(ids("abcdef"), "", 3).length == 2
+    assert store.find(ids("b"), "", 1) is None
+
+
+def test_find_other_salt_finds_nothing():
+    assert filled(100, "ab").find(ids("abc"), "tenant", 3) is None
+
+
+def test_add_over_the_cap_drops_the_least_recently_used():
+    store = filled(40, "aaaa", "bbbb")
+    store.touch(store.find(ids("aaaa"), "", 4))
+    store.add(ids("cccc"), "", b"c" * 16)
+    store.check_integrity()
+    assert [store.has(ids(text * 4), "") for text in "abc"] == [True, False, True]
+    assert (store.num_bytes, store.num_evicted) == (32, 1)
+
+
+def test_add_state_larger_than_the_cap_is_not_kept():
+    store = filled(10, "aaaa")
+    assert len(store) == store.num_bytes == store.num_evicted == 0
+
+
+def test_drop_forgets_the_longer_ones_on_the_path():
+    store = filled(100, "ab", "abcd", "abx")
+    store.drop(ids("abcdef"), "", above=2)
+    store.check_integrity()
+    assert [store.has(ids(text), "") for text in ("ab", "abcd", "abx")] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "boundaries", "expected"),
+    [
+        (0, 1300, (), [512, 1024, 1299]),
+        (600, 1300, (), [1024, 1299]),
+        (0, 20, (), []),  # computed again as fast as it is kept
+        (0, 40, (), [39]),
+        (0, 200, (50, 100, 150), [50, 100, 150, 199]),
+        (100, 200, (50, 100, 150), [150, 199]),
+        (0, 160, (50, 100, 150), [50, 100, 150]),  # the last boundary is near enough
+        (190, 1000, (50, 100, 150), [999]),
+    ],
+)
+def test_places_boundaries_and_the_end(start, end, boundaries, expected):
+    assert places(start, end, boundaries, 512) == expected
+
+
+def test_places_long_prompt_keeps_a_few():
+    assert places(0, 100_001, (), 512) == [12800, 25600, 38400, 51200, 64000, 76800, 89600, 100_000]
+
+
+def test_places_many_boundaries_are_thinned_but_for_the_last():
+    assert places(0, 400, tuple(range(10, 400, 10)), 512) == [10, 80, 150, 220, 290, 360, 370, 380, 390]
+
+
+def test_places_switched_off_leave_the_end():
+    assert places(0, 2000, (), 0) == [1999]
