@@ -17,6 +17,9 @@ from llamafast.errors import ConfigError, LlamaFastError
 
 BUILT_IN_CONFIG = Path(__file__).parent / "configs" / "built-in.json"
 
+# Options that are named otherwise than the fields of the section.
+DISK_CACHE_FIELDS = {"disk_cache": "path", "disk_cache_max_bytes": "max_bytes"}
+
 app = typer.Typer(
     name="llamafast",
     help=llamafast.__doc__,
@@ -73,7 +76,8 @@ def _overrides(options: Mapping[str, JsonValue]) -> Overrides:
     model = {name: value for name, value in given.items() if name in ModelConfig.model_fields}
     if "model" in given:
         model["path"] = given["model"]
-    return {"server": server, "model": model}
+    disk_cache = {DISK_CACHE_FIELDS[name]: value for name, value in given.items() if name in DISK_CACHE_FIELDS}
+    return {"server": server, "model": model} | ({"disk_cache": disk_cache} if disk_cache else {})
 
 
 @app.command()
@@ -109,6 +113,12 @@ def serve(
     type_v: Annotated[str | None, _option("--type-v", "Type of cached values.")] = None,
     prefix_cache: Annotated[
         bool | None, _option("--prefix-cache/--no-prefix-cache", "Reuse of common prompt beginnings [on].")
+    ] = None,
+    disk_cache: Annotated[
+        str | None, _option("--disk-cache", "Folder where computed prefixes outlive the server [none].")
+    ] = None,
+    disk_cache_max_bytes: Annotated[
+        int | None, _option("--disk-cache-max-bytes", "Largest size of that folder [8 GiB].")
     ] = None,
     gguf_sampling_defaults: Annotated[
         bool | None,

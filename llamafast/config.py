@@ -204,12 +204,20 @@ class ModelConfig(FileConfig):
     draft_model_threads_batch: Count | None = None
 
 
+class DiskCacheConfig(_Section):
+    """A folder where computed prefixes outlive the process."""
+
+    path: Annotated[str, Field(min_length=1)]
+    max_bytes: int = Field(default=8 * 2**30, ge=0)
+    min_tokens: Count = 128
+
+
 class Config(_Section):
     """The whole file."""
 
     server: ServerConfig = ServerConfig()
     model: ModelConfig
-    disk_cache: dict[str, JsonValue] | None = None
+    disk_cache: DiskCacheConfig | None = None
 
 
 # Fields whose capability has not landed: where, what it is, values that ask for nothing.
@@ -223,7 +231,6 @@ _NOT_YET: tuple[tuple[tuple[str, ...], str, tuple[JsonValue, ...]], ...] = (
     (("model", "pooling_type"), "embeddings are", (-1, 0)),
     (("model", "attention_type"), "non-causal models are", (-1, 0)),
     (("model", "vocab_only"), "serving a vocabulary without weights is", (False,)),
-    (("disk_cache",), "the disk cache is", ()),
 )
 
 

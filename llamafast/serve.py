@@ -48,7 +48,9 @@ def serve(config: Config) -> None:
     threads, reason = _threads(config.model)
     engine = Engine(str(path), _engine_config(config, threads))
     try:
-        _apply_loras(config.model, engine)
+        loras = _apply_loras(config.model, engine)
+        if config.disk_cache is not None:
+            engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
         template = _chat_template(config.model, engine)
         settings = _settings(config, path, engine, template, sampling_defaults(config.model, engine))
         _console.print(_description(path, engine, reason))
@@ -177,13 +179,12 @@ def _local_path(source: FileConfig, name: str) -> Path:
     return path
 
 
-def _apply_loras(model: ModelConfig, engine: Engine) -> None:
-    paths = [_local_path(lora, f"model.loras.{index}") for index, lora in enumerate(model.loras)]
-    if paths:
-        scales = [lora.scale for lora in model.loras]
-        engine.context.set_loras(
-            [(engine.model.load_lora(str(path)), scale) for path, scale in zip(paths, scales, strict=True)]
-        )
+def _apply_loras(model: ModelConfig, engine: Engine) -> list[tuple[str, float]]:
+    """Path and scale of each adapter, now in use."""
+    loras = [(str(_local_path(lora, f"model.loras.{i}")), lora.scale) for i, lora in enumerate(model.loras)]
+    if loras:
+        engine.context.set_loras([(engine.model.load_lora(path), scale) for path, scale in loras])
+    return loras
 
 
 def _threads(model: ModelConfig) -> tuple[int, str]:

@@ -18,7 +18,7 @@ import pytest
 
 import llamafast.serve
 from llamafast import cli
-from llamafast.config import Config
+from llamafast.config import Config, DiskCacheConfig
 
 BUILT_IN_MODEL = llamafast.serve.BUILT_IN_MODEL
 # The child processes run the llamafast under test, not the source folder that they would find in the current folder.
@@ -113,8 +113,13 @@ def test_serve_option_over_environment_over_file(
 
 def test_serve_every_option_reaches_a_field(asked: list[Config]) -> None:
     known = {**Config.model_fields["server"].default.model_dump(), **llamafast.config.ModelConfig.model_fields}
-    options = cli.serve.__annotations__.keys() - {"context", "config", "model", "return"}
+    options = cli.serve.__annotations__.keys() - {"context", "config", "model", "return", *cli.DISK_CACHE_FIELDS}
     assert options - known.keys() == set()
+
+
+def test_serve_disk_cache_options_make_the_section(asked: list[Config]) -> None:
+    serve("--disk-cache", "here", "--disk-cache-max-bytes", "1000")
+    assert asked[0].disk_cache == DiskCacheConfig(path="here", max_bytes=1000, min_tokens=128)
 
 
 def test_version_option_prints_version() -> None:
@@ -128,6 +133,8 @@ def test_version_option_prints_version() -> None:
         (["none.json"], 2, "none.json: No such file or directory"),
         (["--model", "none.gguf"], 2, "model.path: none.gguf: no such file"),
         (["--model", str(Path(__file__))], 1, "test_cli.py"),
+        (["--disk-cache", __file__], 2, "disk_cache.path: " + __file__),
+        (["--disk-cache-max-bytes", "5"], 2, "disk_cache.path: missing"),
         (["--n-batch", "0"], 2, "model.n_batch: should be greater than or equal to 1"),
     ],
 )

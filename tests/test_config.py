@@ -111,6 +111,27 @@ def test_load_config_from_pretrained_is_read(tmp_path: Path) -> None:
     assert source.model_dump(mode="json") == fields
 
 
+def test_load_config_disk_cache_is_read(tmp_path: Path) -> None:
+    fields: JsonValue = {"path": "p", "max_bytes": 0, "min_tokens": 1}
+    config = load_config(write(tmp_path, {"model": {"path": "m"}, "disk_cache": fields}))
+    assert config.disk_cache is not None
+    assert config.disk_cache.model_dump() == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_bytes": 1}, "disk_cache.path: missing"),
+        ({"path": ""}, "disk_cache.path: String should have at least 1 character"),
+        ({"path": "p", "max_bytes": -1}, "disk_cache.max_bytes: should be greater than or equal to 0"),
+        ({"path": "p", "min_tokens": 0}, "disk_cache.min_tokens: should be greater than or equal to 1"),
+        ({"path": "p", "max_byte": 1}, "disk_cache.max_byte: unknown field; did you mean max_bytes?"),
+    ],
+)
+def test_load_config_wrong_disk_cache_is_named(tmp_path: Path, fields: JsonValue, message: str) -> None:
+    assert fault(tmp_path, {"model": {"path": "m"}, "disk_cache": fields}) == message
+
+
 def test_load_config_null_everywhere_means_absent(tmp_path: Path) -> None:
     nullable = [name for name, field in ModelConfig.model_fields.items() if field.default is None and name != "path"]
     with_nulls = load_config(write(tmp_path, {"model": {"path": "m", **dict.fromkeys(nullable)}, "disk_cache": None}))
@@ -194,7 +215,6 @@ def test_load_config_several_faults_one_line_each(tmp_path: Path) -> None:
         ({"model": {"pooling_type": "mean"}}, "model.pooling_type: embeddings are"),
         ({"model": {"attention_type": 1}}, "model.attention_type: non-causal models are"),
         ({"model": {"vocab_only": True}}, "model.vocab_only: serving a vocabulary without weights is"),
-        ({"model": {}, "disk_cache": {"path": "p", "max_bytes": 1}}, "disk_cache: the disk cache is"),
     ],
 )
 def test_load_config_capability_not_landed_is_refused(

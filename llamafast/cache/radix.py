@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 _TOKEN_BYTES = array("i").itemsize
 
@@ -69,16 +70,23 @@ class RadixTree:
 
     def prefixes(self, token_ids: array[int]) -> list[int]:
         """Owners whose whole list is a prefix of token_ids, or equal to it."""
+        return [owner for _, node in self._path(token_ids) for owner in node.owners]
+
+    def longest_prefix(self, token_ids: array[int]) -> tuple[int, int]:
+        """(tokens, owner) of the longest list that is a prefix of token_ids or equal to it, (0, -1) without one."""
+        ends = [(length, next(iter(node.owners))) for length, node in self._path(token_ids) if node.owners]
+        return ends[-1] if ends else (0, -1)
+
+    def _path(self, token_ids: array[int]) -> Iterator[tuple[int, _Node]]:
+        """The nodes on the way, each with the number of tokens up to its end, as far as whole edges go."""
         key = token_ids.tobytes()
-        found: list[int] = []
         node, start = self._root, 0
         while start < len(key):
             child = node.children.get(key[start : start + _TOKEN_BYTES])
             if child is None or not key.startswith(child.edge, start):
-                break
-            found.extend(child.owners)
+                return
             node, start = child, start + len(child.edge)
-        return found
+            yield start // _TOKEN_BYTES, node
 
     def key(self, owner: int) -> array[int]:
         """The token list of an owner; O(n). Raises KeyError if it is not there."""
@@ -131,6 +139,11 @@ class SaltedTree:
         """As RadixTree.prefixes, among the lists of this salt."""
         tree = self._trees.get(salt)
         return [] if tree is None else tree.prefixes(token_ids)
+
+    def longest_prefix(self, token_ids: array[int], salt: str = "") -> tuple[int, int]:
+        """As RadixTree.longest_prefix, among the lists of this salt."""
+        tree = self._trees.get(salt)
+        return (0, -1) if tree is None else tree.longest_prefix(token_ids)
 
     def key(self, owner: int) -> array[int]:
         """As RadixTree.key."""

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from llamafast._core import Batch, Context, Model, ModelRunner
+from llamafast.cache.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cpu import default_threads
+from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.grammar import Grammar, GrammarCompiler
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.planner import StepPlanner
 from llamafast.engine.scheduler import Scheduler
+from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
 from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
@@ -25,6 +28,9 @@ _DEFAULT_N_CTX = 16384
 _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
 _MAX_SPARE_STATES = 16
+
+# With nothing to compute but prompts whose beginning is being loaded: new requests and aborts are seen this late.
+_LOAD_WAIT_S = 0.005
 
 _MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
 _CONTEXT_FIELDS = (
@@ -125,6 +131,7 @@ class Engine:
         self.batch = batch or Batch(context.n_batch)
         self.stats = EngineStats()
         self.dead: str | None = None
+        self.disk: DiskPrefixes | None = None
         n_ctx_seq = context.n_ctx if context.kv_unified else context.n_ctx // context.n_seq_max
         self.max_seq_len = min(n_ctx_seq, config.max_seq_len or n_ctx_seq)
         n_seq_max = min(config.n_seq_max, context.n_seq_max, context.n_batch)
@@ -169,6 +176,21 @@ class Engine:
         """Whether step() has anything to do."""
         return self.scheduler.has_work
 
+    def open_disk_cache(
+        self, path: str, *, max_bytes: int, min_tokens: int = 128, loras: Sequence[tuple[str, float]] = ()
+    ) -> None:
+        """Keep prefixes in a folder too, where the next process finds them; close() writes what is still waiting.
+
+        max_bytes: of the folder. min_tokens: that a prefix must have beyond what is there. loras: (path, scale) of the
+        adapters in use. Call it before the first request. Raises ConfigError if the folder cannot be written.
+        """
+        context = self.context
+        can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
+        key = state_key(self.model, context, self.config, loras)
+        disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
+        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context)
+        self.stats.disk_cache = disk.stats
+
     def validate(self, request: Request) -> None:
         """Raises InvalidRequestError or ContextLengthError, naming the field. Thread-safe; touches no llama context."""
         check_request(request, self._limits)
@@ -212,6 +234,8 @@ class Engine:
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
+        if self.disk is not None and plan is None and not instant:
+            self.disk.wait(_LOAD_WAIT_S)
         return instant + outputs if instant else outputs
 
     def generate(
@@ -241,6 +265,9 @@ class Engine:
     def close(self) -> None:
         """Free the context and the model. Idempotent; afterwards only validate() and stats are left."""
         self.grammars.close()
+        if self.disk is not None:
+            self.disk.disk.close()
+            self.disk = None
         for name in ("scheduler", "cache", "batch", "runner", "context", "tokenizer", "model"):
             self.__dict__.pop(name, None)
 

@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from llamafast.cache.disk_cache import DiskCacheStats
 from llamafast.request import MissReason
 
 # Upper bounds as vLLM has them, with finer steps below for small models.
@@ -66,6 +67,8 @@ class EngineStats:
     rejections: int = 0
     steps: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+
+    disk_cache: DiskCacheStats | None = None
 
     num_running: int = 0
     num_waiting: int = 0

@@ -198,6 +198,8 @@ class Scheduler:
             self.stats.computed_prompt_tokens += num_tokens
             if sequence.state.scores is not None:
                 sequence.state.scores.take(scores, sequence.slot.length)
+            if self.waiting.disk is not None:
+                self.waiting.disk.save_checkpoint(sequence)
             if sequence.is_prompt_only and not sequence.num_remaining:
                 for done in (sequence, *sequence.forks):
                     self._stop(done, FinishReason.LENGTH)
@@ -264,6 +266,8 @@ class Scheduler:
         if slot is NO_SLOT:
             return
         if keep:
+            if self.waiting.disk is not None:
+                self.waiting.disk.save(sequence, slot)
             self.cache.park(slot, sequence.token_ids)
         else:
             self.cache.free(slot)

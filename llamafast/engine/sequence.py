@@ -7,6 +7,7 @@ from array import array
 from typing import Any
 
 from llamafast._sampling import Sampler
+from llamafast.cache.disk_cache import DiskLoad
 from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
@@ -93,6 +94,7 @@ class Sequence:
         "is_prompt_only",
         "last_s",
         "last_token",
+        "load",
         "logprob_sum",
         "max_len",
         "min_len",
@@ -131,6 +133,7 @@ class Sequence:
         self.min_len = self.num_prompt + params.min_tokens
         self.slot = NO_SLOT
         self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
+        self.load: DiskLoad | None = None  # what the disk has of this prompt; None: not asked
         self.num_shared = 0  # how long that part is
         self.due = 0  # its place among the prompts: see StepPlanner.enter
         self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first

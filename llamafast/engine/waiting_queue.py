@@ -6,7 +6,8 @@ import logging
 import time
 from collections import deque
 
-from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.cache.prefix_cache import Match, PrefixCache
+from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.sequence import NO_SLOT, Sequence
 from llamafast.request import MissReason
@@ -26,6 +27,7 @@ class WaitingQueue(deque[Sequence]):
     def __init__(self, cache: PrefixCache, stats: EngineStats) -> None:
         super().__init__()
         self.is_closed = False
+        self.disk: DiskPrefixes | None = None
         self._cache = cache
         self._stats = stats
 
@@ -48,7 +50,7 @@ class WaitingQueue(deque[Sequence]):
             num_ids -= 1 + len(sequence.forks)
             if num_ids < 0:
                 break
-            if self._waits(sequence):
+            if self._waits(sequence) or (self.disk is not None and self.disk.is_loading(sequence)):
                 passed.append(self.popleft())
             elif self._start(sequence, num_promised):
                 admitted.append(self.popleft())
@@ -79,15 +81,19 @@ class WaitingQueue(deque[Sequence]):
 
     def _start(self, sequence: Sequence, num_promised: int) -> bool:
         cache, salt = self._cache, sequence.cache_salt
-        match = cache.match(sequence.reusable_ids, salt)
+        loaded = None if self.disk is None else self.disk.open(sequence, num_promised)
+        match = cache.match(sequence.reusable_ids, salt) if loaded is None else Match(loaded.length, loaded)
         is_first = not sequence.state.scheduled_s
         reason = MissReason(cache.miss_reason(sequence.token_ids, salt, match.length)) if is_first else MissReason.NONE
-        sequence.slot = cache.open(match, salt)
+        sequence.slot = loaded or cache.open(match, salt)
         cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT
             return False
+        sequence.load = None
+        if self.disk is not None:
+            self.disk.plan_checkpoint(sequence)
         if is_first:
             self._book(sequence, reason)
         return True

@@ -40,6 +40,9 @@ def test_radix_random_history_matches_like_brute_force(history, query):
     assert owner == -1 if longest == 0 else common(twin[owner], query) == longest
     whole = {owner for owner, tokens in twin.items() if tokens and query[: len(tokens)] == tokens}
     assert set(tree.prefixes(ids(query))) == whole
+    length, owner = tree.longest_prefix(ids(query))
+    assert length == max((len(twin[owner]) for owner in whole), default=0)
+    assert owner == -1 if not whole else len(twin[owner]) == length
     assert len(tree) == len(twin)
 
 

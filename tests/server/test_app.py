@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llamafast.cache.disk_cache import DiskCacheStats
+
 
 def test_models_lists_the_alias(server):
     (card,) = server.get("/v1/models").json()["data"]
@@ -113,3 +115,11 @@ def test_lifespan_starts_and_stops_the_engine(make_server):
 
     asyncio.run(go())
     assert server.engine.log == ["start", "stop 2.5"]
+
+
+def test_metrics_show_the_disk_cache_where_there_is_one(server):
+    assert "llamafast:disk_cache" not in server.get("/metrics").text
+    server.engine.stats.disk_cache = DiskCacheStats(hits=3, num_bytes=7)
+    lines = server.get("/metrics").text.splitlines()
+    labels = '{engine="0",model_name="tiny"}'
+    assert {f"llamafast:disk_cache_hits_total{labels} 3.0", f"llamafast:disk_cache_bytes{labels} 7.0"} <= set(lines)

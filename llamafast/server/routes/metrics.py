@@ -47,6 +47,7 @@ class EngineCollector(Collector):
         """All families, once."""
         yield from self._gauges()
         yield from self._counters()
+        yield from self._disk_cache()
         yield from self._histograms()
 
     def _gauges(self) -> Iterator[Metric]:
@@ -72,6 +73,34 @@ class EngineCollector(Collector):
         )
         info.add_metric((*self._labels, "1", str(stats.n_cells)), 1)
         yield info
+
+    def _disk_cache(self) -> Iterator[Metric]:
+        stats = self._engine.stats.disk_cache
+        if stats is None:
+            return
+        counts = (
+            ("hits", "Requests that began with a state from the disk.", stats.hits),
+            ("hit_tokens", "Prompt tokens that came from the disk.", stats.hit_tokens),
+            ("misses", "Requests for which the disk had nothing.", stats.misses),
+            ("writes", "States written.", stats.writes),
+            ("written_bytes", "Bytes written.", stats.written_bytes),
+            ("evictions", "States removed to stay under the cap.", stats.evictions),
+            ("damaged", "Files removed since they were not what was once written.", stats.damaged),
+            ("foreign", "Files of other models or settings that were skipped.", stats.foreign),
+            ("dropped", "States not written: the disk was too slow, or the cap too small.", stats.dropped),
+            ("failures", "Errors of the disk.", stats.failures),
+        )
+        for name, text, value in counts:
+            counter = CounterMetricFamily(f"llamafast:disk_cache_{name}", text, labels=_LABELS)
+            counter.add_metric(self._labels, value)
+            yield counter
+        for name, text, value in (
+            ("states", "States of this model in the folder.", stats.num_states),
+            ("bytes", "Size of the folder's states, of all models.", stats.num_bytes),
+        ):
+            gauge = GaugeMetricFamily(f"llamafast:disk_cache_{name}", text, labels=_LABELS)
+            gauge.add_metric(self._labels, value)
+            yield gauge
 
     def _counters(self) -> Iterator[Metric]:
         stats = self._engine.stats

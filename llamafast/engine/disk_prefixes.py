@@ -1,0 +1,132 @@
+"""Prefixes on their way between sequences and the disk: what is loaded for whom, what is saved when."""
+
+from __future__ import annotations
+
+from bisect import insort
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from llamafast.cache.disk_cache import DiskCache, DiskLoad, Entry
+from llamafast.cache.prefix_cache import NOTHING, PrefixCache
+from llamafast.cache.slots import Slot
+from llamafast.engine.sequence import Sequence
+
+# Fewer tokens are computed as fast as a state is loaded, and so are those that are a small part of a long state.
+_MIN_GAIN = 32
+_MIN_SHARE = 1 / 8
+
+
+class SequenceStates(Protocol):
+    """The part of a context that copies a sequence's memory out."""
+
+    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes: ...
+
+
+class DiskPrefixes:
+    """Belongs to the engine's thread; reads, writes and checksums happen on the disk cache's own."""
+
+    def __init__(self, disk: DiskCache, cache: PrefixCache, context: SequenceStates) -> None:
+        self.disk = disk
+        self._cache = cache
+        self._context = context
+        self._reads: WeakValueDictionary[int, Future[bytes | None]] = WeakValueDictionary()  # by entry
+
+    def is_loading(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence's prefix is on its way; the first question sends for it."""
+        if sequence.load is None:
+            sequence.load = self._send_for(sequence)
+        return sequence.load.state is not None and not sequence.load.state.done()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until some prefix has come, or for timeout_s."""
+        reads = [read for read in self._reads.values() if not read.done()]
+        if reads:
+            wait(reads, timeout_s, FIRST_COMPLETED)
+
+    def open(self, sequence: Sequence, num_promised: int) -> Slot | None:
+        """A slot with what was loaded for a sequence; None if the memory has as much by now, or no room."""
+        load = sequence.load
+        if load is None or load.state is None or load.match.entry is None:
+            return None
+        if load.match.length - self._num_computed(sequence) < _MIN_GAIN:
+            return None
+        state = load.state.result()
+        if state is None:
+            sequence.load = DiskLoad(load.match, None)
+            self.disk.stats.misses += 1
+            return None
+        slot = self._cache.open(NOTHING, sequence.cache_salt)
+        if self._cache.make_room(num_promised + max(len(sequence.token_ids), load.match.entry.num_tokens)):
+            if self._restore(slot, state, load.match.length, sequence):
+                self.disk.stats.hits += 1
+                self.disk.stats.hit_tokens += load.match.length
+                return slot
+            self.disk.discard(load.match.entry)
+            sequence.load = DiskLoad(load.match, None)
+        self._cache.free(slot)
+        return None
+
+    def save(self, sequence: Sequence, slot: Slot) -> None:
+        """Store what a slot holds, if enough of it is new."""
+        request = sequence.state.request
+        tokens = sequence.token_ids[: slot.length]
+        if request.use_cache and self.disk.wants(tokens, request.cache_salt):
+            self.disk.store(tokens, request.cache_salt, self._context.state_seq_get(slot.seq_id))
+
+    def save_checkpoint(self, sequence: Sequence) -> None:
+        """Store a prompt that has come to where the next one is likely to part from it, if its state is needed there.
+
+        That is before the answer's opening, or before the last token, which is always computed anew.
+        """
+        if sequence.slot.length == _place(sequence) and not self.disk.can_cut:
+            self.save(sequence, sequence.slot)
+
+    def plan_checkpoint(self, sequence: Sequence) -> None:
+        """Have the prompt's chunks end where save_checkpoint() stores it."""
+        slot, place = sequence.slot, _place(sequence)
+        if not self.disk.can_cut and slot.length < place < sequence.num_prompt and place not in slot.places:
+            insort(slot.places, place, key=lambda other: -other)
+
+    def _send_for(self, sequence: Sequence) -> DiskLoad:
+        request = sequence.state.request
+        token_ids = sequence.reusable_ids
+        match = self.disk.match(token_ids, request.cache_salt)
+        entry = match.entry
+        if not request.use_cache or entry is None:
+            self.disk.stats.misses += request.use_cache
+            return DiskLoad(match, None)
+        num_gained = match.length - self._num_computed(sequence)
+        if num_gained < max(_MIN_GAIN, _MIN_SHARE * entry.num_tokens):
+            return DiskLoad(match, None)
+        return DiskLoad(match, self._read(entry))
+
+    def _num_computed(self, sequence: Sequence) -> int:
+        """Tokens that the memory has of a prompt."""
+        return self._cache.match(sequence.reusable_ids, sequence.cache_salt).length
+
+    def _restore(self, slot: Slot, state: bytes, length: int, sequence: Sequence) -> bool:
+        """Put a state into an empty slot and keep its first `length` tokens; False if the memory cannot."""
+        memory = self._cache.memory
+        try:
+            memory.state_seq_set(slot.seq_id, state)
+        except ValueError:
+            return False  # the slot is freed, whatever has come into it
+        num_tokens = memory.seq_pos_max(slot.seq_id) + 1
+        if num_tokens < length or (num_tokens > length and not memory.seq_rm(slot.seq_id, length, -1)):
+            return False
+        self._cache.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
+        self._cache.advance(slot, length, sequence.token_ids)
+        self._cache.num_cells += length
+        return True
+
+    def _read(self, entry: Entry) -> Future[bytes | None]:
+        read = self._reads.get(entry.number)
+        if read is None:
+            read = self._reads[entry.number] = self.disk.load(entry)
+        return read
+
+
+def _place(sequence: Sequence) -> int:
+    boundaries = sequence.state.request.boundaries
+    return boundaries[-1] if boundaries else sequence.num_prompt - 1

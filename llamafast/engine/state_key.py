@@ -1,0 +1,72 @@
+"""What gives a stored state its meaning: a state with another key would be read without an error, and be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from glob import escape, glob
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamafast._core import COMPILED_LLAMA_CPP_PYTHON, Context, Model, libllama_version
+
+if TYPE_CHECKING:
+    from llamafast.engine.engine import EngineConfig
+
+# Larger files are read in this many pieces, evenly spread: all of a large model would delay each start by minutes.
+_NUM_PIECES = 256
+_PIECE_BYTES = 2**20
+
+_SETTINGS = (
+    "type_k", "type_v", "flash_attn", "rope_scaling_type", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor",
+    "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx", "attention_type", "kv_overrides",
+)  # fmt: skip
+_FACTS = ("memory_kind", "kv_unified", "swa_full", "n_rs_seq")
+
+
+def state_key(model: Model, context: Context, config: EngineConfig, loras: Iterable[tuple[str, float]] = ()) -> bytes:
+    """Model content, adapters (path, scale), llama.cpp, memory layout, types and rope settings, as bytes.
+
+    Reads the files: 256 MiB of each at most.
+    """
+    return json.dumps(
+        {
+            "model": [fingerprint(path) for path in _parts(model.path)],
+            "loras": [(fingerprint(path), scale) for path, scale in loras],
+            "llama.cpp": [COMPILED_LLAMA_CPP_PYTHON, libllama_version(), sys.byteorder],
+            **{name: getattr(context, name) for name in _FACTS},
+            **{name: getattr(config, name) for name in _SETTINGS},
+        },
+        sort_keys=True,
+    ).encode()
+
+
+def fingerprint(path: str) -> str:
+    """Of a file's size and content; of one above 256 MiB, the content at evenly spread places."""
+    size = os.stat(path).st_size
+    found = blake2b(str(size).encode(), digest_size=32)
+    with open(path, "rb") as file:
+        for start in _pieces(size):
+            file.seek(start)
+            found.update(file.read(_PIECE_BYTES))
+    return found.hexdigest()
+
+
+def _pieces(size: int) -> Iterator[int]:
+    if size <= _NUM_PIECES * _PIECE_BYTES:
+        yield from range(0, size, _PIECE_BYTES)
+    else:
+        yield from (i * (size - _PIECE_BYTES) // (_NUM_PIECES - 1) for i in range(_NUM_PIECES))
+
+
+def _parts(path: str) -> list[str]:
+    """All files of a model that comes in several."""
+    name = re.fullmatch(r"(.*)-\d{5}-(of-\d{5}\.gguf)", Path(path).name)
+    if name is None:
+        return [path]
+    folder = escape(str(Path(path).parent))
+    return sorted(glob(f"{folder}/{escape(name[1])}-[0-9][0-9][0-9][0-9][0-9]-{name[2]}"))
