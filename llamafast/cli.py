@@ -95,10 +95,7 @@ def serve(
     max_prefill_tokens: Annotated[
         int | None, _option("--max-prefill-tokens", "Most prompt tokens of one step.")
     ] = None,
-    max_step_ms: Annotated[
-        float | None,
-        _option("--max-step-ms", "Time that prompts may stretch a step to while others generate; 0: any [relative]."),
-    ] = None,
+    max_step_ms: Annotated[float | None, _option("--max-step-ms", "Target for steps with prompts; 0: none.")] = None,
     max_seq_len: Annotated[int | None, _option("--max-seq-len", "Most tokens of one request, prompt included.")] = None,
     max_output_tokens: Annotated[
         int | None, _option("--max-output-tokens", "Most generated tokens of one request.")
