@@ -16,6 +16,10 @@ from llamafast.cache.slots import Segment, Slot
 # With a stream for each sequence a prefix is copied: not for a few tokens.
 _MIN_COPIED = 32
 
+# Idle times without a regret after which the idle time that has grown is halved; and tokens worth a regret.
+_CALM = 8
+_MIN_REGRETTED = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -38,8 +42,9 @@ class PrefixCache:
 
     n_slots ids and n_cells cells. kind, n_swa, swa_full, copies_cells: see MemoryKind. reuse=False only counts.
     Attention looks at all cells up to the highest used one, so parked ones cost time: they go while more than
-    n_cells_kept are in use, and once max_idle_tokens were generated since their last use. Hybrid and recurrent
-    memories, and windows that moved on, can be forked only where a sequence stands or a checkpoint was taken.
+    n_cells_kept are in use, and once max_idle_tokens were generated since their last use (more, where dropped ones were
+    asked for again). Hybrid and recurrent memories, and windows that moved on, can be forked only where a sequence
+    stands or a checkpoint was taken.
     Who computes calls advance(), and adds to num_cells and num_generated.
     """
 
@@ -64,6 +69,8 @@ class PrefixCache:
         self.n_cells = n_cells
         self.n_cells_kept = n_cells if n_cells_kept is None else n_cells_kept
         self.max_idle_tokens = max_idle_tokens
+        self._max_idle = max_idle_tokens  # as it is now
+        self._calm_at = 0  # num_generated at which that shrinks again
         self.reuse = reuse
         self.checkpoint_every = checkpoint_every
         self.checkpoints = CheckpointStore(max_checkpoint_bytes)
@@ -121,7 +128,7 @@ class PrefixCache:
             return "none"
         if self._index.longest(wanted, salt)[0] > length:
             return "no_checkpoint"
-        if self._index.was_evicted(wanted, salt, length):
+        if self._index.evicted(wanted, salt)[0] > length:
             return "evicted"
         return "salt" if self._index.is_of_other_salt(wanted, salt, length) else "new"
 
@@ -202,8 +209,7 @@ class PrefixCache:
                 self.free(other)
         self._parked[slot.seq_id] = slot
         self._touch(slot)
-        while self._is_oldest_too_dear():
-            self.evict_oldest()
+        self.drop_idle()
 
     def free(self, slot: Slot) -> None:
         """Give a slot and the cells that only it holds back."""
@@ -229,6 +235,28 @@ class PrefixCache:
         if oldest is not None:
             self._evict(oldest)
         return oldest is not None
+
+    def drop_idle(self) -> None:
+        """Free the parked slots that cost more than they are likely to save; to be called after each step, O(1)."""
+        while self._parked and self._is_idle(oldest := next(iter(self._parked.values()))):
+            self._evict(oldest)
+        while self.num_cells > self.n_cells_kept and self.evict_oldest():
+            pass
+        if self.num_generated >= self._calm_at and self._max_idle is not None and self.max_idle_tokens is not None:
+            self._max_idle = max(self.max_idle_tokens, self._max_idle // 2)
+            self._calm_at = self.num_generated + _CALM * self._max_idle
+
+    def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
+        """A prompt found `length` of its tokens: if many more were dropped not long ago, keep idle ones longer.
+
+        Twice as long as would have done, until nothing was regretted for a while.
+        """
+        if self._max_idle is None or salt is None:
+            return
+        num_dropped, used_at = self._index.evicted(token_ids, salt)
+        if num_dropped - length >= _MIN_REGRETTED:
+            self._max_idle = max(self._max_idle, 2 * (self.num_generated - used_at))
+            self._calm_at = self.num_generated + _CALM * self._max_idle
 
     def make_room(self, num_cells: int) -> bool:
         """Whether num_cells more fit; parked slots are evicted for it, but none if even that would not do."""
@@ -326,11 +354,8 @@ class PrefixCache:
         self._drop_checkpoints(tokens, salt, match.length)
         return slot
 
-    def _is_oldest_too_dear(self) -> bool:
-        if not self._parked or self.num_cells > self.n_cells_kept:
-            return bool(self._parked)
-        oldest = next(iter(self._parked.values()))
-        return self.max_idle_tokens is not None and self.num_generated - oldest.used_at > self.max_idle_tokens
+    def _is_idle(self, slot: Slot) -> bool:
+        return self._max_idle is not None and self.num_generated - slot.used_at > self._max_idle
 
     def _new_slot(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
         slot = Slot(seq_id, length, salt)

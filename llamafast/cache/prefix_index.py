@@ -20,7 +20,7 @@ class PrefixIndex:
         self._computed = SaltedTree()
         self._announced = SaltedTree()
         self._evicted = SaltedTree()
-        self._evictions: deque[int] = deque()
+        self._evictions: deque[tuple[int, int]] = deque()  # number, and when it was used last
         self._num_evicted = 0
 
     @property
@@ -83,14 +83,15 @@ class PrefixIndex:
         if slot.salt is None:
             return
         self._num_evicted += 1
-        self._evictions.append(self._num_evicted)
+        self._evictions.append((self._num_evicted, slot.used_at))
         self._evicted.insert(self._num_evicted, self.tokens(slot), slot.salt)
         if len(self._evictions) > _NUM_REMEMBERED:
-            self._evicted.remove(self._evictions.popleft())
+            self._evicted.remove(self._evictions.popleft()[0])
 
-    def was_evicted(self, wanted: array[int], salt: str, length: int) -> bool:
-        """Whether more than `length` tokens of `wanted` were there not long ago."""
-        return self._evicted.match(wanted, salt)[0] > length
+    def evicted(self, wanted: array[int], salt: str) -> tuple[int, int]:
+        """How many tokens of `wanted` were there not long ago, and when their slot was used last."""
+        length, number = self._evicted.match(wanted, salt)
+        return length, dict(self._evictions).get(number, 0)
 
     def is_of_other_salt(self, wanted: array[int], salt: str, length: int) -> bool:
         """Whether more than `length` tokens of `wanted` are there under another salt."""

@@ -98,7 +98,7 @@ class EngineConfig:
     max_output_tokens: int | None = None
     enable_prefix_cache: bool = True
     max_cached_tokens: int | None = None
-    max_idle_tokens: int | None = None
+    max_idle_tokens: int | None = 512
     max_checkpoint_bytes: int = 1 << 30
     checkpoint_every: int = 512
 

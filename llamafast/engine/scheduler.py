@@ -138,6 +138,7 @@ class Scheduler:
             self._leave(sequence)
             self._release(sequence, keep=True)
             self._end(sequence, output, outputs)
+        self.cache.drop_idle()
         self.stats.add_step(now, self.batch.num_tokens, num_generated)
         return outputs
 

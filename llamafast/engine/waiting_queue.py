@@ -109,6 +109,8 @@ class WaitingQueue(deque[Sequence]):
         stats.prefix_hits += num_cached
         stats.prefix_queries += sequence.num_prompt if self._cache.reuse else 0
         stats.prefix_misses[reason.value] += 1
+        if reason is MissReason.EVICTED:
+            self._cache.regret(sequence.token_ids, sequence.cache_salt, num_cached)
         _log.debug(
             "request %s: %d of %d prompt tokens cached; miss: %s at %d",
             sequence.request_id, num_cached, sequence.num_prompt, reason.value, num_cached,

@@ -248,3 +248,22 @@ def test_cut_removes_what_is_not_computed():
 def test_cut_memory_that_cannot_refuses():
     bench = Bench(kind="hybrid")
     assert not bench.cache.cut(bench.start("abc"))
+
+
+def test_drop_idle_needs_no_one_to_finish():
+    bench = Bench(max_idle_tokens=10)
+    bench.park(bench.start("one"), "one")
+    bench.cache.num_generated += 11
+    bench.cache.drop_idle()
+    assert bench.cache.num_parked == 0
+
+
+def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
+    text = "a prompt that is long enough to be worth a regret"
+    bench = Bench(max_idle_tokens=10)
+    for idle, kept in ((20, 0), (39, 1)):
+        bench.cache.regret(ids(text), "", 0)
+        bench.park(bench.start(text), text)
+        bench.cache.num_generated += idle
+        bench.cache.drop_idle()
+        assert bench.cache.num_parked == kept
