@@ -60,12 +60,14 @@ class StepPacer:
             return False
         return self._num_unseen >= _MAX_UNSEEN or not self._seen(num_rows)
 
-    def budget(self, num_rows: int) -> int:
-        """Prompt tokens for a step beside num_rows decode rows."""
+    def budget(self, num_rows: int, num_prompts: int = 1) -> int:
+        """Prompt tokens for a step beside num_rows decode rows, while num_prompts want some."""
         if self.max_step_ms == 0:
             return self.max_tokens
         decode_ms = self._decode_ms(num_rows)
-        target_ms = decode_ms * _AUTO_STRETCH if self.max_step_ms is None else self.max_step_ms
+        # Where more wait for a first token than for their next one, they get more of the time.
+        stretch = max(_AUTO_STRETCH, 1 + num_prompts / max(1, num_rows))
+        target_ms = decode_ms * stretch if self.max_step_ms is None else self.max_step_ms
         # No more than twice what was tried: small chunks say little about large ones.
         return min(self._fitting(target_ms - decode_ms), max(self._num_first, 2 * self._num_tried), self.max_tokens)
 

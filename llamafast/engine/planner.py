@@ -55,7 +55,7 @@ class StepPlanner:
         remaining = packing.remaining_tokens(prefilling, self.n_outputs_max - len(running))
         room = self.batch.n_tokens_max
         num_decoding = len(running) + self.num_forced
-        budget = min(room, self.pacer.budget(num_decoding)) if running else room
+        budget = min(room, self.pacer.budget(num_decoding, len(prefilling))) if running else room
         if not self.equal_lengths:
             if running and self.pacer.must_see_decode(num_decoding):
                 return self._decodes()

@@ -85,6 +85,14 @@ def test_pacer_tiny_chunk_teaches_nothing():
     assert pacer.budget(8) == 100
 
 
+def test_pacer_many_prompts_get_more_of_the_time():
+    pacer = StepPacer(None, 512)
+    for _ in range(3):
+        pacer.note_decode(8, 10.0)
+        pacer.note_prompts(200, 30.0, 8)
+    assert (pacer.budget(8, 1), pacer.budget(8, 32)) == (80, 400)
+
+
 def test_pacer_slower_prompts_shrink_the_budget():
     pacer = StepPacer(20.0, 512)
     pacer.note_decode(8, 10.0)
