@@ -267,3 +267,11 @@ def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
         bench.cache.num_generated += idle
         bench.cache.drop_idle()
         assert bench.cache.num_parked == kept
+
+
+@pytest.mark.parametrize(("num_common", "length"), [(12, 0), (30, 30)])
+def test_match_in_a_sliding_window_only_where_it_still_is(num_common, length):
+    text = "one text, longer than a window"
+    bench = Bench(kind="swa")
+    bench.park(bench.start(text), text)
+    assert bench.cache.match(ids(text[:num_common] + "zz")).length == length
