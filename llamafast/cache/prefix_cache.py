@@ -10,15 +10,12 @@ from dataclasses import dataclass
 
 from llamafast.cache.checkpoints import Checkpoint, CheckpointStore, places
 from llamafast.cache.memory import Memory, MemoryKind
+from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.slots import Segment, Slot
 
 # With a stream for each sequence a prefix is copied: not for a few tokens.
 _MIN_COPIED = 32
-
-# Idle times without a regret after which the idle time that has grown is halved; and tokens worth a regret.
-_CALM = 8
-_MIN_REGRETTED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +65,6 @@ class PrefixCache:
         self.n_slots = n_slots
         self.n_cells = n_cells
         self.n_cells_kept = n_cells if n_cells_kept is None else n_cells_kept
-        self.max_idle_tokens = max_idle_tokens
-        self._max_idle = max_idle_tokens  # as it is now
-        self._calm_at = 0  # num_generated at which that shrinks again
         self.reuse = reuse
         self.checkpoint_every = checkpoint_every
         self.checkpoints = CheckpointStore(max_checkpoint_bytes)
@@ -81,8 +75,7 @@ class PrefixCache:
         self._takes_checkpoints = reuse and self._kind.takes_checkpoints
         self._free_ids = list(range(n_slots))
         self._slots: dict[int, Slot] = {}
-        self._parked: dict[int, Slot] = {}  # by sequence id, least recently used first
-        self._floor = 0  # rises to the weight of what is evicted: what stays unused gets lighter beside the rest
+        self._parked = ParkedSlots(max_idle_tokens)
         self._index = PrefixIndex()
 
     @property
@@ -140,8 +133,8 @@ class PrefixCache:
         source, checkpoint = match.slot, match.checkpoint
         if checkpoint is not None:
             self.checkpoints.touch(checkpoint)
-        if source is not None and source.seq_id in self._parked:
-            self._touch(source)
+        if source is not None and source in self._parked:
+            self._parked.use(source, self.num_generated)
         seq_id = self._take_id(source)
         if seq_id is None:
             assert source is not None
@@ -204,11 +197,10 @@ class PrefixCache:
         shorter = self._index.whole_prefixes(tokens, salt)
         self._index.hold(slot, tokens)
         for other in shorter:
-            if other.seq_id in self._parked:  # this slot holds all of that one
+            if other in self._parked:  # this slot holds all of that one
                 self._keep_state(other, tokens[: other.length])
                 self.free(other)
-        self._parked[slot.seq_id] = slot
-        self._touch(slot)
+        self._parked.use(slot, self.num_generated)
         self.drop_idle()
 
     def free(self, slot: Slot) -> None:
@@ -219,7 +211,7 @@ class PrefixCache:
         slot.segments.clear()
         slot.places.clear()
         del self._slots[slot.seq_id]
-        self._parked.pop(slot.seq_id, None)
+        self._parked.discard(slot)
         self.memory.seq_rm(slot.seq_id, -1, -1)
         heapq.heappush(self._free_ids, slot.seq_id)
         self._drop_checkpoints(tokens, slot.salt)
@@ -230,33 +222,24 @@ class PrefixCache:
 
     def evict_oldest(self) -> bool:
         """Free the least recently used parked slot, before that those without a cell of their own; False: none."""
-        owners = (slot for slot in self._parked.values() if slot.num_own)
-        oldest = next(owners, None) or next(iter(self._parked.values()), None)
+        oldest = self._parked.oldest()
         if oldest is not None:
             self._evict(oldest)
         return oldest is not None
 
     def drop_idle(self) -> None:
         """Free the parked slots that cost more than they are likely to save; to be called after each step, O(1)."""
-        while self._parked and self._is_idle(oldest := next(iter(self._parked.values()))):
-            self._evict(oldest)
+        while (idle := self._parked.idle(self.num_generated)) is not None:
+            self._evict(idle)
         while self.num_cells > self.n_cells_kept and self.evict_oldest():
             pass
-        if self.num_generated >= self._calm_at and self._max_idle is not None and self.max_idle_tokens is not None:
-            self._max_idle = max(self.max_idle_tokens, self._max_idle // 2)
-            self._calm_at = self.num_generated + _CALM * self._max_idle
+        self._parked.calm_down(self.num_generated)
 
     def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
-        """A prompt found `length` of its tokens: if many more were dropped not long ago, keep idle ones longer.
-
-        Twice as long as would have done, until nothing was regretted for a while.
-        """
-        if self._max_idle is None or salt is None:
-            return
-        num_dropped, used_at = self._index.evicted(token_ids, salt)
-        if num_dropped - length >= _MIN_REGRETTED:
-            self._max_idle = max(self._max_idle, 2 * (self.num_generated - used_at))
-            self._calm_at = self.num_generated + _CALM * self._max_idle
+        """A prompt found `length` of its tokens: if many more were dropped not long ago, keep idle ones longer."""
+        if salt is not None:
+            num_dropped, used_at = self._index.evicted(token_ids, salt)
+            self._parked.regret(num_dropped - length, used_at, self.num_generated)
 
     def make_room(self, num_cells: int) -> bool:
         """Whether num_cells more fit; parked slots are evicted for it, but none if even that would not do."""
@@ -272,7 +255,7 @@ class PrefixCache:
         """Cells that a live slot holds; O(slots)."""
         ends: dict[Segment, int] = {}
         for slot in self._slots.values():
-            if slot.seq_id not in self._parked:
+            if slot not in self._parked:
                 for segment in slot.segments:
                     ends[segment] = max(ends.get(segment, 0), slot.end_in(segment))
         return sum(end - segment.start for segment, end in ends.items())
@@ -282,7 +265,7 @@ class PrefixCache:
         assert sorted([*self._free_ids, *self._slots]) == list(range(self.n_slots)), "sequence ids are lost"
         segments = {segment for slot in self._slots.values() for segment in slot.segments}
         assert self.num_cells == sum(segment.num_cells() for segment in segments), "cells do not add up"
-        assert self._parked.keys() <= self._slots.keys(), "a parked slot is gone"
+        assert all(self._slots.get(slot.seq_id) is slot for slot in self._parked), "a parked slot is gone"
         for slot in self._slots.values():
             assert all(slot in segment.readers for segment in slot.segments), "a slot lost a segment"
             assert self.memory.seq_pos_max(slot.seq_id) == slot.length - 1, f"sequence {slot.seq_id} is cut elsewhere"
@@ -312,19 +295,17 @@ class PrefixCache:
         Streams share a ubatch only where ids follow each other, so there the lowest one is taken: a parked slot that
         stands there moves to another id, or is the source, or goes.
         """
-        if self._free_ids and not (self._kind.copies_cells and self._parked and min(self._parked) < self._free_ids[0]):
+        lowest = self._parked.lowest() if self._kind.copies_cells else None
+        if self._free_ids and (lowest is None or lowest.seq_id > self._free_ids[0]):
             return heapq.heappop(self._free_ids)
-        lowest = self._parked[min(self._parked)] if self._kind.copies_cells else None
         if lowest is not None and lowest is source:
             return None
         if not self._free_ids:
-            victims = [slot for slot in self._parked.values() if slot is not source]
-            if not victims:
+            victim = self._parked.cheapest(source)
+            if victim is None:
                 return None
-            victim = min(victims, key=self._weight)
-            self._floor = max(self._floor, self._weight(victim))
             self._evict(victim)
-        if lowest is not None and lowest.seq_id in self._parked:
+        if lowest is not None and lowest in self._parked:
             self._move(lowest)
         return heapq.heappop(self._free_ids)
 
@@ -339,12 +320,12 @@ class PrefixCache:
         self._index.hold(slot, tokens)
         del self._slots[seq_id]
         self._slots[slot.seq_id] = slot
-        self._parked = {other.seq_id: other for other in self._parked.values()}
+        self._parked.renumber()
 
     def _take_over(self, slot: Slot, match: Match, salt: str | None) -> Slot:
         """Make a parked slot live again, cut to the matched prefix."""
         tokens = self._index.tokens(slot)
-        del self._parked[slot.seq_id]
+        self._parked.discard(slot)
         if slot.length == match.length:
             self._keep_state(slot, tokens)
         self._index.forget(slot)
@@ -353,9 +334,6 @@ class PrefixCache:
         slot.salt = salt
         self._drop_checkpoints(tokens, salt, match.length)
         return slot
-
-    def _is_idle(self, slot: Slot) -> bool:
-        return self._max_idle is not None and self.num_generated - slot.used_at > self._max_idle
 
     def _new_slot(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
         slot = Slot(seq_id, length, salt)
@@ -367,19 +345,6 @@ class PrefixCache:
             slot.share(source, length)
             slot.grow_from(length)
         return slot
-
-    def _touch(self, slot: Slot) -> None:
-        """A parked slot is now the most recently used."""
-        self._parked[slot.seq_id] = self._parked.pop(slot.seq_id)
-        slot.used_at = self.num_generated
-        slot.weighed_at = self._floor
-
-    def _weight(self, slot: Slot) -> int:
-        """What it would cost to compute a parked slot again, more so the later it was used.
-
-        Source: GreedyDual-Size, Cao and Irani 1997, with all sizes equal: an id is an id.
-        """
-        return slot.weighed_at + slot.num_own
 
     def _keep_state(self, slot: Slot, tokens: array[int]) -> None:
         """A checkpoint of where a slot stands, unless there is one; tokens are all that it holds."""
