@@ -189,6 +189,9 @@ class ModelConfig(FileConfig):
     # None: relative to what a step without prompts takes, on whatever machine.
     max_step_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     prefix_cache: bool = True
+    max_checkpoint_bytes: int | None = Field(default=None, ge=0)
+    checkpoint_every: int | None = Field(default=None, ge=0, lt=2**31)
+    context_shift: bool = False
     # Logits are never kept for long, and logprobs work with either value.
     store_logits: bool = True
 

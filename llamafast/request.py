@@ -110,7 +110,8 @@ class Request:
     grammar: params.structured as compile_grammar made it; None where params.structured is. boundaries: places in the
     prompt, ascending, where later prompts are likely to part from it (ends of messages): memories that cannot be cut
     keep their state there. Prefixes are shared only among equal cache_salt; use_cache False neither takes nor leaves
-    any. Of the waiting requests the lowest priority value goes first.
+    any. Of the waiting requests the lowest priority value goes first. n_keep: with context shift, so many of the
+    prompt's tokens always stay, and a BOS before them; negative: all; None: those of the first message.
     """
 
     request_id: str
@@ -123,6 +124,7 @@ class Request:
     cache_salt: str = ""
     use_cache: bool = True
     priority: int = 0
+    n_keep: int | None = None
 
 
 class MissReason(str, Enum):

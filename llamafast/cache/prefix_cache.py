@@ -183,6 +183,10 @@ class PrefixCache:
 
     def park(self, slot: Slot, token_ids: array[int]) -> None:
         """Give a live slot back, and keep its cells for later if they are worth it."""
+        if slot.num_unmoved is not None:
+            self.memory.seq_rm(slot.seq_id, slot.num_unmoved, -1)
+            self.num_cells -= slot.shorten(slot.num_unmoved)
+            slot.num_unmoved = None
         tokens, salt = token_ids[: slot.length], slot.salt
         if not self.reuse or not tokens or salt is None:
             self.free(slot)
@@ -219,6 +223,27 @@ class PrefixCache:
     def cut(self, slot: Slot) -> bool:
         """Remove what stands behind slot.length in the memory; False where only a whole sequence can be removed."""
         return self._kind.can_cut and self.memory.seq_rm(slot.seq_id, slot.length, -1)
+
+    def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
+        """Remove num_dropped tokens behind the first num_kept of a live slot, and move up what stands behind them.
+
+        False, and nothing is done, where another slot holds a cell that would move, and so would move there too. What
+        has moved was computed behind other tokens than those that it now follows: nobody else ever gets it. Only for
+        memories that can shift.
+        """
+        start = num_kept + num_dropped
+        if not slot.holds_alone(start):
+            return False
+        is_cut = self.memory.seq_rm(slot.seq_id, num_kept, start)
+        assert is_cut, "a memory that can shift can be cut anywhere"
+        self.memory.seq_add(slot.seq_id, start, slot.length, -num_dropped)
+        self.num_cells -= slot.drop(num_kept, num_dropped)
+        slot.num_unmoved = num_kept if slot.num_unmoved is None else min(num_kept, slot.num_unmoved)
+        tokens = self._index.tokens(slot)[: slot.num_unmoved]
+        self._index.forget(slot)
+        if tokens:
+            self._index.hold(slot, tokens)
+        return True
 
     def evict_oldest(self) -> bool:
         """Free the least recently used parked slot, before that those without a cell of their own; False: none."""
@@ -269,6 +294,7 @@ class PrefixCache:
         for slot in self._slots.values():
             assert all(slot in segment.readers for segment in slot.segments), "a slot lost a segment"
             assert self.memory.seq_pos_max(slot.seq_id) == slot.length - 1, f"sequence {slot.seq_id} is cut elsewhere"
+            assert slot.num_unmoved is None or slot.num_listed <= slot.num_unmoved, "others find what has moved"
             assert slot.next_place is None or slot.next_place > slot.length, "a checkpoint was not taken"
         for seq_id in self._free_ids:
             assert self.memory.seq_pos_max(seq_id) == -1, f"free sequence {seq_id} holds cells"

@@ -56,6 +56,7 @@ class PrefixIndex:
     def forget(self, slot: Slot) -> None:
         """Nothing is to be found in a slot any more."""
         self._slots.pop(slot.seq_id, None)
+        slot.num_listed = 0
         for tree in (self._computed, self._announced):
             if slot.seq_id in tree:
                 tree.remove(slot.seq_id)

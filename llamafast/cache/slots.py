@@ -12,7 +12,17 @@ class Slot:
         B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
     """
 
-    __slots__ = ("length", "num_listed", "places", "salt", "segments", "seq_id", "used_at", "weighed_at")
+    __slots__ = (
+        "length",
+        "num_listed",
+        "num_unmoved",
+        "places",
+        "salt",
+        "segments",
+        "seq_id",
+        "used_at",
+        "weighed_at",
+    )
 
     def __init__(self, seq_id: int, length: int, salt: str | None = "") -> None:
         self.seq_id = seq_id
@@ -20,6 +30,7 @@ class Slot:
         self.salt = salt  # None: what it holds is for nobody else
         self.places: list[int] = []  # where its checkpoints are to be taken, the next one last
         self.num_listed = 0  # tokens under which others find it
+        self.num_unmoved: int | None = None  # tokens in front that stand where they were computed; None: all
         self.used_at = 0  # num_generated of the cache when it was parked or matched last
         self.weighed_at = 0  # the cache's floor at that time
         self.segments: list[Segment] = []
@@ -58,6 +69,24 @@ class Slot:
         num_freed = num_before - sum(segment.num_cells() for segment in segments)
         self.grow_from(length)
         return num_freed
+
+    def holds_alone(self, start: int) -> bool:
+        """Whether no other slot holds any of its cells from position `start` on."""
+        return all(
+            slot is self or min(slot.end_in(segment), self.end_in(segment)) <= start
+            for segment in self.segments
+            for slot in segment.readers
+        )
+
+    def drop(self, start: int, num_tokens: int) -> int:
+        """Give back num_tokens from `start` on; all behind them, which it holds alone, moves up. How many cells it was.
+
+        Cells that others hold too are not given back.
+        """
+        num_moved = self.length - start - num_tokens
+        num_freed = self.shorten(start)
+        self.length += num_moved
+        return num_freed - num_moved
 
     def end_in(self, segment: Segment) -> int:
         """Where it leaves a segment: at the start of its next one, or at its own end."""

@@ -64,6 +64,7 @@ class EngineStats:
     prefix_misses: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in MissReason})
     computed_prompt_tokens: int = 0  # by prefill, whether for the first time or again after a preemption
     preemptions: int = 0
+    context_shifts: int = 0
     rejections: int = 0
     steps: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.engine.context_shift import ContextShift
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.planner import StepPlanner
@@ -35,6 +36,7 @@ class Scheduler:
         n_seq_max: int,
         max_seq_len: int,
         max_output_tokens: int | None,
+        context_shift: ContextShift | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.cache = cache
@@ -43,11 +45,13 @@ class Scheduler:
         self.stats = stats
         self.n_seq_max = n_seq_max
         self.max_seq_len = max_seq_len
-        self.max_output_tokens = max_seq_len if max_output_tokens is None else max_output_tokens
+        self.max_output_tokens = max_output_tokens
+        self.context_shift = context_shift
         self.requests: dict[str, RequestState] = {}
         self.waiting = WaitingQueue(cache, stats)
         self.prefilling = planner.prefilling
         self.running = planner.running
+        self._full: list[Sequence] = []  # have no room for their next token
         self._instant: list[RequestOutput] = []  # of requests that ended without a step
         self._num_added = 0
         self._num_reserved = 0  # sequence ids promised to the forks of prefilling sequences
@@ -68,10 +72,14 @@ class Scheduler:
         self._num_added += 1
         state = RequestState(request, self._num_added)
         num_prompt = len(request.prompt_token_ids)
-        max_tokens = self.max_output_tokens if params.max_tokens is None else params.max_tokens
-        max_len = min(num_prompt + min(max_tokens, self.max_output_tokens), self.max_seq_len)
+        limits = (params.max_tokens, self.max_output_tokens)
+        # Without a limit not even those that can go on do so for ever.
+        end_len = num_prompt + min((limit for limit in limits if limit is not None), default=self.max_seq_len)
+        max_len = min(end_len, self.max_seq_len)
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
         state.sequences = make_sequences(state, self.tokenizer, max_len, seed)
+        for sequence in state.sequences if self.context_shift is not None else ():
+            sequence.end_len = end_len
         state.num_unfinished = len(state.sequences)
         self.requests[request.request_id] = state
         self.stats.add_request(num_prompt, params.n)
@@ -97,6 +105,8 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput | None:
         """Admit what fits and fill the batch with the next step; None if there is nothing to compute."""
+        if self._full and self.context_shift is not None:
+            self._shift_full(self.context_shift)
         if self.waiting and not (self.waiting.is_closed and self.num_active):
             self._admit()
         return self.planner.plan()
@@ -244,10 +254,23 @@ class Scheduler:
             sequence.append(token_id)
             output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)
             if sequence.constraint is not None and output.finish_reason is None:
-                self.planner.num_forced += sequence.force(output, *self.planner.forced_bounds(self.n_seq_max))
+                least, most = self.planner.forced_bounds(self.n_seq_max)
+                most = min(most, sequence.max_len - len(sequence.token_ids))
+                self.planner.num_forced += sequence.force(output, least, most)
+            if output.finish_reason is None and len(sequence.token_ids) >= sequence.max_len:
+                self._full.append(sequence)
         sequence.emit(output, outputs)
         if output.finish_reason is not None:
             ended.append((sequence, output))
+
+    def _shift_full(self, context_shift: ContextShift) -> None:
+        full, self._full = self._full, []
+        for sequence in full:
+            if sequence.status is SequenceStatus.FINISHED:
+                continue
+            self.stats.context_shifts += 1
+            if not context_shift.drop(sequence) and sequence.status is SequenceStatus.RUNNING:
+                self._requeue(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         """Out of whatever list it stands in."""
@@ -267,7 +290,7 @@ class Scheduler:
         if slot is NO_SLOT:
             return
         if keep:
-            if self.waiting.disk is not None:
+            if self.waiting.disk is not None and slot.num_unmoved is None:
                 self.waiting.disk.save(sequence, slot)
             self.cache.park(slot, sequence.token_ids)
         else:
@@ -293,7 +316,7 @@ class Scheduler:
     def _end(self, sequence: Sequence, output: RequestOutput, outputs: list[RequestOutput]) -> None:
         """Book a sequence that left, whose last output is given; the request's last output carries the usage."""
         state = sequence.state
-        state.completion_tokens += len(sequence.token_ids) - sequence.num_prompt
+        state.completion_tokens += sequence.num_generated
         state.num_unfinished -= 1
         if state.num_unfinished:
             return

@@ -80,12 +80,16 @@ class RequestState:
 
 
 class Sequence:
-    """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part."""
+    """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part.
+
+    Where a block of token_ids was dropped, the rest has moved up, in the slot too.
+    """
 
     __slots__ = (
         "constraint",
         "detokenizer",
         "due",
+        "end_len",
         "forks",
         "has_given_scores",
         "held",
@@ -99,6 +103,7 @@ class Sequence:
         "max_len",
         "min_len",
         "num_chars",
+        "num_dropped",
         "num_emitted",
         "num_passed",
         "num_prompt",
@@ -128,7 +133,9 @@ class Sequence:
         self.num_prompt = len(self.token_ids)
         self.last_token = self.token_ids[-1]
         self.last_s = 0.0  # when the last token came
-        self.max_len = max_len
+        self.num_dropped = 0  # of the tokens so far: see drop()
+        self.max_len = max_len  # tokens that it can have without losing some
+        self.end_len = max_len  # and with which it ends
         self.is_prompt_only = max_len <= self.num_prompt  # nothing is to be generated
         self.min_len = self.num_prompt + params.min_tokens
         self.slot = NO_SLOT
@@ -191,13 +198,26 @@ class Sequence:
         return request.cache_salt if request.use_cache else None
 
     @property
+    def num_generated(self) -> int:
+        """Tokens of the output."""
+        return len(self.token_ids) + self.num_dropped - self.num_prompt
+
+    @property
     def mean_logprob(self) -> float:
-        return self.logprob_sum / max(1, len(self.token_ids) - self.num_prompt)
+        return self.logprob_sum / max(1, self.num_generated)
 
     def append(self, token_id: int) -> None:
         """Take one token as generated; its KV is not computed."""
         self.token_ids.append(token_id)
         self.last_token = token_id
+
+    def drop(self, start: int, num_tokens: int, max_len: int) -> None:
+        """Forget num_tokens of token_ids from `start` on, as if they had never been there; the output stays."""
+        del self.token_ids[start : start + num_tokens]
+        self.num_dropped += num_tokens
+        self.min_len -= num_tokens
+        self.end_len -= num_tokens
+        self.max_len = min(self.end_len, max_len)
 
     def advance(self, token_id: int, logprobs: Logprobs | None) -> RequestOutput:
         """The output of a token that was just appended to token_ids; finish_reason is set if it was the last one."""
@@ -214,7 +234,7 @@ class Sequence:
             text = self.detokenizer.add(token_id)
             if self.constraint is not None and self.constraint.is_finished:
                 output.finish_reason = FinishReason.STOP
-            elif len(self.token_ids) >= self.max_len:
+            elif len(self.token_ids) >= self.end_len:
                 output.finish_reason = FinishReason.LENGTH
         if output.finish_reason is not None:
             text += self.detokenizer.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from llamafast.engine.context_shift import MIN_MOVABLE, num_kept
 from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.request import Request, SamplingParams
 
@@ -20,12 +21,17 @@ _MAX_BAD_WORD_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for. max_seq_len counts prompt and output tokens together."""
+    """What one request may ask for. max_seq_len counts prompt and output tokens together.
+
+    context_shift: an output may go on beyond that. bos_id: negative if there is none.
+    """
 
     n_vocab: int
     n_seq_max: int
     max_seq_len: int
     generates: bool = True
+    context_shift: bool = False
+    bos_id: int = -1
 
 
 def check_request(request: Request, limits: Limits) -> None:
@@ -57,11 +63,19 @@ def _check_prompt(request: Request, limits: Limits) -> None:
     if min(token_ids) < 0 or max(token_ids) >= limits.n_vocab:
         raise InvalidRequestError(f"the prompt has a token id outside [0, {limits.n_vocab})", param="prompt")
     min_tokens = request.params.min_tokens
-    if len(token_ids) + min_tokens > limits.max_seq_len:
+    if limits.context_shift:
+        _check_kept(request, limits)
+    elif len(token_ids) + min_tokens > limits.max_seq_len:
         raise ContextLengthError(
             f"{len(token_ids)} prompt tokens and min_tokens {min_tokens}: together they can have {limits.max_seq_len}",
             param="min_tokens",
         )
+
+
+def _check_kept(request: Request, limits: Limits) -> None:
+    most = limits.max_seq_len - MIN_MOVABLE
+    if request.n_keep is not None and (kept := num_kept(request, limits.bos_id)) > most:
+        raise InvalidRequestError(f"n_keep: {kept} tokens cannot all stay; {most} can", param="n_keep")
 
 
 def _check_sampling(params: SamplingParams) -> None:

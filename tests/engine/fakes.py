@@ -39,7 +39,8 @@ class FakeContext:
 
     hybrid, recurrent: states holds what each sequence's state has read. A copied range of cells brings the state of the
     source as it is, and only a decode from a state that fits the cells is right. swa: window_starts holds the first
-    position that each sequence still has, out of windows of n_swa tokens; swa_full keeps all.
+    position that each sequence still has, out of windows of n_swa tokens; swa_full keeps all. moved holds the position
+    from which on the cells of a sequence were computed behind other tokens than those that they follow.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class FakeContext:
         self.has_state = kind in ("hybrid", "recurrent")
         self.states: dict[int, tuple[int, ...]] = {}
         self.window_starts: dict[int, int] = {}
+        self.moved: dict[int, int] = {}
+        self.can_shift = kind == "attention"
 
     def positions(self, seq_id: int) -> dict[int, int]:
         return {pos: token for pos, token, owners in self.cells if seq_id in owners}
@@ -81,15 +84,28 @@ class FakeContext:
         if p0 <= 0:
             self.states.pop(seq_id, None)
             self.window_starts.pop(seq_id, None)
+        if p1 < 0 and p0 <= self.moved.get(seq_id, 0):
+            self.moved.pop(seq_id, None)
         for pos, _, owners in self.cells:
             if pos >= p0 and (p1 < 0 or pos < p1):
                 owners.discard(seq_id)
         self.cells = [cell for cell in self.cells if cell[2]]
         return True
 
+    def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
+        assert self.can_shift, "llama.cpp would end the process"
+        for i, (pos, token, owners) in enumerate(self.cells):
+            if seq_id in owners and p0 <= pos < p1:
+                assert owners == {seq_id}, "a cell moves under another sequence"
+                self.cells[i] = (pos + delta, token, owners)
+        self.moved[seq_id] = min(p0 + delta, self.moved.get(seq_id, p0))
+
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
         assert not self.positions(dst), "copy into a sequence in use"
         assert p0 < 0 or self.kv_unified, "streams copy whole sequences only"
+        if src in self.moved and (p1 < 0 or p1 > self.moved[src]):
+            assert not self.kv_unified, "a moved cell is shared"
+            self.moved[dst] = self.moved[src]
         if src in self.states:
             self.states[dst] = self.states[src]
         if src in self.window_starts:
@@ -252,12 +268,18 @@ def hashed(history: tuple[int, ...], sampler: FakeSampler) -> int:
     return FIRST + ord("a") + value // 16 % 26
 
 
-def alone(prompt: str, seed: int = 0, max_tokens: int = 10**9, max_seq_len: int = 10**9) -> str:
-    """What `hashed` continues a prompt with when nothing else runs."""
+def alone(
+    prompt: str, seed: int = 0, max_tokens: int = 10**9, max_seq_len: int = 10**9, num_kept: int | None = None
+) -> str:
+    """What `hashed` continues a prompt with when nothing else runs. num_kept: shifts behind so many; None: never."""
     history = tuple(encode(prompt))
     sampler = FakeSampler(0, seed=seed, min_tokens=0, num_logprobs=-1)
     text = ""
-    while len(text) < max_tokens and len(history) < max_seq_len:
+    while len(text) < max_tokens:
+        if len(history) >= max_seq_len:
+            if num_kept is None:
+                break
+            history = history[:num_kept] + history[num_kept + (len(history) - num_kept) // 2 :]
         token = hashed(history, sampler)
         if token == EOS:
             break

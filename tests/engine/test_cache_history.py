@@ -42,9 +42,9 @@ MEMORIES = st.sampled_from(
 class History:
     """An engine, and for each request what a cold run would give."""
 
-    def __init__(self, kind: str, kv_unified: bool, n_ctx: int, max_checkpoint_bytes: int) -> None:
+    def __init__(self, kind: str, kv_unified: bool, n_ctx: int, max_checkpoint_bytes: int, **settings) -> None:
         n_ctx = n_ctx if kv_unified else 6 * n_ctx
-        config = EngineConfig(n_seq_max=4, max_checkpoint_bytes=max_checkpoint_bytes, checkpoint_every=48)
+        config = EngineConfig(n_seq_max=4, max_checkpoint_bytes=max_checkpoint_bytes, checkpoint_every=48, **settings)
         context = {"n_ctx": n_ctx, "kind": kind, "kv_unified": kv_unified, "n_batch": 24, "n_seq_max": 6}
         self.engine = make_engine(config=config, **context)
         self.collector = Collector()
@@ -63,7 +63,11 @@ class History:
         self.engine.validate(request)
         self.engine.add(request)
         self.prompts.append(prompt)
-        self.expected[request_id] = [alone(prompt, seed, max_tokens, self.engine.max_seq_len) for seed in range(n)]
+        num_kept = None
+        if self.engine.config.context_shift:
+            num_kept = min(places[0] if places else 0, self.engine.max_seq_len // 2)
+        limits = (max_tokens, self.engine.max_seq_len, num_kept)
+        self.expected[request_id] = [alone(prompt, seed, *limits) for seed in range(n)]
 
     def extend(self, number: int, text: str) -> None:
         """The next turn: a finished request's prompt and answer, and more."""
@@ -79,6 +83,8 @@ class History:
         self.engine.check_integrity()
         context, cache = self.engine.context, self.engine.cache
         assert context.memory_kind == "recurrent" or cache.num_cells == len(context.cells)
+        for slot in cache._slots.values():
+            assert slot.num_listed <= context.moved.get(slot.seq_id, slot.length), "moved cells can be found"
 
     def finish(self) -> None:
         self.collector.run(self.engine)
@@ -87,13 +93,28 @@ class History:
                 ours = self.collector.text[request_id, i]
                 assert text.startswith(ours) if request_id in self.aborted else ours == text
         assert self.engine.cache.num_live_cells() == 0
-        assert set(self.collector.usage) == set(self.expected)
 
 
 @settings(max_examples=150, deadline=None)
 @given(OPERATIONS, MEMORIES, st.sampled_from([150, 250, 600]), st.sampled_from([0, 1500, 1 << 20]))
 def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_ctx, max_checkpoint_bytes):
     history = History(*memory, n_ctx, max_checkpoint_bytes)
+    assert replay(history, operations) == set(history.expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(OPERATIONS, st.booleans(), st.sampled_from([150, 250, 600]), st.sampled_from([24, 60, 100]))
+def test_cache_random_history_with_context_shift_gives_what_each_gives_alone(operations, kv_unified, n_ctx, max_len):
+    long = [
+        (*operation[:3], 5 * operation[3], *operation[4:]) if len(operation) == 6 else operation
+        for operation in operations
+    ]
+    history = History("attention", kv_unified, n_ctx, 0, context_shift=True, max_seq_len=max_len)
+    assert replay(history, long) == set(history.expected)
+
+
+def replay(history: History, operations) -> set[str]:
+    """The requests that came to an end, each with what it gives alone."""
     engine = history.engine
     for name, *values in operations:
         if name == "add":
@@ -113,3 +134,4 @@ def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_
             history.step()
         history.check()
     history.finish()
+    return set(history.collector.usage)

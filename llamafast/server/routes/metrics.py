@@ -112,6 +112,7 @@ class EngineCollector(Collector):
             ("vllm:gpu_prefix_cache_queries", "Older name of vllm:prefix_cache_queries.", stats.prefix_queries),
             ("vllm:gpu_prefix_cache_hits", "Older name of vllm:prefix_cache_hits.", stats.prefix_hits),
             ("vllm:num_preemptions", "Requests set back to make room.", stats.preemptions),
+            ("llamafast:context_shifts", "Blocks dropped out of full contexts.", stats.context_shifts),
             ("llamafast:prefix_cache_evictions", "Cached prefixes dropped to make room.", stats.prefix_evictions),
             (
                 "llamafast:computed_prompt_tokens",

@@ -15,16 +15,23 @@ class CacheSettings(TypedDict):
     cache_salt: str
     use_cache: bool
     priority: int
+    n_keep: int | None
 
 
 class CacheFields(BaseModel):
-    """cache_salt and priority are vLLM's, cache_prompt is llama-server's."""
+    """cache_salt and priority are vLLM's, cache_prompt and n_keep are llama-server's."""
 
     cache_salt: str = Field(
         "", min_length=1, max_length=4096, description="Prompts share prefixes only where this is equal."
     )
     cache_prompt: bool = Field(True, description="false: nothing comes from the prefix cache, nothing goes into it.")
     priority: int = Field(0, ge=-_INT32, lt=_INT32, description="Requests with a lower value go first.")
+    n_keep: int | None = Field(
+        None,
+        ge=-1,
+        lt=_INT32,
+        description="With context_shift: prompt tokens (and a BOS) that stay when a full context drops some; -1: all.",
+    )
     return_cache_info: bool = Field(
         False, description="Say in usage.prompt_tokens_details.cache_miss where and why the prefix cache had no more."
     )
@@ -32,4 +39,9 @@ class CacheFields(BaseModel):
     @property
     def cache_settings(self) -> CacheSettings:
         """The engine's Request in these words."""
-        return {"cache_salt": self.cache_salt, "use_cache": self.cache_prompt, "priority": self.priority}
+        return {
+            "cache_salt": self.cache_salt,
+            "use_cache": self.cache_prompt,
+            "priority": self.priority,
+            "n_keep": self.n_keep,
+        }

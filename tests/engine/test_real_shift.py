@@ -1,0 +1,83 @@
+"""Context shift on real memories. With one layer it is exact: keys and values depend on nothing but their token."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import llamafast
+from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.errors import ConfigError
+from llamafast.request import Request, SamplingParams
+from tests import tiny_models
+from tests.engine.test_batch_equality import TEXT, assert_equal_or_near_tie, run
+
+BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
+pytestmark = pytest.mark.usefixtures("native")
+MAX_SEQ_LEN, NUM_KEPT, NUM_TOKENS = 96, 20, 200
+GREEDY = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, logprobs=2, ignore_eos=True)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["unified", "streams"])
+def memory(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "one-layer.gguf"
+    tiny_models.write_attention_model(path, n_layer=1)
+    return path, {"kv_unified": request.param}
+
+
+def open_engine(memory, **changes) -> Engine:
+    path, settings = memory
+    exact = {"flash_attn": False, "type_k": 0, "type_v": 0, "threads": 1}
+    settings = {"n_ctx": 2048, "n_seq_max": 4, "max_seq_len": MAX_SEQ_LEN, "context_shift": True, **exact, **settings}
+    return Engine(str(path), EngineConfig(**{**settings, **changes}))
+
+
+def request_for(engine, request_id="long", start=0, **fields) -> Request:
+    token_ids = array("i", engine.tokenizer.encode(TEXT, add_special=False, parse_special=False))
+    return Request(request_id, token_ids[start : start + 40], GREEDY, boundaries=(NUM_KEPT,), **fields)
+
+
+def in_parts(memory, request):
+    """The same output by requests that each compute all that the context still holds."""
+    entries, token_ids = [], request.prompt_token_ids
+    with open_engine(memory, context_shift=False, enable_prefix_cache=False) as engine:
+        while len(entries) < NUM_TOKENS:
+            params = replace(GREEDY, max_tokens=min(MAX_SEQ_LEN - len(token_ids), NUM_TOKENS - len(entries)))
+            part = run(engine, [Request("part", token_ids, params)])["part"]
+            entries += part
+            token_ids = token_ids + array("i", [entry.token_id for entry in part])
+            num_dropped = (len(token_ids) - NUM_KEPT) // 2
+            token_ids = token_ids[:NUM_KEPT] + token_ids[NUM_KEPT + num_dropped :]
+    return entries
+
+
+def test_shifted_output_equals_one_computed_from_what_is_kept(memory):
+    with open_engine(memory) as engine:
+        shifted = run(engine, [request_for(engine)])["long"]
+        assert engine.stats.context_shifts == 4
+        assert engine.stats.computed_prompt_tokens == 40
+        assert_equal_or_near_tie(shifted, in_parts(memory, request_for(engine)))
+
+
+def test_neighbours_of_a_shifted_sequence_and_later_requests_are_unchanged(memory):
+    with open_engine(memory) as engine:
+        others = [replace(request_for(engine, str(i), 7 * i), params=replace(GREEDY, max_tokens=50)) for i in range(3)]
+        together = run(engine, [request_for(engine), *others])
+        assert engine.stats.context_shifts == 4
+        later = run(engine, [replace(others[0], request_id="later")])["later"]
+    with open_engine(memory, enable_prefix_cache=False) as engine:
+        for other in others:
+            alone = run(engine, [other])[other.request_id]
+            assert_equal_or_near_tie(together[other.request_id], alone)
+            if other is others[0]:  # begins like the long one, which was parked by then
+                assert_equal_or_near_tie(later, alone)
+
+
+def test_models_without_plain_attention_are_refused(tmp_path):
+    tiny_models.write_swa_model(tmp_path / "swa.gguf")
+    for path, kind in ((BUILT_IN, "hybrid"), (tmp_path / "swa.gguf", "swa")):
+        with pytest.raises(ConfigError, match=f"context_shift: the {kind} memory of this model cannot be shifted"):
+            open_engine((path, {}))
