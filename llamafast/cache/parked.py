@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from llamafast.cache.slots import Slot
 
@@ -10,20 +10,30 @@ from llamafast.cache.slots import Slot
 _CALM = 8
 _MIN_REGRETTED = 32
 
+# More turns of a conversation than this say no more about its next one.
+_MAX_TURNS = 8
+
 
 class ParkedSlots:
     """In the order of their last use. Times are tokens that all sequences have generated.
 
     A slot is idle when max_idle_tokens were generated since its last use, or more, where dropped ones were asked for
-    again; None: never.
+    again; None: never. cost: tokens that would be computed again if a slot were gone.
+
+    What goes first: cost by what is won, times the turns of the conversation, for whoever came back will come again;
+    more so the later it was used. Source: GreedyDual-Size-Frequency, Cherkasova 1998. Of equals, the one that was used
+    least recently.
     """
 
-    def __init__(self, max_idle_tokens: int | None) -> None:
+    def __init__(self, max_idle_tokens: int | None, cost: Callable[[Slot], int]) -> None:
         self._slots: dict[int, Slot] = {}  # by sequence id, least recently used first
         self._max_idle_tokens = max_idle_tokens
         self._max_idle = max_idle_tokens  # as it is now
         self._calm_at = 0  # when that shrinks again
-        self._floor = 0  # rises to the weight of what is evicted: what stays unused gets lighter beside the rest
+        self._cost = cost
+        # They rise to the weight of what is evicted: what stays unused gets lighter beside the rest.
+        self._floor = 0
+        self._cell_floor = 0.0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -39,7 +49,7 @@ class ParkedSlots:
         self._slots.pop(slot.seq_id, None)
         self._slots[slot.seq_id] = slot
         slot.used_at = now
-        slot.weighed_at = self._floor
+        slot.floor, slot.cell_floor = self._floor, self._cell_floor
 
     def discard(self, slot: Slot) -> None:
         """A slot is gone, or live again."""
@@ -54,18 +64,22 @@ class ParkedSlots:
         """The one with the lowest sequence id."""
         return self._slots[min(self._slots)] if self._slots else None
 
-    def oldest(self) -> Slot | None:
-        """The least recently used one, before that those with a cell of their own."""
-        owners = (slot for slot in self if slot.num_own)
-        return next(owners, None) or next(iter(self), None)
-
-    def cheapest(self, spared: Slot | None) -> Slot | None:
+    def cheapest_id(self, spared: Slot | None) -> Slot | None:
         """The one whose sequence id is to be given up, other than `spared`."""
-        victims = [slot for slot in self if slot is not spared]
-        if not victims:
-            return None
-        victim = min(victims, key=_weight)
-        self._floor = max(self._floor, _weight(victim))
+        victims = {slot: slot.floor + self._value(slot) for slot in self if slot is not spared}
+        victim = min(victims, key=lambda slot: victims[slot], default=None)
+        if victim is not None:
+            self._floor = max(self._floor, victims[victim])
+        return victim
+
+    def cheapest_cells(self) -> Slot | None:
+        """The one whose own cells are to be given up; one without any only if no other is there."""
+        owned = {slot: num_own for slot in self if (num_own := slot.num_own)}
+        victims = {slot: slot.cell_floor + self._value(slot) / num_own for slot, num_own in owned.items()}
+        victim = min(victims, key=lambda slot: victims[slot], default=None)
+        if victim is None:
+            return next(iter(self), None)
+        self._cell_floor = max(self._cell_floor, victims[victim])
         return victim
 
     def idle(self, now: int) -> Slot | None:
@@ -90,10 +104,5 @@ class ParkedSlots:
             self._max_idle = max(self._max_idle_tokens, self._max_idle // 2)
             self._calm_at = now + _CALM * self._max_idle
 
-
-def _weight(slot: Slot) -> int:
-    """What it would cost to compute a parked slot again, more so the later it was used.
-
-    Source: GreedyDual-Size, Cao and Irani 1997, with all sizes equal: an id is an id.
-    """
-    return slot.weighed_at + slot.num_own
+    def _value(self, slot: Slot) -> int:
+        return min(slot.num_turns, _MAX_TURNS) * self._cost(slot)

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from llamafast.cache.checkpoints import Checkpoint, CheckpointStore, places
+from llamafast.cache.checkpoints import Checkpoint, CheckpointStore
+from llamafast.cache.lookup import Match, PrefixLookup
 from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
+from llamafast.cache.slot_states import SlotStates
 from llamafast.cache.slots import Segment, Slot
 
-# With a stream for each sequence a prefix is copied: not for a few tokens.
-_MIN_COPIED = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The first `length` tokens need not be computed; (0, None) if all have to be.
-
-    slot holds their cells (none where the memory has no cells). checkpoint is the state behind them, unless the slot
-    itself still has it.
-    """
-
-    length: int
-    slot: Slot | None
-    checkpoint: Checkpoint | None = None
-
-
-NOTHING = Match(0, None)
+# A parked slot gives its last cells, so many at least, if so many of its own are left: the beginning is worth more.
+_MIN_FREED = 64
+_MIN_LEFT = 64
 
 
 class PrefixCache:
@@ -66,17 +51,17 @@ class PrefixCache:
         self.n_cells = n_cells
         self.n_cells_kept = n_cells if n_cells_kept is None else n_cells_kept
         self.reuse = reuse
-        self.checkpoint_every = checkpoint_every
         self.checkpoints = CheckpointStore(max_checkpoint_bytes)
         self.num_cells = 0
         self.num_generated = 0  # tokens, by all sequences ever
         self.num_evicted = 0
         self._kind = MemoryKind(memory, kind, n_swa, swa_full, copies_cells)
-        self._takes_checkpoints = reuse and self._kind.takes_checkpoints
         self._free_ids = list(range(n_slots))
         self._slots: dict[int, Slot] = {}
-        self._parked = ParkedSlots(max_idle_tokens)
         self._index = PrefixIndex()
+        self._lookup = PrefixLookup(self._kind, self._index, self.checkpoints, reuse=reuse)
+        self._states = SlotStates(self._kind, self._index, self.checkpoints, every=checkpoint_every, enabled=reuse)
+        self._parked = ParkedSlots(max_idle_tokens, self._states.num_computed_again)
 
     @property
     def num_free(self) -> int:
@@ -94,36 +79,16 @@ class PrefixCache:
         return self._index.num_announced
 
     def match(self, token_ids: array[int], salt: str | None = "") -> Match:
-        """The longest usable prefix of token_ids, but for the last token: its logits must be computed."""
-        if not self.reuse or salt is None:
-            return NOTHING
-        wanted = token_ids[:-1]
-        length, holder = self._index.longest(wanted, salt)
-        best = NOTHING
-        if holder is not None and self._kind.can_fork(holder, length):
-            best = Match(length, holder)
-        else:
-            best = self._match_place(wanted, salt, length, holder)
-        return NOTHING if self._kind.copies_cells and best.length < _MIN_COPIED else best
+        """As PrefixLookup.match."""
+        return self._lookup.match(token_ids, salt)
 
     def match_announced(self, token_ids: array[int], salt: str | None = "") -> Match:
-        """The longest prefix that some slot is about to compute, or has computed while others still are to come."""
-        if not self.reuse or salt is None:
-            return NOTHING
-        return Match(*self._index.longest_announced(token_ids[:-1], salt))
+        """As PrefixLookup.match_announced."""
+        return self._lookup.match_announced(token_ids, salt)
 
     def miss_reason(self, token_ids: array[int], salt: str | None, length: int) -> str:
-        """Why no more than `length` tokens of these came from here: the value of a MissReason."""
-        if not self.reuse or salt is None:
-            return "off"
-        wanted = token_ids[:-1]
-        if length >= len(wanted):
-            return "none"
-        if self._index.longest(wanted, salt)[0] > length:
-            return "no_checkpoint"
-        if self._index.evicted(wanted, salt)[0] > length:
-            return "evicted"
-        return "salt" if self._index.is_of_other_salt(wanted, salt, length) else "new"
+        """As PrefixLookup.miss_reason."""
+        return self._lookup.miss_reason(token_ids, salt, length)
 
     def open(self, match: Match, salt: str | None = "") -> Slot:
         """A new live slot that begins with the matched prefix. A parked slot is evicted if no id is free.
@@ -131,6 +96,8 @@ class PrefixCache:
         Its length is 0 if the memory has no room for the state of the prefix.
         """
         source, checkpoint = match.slot, match.checkpoint
+        goes_on = source is not None and 0 < source.turn_end <= match.length
+        num_turns = source.num_turns + 1 if source is not None and goes_on else 1
         if checkpoint is not None:
             self.checkpoints.touch(checkpoint)
         if source is not None and source in self._parked:
@@ -138,38 +105,40 @@ class PrefixCache:
         seq_id = self._take_id(source)
         if seq_id is None:
             assert source is not None
-            return self._take_over(source, match, salt)
-        length = match.length if self._kind.fork(source, checkpoint, match.length, seq_id) else 0
-        return self._new_slot(seq_id, length, source if length else None, salt)
+            slot = self._take_over(source, match, salt)
+        else:
+            length = match.length if self._kind.fork(source, checkpoint, match.length, seq_id) else 0
+            slot = self._new_slot(seq_id, length, source if length else None, salt)
+        slot.num_turns = num_turns
+        return slot
 
     def fork(self, source: Slot) -> Slot:
         """A new live slot with all that the source holds; right for every kind of memory."""
         seq_id = self._take_id(source)
         assert seq_id is not None, "a live slot cannot be taken over"
         self.memory.seq_cp(source.seq_id, seq_id, -1, -1)
-        return self._new_slot(seq_id, source.length, source, source.salt)
+        slot = self._new_slot(seq_id, source.length, source, source.salt)
+        slot.num_turns, slot.turn_end = source.num_turns, source.turn_end
+        return slot
 
     def announce(self, slot: Slot, token_ids: array[int], boundaries: Sequence[int] = ()) -> None:
         """Say what a slot is about to compute, so that others may wait for it; plan its checkpoints."""
         if not self.reuse or slot.salt is None:
             return
         self._index.announce(slot, token_ids)
-        if self._takes_checkpoints:
-            slot.places = places(slot.length, len(token_ids), boundaries, self.checkpoint_every)[::-1]
+        self._states.plan(slot, len(token_ids), boundaries)
+        slot.turn_end = boundaries[-1] if boundaries else len(token_ids) - 1
 
     def stop_at(self, slot: Slot, place: int) -> None:
         """Have a checkpoint taken at a place that the slot has not passed, if this memory needs one."""
-        if self._takes_checkpoints and slot.length < place and place not in slot.places:
-            insort(slot.places, place, key=lambda other: -other)
+        self._states.stop_at(slot, place)
 
     def advance(self, slot: Slot, num_tokens: int, token_ids: array[int]) -> None:
         """Book num_tokens more of token_ids as computed; a checkpoint is taken if this is the place."""
         slot.length += num_tokens
         if self.reuse:
             self._index.hold(slot, token_ids[: slot.length])
-        if slot.places and slot.length >= slot.places[-1]:
-            slot.places.pop()
-            self._keep_state(slot, token_ids[: slot.length])
+            self._states.reached(slot, token_ids[: slot.length])
 
     def register(self, slot: Slot, token_ids: array[int]) -> None:
         """Let others begin with token_ids[:slot.length], which the slot has computed."""
@@ -195,14 +164,14 @@ class PrefixCache:
         slot.places.clear()
         length, _ = self._index.longest(tokens, salt)
         if length == len(tokens):  # another slot holds all of it
-            self._keep_state(slot, tokens)
+            self._states.keep(slot, tokens)
             self.free(slot)
             return
         shorter = self._index.whole_prefixes(tokens, salt)
         self._index.hold(slot, tokens)
         for other in shorter:
             if other in self._parked:  # this slot holds all of that one
-                self._keep_state(other, tokens[: other.length])
+                self._states.keep(other, tokens[: other.length])
                 self.free(other)
         self._parked.use(slot, self.num_generated)
         self.drop_idle()
@@ -218,7 +187,7 @@ class PrefixCache:
         self._parked.discard(slot)
         self.memory.seq_rm(slot.seq_id, -1, -1)
         heapq.heappush(self._free_ids, slot.seq_id)
-        self._drop_checkpoints(tokens, slot.salt)
+        self._states.drop(tokens, slot.salt)
 
     def cut(self, slot: Slot) -> bool:
         """Remove what stands behind slot.length in the memory; False where only a whole sequence can be removed."""
@@ -245,18 +214,25 @@ class PrefixCache:
             self._index.hold(slot, tokens)
         return True
 
-    def evict_oldest(self) -> bool:
-        """Free the least recently used parked slot, before that those without a cell of their own; False: none."""
-        oldest = self._parked.oldest()
-        if oldest is not None:
-            self._evict(oldest)
-        return oldest is not None
+    def evict(self) -> bool:
+        """Free the parked slot whose cells are worth least; False: none is parked."""
+        victim = self._parked.cheapest_cells()
+        if victim is not None:
+            self._evict(victim)
+        return victim is not None
+
+    def give_way(self, num_cells: int) -> bool:
+        """After a step of num_cells found no room: parked slots give some; False: none is parked."""
+        if not self._parked:
+            return False
+        has_room = self.num_cells + num_cells <= self.n_cells  # but the memory says otherwise
+        return self.evict() if has_room or not self.make_room(num_cells) else True
 
     def drop_idle(self) -> None:
         """Free the parked slots that cost more than they are likely to save; to be called after each step, O(1)."""
         while (idle := self._parked.idle(self.num_generated)) is not None:
             self._evict(idle)
-        while self.num_cells > self.n_cells_kept and self.evict_oldest():
+        while self.num_cells > self.n_cells_kept and self._free_cells(self.num_cells - self.n_cells_kept):
             pass
         self._parked.calm_down(self.num_generated)
 
@@ -272,7 +248,7 @@ class PrefixCache:
             return True
         if self.num_live_cells() + num_cells > self.n_cells:
             return False
-        while self.num_cells + num_cells > self.n_cells and self.evict_oldest():
+        while self.num_cells + num_cells > self.n_cells and self._free_cells(self.num_cells + num_cells - self.n_cells):
             pass
         return True
 
@@ -304,17 +280,6 @@ class PrefixCache:
             for tokens, salt in self.checkpoints.prefixes():
                 assert self._index.longest(tokens, salt)[0] == len(tokens), "a checkpoint has lost its cells"
 
-    def _match_place(self, wanted: array[int], salt: str, length: int, holder: Slot | None) -> Match:
-        """The longest prefix at whose end a sequence stands or a checkpoint was taken; `holder` has `length` cells."""
-        best = NOTHING
-        for slot in self._index.whole_prefixes(wanted, salt):
-            if slot.length == slot.num_listed > best.length:
-                best = Match(slot.length, slot)
-        found = self.checkpoints.find(wanted, salt, length if self._kind.has_cells else len(wanted))
-        if found is not None and found.length > best.length:
-            return Match(found.length, holder if self._kind.has_cells else None, found)
-        return best
-
     def _take_id(self, source: Slot | None) -> int | None:
         """A sequence id without cells; None if that of the source itself has to do.
 
@@ -327,7 +292,7 @@ class PrefixCache:
         if lowest is not None and lowest is source:
             return None
         if not self._free_ids:
-            victim = self._parked.cheapest(source)
+            victim = self._parked.cheapest_id(source)
             if victim is None:
                 return None
             self._evict(victim)
@@ -353,13 +318,48 @@ class PrefixCache:
         tokens = self._index.tokens(slot)
         self._parked.discard(slot)
         if slot.length == match.length:
-            self._keep_state(slot, tokens)
+            self._states.keep(slot, tokens)
         self._index.forget(slot)
-        is_there = self._kind.restore(slot, match.checkpoint, match.length, slot.seq_id)
-        self.num_cells -= slot.shorten(match.length if is_there else 0)
+        self._cut_back(slot, match.length, match.checkpoint)
         slot.salt = salt
-        self._drop_checkpoints(tokens, salt, match.length)
+        self._states.drop(tokens, salt, match.length)
         return slot
+
+    def _cut_back(self, slot: Slot, length: int, checkpoint: Checkpoint | None) -> None:
+        """Leave the first `length` tokens to a slot, none if the memory has no room for the state behind them."""
+        is_there = self._kind.restore(slot, checkpoint, length, slot.seq_id)
+        self.num_cells -= slot.shorten(length if is_there else 0)
+
+    def _free_cells(self, num_cells: int) -> bool:
+        """Take cells from the parked slot whose are worth least, its last ones if it has many more; False: none."""
+        victim = self._parked.cheapest_cells()
+        if victim is None:
+            return False
+        num_left = victim.num_own - max(num_cells, _MIN_FREED)
+        length = victim.length - victim.num_own + num_left
+        if num_left < _MIN_LEFT or not self._give_tail(victim, length):
+            self._evict(victim)
+        return True
+
+    def _give_tail(self, slot: Slot, length: int) -> bool:
+        """Cut a parked slot to `length` tokens, or to the last place before that it can be cut; False: nowhere."""
+        assert slot.salt is not None, "what is for nobody else is not parked"
+        tokens, checkpoint = self._index.tokens(slot), None
+        if not self._kind.can_fork(slot, length):
+            checkpoint = self.checkpoints.find(tokens, slot.salt, length)
+            if checkpoint is None or checkpoint.length <= slot.length - slot.num_own:
+                return False
+            length = checkpoint.length
+        self.num_evicted += 1
+        self._index.remember(slot)
+        self._index.forget(slot)
+        self._cut_back(slot, length, checkpoint)
+        if slot.length:
+            self._index.hold(slot, tokens[:length])
+        else:
+            self.free(slot)
+        self._states.drop(tokens, slot.salt, slot.length)
+        return True
 
     def _new_slot(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
         slot = Slot(seq_id, length, salt)
@@ -371,16 +371,6 @@ class PrefixCache:
             slot.share(source, length)
             slot.grow_from(length)
         return slot
-
-    def _keep_state(self, slot: Slot, tokens: array[int]) -> None:
-        """A checkpoint of where a slot stands, unless there is one; tokens are all that it holds."""
-        if self._takes_checkpoints and slot.salt is not None and not self.checkpoints.has(tokens, slot.salt):
-            self.checkpoints.add(tokens, slot.salt, self._kind.state(slot))
-
-    def _drop_checkpoints(self, tokens: array[int], salt: str | None, above: int = 0) -> None:
-        """Forget those along `tokens` whose cells are gone everywhere; the first `above` are known to be there."""
-        if tokens and salt is not None and self._takes_checkpoints and self._kind.has_cells:
-            self.checkpoints.drop(tokens, salt, max(above, self._index.longest(tokens, salt)[0]))
 
     def _evict(self, slot: Slot) -> None:
         self.num_evicted += 1

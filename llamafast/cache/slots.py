@@ -13,15 +13,18 @@ class Slot:
     """
 
     __slots__ = (
+        "cell_floor",
+        "floor",
         "length",
         "num_listed",
+        "num_turns",
         "num_unmoved",
         "places",
         "salt",
         "segments",
         "seq_id",
+        "turn_end",
         "used_at",
-        "weighed_at",
     )
 
     def __init__(self, seq_id: int, length: int, salt: str | None = "") -> None:
@@ -32,7 +35,10 @@ class Slot:
         self.num_listed = 0  # tokens under which others find it
         self.num_unmoved: int | None = None  # tokens in front that stand where they were computed; None: all
         self.used_at = 0  # num_generated of the cache when it was parked or matched last
-        self.weighed_at = 0  # the cache's floor at that time
+        self.floor = 0  # of the parked slots' weights at that time
+        self.cell_floor = 0.0
+        self.turn_end = 0  # whoever shares so many tokens goes on with this conversation
+        self.num_turns = 1  # of the conversation so far
         self.segments: list[Segment] = []
 
     @property

@@ -8,7 +8,8 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from llamafast.cache.disk_cache import DiskCache, DiskLoad, Entry
-from llamafast.cache.prefix_cache import NOTHING, PrefixCache
+from llamafast.cache.lookup import NOTHING
+from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.slots import Slot
 from llamafast.engine.sequence import Sequence
 

@@ -344,7 +344,7 @@ def _num_spare_ids(model: Model, n_seq_max: int) -> int:
 
 
 def _make_context_shift(cache: PrefixCache, context: Context, limits: Limits) -> ContextShift:
-    # A hybrid memory may move its cells, but its state has read the dropped tokens. A sliding window has two caches, and
+    # A hybrid memory may move its cells, but its state has read the dropped tokens. A sliding window has two caches:
     # llama.cpp ends the process where the layers of one have no positions to move (Cohere2).
     if not context.can_shift or context.memory_kind != "attention":
         raise ConfigError(f"context_shift: the {context.memory_kind} memory of this model cannot be shifted; remove it")

@@ -165,8 +165,7 @@ class Scheduler:
 
         The only sequence left ends here: no one else's cells can help it.
         """
-        if self.cache.evict_oldest():
-            self.cache.make_room(self.batch.num_tokens)
+        if self.cache.give_way(self.batch.num_tokens):
             return
         active = [*self.prefilling, *self.running]
         youngest = max(active, key=lambda sequence: sequence.rank)

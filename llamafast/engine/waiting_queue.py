@@ -6,7 +6,8 @@ import logging
 import time
 from collections import deque
 
-from llamafast.cache.prefix_cache import Match, PrefixCache
+from llamafast.cache.lookup import Match
+from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.sequence import NO_SLOT, Sequence

@@ -41,6 +41,36 @@ def test_add_over_the_cap_drops_the_least_recently_used():
     assert (store.num_bytes, store.num_evicted) == (32, 1)
 
 
+def test_add_over_the_cap_drops_what_saves_least_for_its_bytes():
+    store = CheckpointStore(100)
+    for text, num_bytes in (("a" * 40, 40), ("b" * 8, 40), ("a" * 44, 16)):
+        store.add(ids(text), "", bytes(num_bytes))
+    store.add(ids("c" * 30), "", bytes(30))
+    store.check_integrity()
+    assert [store.has(ids(text), "") for text in ("a" * 40, "b" * 8, "a" * 44, "c" * 30)] == [True, False, True, True]
+
+
+def test_add_over_the_cap_counts_what_the_shorter_one_saved():
+    store = filled(40, "aaaaaaaa")
+    store.add(ids("aaaaaaaabb"), "", bytes(4))
+    store.drop(ids("aaaaaaaa"), "", above=0)
+    store.add(ids("cccccccc"), "", bytes(32))
+    store.add(ids("dddddddd"), "", bytes(32))
+    store.check_integrity()
+    assert [store.has(ids(text), "") for text in ("aaaaaaaabb", "cccccccc", "dddddddd")] == [True, False, True]
+
+
+def test_add_flood_of_strangers_spares_what_comes_back():
+    store = filled(64, "aaaa")
+    for i in range(12):
+        store.touch(store.find(ids("aaaa"), "", 4)) if i < 3 else None
+        store.add(ids(f"{i:04}"), "", bytes(16))
+    assert store.has(ids("aaaa"), "")
+    for i in range(12):
+        store.add(ids(f"{i:03}x"), "", bytes(16))
+    assert not store.has(ids("aaaa"), ""), "once popular is not for ever"
+
+
 def test_add_state_larger_than_the_cap_is_not_kept():
     store = filled(10, "aaaa")
     assert len(store) == store.num_bytes == store.num_evicted == 0

@@ -6,7 +6,8 @@ from array import array
 
 import pytest
 
-from llamafast.cache.prefix_cache import Match, PrefixCache
+from llamafast.cache.lookup import Match
+from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.slots import Slot
 from tests.engine.fakes import FakeContext
 
@@ -149,21 +150,21 @@ def test_park_longer_list_replaces_its_parked_prefix():
     assert bench.cache.num_cells == 6
 
 
-def test_evict_oldest_takes_the_least_recently_used():
+def test_evict_takes_the_least_recently_used():
     bench = Bench()
     for text in ("aaaa", "bbbb", "cccc"):
         bench.park(bench.start(text), text)
     bench.cache.free(bench.start("aaax"))  # uses the oldest
-    assert bench.cache.evict_oldest()
+    assert bench.cache.evict()
     bench.check()
     assert bench.cache.match(ids("bbbb")) == NOTHING
     assert bench.cache.match(ids("aaaa")).length == 3
 
 
-def test_evict_oldest_nothing_parked_returns_false():
+def test_evict_nothing_parked_returns_false():
     bench = Bench()
     bench.start("abc")
-    assert not bench.cache.evict_oldest()
+    assert not bench.cache.evict()
 
 
 def test_open_no_free_id_evicts_a_parked_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("extend"), st.integers(0, 20), st.integers(0, len(PARTS) - 1)),
         st.tuples(st.just("step"), st.integers(1, 12)),
         st.tuples(st.just("abort"), st.integers(0, 20)),
-        st.tuples(st.just("evict")),
+        st.tuples(st.just("evict"), st.integers(0, 60)),
         st.tuples(st.just("fail"), st.sampled_from([1, 2])),
     ),
     min_size=5,
@@ -95,6 +96,7 @@ class History:
         assert self.engine.cache.num_live_cells() == 0
 
 
+@patch.multiple("llamafast.cache.prefix_cache", _MIN_FREED=4, _MIN_LEFT=4)
 @settings(max_examples=150, deadline=None)
 @given(OPERATIONS, MEMORIES, st.sampled_from([150, 250, 600]), st.sampled_from([0, 1500, 1 << 20]))
 def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_ctx, max_checkpoint_bytes):
@@ -126,7 +128,8 @@ def replay(history: History, operations) -> set[str]:
             engine.abort(str(values[0]))
             history.aborted.add(str(values[0]))
         elif name == "evict":
-            engine.cache.evict_oldest()
+            cache = engine.cache
+            _ = cache.make_room(cache.n_cells - cache.num_cells + values[0]) if values[0] else cache.evict()
         elif name == "fail" and engine.scheduler.num_active > 1:  # a sole sequence without room would end
             engine.runner.failures = values
             history.step()

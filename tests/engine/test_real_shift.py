@@ -76,6 +76,14 @@ def test_neighbours_of_a_shifted_sequence_and_later_requests_are_unchanged(memor
                 assert_equal_or_near_tie(later, alone)
 
 
+def test_moved_cells_are_not_written_to_the_disk(memory, tmp_path):
+    with open_engine(memory) as engine:
+        engine.open_disk_cache(str(tmp_path), max_bytes=2**30, min_tokens=16)
+        run(engine, [request_for(engine)])
+        disk = engine.disk.disk
+    assert disk.stats.writes == 0
+
+
 def test_models_without_plain_attention_are_refused(tmp_path):
     tiny_models.write_swa_model(tmp_path / "swa.gguf")
     for path, kind in ((BUILT_IN, "hybrid"), (tmp_path / "swa.gguf", "swa")):

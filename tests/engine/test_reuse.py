@@ -135,7 +135,7 @@ def test_miss_reason_no_checkpoint():
 def test_miss_reason_evicted():
     engine = open_engine(KINDS[0])
     Collector().run(engine, make_request("0", "p" * 100, max_tokens=2))
-    engine.cache.evict_oldest()
+    engine.cache.evict()
     collector = Collector().run(engine, make_request("1", "p" * 100, max_tokens=2))
     assert collector.usage["1"].miss_reason is MissReason.EVICTED
 
