@@ -8,6 +8,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator
+from enum import Enum
 from queue import SimpleQueue
 from threading import Thread
 
@@ -20,6 +21,13 @@ from llamafast.request import FinishReason, Request, RequestOutput, StructuredOu
 logger = logging.getLogger(__name__)
 
 _MAX_RETRY_AFTER_S = 60.0
+
+
+class _Wake(Enum):
+    """What else is put into the inbox beside requests and the ids of those that are to be aborted."""
+
+    STOP = 0
+    LOADED = 1  # something has come from the disk
 
 
 class OutputStream(AsyncIterator[list[RequestOutput]]):
@@ -92,7 +100,7 @@ class AsyncEngine:
         self._waiting = engine.scheduler.waiting
         self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
         self._streams: dict[str, weakref.ref[OutputStream]] = {}
-        self._inbox: SimpleQueue[Request | str | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Request | str | _Wake] = SimpleQueue()
         self._posted: deque[list[RequestOutput]] = deque()  # by the engine's thread, for the event loop
         self._is_posted = False
         self._is_stopping = False
@@ -140,7 +148,7 @@ class AsyncEngine:
                 await asyncio.wait_for(self._is_idle.wait(), deadline_s)
         except asyncio.TimeoutError:
             logger.warning("aborting %d requests: they did not finish in %g s", len(self._streams), deadline_s)
-        self._inbox.put(None)
+        self._inbox.put(_Wake.STOP)
         await asyncio.to_thread(thread.join)
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
@@ -225,6 +233,8 @@ class AsyncEngine:
 
     def _run(self) -> None:
         engine = self.engine
+        if engine.disk is not None:
+            engine.disk.on_load = lambda: self._inbox.put(_Wake.LOADED)
         while self._drain():
             outputs = engine.step()
             if outputs:
@@ -240,13 +250,14 @@ class AsyncEngine:
     def _drain(self) -> bool:
         """Take what is in the inbox, waiting for something if there is nothing else to do. False: stop."""
         inbox, engine = self._inbox, self.engine
-        while not (inbox.empty() and engine.has_work):
+        while engine.is_stalled or not (inbox.empty() and engine.has_work):
             item = inbox.get()
-            if item is None:
+            engine.is_stalled = False
+            if item is _Wake.STOP:
                 return False
             if isinstance(item, Request):
                 engine.add(item)
-            else:
+            elif isinstance(item, str):
                 engine.abort(item)
         return True
 

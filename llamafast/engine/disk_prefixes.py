@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -25,10 +26,14 @@ class SequenceStates(Protocol):
 
 
 class DiskPrefixes:
-    """Belongs to the engine's thread; reads, writes and checksums happen on the disk cache's own."""
+    """Belongs to the engine's thread; reads, writes and checksums happen on the disk cache's own.
+
+    on_load: called there whenever a prefix has come, or was found to be gone.
+    """
 
     def __init__(self, disk: DiskCache, cache: PrefixCache, context: SequenceStates) -> None:
         self.disk = disk
+        self.on_load: Callable[[], None] | None = None
         self._cache = cache
         self._context = context
         self._reads: WeakValueDictionary[int, Future[bytes | None]] = WeakValueDictionary()  # by entry
@@ -39,11 +44,16 @@ class DiskPrefixes:
             sequence.load = self._send_for(sequence)
         return sequence.load.state is not None and not sequence.load.state.done()
 
-    def wait(self, timeout_s: float) -> None:
-        """Until some prefix has come, or for timeout_s."""
+    @property
+    def is_reading(self) -> bool:
+        """Whether some prefix is on its way. If so, on_load is still to be called."""
+        return any(not read.done() for read in self._reads.values())
+
+    def wait(self) -> None:
+        """Until some prefix has come, if any is on its way."""
         reads = [read for read in self._reads.values() if not read.done()]
         if reads:
-            wait(reads, timeout_s, FIRST_COMPLETED)
+            wait(reads, return_when=FIRST_COMPLETED)
 
     def open(self, sequence: Sequence, num_promised: int) -> Slot | None:
         """A slot with what was loaded for a sequence; None if the memory has as much by now, or no room."""
@@ -121,10 +131,15 @@ class DiskPrefixes:
         self._cache.num_cells += length
         return True
 
+    def _loaded(self, _: Future[bytes | None]) -> None:
+        if self.on_load is not None:
+            self.on_load()
+
     def _read(self, entry: Entry) -> Future[bytes | None]:
         read = self._reads.get(entry.number)
         if read is None:
             read = self._reads[entry.number] = self.disk.load(entry)
+            read.add_done_callback(self._loaded)
         return read
 
 

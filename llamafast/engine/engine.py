@@ -30,9 +30,6 @@ _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
 _MAX_SPARE_STATES = 16
 
-# With nothing to compute but prompts whose beginning is being loaded: new requests and aborts are seen this late.
-_LOAD_WAIT_S = 0.005
-
 _MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
 _CONTEXT_FIELDS = (
     "n_rs_seq", "kv_unified", "swa_full", "offload_kqv", "op_offload", "flash_attn", "no_perf", "embedding", "type_k",
@@ -136,6 +133,7 @@ class Engine:
         self.stats = EngineStats()
         self.dead: str | None = None
         self.disk: DiskPrefixes | None = None
+        self.is_stalled = False  # all that is left to do waits for the disk
         n_ctx_seq = context.n_ctx if context.kv_unified else context.n_ctx // context.n_seq_max
         self.max_seq_len = min(n_ctx_seq, config.max_seq_len or n_ctx_seq)
         n_seq_max = min(config.n_seq_max, context.n_seq_max, context.n_batch)
@@ -225,7 +223,11 @@ class Engine:
         return self.scheduler.take_instant()
 
     def step(self) -> list[RequestOutput]:
-        """One decode, and what it brought. After a fatal error all requests end with ERROR, and `dead` says why."""
+        """One decode, and what it brought. After a fatal error all requests end with ERROR, and `dead` says why.
+
+        With nothing to compute but prompts whose beginning is being loaded, it waits for that; but if disk.on_load is
+        set, it only sets is_stalled: the next step is of use after that call.
+        """
         scheduler = self.scheduler
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
@@ -241,8 +243,10 @@ class Engine:
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
-        if self.disk is not None and plan is None and not instant:
-            self.disk.wait(_LOAD_WAIT_S)
+        if self.disk is not None:
+            self.is_stalled = plan is None and not instant and self.disk.is_reading
+            if self.is_stalled and self.disk.on_load is None:
+                self.disk.wait()
         return instant + outputs if instant else outputs
 
     def generate(

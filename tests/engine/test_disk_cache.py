@@ -16,6 +16,7 @@ from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.state_key import fingerprint, state_key
 from llamafast.request import Request, SamplingParams
 from tests import tiny_models
+from tests.engine.test_async_engine import serve
 from tests.engine.test_batch_equality import assert_equal_or_near_tie
 
 BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
@@ -201,6 +202,30 @@ for file in itertools.cycle(files):
     token_ids = array("i", file.read_bytes()[: int(file.name) * 4])
     cache.store(token_ids, "", file.read_bytes()[int(file.name) * 4 :])
 """
+
+
+def test_engine_thread_sleeps_until_a_state_has_come(paths, tmp_path, monkeypatch):
+    with open_engine(paths["attention"], tmp_path) as engine:
+        run(engine, request("1", prompt(200)))
+    engine = open_engine(paths["attention"], tmp_path)
+    read, schedule, num_steps = engine.disk.disk._read, engine.scheduler.schedule, []
+
+    def slow(entry):
+        num_before = len(num_steps)
+        threading.Event().wait(0.2)
+        num_steps.append(len(num_steps) - num_before)
+        return read(entry)
+
+    monkeypatch.setattr(engine.disk.disk, "_read", slow)
+    monkeypatch.setattr(engine.scheduler, "schedule", lambda: (num_steps.append(0), schedule())[1])
+
+    async def work(async_engine):
+        async for outputs in async_engine.submit(request("2", prompt(200) + prompt(30, start=3))):
+            usage = outputs[-1].usage
+        return usage
+
+    assert serve(engine, work).cached_tokens >= 200
+    assert max(num_steps) <= 1, "steps while there was nothing to do"
 
 
 @pytest.mark.parametrize("name", ["attention", "hybrid"])
