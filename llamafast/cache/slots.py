@@ -48,8 +48,18 @@ class Slot:
 
     @property
     def num_own(self) -> int:
-        """Cells that no other slot holds."""
-        return sum(segment.num_cells() - segment.num_cells(without=self) for segment in self.segments)
+        """Cells that no other slot holds: its last ones, for slots share beginnings."""
+        num_own, end = 0, self.length
+        for segment in reversed(self.segments):
+            start = segment.start
+            for slot in segment.readers:
+                if slot is not self and (other_end := slot.end_in(segment)) > start:
+                    start = other_end
+                    if start >= end:
+                        return num_own
+            num_own += end - start
+            end = segment.start
+        return num_own
 
     def share(self, source: Slot, length: int) -> None:
         """Begin with the first `length` cells of another slot."""
