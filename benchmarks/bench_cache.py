@@ -260,7 +260,10 @@ class Run:
                 settings = self.settings(name, STREAMS + 1, 32768)
                 vocabulary = Model(str(settings.model), vocab_only=True)
                 end_ids = [i for i in range(vocabulary.n_vocab) if vocabulary.is_eog(i)]
-                variants = {"llamafast --max-step-ms 0": ["--max-step-ms", "0"]}
+                variants = {
+                    "llamafast --max-step-ms 0": ["--max-step-ms", "0"],
+                    "llamafast --flash-attn": ["--flash-attn"],
+                }
                 self.each(
                     "4 gaps",
                     settings,
@@ -270,7 +273,8 @@ class Run:
                 )
         if 6 in points:
             for name in models:
-                self.each("6 first token", self.settings(name, 8, 32768), first_token, model=name)
+                variants = {"llamafast --flash-attn": ["--flash-attn"]}
+                self.each("6 first token", self.settings(name, 8, 32768), first_token, model=name, variants=variants)
 
 
 def main() -> int:

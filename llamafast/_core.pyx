@@ -76,6 +76,11 @@ def libllama_version() -> str:
     return lib.llama_version().decode()
 
 
+def supports_gpu_offload() -> bool:
+    """Whether libllama was built with a GPU's backend and sees one."""
+    return lib.llama_supports_gpu_offload()
+
+
 cdef str take_log():
     cdef cpp_string text = llamafast_log_take()
     lines = text.c_str()[:text.size()].decode("utf-8", "replace").strip().splitlines()

@@ -123,6 +123,7 @@ cdef extern from "llama.h" nogil:
 
     const llama_vocab* llama_model_get_vocab(const llama_model* model)
     int32_t llama_model_n_ctx_train(const llama_model* model)
+    bint llama_supports_gpu_offload()
     int32_t llama_model_n_embd(const llama_model* model)
     int32_t llama_model_n_layer(const llama_model* model)
     int32_t llama_model_n_swa(const llama_model* model)

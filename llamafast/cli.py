@@ -104,7 +104,7 @@ def serve(
     threads_batch: Annotated[int | None, _option("--threads-batch", "Threads for prompts [--threads].")] = None,
     n_gpu_layers: Annotated[int | None, _option("--n-gpu-layers", "Layers on the GPU; -1 is all.")] = None,
     flash_attn: Annotated[
-        bool | None, _option("--flash-attn/--no-flash-attn", "Flash attention [llama.cpp decides].")
+        bool | None, _option("--flash-attn/--no-flash-attn", "Flash attention [what is faster here].")
     ] = None,
     type_k: Annotated[str | None, _option("--type-k", "Type of cached keys, as f16 or q8_0.")] = None,
     type_v: Annotated[str | None, _option("--type-v", "Type of cached values.")] = None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from llamafast._core import Batch, Context, Model, ModelRunner
 from llamafast.cache.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cpu import default_threads
+from llamafast.engine.attention import flash_attention
 from llamafast.engine.context_shift import MIN_MOVABLE, ContextShift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.grammar import Grammar, GrammarCompiler
@@ -45,7 +46,7 @@ class EngineConfig:
     n_ctx: KV cells, shared by all sequences if kv_unified; 0: the model's own, 16384 at most. n_seq_max: sequences that
     run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: most
     prompt tokens per step while others generate; None: n_batch. max_step_ms: such a step gets as many prompt tokens as
-    let it take about so long; None: twice as long as without, nearly; 0: no limit. max_seq_len: prompt and output of
+    let it take about so long; None: 1.6 times as long as without; 0: no limit. max_seq_len: prompt and output of
     one sequence.
     max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: all. max_idle_tokens: tokens
     that others generate before an unused finished prefix is dropped; None: it stays while there is room, though their
@@ -120,11 +121,14 @@ class Engine:
         runner: ModelRunner | None = None,
         batch: Batch | None = None,
     ) -> None:
-        self.config = config = config or EngineConfig()
-        values = asdict(config)
+        config = config or EngineConfig()
         if isinstance(model, str):
+            values = asdict(config)
             model = Model(model, **{name: values[name] for name in _MODEL_FIELDS})
         self.model = model
+        if context is None:
+            config = replace(config, flash_attn=flash_attention(model, config))
+        self.config = config
         self.tokenizer = Tokenizer(model)
         self.grammars = GrammarCompiler(self.tokenizer)
         self.context = context = context or _make_context(model, config)
