@@ -33,7 +33,7 @@ from llamafast._core import Model
 Row = dict[str, Any]
 
 PREFIX, OWN, BURST = 1500, 20, 16
-NUM_TURNS, NUM_OTHERS = 12, 20
+NUM_TURNS, NUM_OTHERS, FEW_CELLS = 12, 20, 3072
 LONG_PROMPT, STREAMS = 6000, 8
 # Ids below are control tokens and bytes in every model here.
 _FIRST_ID, _LAST_ID = 300, 500
@@ -93,9 +93,9 @@ def ask(server: Server, conversation: Conversation) -> int | None:
     return num_computed(post(server, "/v1/chat/completions", {"messages": conversation.messages, **fields}))
 
 
-def agents(server: Server, model: Path) -> list[Row]:
+def agents(server: Server, counter: Counter) -> list[Row]:
     """Point 2: an agent's turns, then its last turn edited, then dropped; then two agents among others."""
-    counter, agent = Counter(model), Conversation(1)
+    agent = Conversation(1)
     turns, new = [], []
     for _ in range(NUM_TURNS):
         agent.add_turn()
@@ -107,16 +107,21 @@ def agents(server: Server, model: Path) -> list[Row]:
     rows.append({"what": "last turn edited", "computed": ask(server, agent), "at_most": new[-1]})
     agent.drop_last()
     rows.append({"what": "last turn dropped", "computed": ask(server, agent), "at_most": new[-2]})
-    pair, turns, new = [Conversation(2), Conversation(3)], [], []
+    return [*rows, pair(server, counter)]
+
+
+def pair(server: Server, counter: Counter) -> Row:
+    """Two agents, turn by turn, among others that come once."""
+    two = [Conversation(2), Conversation(3)]
+    turns, new = [], []
     for turn in range(NUM_TURNS):
-        for one in pair:
+        for one in two:
             one.add_turn()
             new.append(counter.num_new(one.messages))
             turns.append(ask(server, one))
         for other in range(turn * NUM_OTHERS // NUM_TURNS, (turn + 1) * NUM_OTHERS // NUM_TURNS):
             ask(server, Conversation(10 + other))
-    rows.append({"what": f"two among {NUM_OTHERS}", "computed": total(turns), "at_most": round(1.1 * sum(new))})
-    return rows
+    return {"what": f"two among {NUM_OTHERS}", "computed": total(turns), "at_most": round(1.1 * sum(new))}
 
 
 def stream_bodies(server: Server, end_ids: list[int], tokens: int) -> list[str]:
@@ -249,7 +254,9 @@ class Run:
                 self.each("1 burst", self.settings(name, BURST, 32768), burst, model=name)
         if 2 in points:
             settings = self.settings("builtin", 8, 65536)
-            self.each("2 agent", settings, lambda server: agents(server, settings.model))
+            self.each("2 agent", settings, lambda server: agents(server, Counter(settings.model)))
+            few = self.settings("builtin", 8, FEW_CELLS)
+            self.each("2 agent, few cells", few, lambda server: pair(server, Counter(few.model)), cells=FEW_CELLS)
         if 3 in points:
             try:
                 self.rows["3 restart"] = [restart(self.settings("builtin", 8, 32768), self.folder)]

@@ -18,23 +18,23 @@ def missed(request):
 
 @pytest.mark.parametrize("route", ["chat", "complete"])
 def test_cache_fields_reach_the_engine(server, route):
-    assert getattr(server, route)(cache_salt="tenant", cache_prompt=False, priority=-3).status_code == 200
+    assert getattr(server, route)(cache_salt="tenant", cache_prompt=False, priority=-3, n_keep=-1).status_code == 200
     (request,) = server.engine.requests
-    assert (request.cache_salt, request.use_cache, request.priority) == ("tenant", False, -3)
+    assert (request.cache_salt, request.use_cache, request.priority, request.n_keep) == ("tenant", False, -3, -1)
 
 
 @pytest.mark.parametrize("route", ["chat", "complete"])
 def test_cache_fields_that_are_left_out_ask_for_nothing(server, route):
     assert getattr(server, route)(cache_salt=None).status_code == 200
     (request,) = server.engine.requests
-    assert (request.cache_salt, request.use_cache, request.priority) == ("", True, 0)
+    assert (request.cache_salt, request.use_cache, request.priority, request.n_keep) == ("", True, 0, None)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("cache_salt", ""), ("cache_salt", 7), ("cache_salt", "s" * 5000), ("cache_prompt", "no"), ("priority", 2**31),
-        ("priority", 0.5), ("priority", "high"), ("return_cache_info", 1),
+        ("priority", 0.5), ("priority", "high"), ("return_cache_info", 1), ("n_keep", -2),
     ],
 )  # fmt: skip
 def test_cache_field_with_a_wrong_value_is_400_naming_it(server, name, value):
