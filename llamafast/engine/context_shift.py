@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from llamafast._core import Batch, Context, ModelRunner
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.sequence import NO_SLOT, Sequence
+from llamafast.errors import ConfigError
 from llamafast.request import Request
 
 # Of a full context at least so many tokens are not kept: the block to be dropped is half of them.
 MIN_MOVABLE = 4
+
+# F32, F16 and the quantized types of keys that llama.cpp can rotate; BF16 ends the process.
+_KEY_TYPES = (None, 0, 1, 2, 3, 6, 7, 8, 20)
 
 
 class ContextShift:
@@ -48,3 +53,42 @@ def num_kept(request: Request, bos_id: int) -> int:
     if request.n_keep is None:
         return request.boundaries[0] if request.boundaries else has_bos
     return len(prompt) if request.n_keep < 0 else min(request.n_keep + has_bos, len(prompt))
+
+
+def check_context_shift(
+    context: Context, runner: ModelRunner, batch: Batch, *, type_k: int | None, max_seq_len: int
+) -> None:
+    """Raises ConfigError unless this memory, still empty, can move cells and leaves all others as they are."""
+    # A hybrid memory may move its cells, but its state has read the dropped tokens. A sliding window has two caches:
+    # llama.cpp ends the process where the layers of one have no positions to move (Cohere2).
+    if not context.can_shift or context.memory_kind != "attention":
+        raise ConfigError(f"context_shift: the {context.memory_kind} memory of this model cannot be shifted; remove it")
+    if type_k not in _KEY_TYPES:
+        raise ConfigError(f"context_shift: llama.cpp cannot move keys of type_k {type_k}; remove it, or choose another")
+    if max_seq_len < 2 * MIN_MOVABLE:
+        raise ConfigError(f"context_shift: sequences of {max_seq_len} tokens are too short for it")
+    if not _moves_nothing_else(context, runner, batch):
+        raise ConfigError(
+            "context_shift: with this RoPE scaling, llama.cpp changes all keys when it moves some; remove it"
+        )
+
+
+def _moves_nothing_else(context: Context, runner: ModelRunner, batch: Batch) -> bool:
+    """Whether the first cells of a sequence are the same after others have moved. YaRN scales all of them anew."""
+
+    def compute(start: int, end: int) -> None:
+        for pos in range(start, end):
+            batch.clear()
+            batch.add(0, pos, 0)
+            runner.step(batch, [], [], [])
+
+    compute(0, 2)
+    before = context.state_seq_get(0)
+    compute(2, 6)
+    context.seq_rm(0, 2, 4)
+    context.seq_add(0, 4, 6, -2)
+    compute(4, 5)  # carries out the move
+    context.seq_rm(0, 2, -1)
+    after = context.state_seq_get(0)
+    context.seq_rm(0, -1, -1)
+    return before == after

@@ -11,7 +11,7 @@ from llamafast.cache.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cpu import default_threads
 from llamafast.engine.attention import flash_attention
-from llamafast.engine.context_shift import MIN_MOVABLE, ContextShift
+from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.grammar import Grammar, GrammarCompiler
 from llamafast.engine.metrics import EngineStats
@@ -21,7 +21,7 @@ from llamafast.engine.planner import StepPlanner
 from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
-from llamafast.errors import ConfigError, DecodeError, EngineDeadError, InvalidRequestError
+from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
 from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
@@ -151,6 +151,10 @@ class Engine:
         )
         self.cache = _make_cache(context, model, config, self.max_seq_len)
         self.stats.n_cells = self.cache.n_cells
+        context_shift = None
+        if config.context_shift:
+            check_context_shift(context, self.runner, self.batch, type_k=config.type_k, max_seq_len=self.max_seq_len)
+            context_shift = ContextShift(self.cache, max_seq_len=self.max_seq_len, bos_id=model.bos_id)
         equal_lengths = context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified
         planner = StepPlanner(
             self.batch,
@@ -166,7 +170,7 @@ class Engine:
             n_seq_max=n_seq_max,
             max_seq_len=self.max_seq_len,
             max_output_tokens=config.max_output_tokens,
-            context_shift=_make_context_shift(self.cache, context, self._limits) if config.context_shift else None,
+            context_shift=context_shift,
         )
 
     def __enter__(self) -> Engine:
@@ -349,16 +353,6 @@ def _num_spare_ids(model: Model, n_seq_max: int) -> int:
     """Sequence ids for finished prefixes: free but for recurrent memories, where each takes a state of megabytes."""
     has_state = model.is_hybrid or model.is_recurrent
     return min(max(_MIN_SPARE_IDS, n_seq_max), _MAX_SPARE_STATES if has_state else _MAX_SEQ_IDS)
-
-
-def _make_context_shift(cache: PrefixCache, context: Context, limits: Limits) -> ContextShift:
-    # A hybrid memory may move its cells, but its state has read the dropped tokens. A sliding window has two caches:
-    # llama.cpp ends the process where the layers of one have no positions to move (Cohere2).
-    if not context.can_shift or context.memory_kind != "attention":
-        raise ConfigError(f"context_shift: the {context.memory_kind} memory of this model cannot be shifted; remove it")
-    if limits.max_seq_len < 2 * MIN_MOVABLE:
-        raise ConfigError(f"context_shift: sequences of {limits.max_seq_len} tokens are too short for it")
-    return ContextShift(cache, max_seq_len=limits.max_seq_len, bos_id=limits.bos_id)
 
 
 def _make_cache(context: Context, model: Model, config: EngineConfig, max_seq_len: int) -> PrefixCache:

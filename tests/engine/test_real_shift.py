@@ -84,6 +84,30 @@ def test_moved_cells_are_not_written_to_the_disk(memory, tmp_path):
     assert disk.stats.writes == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 128}, "with this RoPE scaling"),
+        ({"type_k": 30}, "cannot move keys of type_k 30"),
+    ],
+)
+def test_settings_under_which_a_move_harms_others_are_refused(memory, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        open_engine(memory, **settings)
+
+
+@pytest.mark.parametrize("type_k", [1, 8, 2])
+def test_neighbour_of_a_moved_sequence_keeps_its_keys_bit_by_bit(tmp_path, type_k):
+    tiny_models.write_attention_model(tmp_path / "wide.gguf", head_dim=64)
+    with open_engine((tmp_path / "wide.gguf", {}), type_k=type_k) as engine:
+        run(engine, [replace(request_for(engine, "0", 7), params=replace(GREEDY, max_tokens=1))])
+        (slot,) = engine.cache._parked
+        before = engine.context.state_seq_get(slot.seq_id)
+        run(engine, [request_for(engine, use_cache=False)])
+        assert engine.stats.context_shifts == 4
+        assert engine.context.state_seq_get(slot.seq_id) == before
+
+
 def test_models_without_plain_attention_are_refused(tmp_path):
     tiny_models.write_swa_model(tmp_path / "swa.gguf")
     for path, kind in ((BUILT_IN, "hybrid"), (tmp_path / "swa.gguf", "swa")):
