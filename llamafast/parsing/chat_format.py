@@ -1,0 +1,51 @@
+"""How one family of models writes reasoning, answers and tool calls: the face of every format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.events import Event
+from llamafast.parsing.tools import Tool
+
+
+class StreamParser(ABC):
+    """The machine of one sequence: text in, events out, O(1) amortized per character.
+
+    However the text is cut into pieces, the events add up to the same message (ParsedMessage). What may be a part of
+    a marker is held back, never shown; nothing is ever lost: what turns out to be no marker, and a call whose head
+    (up to its name) is malformed, comes out as content, verbatim. Behind its head a call that goes wrong ends with
+    CallEnd(is_complete=False), and the text from there on is content. Reasoning is trimmed at both ends; white space
+    between reasoning, content and calls belongs to none of them; all other white space stays.
+    """
+
+    @abstractmethod
+    def feed(self, text: str) -> list[Event]:
+        """What is certain now. text: the next piece, never seen before."""
+
+    @abstractmethod
+    def finish(self) -> list[Event]:
+        """What is left when the model has stopped, for whatever reason. Called once, last.
+
+        A call whose end marker is missing is complete if its arguments are (some models end with a stop token).
+        """
+
+
+class ChatFormat(ABC):
+    """One format, without state. name: what --tool-format calls it."""
+
+    name: ClassVar[str]
+    # Texts of control tokens that the parser must see: all others stay hidden from it.
+    markers: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def matches(self, template: str) -> bool:
+        """Whether a chat template (its Jinja source) writes this format."""
+
+    @abstractmethod
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt, whose end may have opened a reasoning block or a message.
+
+        tools None: calls are not looked for, their markers are content.
+        """
