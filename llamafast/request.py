@@ -38,6 +38,7 @@ class StructuredKind(str, Enum):
     REGEX = "regex"
     CHOICE = "choice"  # a JSON list of strings, one of which is the whole output
     GBNF = "gbnf"  # llama.cpp's grammar format, root rule "root"
+    LARK = "lark"  # what OutputGrammar.source gives; no client can write one
 
 
 @dataclass(frozen=True, slots=True)
