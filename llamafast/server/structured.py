@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llamafast.errors import GrammarError, InvalidRequestError
-from llamafast.request import StructuredKind, StructuredOutput
+from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
 
 if TYPE_CHECKING:
     from llamafast.engine.async_engine import AsyncEngine
     from llamafast.engine.grammar import Grammar
+    from llamafast.parsing.call_syntax import ReasoningTags
     from llamafast.parsing.chat_format import ChatFormat
     from llamafast.parsing.output_grammar import CallRules
     from llamafast.parsing.tools import Tool
@@ -63,6 +64,21 @@ async def compile_calls(
         param = exc.param or "tools"
         raise GrammarError(f"{param}: {exc.message[:_MAX_MESSAGE_CHARS]}", param=param, code=exc.code) from exc
     return Compiled(structured, grammar, _warning_header("tools", grammar.warnings))
+
+
+def reasoning_budget(
+    engine: AsyncEngine, max_tokens: int, tags: ReasoningTags, closing: str, *, is_open: bool
+) -> ReasoningBudget:
+    """A limit of so many tokens on the reasoning between these tags. closing: the text that is forced at the limit.
+
+    The closing tag is put behind a text that does not hold it. is_open: the prompt leaves reasoning open.
+    """
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(engine.tokenizer.encode(text, add_special=False, parse_special=True))
+
+    closing_ids = encode(closing if tags.close in closing else f"{closing}{tags.close}")
+    return ReasoningBudget(max_tokens, is_open, encode(tags.close), closing_ids, encode(tags.open))
 
 
 def end_of_reasoning(engine: AsyncEngine, constraint: Constraint, closing_tag: str) -> int:
