@@ -33,6 +33,7 @@ class JsonMachine(Machine):
             char = yield from self.peek()
             if char == ",":
                 self.at += 1
+                self.settle()
             elif char == "]" and is_list:
                 self.at += 1
                 return

@@ -70,7 +70,7 @@ class Machine(StreamParser):
         self._is_in_call = False
         self._spaces: list[str] = []  # white space that may stand between two parts
         self._drops_space = False  # the next content follows another part
-        self._kept: list[str] | None = None  # what was taken since keep(), before text[_mark]
+        self._kept: list[str] | None = None  # what was taken since settle(), before text[_mark]
         self._mark = 0
         self._stops = _stops(self.starts.texts if tools is not None else (), self.wrappers)
         prompt = prompt.rstrip()
@@ -143,7 +143,7 @@ class Machine(StreamParser):
             return (yield from self.accept(text))
         except TextEnd:
             self.at = len(self.text)
-            self._keep()
+            self.settle()
             raise
 
     def space(self) -> Wait[None]:
@@ -237,7 +237,12 @@ class Machine(StreamParser):
         self._events.append(CallEnd(self._num_calls, is_complete))
         self._num_calls += 1
         self._is_in_call = False
-        self._keep()
+        self.settle()
+
+    def settle(self) -> None:
+        """What was taken up to here stays taken, even if what follows turns out to be no call."""
+        self._kept = []
+        self._mark = self.at
 
     def reasoning(self, close: str) -> Wait[None]:
         """Take reasoning up to its closing tag."""
@@ -299,7 +304,7 @@ class Machine(StreamParser):
     def _try_call(self, marker: str) -> Wait[bool]:
         """Whether there was a call."""
         num_calls = self._num_calls
-        self._keep()
+        self.settle()
         try:
             yield from self.call(marker)
         except MalformedError:
@@ -323,12 +328,8 @@ class Machine(StreamParser):
         self.at += len(marker)
         return False
 
-    def _keep(self) -> None:
-        self._kept = []
-        self._mark = self.at
-
     def _go_back(self) -> None:
-        """To where _keep was called last."""
+        """To where settle was called last."""
         if self._kept:
             taken = "".join(self._kept) + self.text[self._mark : self.at]
             self._num_cut += self.at - len(taken)
