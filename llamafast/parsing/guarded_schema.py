@@ -1,4 +1,4 @@
-"""A JSON Schema whose strings do not hold a closing tag: JSON between tags ends at the first one, even inside a string."""
+"""A JSON Schema whose strings do not hold a closing tag: JSON between tags ends at the first one."""
 
 from __future__ import annotations
 

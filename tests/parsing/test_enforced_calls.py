@@ -1,4 +1,4 @@
-"""Calls that a grammar forces out of random tokens: each format's own parser reads them, and they meet their schemas."""
+"""Calls that a grammar forces out of random tokens: each format's parser reads them, and they meet their schemas."""
 
 from __future__ import annotations
 
