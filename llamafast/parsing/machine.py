@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 from llamafast.parsing.chat_format import StreamParser
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.parsing.json_scanner import JsonScanner
+from llamafast.parsing.literals import LiteralReader
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -197,6 +198,17 @@ class Machine(StreamParser):
             if scanner.is_wrong:
                 raise MalformedError
             if scanner.is_done:
+                return
+            yield
+
+    def literal(self, reader: LiteralReader) -> Wait[None]:
+        """Pass on one object in a notation of its own as the call's arguments, as it comes."""
+        while True:
+            fragment, self.at = reader.read(self.text, self.at)
+            self.arguments(fragment)
+            if reader.is_broken:
+                raise MalformedError
+            if reader.is_complete:
                 return
             yield
 
