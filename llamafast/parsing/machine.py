@@ -275,6 +275,13 @@ class Machine(StreamParser):
         if text:
             self._events.append(Content(text, start))
 
+    def end_content(self, marker: str) -> None:
+        """The content before marker, which was taken just now, is over: the white space at its end is its own."""
+        if self._spaces and not self._drops_space:
+            spaces = "".join(self._spaces)
+            self._events.append(Content(spaces, self._num_cut + self.at - len(marker) - len(spaces)))
+        self.begin_part()
+
     def add_reasoning(self, text: str) -> None:
         """More reasoning."""
         text, _ = self._trimmed(text, 0)

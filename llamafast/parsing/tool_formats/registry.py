@@ -5,12 +5,43 @@ from __future__ import annotations
 import difflib
 
 from llamafast.parsing.chat_format import ChatFormat
+from llamafast.parsing.tool_formats.apertus import Apertus
+from llamafast.parsing.tool_formats.command_r import CommandR
+from llamafast.parsing.tool_formats.command_r7b import CommandR7b
+from llamafast.parsing.tool_formats.deepseek_dsml import DeepseekDsml
+from llamafast.parsing.tool_formats.deepseek_v3 import DeepseekV3
+from llamafast.parsing.tool_formats.functionary_v31 import FunctionaryV31
+from llamafast.parsing.tool_formats.functionary_v32 import FunctionaryV32
+from llamafast.parsing.tool_formats.gemma4 import Gemma4
+from llamafast.parsing.tool_formats.harmony import Harmony
 from llamafast.parsing.tool_formats.hermes import Hermes
+from llamafast.parsing.tool_formats.kimi_k2 import KimiK2
+from llamafast.parsing.tool_formats.lfm2 import Lfm2
+from llamafast.parsing.tool_formats.llama3_json import Llama3Json
+from llamafast.parsing.tool_formats.llama_pythonic import LlamaPythonic
+from llamafast.parsing.tool_formats.mistral import Mistral
 from llamafast.parsing.tool_formats.plain import Plain
 from llamafast.parsing.tool_formats.qwen3_xml import Qwen3Xml
 
 # The first one that matches a template is taken: those with markers of their own stand before those who share some.
-_FORMATS: tuple[ChatFormat, ...] = (Qwen3Xml(), Hermes())
+_FORMATS: tuple[ChatFormat, ...] = (
+    Qwen3Xml(),
+    Harmony(),
+    Gemma4(),
+    DeepseekDsml(),
+    DeepseekV3(),
+    KimiK2(),
+    CommandR7b(),
+    CommandR(),
+    Apertus(),
+    Mistral(),
+    Lfm2(),
+    FunctionaryV32(),
+    FunctionaryV31(),
+    LlamaPythonic(),
+    Llama3Json(),
+    Hermes(),
+)
 
 
 def detect(template: str) -> ChatFormat:
