@@ -30,7 +30,7 @@ class BareMachine(PythonMachine):
                     if is_between:
                         yield from self.accept_end(";")
                         continue
-            marker = yield from self.copy(self._starts, self.add_content)
+            marker = yield from self.copy(self._stops, self.add_content)
             is_between = yield from self._try_call(marker)
             if is_between:
                 yield from self.accept_end(";")

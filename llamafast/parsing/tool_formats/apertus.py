@@ -9,7 +9,6 @@ from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Tags, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 
@@ -33,7 +32,7 @@ class Apertus(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(JsonMachine, NamedMachine):
+class _Parser(JsonMachine):
     tags = (Tags("<|inner_prefix|>", "<|inner_suffix|>"),)
     starts = Markers("<|tools_prefix|>")
 
@@ -49,8 +48,7 @@ class _Parser(JsonMachine, NamedMachine):
             yield from self.space()
             yield from self.expect(":")
             self.start_call(name)
-            yield from self.object_arguments()
-            self.end_call()
+            yield from self.json_arguments()
             yield from self.accept_end("}")
             if not (yield from self.accept_end(",")):
                 break

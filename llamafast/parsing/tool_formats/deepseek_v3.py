@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Wait
+from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[^<>{}`\n]*")
@@ -38,7 +37,7 @@ class DeepseekV3(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(NamedMachine):
+class _Parser(Machine):
     starts = Markers("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
 
     def call(self, marker: str) -> Wait[None]:
@@ -63,7 +62,6 @@ class _Parser(NamedMachine):
             yield from self.space()
             yield from self.accept("```json")
         self.start_call(name.strip())
-        yield from self.object_arguments()
-        self.end_call()
+        yield from self.json_arguments()
         if has_type:
             yield from self.accept_end("```")

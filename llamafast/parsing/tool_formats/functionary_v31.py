@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Wait
+from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[^<>{}\n]*")
@@ -33,7 +32,7 @@ class FunctionaryV31(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(NamedMachine):
+class _Parser(Machine):
     starts = Markers("<function=")
 
     def call(self, marker: str) -> Wait[None]:
@@ -41,6 +40,5 @@ class _Parser(NamedMachine):
         name = yield from self.word(_name)
         yield from self.expect(">")
         self.start_call(name.strip())
-        yield from self.object_arguments()
-        self.end_call()
+        yield from self.json_arguments()
         yield from self.accept_end("</function>")

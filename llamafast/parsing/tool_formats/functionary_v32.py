@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import MalformedError, Wait
+from llamafast.parsing.machine import Machine, MalformedError, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[^<>{}\n]*")
@@ -34,7 +33,7 @@ class FunctionaryV32(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(NamedMachine):
+class _Parser(Machine):
     def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
         self._is_open = prompt.endswith(">>>")
         super().__init__(prompt, tools)
@@ -59,8 +58,7 @@ class _Parser(NamedMachine):
         if (yield from self.peek()) != "{":
             raise MalformedError
         self.start_call(name.strip())
-        yield from self.object_arguments()
-        self.end_call()
+        yield from self.json_arguments()
 
     def add_content(self, text: str) -> None:
         """More content; what the prompt has opened is no part of it."""

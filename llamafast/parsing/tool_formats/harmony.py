@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import MalformedError, TextEnd, Wait
+from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 _FIRSTS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", " to=", "to=")
@@ -47,7 +46,7 @@ class Harmony(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(NamedMachine):
+class _Parser(Machine):
     def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
         # The last header of the prompt is begun, or whole: then its message is begun.
         head, is_whole, body = prompt[max(prompt.rfind("<|start|>"), 0) :].partition("<|message|>")
@@ -70,7 +69,7 @@ class _Parser(NamedMachine):
     def _header(self, begun: str) -> Wait[re.Match[str] | None]:
         """A message's header, its marker too; None if what stands here is none."""
         pieces = [begun]
-        self._keep()
+        self.settle()
         try:
             yield from self._read_header(pieces)
         except MalformedError:
@@ -119,15 +118,13 @@ class _Parser(NamedMachine):
     def _call(self, name: str) -> Wait[None]:
         self.start_call(name)
         try:
-            yield from self.object_arguments()
+            yield from self.json_arguments()
         except MalformedError:
             self.end_call(is_complete=False)
         except TextEnd:
-            self.end_call(self.is_whole)
+            self.end_call(is_complete=False)
             self.at = len(self.text)
             raise
-        else:
-            self.end_call()
         self._kept = None
 
     def _text(self) -> Wait[None]:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import MalformedError, Wait
+from llamafast.parsing.machine import Machine, MalformedError, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 _id = re.compile(r"[^<>{}\n]*")
@@ -39,7 +38,7 @@ class KimiK2(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(NamedMachine):
+class _Parser(Machine):
     starts = Markers("<|tool_calls_section_begin|>", "<|tool_call_begin|>")
 
     def call(self, marker: str) -> Wait[None]:
@@ -55,8 +54,7 @@ class _Parser(NamedMachine):
             if name is None:
                 raise MalformedError
             self.start_call(name[1], call_id)
-            yield from self.object_arguments()
-            self.end_call()
+            yield from self.json_arguments()
             yield from self.accept_end("<|tool_call_end|>")
             if not (yield from self.accept_end("<|tool_call_begin|>")):
                 break

@@ -10,7 +10,6 @@ from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import THINK, Tags, Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.named_calls import NamedMachine
 from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[^\[\]{}\n]*")
@@ -37,7 +36,7 @@ class Mistral(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(JsonMachine, NamedMachine):
+class _Parser(JsonMachine):
     tags = (Tags("[THINK]", "[/THINK]"), THINK)
     starts = Markers("[TOOL_CALLS]")
     id_keys = ("id",)
@@ -54,5 +53,4 @@ class _Parser(JsonMachine, NamedMachine):
             call_id = yield from self.word(_name)
         yield from self.accept("[ARGS]")
         self.start_call(name.strip(), call_id)
-        yield from self.object_arguments()
-        self.end_call()
+        yield from self.json_arguments()
