@@ -158,7 +158,7 @@ def test_schema_of_json_message_is_applied_at_the_end_and_says_so(caplog: pytest
     }
     text = '{"content": "Hi", "tool_calls": [{"name": "find", "arguments": {"flag": null, "number": 1}}]}'
     with caplog.at_level(logging.INFO):
-        message = parse(Family(schema, "", LOOSE.write), text, cuts=[5, 9])
+        message = parse(Family(schema, ""), text, cuts=[5, 9])
     assert told(message) == ("", "Hi", [("find", {"flag": None, "number": 1})])
     assert "at an answer's end" in caplog.text
 
@@ -167,6 +167,22 @@ def test_schema_with_a_regex_of_everything_streams_content() -> None:
     schema = {"type": "object", "properties": {"content": {"type": "string", "x-regex": "^(.*)$"}}}
     parser = SchemaFormat(schema).parser("", None)
     assert parser.feed("Hi") == [Content("Hi", 0)]
+
+
+def test_schema_that_describes_harmony_knows_all_its_headers() -> None:
+    call = r"<\|channel\|>commentary to=functions\.(.*?)<\|call\|>"
+    schema = {
+        "type": "object",
+        "properties": {
+            "content": {"type": "string", "x-regex": r"<\|channel\|>final<\|message\|>(.*?)(?=<\|return\|>|$)"},
+            "tool_calls": {
+                "type": "array",
+                "x-regex-iterator": r"<\|channel\|>commentary to=functions\.(.*?)<\|call\|>",
+            },
+        },
+    }
+    message = parse(Family(schema, "<|start|>assistant"), " to=functions.find<|channel|>commentary json<|message|>{}")
+    assert told(message) == ("", "", [("find", {})])
 
 
 def test_schema_of_tokens_in_regexes_shows_them_to_the_parser() -> None:
