@@ -170,7 +170,6 @@ def test_schema_with_a_regex_of_everything_streams_content() -> None:
 
 
 def test_schema_that_describes_harmony_knows_all_its_headers() -> None:
-    call = r"<\|channel\|>commentary to=functions\.(.*?)<\|call\|>"
     schema = {
         "type": "object",
         "properties": {
