@@ -11,9 +11,12 @@ from llamafast.parsing.tool_formats.glm import Glm
 from llamafast.parsing.tool_formats.granite import Granite
 from llamafast.parsing.tool_formats.hermes import Hermes
 from llamafast.parsing.tool_formats.hunyuan3 import Hunyuan3
+from llamafast.parsing.tool_formats.kimi_k3 import KimiK3
 from llamafast.parsing.tool_formats.minicpm5 import MiniCpm5
 from llamafast.parsing.tool_formats.minimax_m1 import MiniMaxM1
 from llamafast.parsing.tool_formats.minimax_m2 import MiniMaxM2
+from llamafast.parsing.tool_formats.minimax_m3 import MiniMaxM3
+from llamafast.parsing.tool_formats.muse import Muse
 from llamafast.parsing.tool_formats.nemotron import Nemotron
 from llamafast.parsing.tool_formats.phi import Phi
 from llamafast.parsing.tool_formats.plain import Plain
@@ -25,6 +28,9 @@ from llamafast.parsing.tool_formats.solar import Solar
 _FORMATS: tuple[ChatFormat, ...] = (
     SeedOss(),
     MiniMaxM2(),
+    MiniMaxM3(),
+    Muse(),
+    KimiK3(),
     Solar(),
     Hunyuan3(),
     GigaChat(),
