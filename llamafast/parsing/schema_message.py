@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llamafast.parsing.arguments import ArgumentWriter, loads
+from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.parsing.schema_rules import ABSENT, PARSERS, Rule, captured
+from llamafast.parsing.shape import loads
 from llamafast.parsing.tools import Tool
 
 REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
