@@ -16,7 +16,7 @@ class MiniCpm5(ChatFormat):
     """<function name="NAME"><param name="KEY">VALUE</param></function>"""
 
     name: ClassVar[str] = "minicpm5"
-    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
