@@ -91,13 +91,13 @@ class _Parser(Machine):
         except TextEnd:
             # What breaks off within a header says nothing.
             if len(pieces) == 1 or _parsed("".join(pieces)) is None:
-                self._go_back()
+                self.go_back()
             raise
         else:
             match = _parsed("".join(pieces))
         # Nobody asked for calls: then they are text.
         if match is None or (self.tools is None and _recipient(match)):
-            self._go_back()
+            self.go_back()
             match = None
         self._kept = None
         return match

@@ -17,7 +17,7 @@ class MiniCpm5(ChatFormat):
     """<function name="NAME"><param name="KEY">VALUE</param></function>"""
 
     name: ClassVar[str] = "minicpm5"
-    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
             before_name=('<function name="',),
