@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import jsonschema
 import pytest
 
 from llamafast.parsing.events import ParsedMessage
@@ -13,10 +10,10 @@ from llamafast.parsing.tool_formats import registry
 from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import bytes_vocabulary
 from tests.grammars.walks import OBJECT_TOOLS, WORDS, walk
+from tests.parsing.calls import faults, read
 
 FORMATS = {name: registry.by_name(name) for name in registry.names()}
 ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntaxes]
-SCHEMAS = {tool.name: tool.parameters for tool in OBJECT_TOOLS}
 VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text", "control tokens"])
 NUM_SEEDS = 3
 
@@ -44,26 +41,8 @@ def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, promp
             seed=seed,
             words=words,
         )
-        parser = chat_format.parser(prompt, tools)
-        message = ParsedMessage()
-        for char in text:
-            message.add(parser.feed(char))
-        message.add(parser.finish())
-        messages.append(message)
+        messages.append(read(chat_format, prompt, tools, text))
     return messages
-
-
-def faults(message: ParsedMessage) -> list[str]:
-    """What is wrong with the calls of a message."""
-    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    found = []
-    for call in message.calls:
-        if not call.is_complete:
-            found.append(f"{call.name} is incomplete: {call.arguments}")
-            continue
-        validator = jsonschema.Draft202012Validator(SCHEMAS[call.name], format_checker=checker)
-        found += [f"{call.name}: {error.message}" for error in validator.iter_errors(json.loads(call.arguments))]
-    return found
 
 
 def check_required(name: str, is_control: bool, num_seeds: int) -> None:
