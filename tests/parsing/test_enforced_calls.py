@@ -15,7 +15,6 @@ from tests.parsing.calls import faults, read
 FORMATS = {name: registry.by_name(name) for name in registry.names()}
 ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntaxes]
 VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text", "control tokens"])
-NUM_SEEDS = 3
 
 
 def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, prompt: str = "") -> list[ParsedMessage]:
@@ -52,34 +51,36 @@ def check_required(name: str, is_control: bool, num_seeds: int) -> None:
         assert faults(message) == []
 
 
-@VOCABULARIES
+def check_free(name: str, is_control: bool, num_seeds: int) -> None:
+    messages = outputs(name, is_control, CallRules(), num_seeds, f"{FORMATS[name].reasoning.close}\n\n")
+    assert [faults(message) for message in messages if faults(message)] == []
+    assert any(message.calls for message in messages)
+
+
 @pytest.mark.parametrize("name", ENFORCED)
-def test_required_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
-    check_required(name, is_control, NUM_SEEDS)
+def test_required_calls_are_read_and_meet_their_schemas(name) -> None:
+    check_required(name, is_control=True, num_seeds=1)
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_call_comes_behind_open_reasoning(name) -> None:
+    rules = CallRules(is_required=True, is_parallel=False)
+    prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
+    [message] = outputs(name, False, rules, 1, prompt)
+    assert (len(message.calls), message.content, faults(message)) == (1, "", [])
+
+
+@pytest.mark.parametrize("name", ["qwen3_xml", "hermes", "harmony", "functionary_v32", "llama3_json"])
+def test_strict_calls_behind_free_text_meet_their_schemas(name) -> None:
+    check_free(name, is_control=True, num_seeds=12)
 
 
 @pytest.mark.fuzz
 @VOCABULARIES
 @pytest.mark.parametrize("name", ENFORCED)
-def test_many_required_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
+def test_many_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
     check_required(name, is_control, 200)
-
-
-@VOCABULARIES
-@pytest.mark.parametrize("name", ENFORCED)
-def test_call_comes_behind_open_reasoning(name, is_control) -> None:
-    rules = CallRules(is_required=True, is_parallel=False)
-    prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
-    for message in outputs(name, is_control, rules, NUM_SEEDS, prompt):
-        assert (len(message.calls), message.content, faults(message)) == (1, "", [])
-
-
-@VOCABULARIES
-@pytest.mark.parametrize("name", ENFORCED)
-def test_strict_calls_behind_free_text_meet_their_schemas(name, is_control) -> None:
-    messages = outputs(name, is_control, CallRules(), 4 * NUM_SEEDS, f"{FORMATS[name].reasoning.close}\n\n")
-    assert [faults(message) for message in messages if faults(message)] == []
-    assert any(message.calls for message in messages)
+    check_free(name, is_control, 50)
 
 
 def test_named_tool_alone_is_called() -> None:
