@@ -22,25 +22,29 @@ _MIN_TOKENS = 64
 class ChatPrompt:
     """is_reasoning: the prompt leaves reasoning open. boundaries: ascending numbers of tokens."""
 
+    text: str
     token_ids: array[int]
     is_reasoning: bool
     boundaries: tuple[int, ...]
 
 
-def chat_prompt(template: ChatTemplate | None, tokenizer: Tokenizer, body: ChatBody) -> ChatPrompt:
-    """Render and tokenize a conversation. Raises InvalidRequestError."""
+def chat_prompt(
+    template: ChatTemplate | None, tokenizer: Tokenizer, body: ChatBody, tools: Sequence[object] | None = None
+) -> ChatPrompt:
+    """Render and tokenize a conversation. tools: as the client wrote them; None: none. Raises InvalidRequestError."""
     if template is None:
         raise InvalidRequestError("this model has no chat template: use /v1/completions", param="messages")
     generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
     messages = [message.for_template(i) for i, message in enumerate(body.messages)]
+    kwargs = body.template_kwargs(template.source)
     try:
         text = template.render(
             messages,
-            tools=None,
+            tools=tools,
             documents=None,
             add_generation_prompt=generate,
             continue_final_message=body.continue_final_message,
-            **body.template_kwargs,
+            **kwargs,
         )
     except TemplateError as exc:
         raise InvalidRequestError(f"the chat template refuses these messages: {exc}", param="messages") from exc
@@ -49,10 +53,10 @@ def chat_prompt(template: ChatTemplate | None, tokenizer: Tokenizer, body: ChatB
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     boundaries: tuple[int, ...] = ()
     if len(token_ids) >= _MIN_TOKENS and body.cache_prompt:
-        ends = template.message_ends(messages, text, tools=None, documents=None, **body.template_kwargs)
+        ends = template.message_ends(messages, text, tools=tools, documents=None, **kwargs)
         boundaries = _tokens_before(ends, text, token_ids, tokenizer)
     continued = str(messages[-1]["content"]) if body.continue_final_message else None
-    return ChatPrompt(token_ids, leaves_reasoning_open(text, continued), boundaries)
+    return ChatPrompt(text, token_ids, leaves_reasoning_open(text, continued), boundaries)
 
 
 def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

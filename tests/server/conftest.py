@@ -65,6 +65,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
+        self.finished: list[int] = []
         self._queue: asyncio.Queue[list[RequestOutput] | Exception | None] = asyncio.Queue()
 
     def push(self, item: list[RequestOutput] | Exception | None) -> None:
@@ -75,6 +76,9 @@ class FakeStream:
             if isinstance(item, Exception):
                 raise item
             yield item
+
+    def finish(self, index: int) -> None:
+        self.finished.append(index)
 
     async def aclose(self) -> None:
         self.closed.set()
@@ -147,7 +151,9 @@ class FakeEngine:
 
 
 class FakeTemplate:
-    """<role>content, one per line; `!` asks for an answer. Remembers its arguments."""
+    """<role>content, one per line; `!` asks for an answer. Remembers its arguments. Its source shows the format."""
+
+    source = "<think></think><tool_call><function=name><parameter=name> enable_thinking"
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []

@@ -193,13 +193,14 @@ def test_reasoning_prompt_starts_the_constraint_behind_the_tag(server):
     open_reasoning(server).chat(guided_regex="x")
     (request,) = server.engine.requests
     assert request.params.structured.start_after == (298,)
-    assert request.skip_special is False
+    assert (request.skip_special, request.shown_ids) == (True, {298})
 
 
 def test_reasoning_tag_that_is_text_leaves_control_tokens_out(server):
     server.engine.tokenizer.shows_think = True
     open_reasoning(server).chat(guided_regex="x")
-    assert server.engine.requests[0].skip_special is True
+    request = server.engine.requests[0]
+    assert (request.skip_special, request.shown_ids) == (True, frozenset())
 
 
 def test_reasoning_tag_of_several_tokens_is_refused(server):
@@ -232,6 +233,7 @@ def test_reasoning_of_a_constrained_chat_stands_beside_its_content(server):
     (choice,) = answer["choices"]
     assert choice["message"] == {
         "role": "assistant", "content": '{"a":1}', "refusal": None, "reasoning_content": "hm,\nso",
+        "reasoning": "hm,\nso",
     }  # fmt: skip
     assert [entry["token"] for entry in choice["logprobs"]["content"]] == ['{"a"', ":1}"]
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
