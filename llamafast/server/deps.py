@@ -15,9 +15,9 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter
 
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, RequestTooLargeError
+from llamafast.parsing.tool_formats.registry import detect
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
-from llamafast.parsing.tool_formats.registry import detect
 from llamafast.server.schemas.common import RequestBody, parse_body
 from llamafast.server.sse import MergedOutputs, Outputs
 
@@ -43,8 +43,8 @@ _INLINE_CHARS = 20_000
 class ServerSettings:
     """What the HTTP layer needs to know and cannot ask the engine.
 
-    chat_format None: the one that the template writes. meta: facts about the model for /v1/models. sampling_defaults, by names of SamplingParams, stand where a request is
-    silent.
+    chat_format None: the one that the template writes. meta: facts about the model for /v1/models. sampling_defaults,
+    by names of SamplingParams, stand where a request is silent.
     """
 
     alias: str

@@ -55,8 +55,8 @@ class FakeTokenizer:
             return b" the" if token_id == THE else b"<%d>" % token_id if special else b""
         return bytes([token_id])
 
-    def table(self, *, skip_special: bool) -> TokenTable:
-        names = [self.token_bytes_of(i, not skip_special) for i in range(self.n_vocab)]
+    def table(self, *, skip_special: bool, shown_ids: frozenset[int] = frozenset()) -> TokenTable:
+        names = [self.token_bytes_of(i, not skip_special or i in shown_ids) for i in range(self.n_vocab)]
         return TokenTable(names, [name.decode() if name.isascii() else None for name in names])
 
 

@@ -187,7 +187,7 @@ def test_legacy_functions_give_a_function_call(server, events):
     assert json.loads(whole["message"]["function_call"]["arguments"]) == {"city": "Paris", "days": 3}
     message, finish = gathered(events(server.chat(functions=[WEATHER, TIME], stream=True).content)[:-1])
     assert (message["function_call"], finish) == (whole["message"]["function_call"], "function_call")
-    assert list(server.template.calls[0]["tools"]) == TOOLS[:1] + [{"type": "function", "function": TIME}]
+    assert list(server.template.calls[0]["tools"]) == [*TOOLS[:1], {"type": "function", "function": TIME}]
 
 
 def test_legacy_function_call_none_hides_the_functions(server):
@@ -329,7 +329,7 @@ def test_stop_in_the_content_tells_the_engine_once_and_cuts_logprobs(server, eve
 
 def test_stop_before_min_tokens_is_passed_over(server):
     choice = choice_of(says(server, "a.b.c.d", size=1).chat(stop=".", min_tokens=4))
-    assert choice["message"]["content"] == "a.b.c"
+    assert choice["message"]["content"] == "a.b"
 
 
 def test_stop_may_stay_in_the_content(server):
@@ -341,7 +341,7 @@ def test_logprobs_are_those_of_the_content(server, events):
     text = f"<think>\nhm\n</think>\n\nWell now{PARIS}"
     says(server, text, size=2, with_logprobs=True)
     whole = choice_of(server.chat(tools=TOOLS, logprobs=True))
-    assert "".join(entry["token"] for entry in whole["logprobs"]["content"]) in ("Well now", "ell now", "Well now<")
+    assert "".join(entry["token"] for entry in whole["logprobs"]["content"]) == "ell now<"
     chunks = events(server.chat(tools=TOOLS, logprobs=True, stream=True).content)[:-1]
     streamed = [e for chunk in chunks for e in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]]
     assert streamed == whole["logprobs"]["content"]

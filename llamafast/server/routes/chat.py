@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
-from llamafast.parsing.reasoning import CLOSE
+from llamafast.parsing.reasoning import CLOSE, OPEN
 from llamafast.request import Request as EngineRequest
 from llamafast.server.deps import ServerState, off_loop
 from llamafast.server.formats.chat import ChatFormatter
@@ -61,8 +61,10 @@ def chat_router(state: ServerState) -> APIRouter:
 def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPrompt) -> Reading:
     """How the answer's text is read."""
     chat_format, tools = state.chat_format, use.tools or None
+    # A message that goes on inside its reasoning does not end in the tag.
+    text = prompt.text + OPEN if prompt.is_reasoning and body.continue_final_message else prompt.text
     return Reading(
-        lambda: chat_format.parser(prompt.text, tools),
+        lambda: chat_format.parser(text, tools),
         stops=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         include_stop=body.include_stop_str_in_output,
         min_tokens=body.min_tokens,
@@ -73,9 +75,7 @@ def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPromp
     )
 
 
-async def _compile(
-    state: ServerState, constraint: Constraint | None, use: ToolUse, prompt: ChatPrompt
-) -> Compiled:
+async def _compile(state: ServerState, constraint: Constraint | None, use: ToolUse, prompt: ChatPrompt) -> Compiled:
     """What the answer must be. Raises InvalidRequestError, GrammarError."""
     start_after: tuple[int, ...] = ()
     if constraint is not None and prompt.is_reasoning:
