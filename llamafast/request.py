@@ -38,6 +38,7 @@ class StructuredKind(str, Enum):
     REGEX = "regex"
     CHOICE = "choice"  # a JSON list of strings, one of which is the whole output
     GBNF = "gbnf"  # llama.cpp's grammar format, root rule "root"
+    LARK = "lark"  # what OutputGrammar.source gives; no client can write one
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,22 @@ class StructuredOutput:
     text: str = ""
     strict: bool = True
     start_after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningBudget:
+    """How many tokens the model may draw while its reasoning is open; at the limit closing_ids come next, forced.
+
+    is_open: the prompt leaves reasoning open; start_ids open it later, none: nothing does. end_ids: the closing tag's.
+    closing_ids: a message and the closing tag, not counted. Forced tokens are generated ones: usage and max_tokens
+    count them, penalties and stop strings see them. Under logprobs they are fed one by one and have logprobs.
+    """
+
+    max_tokens: int
+    is_open: bool
+    end_ids: tuple[int, ...]
+    closing_ids: tuple[int, ...]
+    start_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,7 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] | None = None
     prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
+    reasoning_budget: ReasoningBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)

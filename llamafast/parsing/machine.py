@@ -136,6 +136,7 @@ class Machine(StreamParser):
             return (yield from self.accept(text))
         except TextEnd:
             self.at = len(self.text)
+            self._keep()
             raise
 
     def space(self) -> Wait[None]:
