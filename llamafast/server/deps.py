@@ -41,7 +41,7 @@ class ServerSettings:
     """What the HTTP layer needs to know and cannot ask the engine.
 
     meta: facts about the model for /v1/models. sampling_defaults, by names of SamplingParams, stand where a request is
-    silent.
+    silent, and so does chat_template_kwargs. parse_special_in_messages: clients may write control tokens.
     """
 
     alias: str
@@ -54,6 +54,8 @@ class ServerSettings:
     version: str = ""
     meta: Mapping[str, int | float | str] = field(default_factory=dict)
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    parse_special_in_messages: bool = False
 
     @property
     def fingerprint(self) -> str:

@@ -10,8 +10,10 @@ import httpx
 import orjson
 import pytest
 
+from llamafast.control_texts import ControlTexts
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import InvalidRequestError, LlamaFastError
+from llamafast.parsing.template_traits import TemplateTraits
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 from llamafast.server.app import create_app
 from llamafast.server.deps import ServerSettings
@@ -35,6 +37,7 @@ class FakeTokenizer:
     fim_ids: tuple[int, int, int] | None = (256, 257, 258)
     has_think = True
     shows_think = False
+    control_texts = ControlTexts(())
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         if text == "</think>" and self.has_think:
@@ -148,6 +151,8 @@ class FakeEngine:
 
 class FakeTemplate:
     """<role>content, one per line; `!` asks for an answer. Remembers its arguments."""
+
+    traits = TemplateTraits()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
@@ -60,7 +59,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     tool_calls: list[dict[str, object]] | None = None
 
@@ -71,18 +70,11 @@ class ChatMessage(BaseModel):
             return sum(len(part.text) for part in self.content)
         return len(self.content or "")
 
-    def for_template(self, index: int) -> dict[str, object]:
-        """The message as templates know it: `system` for `developer`, content as one text, arguments as an object."""
-        message: dict[str, object] = dict(self.model_extra or {})
-        message["role"] = "system" if self.role == "developer" else self.role
+    def as_sent(self) -> dict[str, object]:
+        """The message as the client wrote it, every field that it gave."""
         content = self.content
-        message["content"] = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
-        if self.tool_calls:
-            message["tool_calls"] = [
-                _decoded(call, f"messages[{index}].tool_calls[{j}].function.arguments")
-                for j, call in enumerate(self.tool_calls)
-            ]
-        return message
+        parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
+        return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
 
 
 class ChatBody(RequestBody):
@@ -145,17 +137,3 @@ class ChatBody(RequestBody):
         """What the template gets beside the messages."""
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return {**effort, **self.chat_template_kwargs}
-
-
-def _decoded(call: dict[str, object], param: str) -> dict[str, object]:
-    """A tool call whose JSON arguments are an object: templates walk through them."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments: object = orjson.loads(function["arguments"] or "{}")
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequestError(f"{param}: not valid JSON", param=param) from exc
-    if not isinstance(arguments, dict):
-        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
-    return {**call, "function": {**function, "arguments": arguments}}
