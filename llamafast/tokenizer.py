@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from llamafast.control_texts import ControlTexts
 from llamafast.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -62,11 +61,10 @@ class Tokenizer:
     def _special(self) -> TokenTable:
         return _table([piece or self._model.token_bytes(i, True) for i, piece in enumerate(self.token_bytes)])
 
-    @cached_property
-    def control_texts(self) -> ControlTexts:
+    def control_texts(self) -> frozenset[str]:
         """The texts that become control tokens where they are parsed."""
         names = (self._model.token_bytes(i, True) for i, data in enumerate(self.token_bytes) if not data)
-        return ControlTexts(name.decode("utf-8", "replace") for name in names)
+        return frozenset(name.decode("utf-8", "replace") for name in names if name)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it; parse_special: control tokens

@@ -109,9 +109,15 @@ class ChatTemplate:
         """What the template reads. Found on first use, by some thirty small renderings."""
         tree = _ENVIRONMENT.parse(self.source)
         attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
-        strings = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
         variables = frozenset(meta.find_undeclared_variables(tree))
-        return find_traits(self._probe, variables, frozenset(attributes | strings))
+        return find_traits(self._probe, variables, self.literals | attributes)
+
+    @cached_property
+    def literals(self) -> frozenset[str]:
+        """The texts that stand in the source: between the tags, and as strings."""
+        tree = _ENVIRONMENT.parse(self.source)
+        strings = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+        return frozenset(strings | {node.data for node in tree.find_all(nodes.TemplateData)})
 
     def _probe(self, messages: Sequence[Message], tools: Sequence[object] | None) -> str | None:
         try:

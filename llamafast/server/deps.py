@@ -14,6 +14,7 @@ import orjson
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter
 
+from llamafast.control_texts import ControlTexts
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, RequestTooLargeError
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
@@ -94,6 +95,13 @@ class ServerState:
         self.fingerprint = settings.fingerprint
         self.registry = CollectorRegistry()
         self.unknown_fields = UnknownFields(self.registry)
+        template = settings.chat_template
+        # Those that clients must not write; finding them reads the whole vocabulary.
+        self.control_texts = (
+            ControlTexts(())
+            if template is None or settings.parse_special_in_messages
+            else ControlTexts(engine.tokenizer.control_texts(), template.literals)
+        )
 
     async def read(self, request: Request, model: type[Body]) -> Body:
         """The validated body of `request`. Raises RequestTooLargeError, InvalidRequestError, NotFoundError (model)."""

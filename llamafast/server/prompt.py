@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from llamafast.control_texts import ControlTexts, Range, new_mark, segments
+from llamafast.control_texts import ControlTexts, new_mark
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.history import content_text, template_messages
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
-from llamafast.server.deps import ServerSettings
+from llamafast.server.deps import ServerState
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
 
@@ -44,41 +44,41 @@ class _Conversation:
         return {"documents": None, **self.defaults, **self.kwargs, "tools": self.tools}
 
     def marked(self, texts: ControlTexts, mark: str) -> _Conversation:
-        """A copy with the client's control texts marked."""
-        reasoning_tags = frozenset(text for text in texts.texts if "think" in text.lower())
+        """A copy with marks in all that the client wrote."""
         try:
-            messages = [
-                # Templates look for these tags in answers; what they open there can be had as reasoning_content too.
-                {str(name): texts.mark(value, mark, reasoning_tags if name == "content" else frozenset())
-                 for name, value in message.items()}
-                if message.get("role") == "assistant" else _object(texts.mark(message, mark))
-                for message in self.messages
-            ]  # fmt: skip
-            tools = None if self.tools is None else [texts.mark(tool, mark) for tool in self.tools]
-            return _Conversation(messages, tools, _object(texts.mark(self.kwargs, mark)), self.defaults)
+            return _Conversation(
+                [
+                    {str(texts.mark(name, mark)): texts.mark(value, mark, is_answer=_is_answer(message, name))
+                     for name, value in message.items()}
+                    for message in self.messages
+                ],
+                None if self.tools is None else [texts.mark(tool, mark) for tool in self.tools],
+                {str(texts.mark(name, mark)): texts.mark(value, mark) for name, value in self.kwargs.items()},
+                self.defaults,
+            )  # fmt: skip
         except RecursionError:
             raise InvalidRequestError("the request is nested too deeply", param="messages") from None
 
 
-def chat_prompt(settings: ServerSettings, tokenizer: Tokenizer, body: ChatBody) -> ChatPrompt:
-    """Render and tokenize a conversation. Raises InvalidRequestError."""
-    template = settings.chat_template
+def _is_answer(message: Mapping[str, object], name: str) -> bool:
+    return name == "content" and message.get("role") == "assistant"
+
+
+def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | None = None) -> ChatPrompt:
+    """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
+    template, tokenizer = state.settings.chat_template, state.engine.tokenizer
     if template is None:
         raise InvalidRequestError("this model has no chat template: use /v1/completions", param="messages")
     sent = [message.as_sent() for message in body.messages]
     conversation = _Conversation(
         template_messages(sent, template.traits),
-        _tools(template, None),
+        _tools(template, tools),
         body.template_kwargs,
-        settings.chat_template_kwargs,
+        state.settings.chat_template_kwargs,
     )
-    text, plain = _rendered(template, conversation, None if settings.parse_special_in_messages else tokenizer, body)
-    token_ids = array(
-        "i",
-        tokenizer.encode_segments(segments(text, plain))
-        if plain
-        else tokenizer.encode(text, add_special=False, parse_special=True),
-    )
+    segments = _rendered(template, conversation, state.control_texts, body)
+    text = "".join(segment for segment, _ in segments)
+    token_ids = array("i", tokenizer.encode_segments(segments))
     if not token_ids:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     boundaries: tuple[int, ...] = ()
@@ -97,17 +97,14 @@ def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[o
 
 
 def _rendered(
-    template: ChatTemplate, conversation: _Conversation, tokenizer: Tokenizer | None, body: ChatBody
-) -> tuple[str, list[Range]]:
-    """The prompt, and the ranges in it that must not be parsed: where the client wrote a control token's text.
-
-    Without a tokenizer nothing is looked for.
-    """
+    template: ChatTemplate, conversation: _Conversation, texts: ControlTexts, body: ChatBody
+) -> list[tuple[str, bool]]:
+    """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
     mark = ""
     client = (conversation.messages, conversation.tools, conversation.kwargs)
-    if tokenizer is not None and tokenizer.control_texts.are_in(*client):
+    if texts.may_be_in(*client):
         mark = new_mark()
-        conversation = conversation.marked(tokenizer.control_texts, mark)
+        conversation = conversation.marked(texts, mark)
     generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
     try:
         text = template.render(
@@ -119,12 +116,7 @@ def _rendered(
     except TemplateError as exc:
         reason = str(exc).replace(mark, "") if mark else str(exc)
         raise InvalidRequestError(f"the chat template refuses these messages: {reason}", param="messages") from exc
-    return tokenizer.control_texts.unmark(text, mark) if tokenizer is not None and mark else (text, [])
-
-
-def _object(value: object) -> dict[str, object]:
-    """A marked object, whose names are strings."""
-    return {str(name): inner for name, inner in value.items()} if isinstance(value, Mapping) else {}
+    return texts.segments(text, mark) if mark else [(text, True)]
 
 
 def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

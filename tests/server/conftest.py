@@ -10,7 +10,6 @@ import httpx
 import orjson
 import pytest
 
-from llamafast.control_texts import ControlTexts
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import InvalidRequestError, LlamaFastError
 from llamafast.parsing.template_traits import TemplateTraits
@@ -37,7 +36,6 @@ class FakeTokenizer:
     fim_ids: tuple[int, int, int] | None = (256, 257, 258)
     has_think = True
     shows_think = False
-    control_texts = ControlTexts(())
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         if text == "</think>" and self.has_think:
@@ -46,6 +44,12 @@ class FakeTokenizer:
         for i, plain in enumerate(text.split(" the")):
             token_ids += ([THE] if i else []) + list(plain.encode())
         return token_ids
+
+    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+        return [i for text, special in segments for i in self.encode(text, add_special=False, parse_special=special)]
+
+    def control_texts(self) -> frozenset[str]:
+        return frozenset()
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         return b"".join(self.token_bytes_of(i, not skip_special) for i in token_ids).decode("utf-8", "replace")
@@ -153,6 +157,7 @@ class FakeTemplate:
     """<role>content, one per line; `!` asks for an answer. Remembers its arguments."""
 
     traits = TemplateTraits()
+    literals = frozenset()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []

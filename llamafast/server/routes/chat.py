@@ -28,8 +28,8 @@ def chat_router(state: ServerState) -> APIRouter:
         body = await state.read(request, ChatBody)
         constraint = body.constraint()
         params = await state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
-        settings, tokenizer = state.settings, state.engine.tokenizer
-        prompt = await off_loop(body.render_cost, lambda: chat_prompt(settings, tokenizer, body))
+        tokenizer = state.engine.tokenizer
+        prompt = await off_loop(body.render_cost, lambda: chat_prompt(state, body))
         end_id = None
         if constraint is not None and prompt.is_reasoning:
             end_id = end_of_reasoning(state.engine, constraint, CLOSE)
