@@ -70,6 +70,11 @@ class Tokenizer:
     def _special(self) -> TokenTable:
         return _table([piece or self._model.token_bytes(i, True) for i, piece in enumerate(self.token_bytes)])
 
+    def control_texts(self) -> frozenset[str]:
+        """The texts that become control tokens where they are parsed."""
+        names = (self._model.token_bytes(i, True) for i, data in enumerate(self.token_bytes) if not data)
+        return frozenset(name.decode("utf-8", "replace") for name in names if name)
+
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it; parse_special: control tokens
         written in the text become those tokens. Raises InvalidRequestError if text holds a lone surrogate.

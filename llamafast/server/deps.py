@@ -14,6 +14,7 @@ import orjson
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter
 
+from llamafast.control_texts import ControlTexts
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, RequestTooLargeError
 from llamafast.parsing.tool_formats.registry import detect
 from llamafast.request import Request as EngineRequest
@@ -39,12 +40,17 @@ _MAX_FIELD_NAMES = 100
 _INLINE_CHARS = 20_000
 
 
+DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now.\n"
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """What the HTTP layer needs to know and cannot ask the engine.
 
     chat_format None: the one that the template writes. meta: facts about the model for /v1/models. sampling_defaults,
-    by names of SamplingParams, stand where a request is silent.
+    by names of SamplingParams, stand where a request is silent, and so does chat_template_kwargs.
+    parse_special_in_messages: clients may write control tokens. reasoning_budget: the most tokens of reasoning, None:
+    no limit; the message is what then closes it.
     """
 
     alias: str
@@ -58,6 +64,10 @@ class ServerSettings:
     version: str = ""
     meta: Mapping[str, int | float | str] = field(default_factory=dict)
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    parse_special_in_messages: bool = False
+    reasoning_budget: int | None = None
+    reasoning_budget_message: str = DEFAULT_BUDGET_MESSAGE
 
     @property
     def fingerprint(self) -> str:
@@ -99,6 +109,12 @@ class ServerState:
         template = settings.chat_template
         self.chat_format = settings.chat_format or detect("" if template is None else template.source)
         self.marker_ids = control_ids(engine.tokenizer, self.chat_format.markers)
+        # Those that clients must not write; finding them reads the whole vocabulary.
+        self.control_texts = (
+            ControlTexts(())
+            if template is None or settings.parse_special_in_messages
+            else ControlTexts(engine.tokenizer.control_texts(), template.literals)
+        )
 
     async def read(self, request: Request, model: type[Body]) -> Body:
         """The validated body of `request`. Raises RequestTooLargeError, InvalidRequestError, NotFoundError (model)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.reasoning import leaves_reasoning_open
+
+TAGS = ReasoningTags("<think>", "</think>")
 
 
 @pytest.mark.parametrize(
@@ -20,4 +23,4 @@ from llamafast.parsing.reasoning import leaves_reasoning_open
     ],
 )
 def test_prompt_that_ends_inside_a_block_leaves_it_open(prompt, continued, expected):
-    assert leaves_reasoning_open(prompt, continued) is expected
+    assert leaves_reasoning_open(prompt, TAGS, continued) is expected

@@ -12,6 +12,7 @@ import pytest
 
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import InvalidRequestError, LlamaFastError
+from llamafast.parsing.template_traits import TemplateTraits
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 from llamafast.server.app import create_app
 from llamafast.server.deps import ServerSettings
@@ -43,6 +44,12 @@ class FakeTokenizer:
         for i, plain in enumerate(text.split(" the")):
             token_ids += ([THE] if i else []) + list(plain.encode())
         return token_ids
+
+    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+        return [i for text, special in segments for i in self.encode(text, add_special=False, parse_special=special)]
+
+    def control_texts(self) -> frozenset[str]:
+        return frozenset()
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         return b"".join(self.token_bytes_of(i, not skip_special) for i in token_ids).decode("utf-8", "replace")
@@ -153,7 +160,9 @@ class FakeEngine:
 class FakeTemplate:
     """<role>content, one per line; `!` asks for an answer. Remembers its arguments. Its source shows the format."""
 
-    source = "<think></think><tool_call><function=name><parameter=name> enable_thinking"
+    source = "<think></think><tool_call><function=name><parameter=name>"
+    traits = TemplateTraits(variables=frozenset({"tools", "enable_thinking"}))
+    literals = frozenset()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []

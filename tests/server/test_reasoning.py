@@ -97,3 +97,35 @@ def test_reasoning_fields_turn_the_templates_switches(server, fields, switches):
 )
 def test_reasoning_field_that_cannot_be_honoured_is_refused_by_name(server, fields, param):
     assert error_of(server.chat(**fields))["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({"thinking_budget": 7}, 7),
+        ({"thinking_token_budget": 0}, 0),
+        ({"reasoning": {"max_tokens": 9}}, 9),
+        ({"thinking_budget": -1}, None),
+        ({}, None),
+    ],
+)
+def test_thinking_budget_reaches_the_engine_under_any_name(server, fields, limit):
+    server.chat(**fields)
+    budget = server.engine.requests[0].params.reasoning_budget
+    assert (budget and budget.max_tokens) == limit
+
+
+def test_thinking_budget_closes_with_the_operators_message(make_server):
+    server = make_server(reasoning_budget=5, reasoning_budget_message="Enough.")
+    server.chat()
+    (request,) = server.engine.requests
+    budget = request.params.reasoning_budget
+    assert (budget.max_tokens, budget.is_open, budget.end_ids) == (5, False, (298,))
+    assert server.engine.tokenizer.decode(budget.closing_ids).startswith("Enough.")
+    server.chat(thinking_budget=-1)
+    assert server.engine.requests[1].params.reasoning_budget is None
+
+
+def test_thinking_budget_knows_that_the_prompt_leaves_reasoning_open(thinking):
+    thinking.chat(thinking_budget=5)
+    assert thinking.engine.requests[0].params.reasoning_budget.is_open

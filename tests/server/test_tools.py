@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
+from llamafast.errors import GrammarError
+from llamafast.request import FinishReason, RequestOutput, StructuredKind, TokenLogprob, Usage
 
 WEATHER = {
     "name": "get_weather",
@@ -195,10 +196,58 @@ def test_legacy_function_call_none_hides_the_functions(server):
     assert server.template.calls[0]["tools"] is None
 
 
-def test_allowed_tools_of_mode_auto_hide_the_others(server):
-    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "get_time"}}]}
-    server.chat(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-    assert list(server.template.calls[0]["tools"]) == TOOLS[1:]
+def allowed(mode, *names):
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "calls"),
+    [
+        ({"tool_choice": "required"}, {"get_weather", "get_time"}),
+        ({"tool_choice": {"type": "function", "function": {"name": "get_time"}}}, {"get_time"}),
+        ({"tool_choice": allowed("auto", "get_time", "get_time")}, {"get_time"}),
+        ({"tool_choice": allowed("required", "get_weather", "get_time")}, {"get_weather", "get_time"}),
+        (
+            {"tools": [TOOLS[0], {"type": "function", "function": {**TIME, "strict": True}}]},
+            {"get_weather", "get_time"},
+        ),
+        ({"response_format": {"type": "json_object"}}, {"get_weather", "get_time"}),
+        ({"tools": None, "functions": [WEATHER, TIME], "function_call": {"name": "get_time"}}, {"get_time"}),
+    ],
+)
+def test_enforced_tools_become_one_constraint(server, fields, calls):
+    assert server.chat(**{"tools": TOOLS, **fields}).status_code == 200
+    (request,) = server.engine.requests
+    assert request.params.structured.kind is StructuredKind.LARK
+    assert request.grammar is server.engine.grammar
+    assert {name for name in ("get_weather", "get_time") if name in request.params.structured.text} == calls
+    assert len(server.template.calls[0]["tools"]) == 2
+
+
+@pytest.mark.parametrize("fields", [{}, {"tool_choice": "auto"}, {"parallel_tool_calls": False}])
+def test_tools_that_may_be_called_freely_constrain_nothing(server, fields):
+    server.chat(tools=TOOLS, **fields)
+    assert server.engine.requests[0].params.structured is None
+
+
+@pytest.mark.parametrize("field", [{"guided_regex": "a"}, {"grammar": "root ::= x"}, {"guided_choice": ["a"]}])
+def test_constraint_of_another_kind_cannot_go_with_tools(server, field):
+    assert error_of(server.chat(tools=TOOLS, **field))["param"] in field
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": TOOLS, "tool_choice": "required"}, "tools[0].function.parameters"),
+        ({"functions": [WEATHER], "function_call": {"name": "get_weather"}}, "functions[0].parameters"),
+    ],
+)
+def test_tool_that_cannot_be_enforced_is_named_as_the_client_wrote_it(server, fields, param):
+    server.engine.grammar = GrammarError("no", param="tools[0].function.parameters")
+    error = error_of(server.chat(**fields))
+    assert error["param"] == param
+    assert error["message"].startswith(param)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
-from llamafast.parsing.reasoning import CLOSE, OPEN
 from llamafast.request import Request as EngineRequest
+from llamafast.server.chat_rules import compile_rules, thinking_budget
 from llamafast.server.deps import ServerState, off_loop
 from llamafast.server.formats.chat import ChatFormatter
 from llamafast.server.formats.choice import Reading
@@ -15,10 +15,8 @@ from llamafast.server.formats.common import Header
 from llamafast.server.openapi import body_docs
 from llamafast.server.prompt import ChatPrompt, chat_prompt
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.schemas.structured import Constraint
 from llamafast.server.schemas.tools import ToolUse
 from llamafast.server.sse import EventStream, whole_answer
-from llamafast.server.structured import Compiled, compile_constraint, end_of_reasoning
 
 
 def chat_router(state: ServerState) -> APIRouter:
@@ -32,15 +30,15 @@ def chat_router(state: ServerState) -> APIRouter:
         use = body.tool_use()
         constraint = body.constraint()
         params = await state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
-        template, tokenizer = state.settings.chat_template, state.engine.tokenizer
         cost = body.render_cost + use.num_chars
-        prompt = await off_loop(cost, lambda: chat_prompt(template, tokenizer, body, use.shown or None))
-        compiled = await _compile(state, constraint, use, prompt)
+        prompt = await off_loop(cost, lambda: chat_prompt(state, body, use.shown or None))
+        compiled = await compile_rules(state, constraint, use, prompt)
+        budget = thinking_budget(state, body, prompt)
         header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
         engine_request = EngineRequest(
             header.id,
             prompt.token_ids,
-            replace(params, structured=compiled.structured),
+            replace(params, structured=compiled.structured, reasoning_budget=budget),
             skip_special=body.skip_special_tokens,
             shown_ids=state.marker_ids,
             match_stops=False,
@@ -62,7 +60,10 @@ def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPromp
     """How the answer's text is read."""
     chat_format, tools = state.chat_format, use.tools or None
     # A message that goes on inside its reasoning does not end in the tag.
-    text = prompt.text + OPEN if prompt.is_reasoning and body.continue_final_message else prompt.text
+    tags = chat_format.reasoning
+    text = prompt.text
+    if tags is not None and prompt.is_reasoning and body.continue_final_message:
+        text += tags.open
     return Reading(
         lambda: chat_format.parser(text, tools),
         stops=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
@@ -73,11 +74,3 @@ def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPromp
         is_legacy=use.is_legacy,
         shows_reasoning=body.shows_reasoning,
     )
-
-
-async def _compile(state: ServerState, constraint: Constraint | None, use: ToolUse, prompt: ChatPrompt) -> Compiled:
-    """What the answer must be. Raises InvalidRequestError, GrammarError."""
-    start_after: tuple[int, ...] = ()
-    if constraint is not None and prompt.is_reasoning:
-        start_after = (end_of_reasoning(state.engine, constraint, CLOSE),)
-    return await compile_constraint(state.engine, constraint, start_after=start_after)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import ClassVar, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
@@ -20,6 +19,7 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "separate_reasoning": (True,),
     "stream_reasoning": (True,),
     "reasoning_control": (False,),
+    "reasoning_budget_message": (),
     "parse_tool_calls": (True,),
     "audio": (),
     "modalities": (["text"],),
@@ -63,7 +63,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     tool_calls: list[dict[str, object]] | None = None
 
@@ -74,18 +74,11 @@ class ChatMessage(BaseModel):
             return sum(len(part.text) for part in self.content)
         return len(self.content or "")
 
-    def for_template(self, index: int) -> dict[str, object]:
-        """The message as templates know it: `system` for `developer`, content as one text, arguments as an object."""
-        message: dict[str, object] = dict(self.model_extra or {})
-        message["role"] = "system" if self.role == "developer" else self.role
+    def as_sent(self) -> dict[str, object]:
+        """The message as the client wrote it, every field that it gave."""
         content = self.content
-        message["content"] = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
-        if self.tool_calls:
-            message["tool_calls"] = [
-                _decoded(call, f"messages[{index}].tool_calls[{j}].function.arguments")
-                for j, call in enumerate(self.tool_calls)
-            ]
-        return message
+        parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
+        return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
 
 
 class ChatBody(ToolFields, ReasoningFields, RequestBody):
@@ -144,20 +137,6 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         """How many alternatives per token; None is no logprobs at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def template_kwargs(self, template_source: str) -> dict[str, object]:
-        """What the template gets beside the messages and tools."""
-        return {**self.switches(template_source), **self.chat_template_kwargs}
-
-
-def _decoded(call: dict[str, object], param: str) -> dict[str, object]:
-    """A tool call whose JSON arguments are an object: templates walk through them."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments: object = orjson.loads(function["arguments"] or "{}")
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequestError(f"{param}: not valid JSON", param=param) from exc
-    if not isinstance(arguments, dict):
-        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
-    return {**call, "function": {**function, "arguments": arguments}}
+    def template_kwargs(self, known: Container[str]) -> dict[str, object]:
+        """What the template gets beside the messages and tools. known: the variables that it reads."""
+        return {**self.switches(known), **self.chat_template_kwargs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,15 +74,14 @@ class ReasoningFields(BaseModel):
         """Raises InvalidRequestError where two fields disagree."""
         _ = self.shows_reasoning, self.budget, self._effort, self._enabled
 
-    def switches(self, template_source: str) -> dict[str, object]:
-        """The template's variables that these fields set. Only switches that the template knows are turned."""
+    def switches(self, known: Container[str]) -> dict[str, object]:
+        """The template's variables that these fields set. known: those that it reads."""
         effort, enabled = self._effort, self._enabled
         if enabled is None and effort is not None:
             enabled = effort not in _OFF
         values: dict[str, object] = {} if effort is None else {"reasoning_effort": effort}
         if enabled is not None:
-            values |= {name: enabled for name in _SWITCHES if name in template_source}
-            values["enable_thinking"] = enabled
+            values |= {name: enabled for name in _SWITCHES if name in known}
         return values
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -30,22 +30,21 @@ Name = Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,128}$")]
 class ToolUse:
     """What a request lets the model call; by default nothing.
 
-    tools: those it may call. shown: the tools as the client wrote them, for the chat template; they may be more.
-    is_required: it has to call one. param: the field that holds them; paths: where each of tools stands in it.
+    shown: the tools as the client wrote them, for the chat template: all of them, so that the beginning of the prompt
+    stays as it was. names: only these may be called; None: all. is_required: one has to be called.
     """
 
     tools: tuple[Tool, ...] = ()
     shown: tuple[JsonObject, ...] = ()
+    names: tuple[str, ...] | None = None
     is_required: bool = False
     is_parallel: bool = True
     is_legacy: bool = False
-    param: str = "tools"
-    paths: tuple[str, ...] = ()
 
     @property
     def is_enforced(self) -> bool:
         """Whether what the model writes must be constrained."""
-        return self.is_required or any(tool.strict for tool in self.tools)
+        return self.is_required or self.names is not None or any(tool.strict for tool in self.tools)
 
     @property
     def num_chars(self) -> int:
@@ -163,32 +162,33 @@ class ToolFields(BaseModel):
         choice = self.tool_choice
         if choice == "none":
             return ToolUse()
-        use = ToolUse(
-            tools,
-            tuple(tool.document for tool in self.tools),
-            is_required=choice == "required" or isinstance(choice, NamedTool),
-            is_parallel=self.parallel_tool_calls,
-            paths=paths,
-        )
+        names, is_required = None, choice == "required"
         if isinstance(choice, NamedTool):
-            return _only(use, {choice.function.name: "tool_choice.function.name"}, is_required=True, is_parallel=False)
-        if isinstance(choice, AllowedTools):
+            names = _known([choice.function.name], tools, "tool_choice.function.name")
+            is_required = True
+        elif isinstance(choice, AllowedTools):
             allowed = choice.allowed_tools
             path = "tool_choice.allowed_tools.tools[{}].function.name"
-            names = {tool.function.name: path.format(i) for i, tool in enumerate(allowed.tools)}
-            return _only(use, names, is_required=allowed.mode == "required", is_parallel=use.is_parallel)
-        return use
+            names = _known([tool.function.name for tool in allowed.tools], tools, path)
+            is_required = allowed.mode == "required"
+        return ToolUse(
+            tools,
+            tuple(tool.document for tool in self.tools),
+            names,
+            is_required,
+            is_parallel=self.parallel_tool_calls and not isinstance(choice, NamedTool),
+        )
 
     def _of_functions(self) -> ToolUse:
-        paths = tuple(f"functions[{i}]" for i in range(len(self.functions)))
-        tools = _distinct(self.functions, paths)
-        if self.function_call == "none":
+        tools = _distinct(self.functions, tuple(f"functions[{i}]" for i in range(len(self.functions))))
+        choice = self.function_call
+        if choice == "none":
             return ToolUse()
         shown: tuple[JsonObject, ...] = tuple({"type": "function", "function": f.document} for f in self.functions)
-        use = ToolUse(tools, shown, is_parallel=False, is_legacy=True, param="functions", paths=paths)
-        if isinstance(self.function_call, NamedFunction):
-            return _only(use, {self.function_call.name: "function_call.name"}, is_required=True, is_parallel=False)
-        return use
+        if isinstance(choice, NamedFunction):
+            names = _known([choice.name], tools, "function_call.name")
+            return ToolUse(tools, shown, names, is_required=True, is_parallel=False, is_legacy=True)
+        return ToolUse(tools, shown, is_parallel=False, is_legacy=True)
 
 
 def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> tuple[Tool, ...]:
@@ -200,27 +200,10 @@ def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> 
     return tuple(function.tool(path) for function, path in zip(functions, paths, strict=True))
 
 
-def _only(use: ToolUse, names: Mapping[str, str], *, is_required: bool, is_parallel: bool) -> ToolUse:
-    """A use narrowed to tools by name. names: each with the path of the field that says it.
-
-    Where a call is required the grammar sees to the rest, and the prompt stays as it was (so does its cached prefix);
-    else the template hides the other tools.
-    """
-    known = {tool.name for tool in use.tools}
-    for name, path in names.items():
+def _known(names: Sequence[str], tools: Sequence[Tool], path: str) -> tuple[str, ...]:
+    """The names, each once. path: of the field that says them, {} being the place in a list."""
+    known = {tool.name for tool in tools}
+    for i, name in enumerate(names):
         if name not in known:
-            raise InvalidRequestError(f"{path}: there is no tool '{name}' in {use.param}", param=path)
-    kept = list(_places(use.tools, names))
-    return ToolUse(
-        tuple(use.tools[i] for i in kept),
-        use.shown if is_required else tuple(use.shown[i] for i in kept),
-        is_required=is_required,
-        is_parallel=is_parallel,
-        is_legacy=use.is_legacy,
-        param=use.param,
-        paths=tuple(use.paths[i] for i in kept),
-    )
-
-
-def _places(tools: Sequence[Tool], names: Mapping[str, str]) -> Iterator[int]:
-    return (i for i, tool in enumerate(tools) if tool.name in names)
+            raise InvalidRequestError(f"{path.format(i)}: there is no tool of that name", param=path.format(i))
+    return tuple(dict.fromkeys(names))
