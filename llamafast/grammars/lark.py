@@ -20,7 +20,7 @@ _ANY_TEXT = "/(?s:.*)/"
 
 
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for the JSON text of an OutputGrammar: {rules, texts, untils, schemas, checked}.
+    """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked}.
 
     Raises GrammarError; its param is the client's field where a schema is at fault.
     """
@@ -29,8 +29,8 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
         _prepare(schema, param)
     rules = [source["rules"]]
     rules += (f"{name}: {_literal(vocabulary, text)}" for name, text in source["texts"].items())
-    for name, (text, unless) in source["untils"].items():
-        rules += _until(vocabulary, name, text, unless)
+    for name, free in source["frees"].items():
+        rules += _free(vocabulary, name, *free)
     embedded = {name: _embed(*entry) for name, entry in source["schemas"].items()}
     rules += (f"{name}: {body}" for name, body in embedded.items())
     try:
@@ -63,20 +63,28 @@ def _embed(schema: object, param: str, strict: bool) -> str:
     return f"%json {json.dumps(root)}"
 
 
-def _until(vocabulary: Vocabulary, name: str, text: str, unless: str) -> Iterator[str]:
-    """Rules for any text up to the first place where `text` stands, and that text."""
-    first = next(_parts(vocabulary, text))
-    begins = list(_parts(vocabulary, unless))[:1]
+def _free(vocabulary: Vocabulary, name: str, end: str, unless: str, tokens: list[str]) -> Iterator[str]:
+    """Rules for a free text: NAME_open without `end`, NAME up to the first place where it stands, and with it."""
+    parts, term = list(_parts(vocabulary, end)), f"T_{name.upper()}"
+    control = next((i for i, part in enumerate(parts) if isinstance(part, int)), len(parts))
+    before = "".join(str(part) for part in parts[:control])
+    begins = next(_parts(vocabulary, unless), 0)
     # Text holds no control token, so it need not be said that it does not begin with one.
-    exception = rf" & ~/(?s:\s*{_escape(begins[0])}.*)/" if begins and isinstance(begins[0], str) else ""
-    if isinstance(first, int):
-        yield f"{name}: T_{name.upper()} {_literal(vocabulary, text)}"
-        yield f"T_{name.upper()}: {_ANY_TEXT}{exception}"
-        return
-    rest = _literal(vocabulary, text[len(first) :])
-    yield f"{name}: l_{name} {rest}"
-    yield f"l_{name}[lazy]: T_{name.upper()}"
-    yield f"T_{name.upper()}: /(?s:.*){_escape(first)}/{exception}"
+    exception = rf" & ~/(?s:\s*{_escape(begins)}.*)/" if isinstance(begins, str) else ""
+    # Nor may it hold the name of a control token in letters: whoever reads the text takes one for the other.
+    yield f"{term}: {_ANY_TEXT} & ~/(?s:.*){_escape(end)}(?s:.*)/{exception}"
+    ids = [vocabulary.control_ids[token] for token in tokens if token in vocabulary.control_ids]
+    held = f"({term} ({' | '.join(f'<[{i}]>' for i in ids)}))*" if ids else ""
+    yield f"{name}_open: {held} {term}"
+    if control == len(parts):
+        yield f"{name}: {held} {name}_last"
+        yield f"{name}_last[lazy]: {term}_END"
+        yield f"{term}_END: /(?s:.*){_escape(end)}/{exception}"
+    elif before:
+        yield f"{name}: {held} {term}_END {_literal(vocabulary, end[len(before) :])}"
+        yield f"{term}_END: /(?s:.*){_escape(before)}/{exception}"
+    else:
+        yield f"{name}: {held} {term} {_literal(vocabulary, end)}"
 
 
 def _literal(vocabulary: Vocabulary, text: str) -> str:

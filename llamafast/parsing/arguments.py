@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from json.encoder import encode_basestring
@@ -11,6 +12,9 @@ from llamafast.parsing.tools import Tool
 
 # References may lead in circles.
 _MAX_DEPTH = 8
+
+# Longer values are not tried as Python's: its parser is slow.
+_MAX_PYTHON = 100_000
 
 # Characters of null and the white space around it.
 _MAX_NULL = 16
@@ -24,7 +28,8 @@ class ArgumentWriter:
     """The arguments object of one call, as fragments of JSON text.
 
     Strings are written while they come, all other values when they are closed. A value that is no JSON of a type that
-    its schema allows is a string. Without a schema all JSON but strings in quotes is itself.
+    its schema allows is a string. Without a schema all JSON but strings in quotes is itself. Python's words and lists
+    are taken for JSON's: some templates show models that.
     """
 
     __slots__ = ("_is_streaming", "_num_values", "_parameters", "_pieces", "_types", "_values")
@@ -90,14 +95,27 @@ def loads(text: str) -> object:
 
 def _value(text: str, types: frozenset[str] | None) -> str:
     word = text.strip()
-    if types is not None:
-        word = _PYTHON_WORDS.get(word, word)
+    word = _PYTHON_WORDS.get(word, word)
     try:
         kinds = _kinds(loads(word))
     except ValueError:
-        return encode_basestring(text)
+        word = _from_python(word)
+        if not word:
+            return encode_basestring(text)
+        kinds = _kinds(loads(word))
     is_itself = "string" not in kinds if types is None else bool(kinds & types - _STRING)
     return word if is_itself else encode_basestring(text)
+
+
+def _from_python(text: str) -> str:
+    """A list or dict as Python prints it, in JSON. Empty: it is none."""
+    if text[:1] not in ("[", "{") or len(text) > _MAX_PYTHON:
+        return ""
+    try:
+        value: object = ast.literal_eval(text)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, (dict, list)) else ""
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return ""
 
 
 def _kinds(value: object) -> frozenset[str]:

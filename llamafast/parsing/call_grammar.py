@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from llamafast.errors import GrammarError
 from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, ReasoningTags
-from llamafast.parsing.output_grammar import CallRules, EmbeddedSchema, OutputGrammar
+from llamafast.parsing.output_grammar import CallRules, EmbeddedSchema, FreeText, OutputGrammar
 from llamafast.parsing.tagged_grammar import tagged_arguments
 from llamafast.parsing.tools import Tool
 
@@ -22,7 +22,7 @@ def call_grammar(
     """
     grammar = OutputGrammar()
     builder = _Builder(grammar, syntax, tools, rules)
-    grammar.rule("start", f"{_reasoning(grammar, reasoning, prompt)} output".strip())
+    grammar.rule("start", f"{_reasoning(grammar, reasoning, syntax.after_reasoning, prompt)} output".strip())
     if rules.answer_schema is not None:
         answer = grammar.json(EmbeddedSchema(rules.answer_schema, "response_format.json_schema.schema", True))
         grammar.rule("output", f"{builder.calls()} | {answer}")
@@ -56,11 +56,12 @@ class _Builder:
 
     def text_or_calls(self, reasoning: ReasoningTags | None) -> str:
         """The body of a rule for free text, in which the first call's marker begins what must be calls."""
-        marker = self._syntax.marker
-        if marker:
-            until = self._grammar.until(marker, "" if reasoning is None else reasoning.open)
-            return f"/(?s:.*)/ | {until} {self.calls(len(marker))}"
-        first = _joined((self._syntax.before_calls, *self._syntax.before_name))[0]
+        syntax = self._syntax
+        if syntax.marker:
+            free = FreeText(syntax.marker, "" if reasoning is None else reasoning.open, syntax.content_tokens)
+            text, head = self._grammar.free(free)
+            return f"{text} | {head} {self.calls(len(syntax.marker))}"
+        first = _joined((syntax.before_calls, *syntax.before_name))[0]
         assert isinstance(first, str)
         return rf'"" | /[^\s\{first[0]}](?s:.*)/ | {self.calls()}'
 
@@ -96,14 +97,13 @@ def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
     return dict(parameters) if says_what else {"type": "object", **parameters}
 
 
-def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, prompt: str) -> str:
+def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, prompt: str) -> str:
     """The elements for what is left of the reasoning: all of it, its rest, or none."""
     prompt = prompt.rstrip()
     if tags is None or prompt.endswith(tags.close):
-        return ""
-    if prompt.endswith(tags.open):
-        return f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)}"
-    return f"({grammar.text(tags.open)} {grammar.until(tags.close)} {grammar.terminal(_SPACE)})?"
+        return grammar.text(behind)
+    rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
+    return rest if prompt.endswith(tags.open) else f"({grammar.text(tags.open)} {rest})?"
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

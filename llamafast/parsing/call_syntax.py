@@ -42,7 +42,8 @@ class CallSyntax:
 
     A call is before_name, NAME, after_name, arguments, after_arguments. marker: the beginning of before_calls and
     before_name together that starts no other text; "": the whole answer is calls if its first character is that of
-    one. Tokens that end a generation are left out: it ends where the grammar does.
+    one. after_reasoning stands behind the tag that ends it. content_tokens: control tokens that free text may hold.
+    Tokens that end a generation are left out: it ends where the grammar does.
     """
 
     before_name: tuple[Piece, ...]
@@ -53,6 +54,8 @@ class CallSyntax:
     between: str = "\n"
     after_calls: str = ""
     marker: str = ""
+    after_reasoning: str = ""
+    content_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +64,16 @@ class ReasoningTags:
 
     open: str
     close: str
+
+
+def json_list(before: str, after: str, arguments_key: str = "arguments", between: str = ", ") -> CallSyntax:
+    """Calls that are JSON objects, one behind the other. before: its first line or bracket aside, the marker."""
+    return CallSyntax(
+        before_calls=before,
+        before_name=('{"name": "',),
+        after_name=f'", "{arguments_key}": ',
+        after_arguments=("}",),
+        between=between,
+        after_calls=after,
+        marker=before.rstrip("[\n"),
+    )

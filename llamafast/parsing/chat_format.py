@@ -57,11 +57,16 @@ class ChatFormat(ABC):
         tools None: calls are not looked for, their markers are content.
         """
 
+    def syntax_for(self, prompt: str) -> CallSyntax | None:
+        """The syntax that this prompt teaches, where a format has several."""
+        return self.syntax
+
     def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules) -> str:
         """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
 
         Raises GrammarError naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
         """
-        if self.syntax is None:
+        syntax = self.syntax_for(prompt)
+        if syntax is None:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
-        return call_grammar(self.syntax, self.reasoning, prompt, tools, rules).source
+        return call_grammar(syntax, self.reasoning, prompt, tools, rules).source

@@ -19,10 +19,13 @@ class JsonMachine(Machine):
     arguments_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
     id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they come before the name
 
-    def json_calls(self) -> Wait[None]:
-        """One call, several in a row, or a list of them: what separates them may be white space or commas."""
+    def json_calls(self, is_list: bool = False) -> Wait[None]:
+        """One call, several in a row, or a list of them: what separates them may be white space or commas.
+
+        is_list: the list's bracket was taken already.
+        """
         yield from self.space()
-        is_list = yield from self.accept("[")
+        is_list = is_list or (yield from self.accept("["))
         while True:
             yield from self.space()
             yield from self.json_call()
@@ -30,6 +33,7 @@ class JsonMachine(Machine):
             char = yield from self.peek()
             if char == ",":
                 self.at += 1
+                self.settle()
             elif char == "]" and is_list:
                 self.at += 1
                 return

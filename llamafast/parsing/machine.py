@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias, TypeVar
 
 from llamafast.parsing.chat_format import StreamParser
@@ -53,6 +54,8 @@ class Machine(StreamParser):
     # Reasoning may stand at the beginning and behind calls.
     tags: tuple[Tags, ...] = (THINK,)
     starts: Markers = NO_MARKERS
+    # Texts around content that mean nothing.
+    wrappers: tuple[str, ...] = ()
 
     def __init__(self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[Tags, ...] | None = None) -> None:
         if tags is not None:
@@ -67,9 +70,9 @@ class Machine(StreamParser):
         self._is_in_call = False
         self._spaces: list[str] = []  # white space that may stand between two parts
         self._drops_space = False  # the next content follows another part
-        self._kept: list[str] | None = None  # what was taken since keep(), before text[_mark]
+        self._kept: list[str] | None = None  # what was taken since settle(), before text[_mark]
         self._mark = 0
-        self._starts = self.starts if tools is not None else NO_MARKERS
+        self._stops = _stops(self.starts.texts if tools is not None else (), self.wrappers)
         prompt = prompt.rstrip()
         self._opened = next((tags for tags in self.tags if prompt.endswith(tags.open)), None)
         self._drops_space = any(prompt.endswith(tags.close) for tags in self.tags)
@@ -105,8 +108,12 @@ class Machine(StreamParser):
         while True:
             if is_between:
                 yield from self.between()
-            marker = yield from self.copy(self._starts, self.add_content)
-            is_between = yield from self._try_call(marker)
+            marker = yield from self.copy(self._stops, self.add_content)
+            if marker in self.wrappers:
+                self.begin_part()
+                is_between = True
+            else:
+                is_between = yield from self._try_call(marker)
 
     def call(self, marker: str) -> Wait[None]:
         """Read what follows marker, one of `starts`: one call or more, up to the end of the last."""
@@ -136,7 +143,7 @@ class Machine(StreamParser):
             return (yield from self.accept(text))
         except TextEnd:
             self.at = len(self.text)
-            self._keep()
+            self.settle()
             raise
 
     def space(self) -> Wait[None]:
@@ -201,6 +208,15 @@ class Machine(StreamParser):
                 return
             yield
 
+    def json_arguments(self) -> Wait[None]:
+        """The arguments of the call that was started: one JSON object, behind which the call is over."""
+        yield from self.space()
+        if (yield from self.peek()) != "{":
+            raise MalformedError
+        yield from self.json(self.arguments)
+        self.is_whole = True
+        self.end_call()
+
     def start_call(self, name: str, call_id: str | None = None) -> None:
         """The head of a call is read."""
         self._kept = None
@@ -221,7 +237,12 @@ class Machine(StreamParser):
         self._events.append(CallEnd(self._num_calls, is_complete))
         self._num_calls += 1
         self._is_in_call = False
-        self._keep()
+        self.settle()
+
+    def settle(self) -> None:
+        """What was taken up to here stays taken, even if what follows turns out to be no call."""
+        self._kept = []
+        self._mark = self.at
 
     def reasoning(self, close: str) -> Wait[None]:
         """Take reasoning up to its closing tag."""
@@ -283,7 +304,7 @@ class Machine(StreamParser):
     def _try_call(self, marker: str) -> Wait[bool]:
         """Whether there was a call."""
         num_calls = self._num_calls
-        self._keep()
+        self.settle()
         try:
             yield from self.call(marker)
         except MalformedError:
@@ -307,12 +328,8 @@ class Machine(StreamParser):
         self.at += len(marker)
         return False
 
-    def _keep(self) -> None:
-        self._kept = []
-        self._mark = self.at
-
     def _go_back(self) -> None:
-        """To where _keep was called last."""
+        """To where settle was called last."""
         if self._kept:
             taken = "".join(self._kept) + self.text[self._mark : self.at]
             self._num_cut += self.at - len(taken)
@@ -340,6 +357,11 @@ class Machine(StreamParser):
         if len(shown) < len(text):
             self._spaces.append(text[len(shown) :])
         return spaces + shown, start - len(spaces)
+
+
+@cache
+def _stops(starts: tuple[str, ...], wrappers: tuple[str, ...]) -> Markers:
+    return Markers(*starts, *wrappers)
 
 
 def _end(match: re.Match[str] | None) -> int:

@@ -30,18 +30,30 @@ class EmbeddedSchema:
     strict: bool
 
 
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """Any text up to the first place where `end` stands. unless: what it does not begin with, white space aside.
+
+    tokens: control tokens that it may hold.
+    """
+
+    end: str
+    unless: str = ""
+    tokens: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class OutputGrammar:
     """Rules under construction; the first one is `start`. Whoever compiles the text adds the rules of the tables.
 
-    texts: rules that are this text, in which names of control tokens are those tokens. untils: rules that are any text
-    up to and with the first, unless it begins with the second (white space before it aside). schemas: rules that are
-    JSON of a schema. checked: schemas that only have to be sound. Rules are in llguidance's dialect of Lark.
+    texts: rules that are this text, in which names of control tokens are those tokens. free: of each free text there
+    are two rules, NAME for one with its end, NAME_open for one without. schemas: rules that are JSON of a schema.
+    checked: schemas that only have to be sound. Rules are in llguidance's dialect of Lark.
     """
 
     lines: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
-    untils: dict[str, tuple[str, str]] = field(default_factory=dict)
+    frees: dict[str, FreeText] = field(default_factory=dict)
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -63,9 +75,15 @@ class OutputGrammar:
         """The name of a rule that is this text; "" where there is none to write."""
         return self._interned("x", text, lambda name: self.texts.setdefault(name, text)) if text else ""
 
-    def until(self, text: str, unless: str = "") -> str:
-        """The name of a rule that is any text up to and with this one, unless it begins with the other."""
-        return self._interned("u", f"{text}\0{unless}", lambda name: self.untils.setdefault(name, (text, unless)))
+    def until(self, end: str) -> str:
+        """The name of a rule that is any text up to and with this one."""
+        return self.free(FreeText(end))[1]
+
+    def free(self, text: FreeText) -> tuple[str, str]:
+        """The names of a rule for a free text without its end, and of one for a free text with it."""
+        key = json.dumps([text.end, text.unless, text.tokens])
+        name = self._interned("f", key, lambda name: self.frees.setdefault(name, text))
+        return f"{name}_open", name
 
     def json(self, schema: EmbeddedSchema) -> str:
         """The name of a rule that is JSON of this schema."""
@@ -83,7 +101,7 @@ class OutputGrammar:
             {
                 "rules": "\n".join(self.lines),
                 "texts": self.texts,
-                "untils": self.untils,
+                "frees": {name: [free.end, free.unless, free.tokens] for name, free in self.frees.items()},
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
             },

@@ -8,6 +8,7 @@ from dataclasses import replace
 from llamafast.errors import GrammarError
 from llamafast.parsing import schema_parts
 from llamafast.parsing.call_syntax import TaggedArguments
+from llamafast.parsing.guarded_schema import guarded
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar
 from llamafast.parsing.schema_parts import Schema, as_schema
 from llamafast.parsing.text_regex import string_regex
@@ -79,9 +80,9 @@ def _value(
     found = schema_parts.branches(schema, root)
     strings = [form for branch in found for form in _strings(grammar, tags, branch)]
     if not strings:
-        others = [grammar.json(replace(owner, schema=schema_parts.standalone(schema, root)))]
+        others = [_json(grammar, tags, schema, owner)]
     elif is_apart or grammar.until(tags.close) not in " ".join(strings):
-        others = [form for branch in found for form in _others(grammar, branch, owner)]
+        others = [form for branch in found for form in _others(grammar, tags, branch, owner)]
     else:
         others = []  # free text may be all that
     end = grammar.text(tags.after_value)
@@ -106,13 +107,15 @@ def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema) -> l
     return [f"{grammar.until(tags.close)} {grammar.text(rest)}"]
 
 
-def _others(grammar: OutputGrammar, schema: Schema, owner: EmbeddedSchema) -> list[str]:
+def _others(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> list[str]:
     """The forms of the values that are no strings."""
     allowed = schema_parts.values(schema)
     if allowed is not None:
         return [grammar.text(json.dumps(value)) for value in allowed if not isinstance(value, str)]
     names = sorted(schema_parts.types(schema) - {"string"})
-    if not names:
-        return []
-    part = schema_parts.standalone({**schema, "type": names}, as_schema(owner.schema))
-    return [grammar.json(replace(owner, schema=part))]
+    return [_json(grammar, tags, {**schema, "type": names}, owner)] if names else []
+
+
+def _json(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
+    part = schema_parts.standalone(schema, as_schema(owner.schema))
+    return grammar.json(replace(owner, schema=guarded(part, tags.close)))

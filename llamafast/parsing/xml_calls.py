@@ -16,7 +16,7 @@ _name = re.compile(r'[^<>"\n]*')
 class Elements:
     """How a format writes a call: the texts around names and values.
 
-    A value's first and last line break belong to the tags where has_lines.
+    A value's first and last line break belong to the tags where has_lines; has_cdata: it may stand in <![CDATA[..]]>.
     """
 
     call_open: str
@@ -25,11 +25,14 @@ class Elements:
     value_close: str
     name_close: str = ">"
     has_lines: bool = False
+    has_cdata: bool = False
     value_ends: Markers = field(init=False)
+    cdata_ends: Markers = field(init=False)
 
     def __post_init__(self) -> None:
         ends = ("\n" + self.value_close, self.value_close) if self.has_lines else (self.value_close,)
         object.__setattr__(self, "value_ends", Markers(*ends))
+        object.__setattr__(self, "cdata_ends", Markers("]]>" + self.value_close))
 
 
 class XmlMachine(Machine):
@@ -57,14 +60,29 @@ class XmlMachine(Machine):
         self.arguments(writer.close())
         self.end_call()
 
+    def xml_calls(self) -> Wait[None]:
+        """Calls up to outer_close."""
+        while True:
+            yield from self.space()
+            yield from self.expect(self.elements.call_open)
+            yield from self.xml_call()
+            if (yield from self.accept_end(self.outer_close)):
+                return
+            yield from self.space()
+            if (yield from self.peek()) != "<":
+                return
+
     def _value(self, writer: ArgumentWriter) -> Wait[None]:
         key = yield from self.word(_name)
         yield from self.expect(self.elements.name_close)
         self.arguments(writer.begin(key))
+        ends = self.elements.value_ends
         if self.elements.has_lines:
             yield from self.accept("\n")
+        elif self.elements.has_cdata and (yield from self.accept("<![CDATA[")):
+            ends = self.elements.cdata_ends
         try:
-            yield from self.copy(self.elements.value_ends, lambda text: self.arguments(writer.add(text)))
+            yield from self.copy(ends, lambda text: self.arguments(writer.add(text)))
         except TextEnd:
             self.arguments(writer.cut())
             raise

@@ -16,7 +16,7 @@ from tests.grammars.schemas import TOOLS
 from tests.grammars.vocabularies import END
 
 THINK = ReasoningTags("<think>", "</think>")
-MAX_TOKENS = 1500
+MAX_TOKENS = 6000
 WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # what lets an output come to its end
 # One format of each kind: arguments between tags, JSON objects, a list of them.
 TAGGED = CallSyntax(
@@ -47,12 +47,13 @@ def walk(
     tools: Sequence[Tool],
     rules: CallRules,
     *,
+    tags: ReasoningTags | None = THINK,
     prompt: str = "</think>",
     seed: int = 0,
     words: Sequence[str] = WORDS,
 ) -> str:
     """An output, letters and words drawn at random where they are allowed; it must come to its end."""
-    constraint = compile_lark(vocabulary, call_grammar(syntax, THINK, prompt, tools, rules).source).start()
+    constraint = compile_lark(vocabulary, call_grammar(syntax, tags, prompt, tools, rules).source).start()
     ids = vocabulary.control_ids
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
     while len(token_ids) < MAX_TOKENS:

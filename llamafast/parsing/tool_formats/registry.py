@@ -5,12 +5,39 @@ from __future__ import annotations
 import difflib
 
 from llamafast.parsing.chat_format import ChatFormat
+from llamafast.parsing.tool_formats.apriel import Apriel
+from llamafast.parsing.tool_formats.gigachat import GigaChat
+from llamafast.parsing.tool_formats.glm import Glm
+from llamafast.parsing.tool_formats.granite import Granite
 from llamafast.parsing.tool_formats.hermes import Hermes
+from llamafast.parsing.tool_formats.hunyuan3 import Hunyuan3
+from llamafast.parsing.tool_formats.minicpm5 import MiniCpm5
+from llamafast.parsing.tool_formats.minimax_m1 import MiniMaxM1
+from llamafast.parsing.tool_formats.minimax_m2 import MiniMaxM2
+from llamafast.parsing.tool_formats.nemotron import Nemotron
+from llamafast.parsing.tool_formats.phi import Phi
 from llamafast.parsing.tool_formats.plain import Plain
 from llamafast.parsing.tool_formats.qwen3_xml import Qwen3Xml
+from llamafast.parsing.tool_formats.seed_oss import SeedOss
+from llamafast.parsing.tool_formats.solar import Solar
 
 # The first one that matches a template is taken: those with markers of their own stand before those who share some.
-_FORMATS: tuple[ChatFormat, ...] = (Qwen3Xml(), Hermes())
+_FORMATS: tuple[ChatFormat, ...] = (
+    SeedOss(),
+    MiniMaxM2(),
+    Solar(),
+    Hunyuan3(),
+    GigaChat(),
+    Nemotron(),
+    Apriel(),
+    MiniMaxM1(),
+    Phi(),
+    Granite(),
+    MiniCpm5(),
+    Glm(),
+    Qwen3Xml(),
+    Hermes(),
+)
 
 
 def detect(template: str) -> ChatFormat:
