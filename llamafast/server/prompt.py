@@ -25,6 +25,7 @@ _MIN_TOKENS = 64
 class ChatPrompt:
     """is_reasoning: the prompt leaves reasoning open. boundaries: ascending numbers of tokens."""
 
+    text: str
     token_ids: array[int]
     is_reasoning: bool
     boundaries: tuple[int, ...]
@@ -73,7 +74,7 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
     conversation = _Conversation(
         template_messages(sent, template.traits),
         _tools(template, tools),
-        body.template_kwargs,
+        body.template_kwargs(template.traits.variables),
         state.settings.chat_template_kwargs,
     )
     segments = _rendered(template, conversation, state.control_texts, body)
@@ -86,7 +87,7 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
         ends = template.message_ends(conversation.messages, text, **conversation.variables)
         boundaries = _tokens_before(ends, text, token_ids, tokenizer)
     continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
-    return ChatPrompt(token_ids, leaves_reasoning_open(text, continued), boundaries)
+    return ChatPrompt(text, token_ids, leaves_reasoning_open(text, state.chat_format.reasoning, continued), boundaries)
 
 
 def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[object] | None:

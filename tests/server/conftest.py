@@ -62,8 +62,8 @@ class FakeTokenizer:
             return b" the" if token_id == THE else b"<%d>" % token_id if special else b""
         return bytes([token_id])
 
-    def table(self, *, skip_special: bool) -> TokenTable:
-        names = [self.token_bytes_of(i, not skip_special) for i in range(self.n_vocab)]
+    def table(self, *, skip_special: bool, shown_ids: frozenset[int] = frozenset()) -> TokenTable:
+        names = [self.token_bytes_of(i, not skip_special or i in shown_ids) for i in range(self.n_vocab)]
         return TokenTable(names, [name.decode() if name.isascii() else None for name in names])
 
 
@@ -72,6 +72,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
+        self.finished: list[int] = []
         self._queue: asyncio.Queue[list[RequestOutput] | Exception | None] = asyncio.Queue()
 
     def push(self, item: list[RequestOutput] | Exception | None) -> None:
@@ -82,6 +83,9 @@ class FakeStream:
             if isinstance(item, Exception):
                 raise item
             yield item
+
+    def finish(self, index: int) -> None:
+        self.finished.append(index)
 
     async def aclose(self) -> None:
         self.closed.set()
@@ -154,9 +158,10 @@ class FakeEngine:
 
 
 class FakeTemplate:
-    """<role>content, one per line; `!` asks for an answer. Remembers its arguments."""
+    """<role>content, one per line; `!` asks for an answer. Remembers its arguments. Its source shows the format."""
 
-    traits = TemplateTraits()
+    source = "<think></think><tool_call><function=name><parameter=name>"
+    traits = TemplateTraits(variables=frozenset({"tools", "enable_thinking"}))
     literals = frozenset()
 
     def __init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, json_list
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import THINK, Tags, Wait
@@ -23,6 +24,8 @@ class Apriel(ChatFormat):
         "</tool_calls>",
         "[BEGIN FINAL RESPONSE]",
     )
+    syntax: ClassVar[CallSyntax | None] = json_list("<tool_calls>[", "]</tool_calls>")
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<thinking>", "</thinking>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, TextEnd, Wait
 from llamafast.parsing.markers import Markers
@@ -14,6 +15,18 @@ from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[-\w.:/]*")
 _key = re.compile(r"[^<>\n]*")
+
+
+def _in_lines(line: str) -> CallSyntax:
+    """4.6 puts each tag on its line, 4.7 does not."""
+    return CallSyntax(
+        before_name=("<tool_call>",),
+        after_name=line,
+        arguments=TaggedArguments("<arg_key>", f"</arg_key>{line}<arg_value>", f"</arg_value>{line}", "</arg_value>"),
+        after_arguments=("</tool_call>",),
+        between=line,
+        marker="<tool_call>",
+    )
 
 
 class Glm(ChatFormat):
@@ -30,10 +43,15 @@ class Glm(ChatFormat):
         "<arg_value>",
         "</arg_value>",
     )
+    syntax: ClassVar[CallSyntax | None] = _in_lines("\n")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
         return "<tool_call>" in template and "<arg_key>" in template
+
+    def syntax_for(self, prompt: str) -> CallSyntax | None:
+        """As the prompt tells the model to write."""
+        return _in_lines("" if "<tool_call>{function-name}<arg_key>" in prompt else "\n")
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

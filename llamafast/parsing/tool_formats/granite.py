@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, json_list
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Wait
@@ -17,6 +18,7 @@ class Granite(ChatFormat):
 
     name: ClassVar[str] = "granite"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<tool_call>", "</tool_call>")
+    syntax: ClassVar[CallSyntax | None] = json_list("<|tool_call|>[", "]")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Wait
@@ -17,6 +18,12 @@ class Hermes(ChatFormat):
 
     name: ClassVar[str] = "hermes"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    syntax: ClassVar[CallSyntax | None] = CallSyntax(
+        before_name=('<tool_call>\n{"name": "',),
+        after_name='", "arguments": ',
+        after_arguments=("}\n</tool_call>",),
+        marker="<tool_call>",
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

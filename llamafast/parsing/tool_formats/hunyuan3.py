@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Tags, Wait
 from llamafast.parsing.markers import Markers
@@ -24,6 +25,21 @@ class Hunyuan3(ChatFormat):
         for tag in ("think", "tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
         for slash in ("", "/")
     )
+    syntax: ClassVar[CallSyntax | None] = CallSyntax(
+        before_calls=f"<tool_calls{_SUFFIX}>\n",
+        before_name=(f"<tool_call{_SUFFIX}>",),
+        after_name=f"<tool_sep{_SUFFIX}>\n",
+        arguments=TaggedArguments(
+            f"<arg_key{_SUFFIX}>",
+            f"</arg_key{_SUFFIX}>\n<arg_value{_SUFFIX}>",
+            f"</arg_value{_SUFFIX}>\n",
+            f"</arg_value{_SUFFIX}>",
+        ),
+        after_arguments=(f"</tool_call{_SUFFIX}>",),
+        after_calls=f"\n</tool_calls{_SUFFIX}>",
+        marker=f"<tool_calls{_SUFFIX}>",
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

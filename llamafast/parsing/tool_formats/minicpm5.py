@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
@@ -17,6 +18,13 @@ class MiniCpm5(ChatFormat):
 
     name: ClassVar[str] = "minicpm5"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+    syntax: ClassVar[CallSyntax | None] = CallSyntax(
+        before_name=('<function name="',),
+        after_name='">',
+        arguments=TaggedArguments('<param name="', '">', "</param>", "</param>"),
+        after_arguments=("</function>",),
+        marker='<function name="',
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

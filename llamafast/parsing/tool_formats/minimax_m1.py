@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, json_list
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Wait
@@ -17,6 +18,7 @@ class MiniMaxM1(ChatFormat):
 
     name: ClassVar[str] = "minimax_m1"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
+    syntax: ClassVar[CallSyntax | None] = json_list("<tool_calls>\n", "\n</tool_calls>", between="\n")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

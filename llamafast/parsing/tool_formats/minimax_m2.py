@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
@@ -17,6 +18,15 @@ class MiniMaxM2(ChatFormat):
 
     name: ClassVar[str] = "minimax_m2"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>")
+    syntax: ClassVar[CallSyntax | None] = CallSyntax(
+        before_calls="<minimax:tool_call>\n",
+        before_name=('<invoke name="',),
+        after_name='">\n',
+        arguments=TaggedArguments('<parameter name="', '">', "</parameter>\n", "</parameter>"),
+        after_arguments=("</invoke>",),
+        after_calls="\n</minimax:tool_call>",
+        marker="<minimax:tool_call>",
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
@@ -17,6 +18,13 @@ class Qwen3Xml(ChatFormat):
 
     name: ClassVar[str] = "qwen3_xml"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    syntax: ClassVar[CallSyntax | None] = CallSyntax(
+        before_name=("<tool_call>\n<function=",),
+        after_name=">\n",
+        after_arguments=("</function>\n</tool_call>",),
+        arguments=TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
+        marker="<tool_call>",
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

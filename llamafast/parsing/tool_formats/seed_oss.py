@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import THINK, Tags, Wait
 from llamafast.parsing.markers import Markers
@@ -17,6 +18,14 @@ class SeedOss(ChatFormat):
 
     name: ClassVar[str] = "seed_oss"
     markers: ClassVar[tuple[str, ...]] = ("<seed:think>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>")
+    syntax: ClassVar[CallSyntax | None] = CallSyntax(
+        before_name=("<seed:tool_call>\n<function=",),
+        after_name=">\n",
+        arguments=TaggedArguments("<parameter=", ">", "</parameter>\n", "</parameter>"),
+        after_arguments=("</function>\n</seed:tool_call>",),
+        marker="<seed:tool_call>",
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<seed:think>", "</seed:think>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

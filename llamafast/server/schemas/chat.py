@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
 from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
-from llamafast.server.schemas.sampling import MAX_LOGPROBS
+from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
+from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
+from llamafast.server.schemas.tools import ToolFields
 
 _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
-    **NOT_YET,
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
+    **{name: values for name, values in NOT_YET.items() if name not in BUDGET_ALIASES},
+    "reasoning_format": ("auto", "deepseek"),
+    "separate_reasoning": (True,),
+    "stream_reasoning": (True,),
+    "reasoning_control": (False,),
+    "reasoning_budget_message": (),
+    "parse_tool_calls": (True,),
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
@@ -77,18 +81,18 @@ class ChatMessage(BaseModel):
         return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
 
 
-class ChatBody(RequestBody):
+class ChatBody(ToolFields, ReasoningFields, RequestBody):
     """OpenAI's fields and vLLM's extra sampling and template fields."""
 
     not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = _NOT_YET_CHAT
-    no_op: ClassVar[frozenset[str]] = NO_OP | {"parallel_tool_calls", "prediction"}
+    no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
+    aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES}
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    reasoning_effort: str | None = Field(None, description="Reaches the chat template under this name.")
     chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
@@ -96,6 +100,7 @@ class ChatBody(RequestBody):
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""
         super().check()
+        self.check_reasoning()
         for i, message in enumerate(self.messages):
             for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
                 part.check(f"messages[{i}].content[{j}]")
@@ -132,8 +137,6 @@ class ChatBody(RequestBody):
         """How many alternatives per token; None is no logprobs at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    @property
-    def template_kwargs(self) -> dict[str, object]:
-        """What the template gets beside the messages."""
-        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        return {**effort, **self.chat_template_kwargs}
+    def template_kwargs(self, known: Container[str]) -> dict[str, object]:
+        """What the template gets beside the messages and tools. known: the variables that it reads."""
+        return {**self.switches(known), **self.chat_template_kwargs}
