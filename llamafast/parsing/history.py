@@ -53,7 +53,7 @@ def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> li
             turns[-1].content = f"{_text(turns[-1].content)}\n\n{_text(turn.content)}"
         else:
             turns.append(turn)
-    return [_written(turn, traits) for turn in _with_results_in_order(turns, traits)]
+    return [_written(turn, traits) for turn in _shown_apart(_with_results_in_order(turns, traits), traits)]
 
 
 def content_text(content: object) -> str:
@@ -179,6 +179,16 @@ def _one_by_one(turn: _Turn, results: Sequence[_Turn]) -> Iterable[_Turn]:
         yield replace(turn, calls=[call]) if i == 0 else _Turn("assistant", "", calls=[call])
         yield from (result for result in results if result.extra["tool_call_id"] == call.call_id)
     yield from (result for result in results if result.extra["tool_call_id"] not in ids)
+
+
+def _shown_apart(turns: Iterable[_Turn], traits: TemplateTraits) -> Iterable[_Turn]:
+    """Text and calls of an answer as two turns where the template would drop the calls beside a text."""
+    for turn in turns:
+        if traits.null_content and turn.calls and turn.content:
+            yield replace(turn, calls=[])
+            yield _Turn("assistant", "", calls=turn.calls)
+        else:
+            yield turn
 
 
 def _written(turn: _Turn, traits: TemplateTraits) -> dict[str, object]:

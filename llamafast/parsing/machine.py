@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 from llamafast.parsing.chat_format import StreamParser
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.parsing.json_scanner import JsonScanner
+from llamafast.parsing.literals import LiteralReader
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -208,6 +209,17 @@ class Machine(StreamParser):
                 return
             yield
 
+    def literal(self, reader: LiteralReader) -> Wait[None]:
+        """Pass on one object in a notation of its own as the call's arguments, as it comes."""
+        while True:
+            fragment, self.at = reader.read(self.text, self.at)
+            self.arguments(fragment)
+            if reader.is_broken:
+                raise MalformedError
+            if reader.is_complete:
+                return
+            yield
+
     def json_arguments(self) -> Wait[None]:
         """The arguments of the call that was started: one JSON object, behind which the call is over."""
         yield from self.space()
@@ -283,6 +295,13 @@ class Machine(StreamParser):
         text, start = self._trimmed(text, start)
         if text:
             self._events.append(Content(text, start))
+
+    def end_content(self, marker: str) -> None:
+        """The content before marker, which was taken just now, is over: the white space at its end is its own."""
+        if self._spaces and not self._drops_space:
+            spaces = "".join(self._spaces)
+            self._events.append(Content(spaces, self._num_cut + self.at - len(marker) - len(spaces)))
+        self.begin_part()
 
     def add_reasoning(self, text: str) -> None:
         """More reasoning."""

@@ -146,7 +146,7 @@ def _reasoning_field(probe: _Probe, answered: Sequence[Message], names: frozense
 def _reads_thinking_part(probe: _Probe) -> bool:
     parts = [{"type": "thinking", "thinking": _THOUGHT}, {"type": "text", "text": "probe_answer"}]
     text = probe([_USER, {"role": "assistant", "content": parts}, _USER], False)
-    return text is not None and _THOUGHT in text and "probe_answer" in text and "'type'" not in text
+    return text is not None and _THOUGHT in text and f"'{_THOUGHT}'" not in text and "probe_answer" in text
 
 
 def _reads(probe: _Probe, role: str, answered: Sequence[Message], *, as_parts: bool) -> bool:
@@ -160,10 +160,8 @@ def _reads(probe: _Probe, role: str, answered: Sequence[Message], *, as_parts: b
         text = probe([*answered[:2], _result(_SHORT_ID, content=content)], True)
     else:
         text = probe([message] if role == "user" else [_USER, message, _USER], False)
-    found = text is not None and all(piece in text for piece in texts)
-    return (
-        found and "'type'" not in str(text) and '"type": "text"' not in str(text) and '"type":"text"' not in str(text)
-    )
+    # In quotes they are a list as Python or JSON writes it.
+    return text is not None and all(t in text and f"'{t}'" not in text and f'"{t}"' not in text for t in texts)
 
 
 def _refuses_both(probe: _Probe, answered: Sequence[Message], field: str | None) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from llamafast.parsing.events import ParsedCall, ParsedMessage
 from llamafast.parsing.tool_formats import registry
 from tests.parsing.messages import MESSAGES, TOOLS
-from tests.parsing.writers import WRITERS
+from tests.parsing.more_writers import WRITERS
 
 CORPUS = Path(__file__).parent / "corpus"
 FORMATS = registry.names()

@@ -144,6 +144,12 @@ def test_history_content_beside_calls_is_null_only_where_the_template_needs_it()
     assert message["content"] is None
 
 
+def test_history_text_beside_calls_is_a_turn_of_its_own_where_calls_need_null():
+    messages = seen(assistant("So.", reasoning="hm", tool_calls=[call()]), result(), null_content=True)
+    assert [m["content"] for m in messages] == ["So.", None, "found"]
+    assert names(messages) == ["assistant", ["look"], "tool"]
+
+
 def test_history_results_have_the_name_of_their_call_in_its_order():
     calls = [call("a", "first"), call("b", "second")]
     messages = seen(assistant(tool_calls=calls), result("b", "2"), result("a", "1"))

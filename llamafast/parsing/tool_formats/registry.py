@@ -5,15 +5,29 @@ from __future__ import annotations
 import difflib
 
 from llamafast.parsing.chat_format import ChatFormat
+from llamafast.parsing.tool_formats.apertus import Apertus
 from llamafast.parsing.tool_formats.apriel import Apriel
+from llamafast.parsing.tool_formats.command_r import CommandR
+from llamafast.parsing.tool_formats.command_r7b import CommandR7b
+from llamafast.parsing.tool_formats.deepseek_dsml import DeepseekDsml
+from llamafast.parsing.tool_formats.deepseek_v3 import DeepseekV3
+from llamafast.parsing.tool_formats.functionary_v31 import FunctionaryV31
+from llamafast.parsing.tool_formats.functionary_v32 import FunctionaryV32
+from llamafast.parsing.tool_formats.gemma4 import Gemma4
 from llamafast.parsing.tool_formats.gigachat import GigaChat
 from llamafast.parsing.tool_formats.glm import Glm
 from llamafast.parsing.tool_formats.granite import Granite
+from llamafast.parsing.tool_formats.harmony import Harmony
 from llamafast.parsing.tool_formats.hermes import Hermes
 from llamafast.parsing.tool_formats.hunyuan3 import Hunyuan3
+from llamafast.parsing.tool_formats.kimi_k2 import KimiK2
+from llamafast.parsing.tool_formats.lfm2 import Lfm2
+from llamafast.parsing.tool_formats.llama3_json import Llama3Json
+from llamafast.parsing.tool_formats.llama_pythonic import LlamaPythonic
 from llamafast.parsing.tool_formats.minicpm5 import MiniCpm5
 from llamafast.parsing.tool_formats.minimax_m1 import MiniMaxM1
 from llamafast.parsing.tool_formats.minimax_m2 import MiniMaxM2
+from llamafast.parsing.tool_formats.mistral import Mistral
 from llamafast.parsing.tool_formats.nemotron import Nemotron
 from llamafast.parsing.tool_formats.phi import Phi
 from llamafast.parsing.tool_formats.plain import Plain
@@ -23,6 +37,20 @@ from llamafast.parsing.tool_formats.solar import Solar
 
 # The first one that matches a template is taken: those with markers of their own stand before those who share some.
 _FORMATS: tuple[ChatFormat, ...] = (
+    Harmony(),
+    Gemma4(),
+    DeepseekDsml(),
+    DeepseekV3(),
+    KimiK2(),
+    CommandR7b(),
+    CommandR(),
+    Apertus(),
+    Mistral(),
+    Lfm2(),
+    FunctionaryV32(),
+    FunctionaryV31(),
+    LlamaPythonic(),
+    Llama3Json(),
     SeedOss(),
     MiniMaxM2(),
     Solar(),
