@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from llamafast.parsing.arguments import loads
 from llamafast.parsing.machine import Machine, MalformedError, Wait
+from llamafast.parsing.shape import loads
 
 
 class JsonMachine(Machine):

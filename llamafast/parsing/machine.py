@@ -256,6 +256,17 @@ class Machine(StreamParser):
         self._kept = []
         self._mark = self.at
 
+    def go_back(self) -> None:
+        """To where settle was called last."""
+        if self._kept:
+            taken = "".join(self._kept) + self.text[self._mark : self.at]
+            self._num_cut += self.at - len(taken)
+            self.text = taken + self.text[self.at :]
+            self.at = 0
+        else:
+            self.at = self._mark
+        self._kept = None
+
     def reasoning(self, close: str) -> Wait[None]:
         """Take reasoning up to its closing tag."""
         self.begin_part()
@@ -339,24 +350,13 @@ class Machine(StreamParser):
             if self._num_calls > num_calls:
                 self._kept = None
                 return True
-        self._go_back()
+        self.go_back()
         if self._num_calls > num_calls:
             return True
         self.at -= len(marker)
         self.add_content(marker)
         self.at += len(marker)
         return False
-
-    def _go_back(self) -> None:
-        """To where settle was called last."""
-        if self._kept:
-            taken = "".join(self._kept) + self.text[self._mark : self.at]
-            self._num_cut += self.at - len(taken)
-            self.text = taken + self.text[self.at :]
-            self.at = 0
-        else:
-            self.at = self._mark
-        self._kept = None
 
     def _trimmed(self, text: str, start: int) -> tuple[str, int]:
         """What is shown of text, which stands at start: without white space where a part may end."""

@@ -21,13 +21,12 @@ _MAX_HEAD = 1000
 class SchemaMachine(XmlMachine):
     """Follows a plan. tail: the prompt's end, where the plan begins; of what it holds only a begun call is told."""
 
-    _is_over = False  # inline content has met its end
-
     def __init__(self, plan: Plan, tail: str, tools: Sequence[Tool] | None) -> None:
         self._plan = plan
         self._call_plan = plan.calls if tools is not None else None
         self._between: list[Content] = []  # what belongs to no part
         self._has_content = False
+        self._is_over = False  # inline content has met its end
         super().__init__("", tools, ())
         self._num_tail = len(tail)
         begun = super().feed(tail) if tail else []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
@@ -36,6 +37,19 @@ class Harmony(ChatFormat):
         "<|return|>",
         "<|call|>",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<|channel|>commentary to=functions.",),
+            after_name=" <|constrain|>json<|message|>",
+            has_many=False,
+            marker="<|channel|>commentary to=",
+            after_reasoning="<|start|>assistant",
+            content=ContentFrame(
+                ("<|channel|>final<|message|>", "<|channel|>commentary<|message|>"), "<|end|><|start|>assistant"
+            ),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel|>analysis<|message|>", "<|end|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -77,13 +91,13 @@ class _Parser(Machine):
         except TextEnd:
             # What breaks off within a header says nothing.
             if len(pieces) == 1 or _parsed("".join(pieces)) is None:
-                self._go_back()
+                self.go_back()
             raise
         else:
             match = _parsed("".join(pieces))
         # Nobody asked for calls: then they are text.
         if match is None or (self.tools is None and _recipient(match)):
-            self._go_back()
+            self.go_back()
             match = None
         self._kept = None
         return match

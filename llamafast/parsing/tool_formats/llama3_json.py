@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.bare_calls import BareMachine
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
@@ -19,6 +20,9 @@ class Llama3Json(ChatFormat):
 
     name: ClassVar[str] = "llama3_json"
     markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>",)
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(before_name=('{"name": "',), after_name='", "parameters": ', after_arguments=("}",), between="; "),
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -31,11 +35,13 @@ class Llama3Json(ChatFormat):
 
 class _Parser(BareMachine):
     first = "{"
+    _is_python = False
     starts = Markers("<|python_tag|>")
 
     def call(self, marker: str) -> Wait[None]:
         """One call; behind the marker also NAME.call(key="text")."""
         self.is_bare = marker == self.first
+        self._is_python = False
         if self.is_bare:
             self.at -= 1
             yield from self.json_call()
@@ -44,6 +50,7 @@ class _Parser(BareMachine):
         if (yield from self.peek()) == "{":
             yield from self.json_calls()
             return
+        self._is_python = True
         yield from self.python_call()
 
     def _member(self, key: str) -> Wait[None]:
@@ -51,6 +58,8 @@ class _Parser(BareMachine):
             raise MalformedError
         yield from super()._member(key)
 
-    def known(self, name: str) -> str:
-        """Llama's own tools are written as methods."""
-        return super().known(name.removesuffix(".call"))
+    def start_call(self, name: str, call_id: str | None = None) -> None:
+        """The head of a call is read; Llama's own tools are written as methods, all else in Python is code."""
+        if self._is_python and not name.endswith(".call"):
+            raise MalformedError
+        super().start_call(name.removesuffix(".call") if self._is_python else name, call_id)

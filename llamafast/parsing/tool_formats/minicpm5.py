@@ -17,13 +17,15 @@ class MiniCpm5(ChatFormat):
     """<function name="NAME"><param name="KEY">VALUE</param></function>"""
 
     name: ClassVar[str] = "minicpm5"
-    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_name=('<function name="',),
-        after_name='">',
-        arguments=TaggedArguments('<param name="', '">', "</param>", "</param>"),
-        after_arguments=("</function>",),
-        marker='<function name="',
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=('<function name="',),
+            after_name='">',
+            arguments=TaggedArguments('<param name="', '">', "</param>", "</param>"),
+            after_arguments=("</function>",),
+            marker='<function name="',
+        ),
     )
 
     def matches(self, template: str) -> bool:
