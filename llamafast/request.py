@@ -127,14 +127,17 @@ class Request:
 
     grammar: params.structured as compile_grammar made it; None where params.structured is. boundaries: places in the
     prompt, ascending, where later prompts are likely to part from it (ends of messages): memories that cannot be cut
-    keep their state there. Prefixes are shared only among equal cache_salt; use_cache False neither takes nor leaves
-    any. Of the waiting requests the lowest priority value goes first.
+    keep their state there. shown_ids: control tokens that write their own text although skip_special hides the others.
+    match_stops False: whoever reads the outputs looks for params.stop. Prefixes are shared only among equal cache_salt;
+    use_cache False neither takes nor leaves any. Of the waiting requests the lowest priority value goes first.
     """
 
     request_id: str
     prompt_token_ids: array[int]
     params: SamplingParams = SamplingParams()
     skip_special: bool = True
+    shown_ids: frozenset[int] = frozenset()
+    match_stops: bool = True
     arrival_s: float = field(default_factory=time.monotonic)
     grammar: Grammar | None = None
     boundaries: tuple[int, ...] = ()

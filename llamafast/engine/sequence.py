@@ -142,8 +142,8 @@ class Sequence:
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
         self.constraint = _constraint(request, tokenizer.n_vocab)
-        self.detokenizer = Detokenizer(tokenizer, request.skip_special)
-        self.stops = StopMatcher(params.stop) if params.stop else None
+        self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
+        self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
         # The tokens' own names too: a control token has no text in the completion, but it has a name.
         self.token_bytes = tokenizer.table(skip_special=False).token_bytes if sampler.num_logprobs >= 0 else []
