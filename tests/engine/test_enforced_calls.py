@@ -102,7 +102,7 @@ def test_call_comes_behind_reasoning_that_a_budget_closes(plain) -> None:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(plain.tokenizer.encode(text, add_special=False, parse_special=True))
 
-    limit = ReasoningBudget(5, True, ids("</think>"), ids("\n</think>\n\n"))
+    limit = ReasoningBudget(5, True, "</think>", ids("\n</think>\n\n"))
     rules = CallRules(True, False, ("calculator",))
     request = request_for(
         plain, "hermes", 0, rules, "<think>\n", reasoning_budget=limit, logit_bias=((ids("<")[0], -9),)
