@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from tests.grammars.walks import OBJECT_TOOLS
 from tests.parsing.calls import faults, read
 
 FORMATS = ("qwen3_xml", "hermes", "gemma4", "llama_pythonic", "harmony", "mistral")
-TOOLS = OBJECT_TOOLS[:20]
+# Names of properties that the model makes up have no end that random weights would find.
+OPEN = ('"additionalProperties": {', "patternProperties", "propertyNames")
+TOOLS = [tool for tool in OBJECT_TOOLS if not any(text in json.dumps(tool.parameters) for text in OPEN)][:20]
 MAX_TOKENS = 1200
 pytestmark = pytest.mark.usefixtures("native")
 
