@@ -18,7 +18,7 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 export PYTHONSAFEPATH := 1
 
 # `make test-node` adds the tests with openai-node; it needs Node.js and npm.
-.PHONY: serve test test-node lint bench debug clean
+.PHONY: serve test test-node docs lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -34,6 +34,10 @@ test: $(VENV)/.test-installed
 test-node: $(VENV)/.test-installed
 	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
 	$(BIN)/pytest -m node $(ARGS)
+
+# What is generated from the code: the tables of docs/api.md.
+docs: $(VENV)/.installed
+	$(BIN)/python tools/api_docs.py > docs/api.md
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .

@@ -235,6 +235,8 @@ def _settings(
         shutdown_deadline_s=server.shutdown_deadline_s,
         version=llamafast.__version__,
         sampling_defaults=defaults,
+        reasoning_budget=config.model.reasoning_budget,
+        reasoning_budget_message=config.model.reasoning_budget_message,
         meta={
             "n_vocab": model.n_vocab,
             "n_ctx_train": model.n_ctx_train,
