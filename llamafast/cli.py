@@ -95,9 +95,7 @@ def serve(
     max_prefill_tokens: Annotated[int | None, _option("--max-prefill-tokens", "Most prompt tokens a step.")] = None,
     max_step_ms: Annotated[float | None, _option("--max-step-ms", "Target for steps with prompts; 0: none.")] = None,
     max_seq_len: Annotated[int | None, _option("--max-seq-len", "Most tokens of one request, prompt included.")] = None,
-    max_output_tokens: Annotated[
-        int | None, _option("--max-output-tokens", "Most generated tokens of one request.")
-    ] = None,
+    max_output_tokens: Annotated[int | None, _option("--max-output-tokens", "Most generated tokens each.")] = None,
     threads: Annotated[int | None, _option("--threads", "Threads [CPUs allowed, quota, physical cores].")] = None,
     threads_batch: Annotated[int | None, _option("--threads-batch", "Threads for prompts [--threads].")] = None,
     n_gpu_layers: Annotated[int | None, _option("--n-gpu-layers", "Layers on the GPU; -1 is all.")] = None,

@@ -82,6 +82,7 @@ def serve(config: Config) -> None:
         server.run(sockets=[listener])
     finally:
         engine.close()
+        listener.close()
 
 
 class DrainingServer(uvicorn.Server):
