@@ -89,13 +89,20 @@ def members(schema: Schema, strict: bool) -> list[tuple[str, Schema, bool]]:
     table, required = as_schema(schema.get("properties")), schema.get("required")
     names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
     table = {**table, **{name: {} for name in names if name not in table}}
-    least, most = schema.get("minProperties", 0), schema.get("maxProperties", len(table))
+    least, most = bounds(schema, "Properties")
     refused = [name for name in _REFUSED if name in schema]
-    refused += ["minProperties"] if isinstance(least, int) and least > len(names) else []
-    refused += ["maxProperties"] if isinstance(most, int) and most < len(table) else []
+    if table:
+        refused += ["minProperties"] if least > len(names) else []
+        refused += ["maxProperties"] if most is not None and most < len(table) else []
     if refused and strict:
         raise ValueError(f"the keyword {refused[0]!r}")
     return [(name, as_schema(value), name in names) for name, value in table.items() if value is not False]
+
+
+def bounds(schema: Schema, of: str) -> tuple[int, int | None]:
+    """How many Items or Properties there may be, (least, most); most None: any number."""
+    least, most = schema.get(f"min{of}"), schema.get(f"max{of}")
+    return (least if isinstance(least, int) else 0), (most if isinstance(most, int) else None)
 
 
 def standalone(schema: Schema, root: Schema) -> dict[str, object]:

@@ -9,7 +9,7 @@ from llamafast.errors import GrammarError
 from llamafast.parsing import schema_parts
 from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.guarded_schema import guarded
-from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar
+from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.schema_parts import Schema, as_schema
 from llamafast.parsing.text_regex import key_regex, string_regex
 
@@ -31,7 +31,10 @@ def _object(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner
     members = schema_parts.members(schema, owner.strict)
     if not members:
         extra = schema.get("additionalProperties", True)
-        return "" if extra is False else f"{_any_argument(grammar, tags, schema, as_schema(extra), owner)}*"
+        if extra is False:
+            return ""
+        entry = _any_argument(grammar, tags, schema, as_schema(extra), owner)
+        return repeated(entry, "", schema_parts.bounds(schema, "Properties"))
     elements = []
     for name, value, is_required in members:
         body = _value(grammar, tags, name, value, owner)
