@@ -18,12 +18,12 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 export PYTHONSAFEPATH := 1
 
 # `make test-node` adds the tests with openai-node; it needs Node.js and npm.
-.PHONY: serve test test-node lint bench debug clean
+.PHONY: serve test test-node test-clients test-schema docs lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make serve | test | test-node | lint | bench | debug | clean"
+	@echo "make serve | test | test-node | test-clients | test-schema | docs | lint | bench | debug | clean"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafast serve $(ARGS)
@@ -34,6 +34,18 @@ test: $(VENV)/.test-installed
 test-node: $(VENV)/.test-installed
 	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
 	$(BIN)/pytest -m node $(ARGS)
+
+test-clients: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[clients]"
+	$(BIN)/pytest -m clients -W default $(ARGS)
+
+test-schema: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[schema]"
+	$(BIN)/pytest -m schema -W default $(ARGS)
+
+# What is generated from the code: the tables of docs/api.md.
+docs: $(VENV)/.installed
+	$(BIN)/python tools/api_docs.py > docs/api.md
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .

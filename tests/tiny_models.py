@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, PoolingType, TokenType
 
 HEAD_DIM = 32
 N_HEAD = 4
@@ -27,6 +27,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+NORMS = ("attn_output", "layer_output")
 SENTENCES = ("▁", "▁the", "he", "ll", "hell", "hello", "▁hello", *"abcdefghijklmnopqrstuvwxyz")
 
 
@@ -265,6 +266,39 @@ def write_hybrid_model(
             model.matrix(f"blk.{i}.ssm_out.weight", n_embd, n_inner)
         model.ones(f"blk.{i}.post_attention_norm.weight", n_embd)
         model.feed_forward(f"blk.{i}")
+    model.close()
+
+
+def write_encoder_model(
+    path: Path | str, *, n_embd: int = 64, n_layer: int = 1, n_ff: int = 128, seed: int = 0
+) -> None:
+    """Attention without a mask, words of a word-piece vocabulary (bert): makes embeddings, no text."""
+    model = _Model(path, "bert", n_embd, n_layer, n_ff, seed, q8_0=False)
+    model.gguf.add_head_count(N_HEAD)
+    model.gguf.add_layer_norm_eps(1e-12)
+    model.gguf.add_causal_attention(False)
+    model.gguf.add_pooling_type(PoolingType.CLS)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *[f"▁{char}" for char in "abcdefghijklmnopqrstuvwxyz"]]
+    model.gguf.add_tokenizer_model("bert")
+    model.gguf.add_token_list(tokens)
+    model.gguf.add_token_types([TokenType.CONTROL] * 5 + [TokenType.NORMAL] * (len(tokens) - 5))
+    model.gguf.add_token_type_count(2)
+    model.gguf.add_bos_token_id(2)
+    model.gguf.add_eos_token_id(3)
+    model.gguf.add_unk_token_id(1)
+    model.matrix("token_embd.weight", len(tokens), n_embd)
+    model.vector("token_types.weight", -0.5, 0.5, 2, n_embd)
+    model.vector("position_embd.weight", -0.5, 0.5, N_CTX_TRAIN, n_embd)
+    for name in ("token_embd_norm", *(f"blk.{i}.{norm}_norm" for i in range(n_layer) for norm in NORMS)):
+        model.ones(f"{name}.weight", n_embd)
+        model.vector(f"{name}.bias", -0.5, 0.5, n_embd)
+    for i in range(n_layer):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            model.matrix(f"blk.{i}.{name}.weight", n_embd, n_embd)
+            model.vector(f"blk.{i}.{name}.bias", -0.5, 0.5, n_embd)
+        for name, rows, columns in (("ffn_up", n_ff, n_embd), ("ffn_down", n_embd, n_ff)):
+            model.matrix(f"blk.{i}.{name}.weight", rows, columns)
+            model.vector(f"blk.{i}.{name}.bias", -0.5, 0.5, rows)
     model.close()
 
 

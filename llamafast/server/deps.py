@@ -40,6 +40,7 @@ _MAX_FIELD_NAMES = 100
 _INLINE_CHARS = 20_000
 
 
+# What ends reasoning at its limit; the closing tag is put behind it.
 DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now.\n"
 
 
