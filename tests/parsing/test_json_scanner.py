@@ -44,7 +44,7 @@ def test_scanner_text_is_whole_only_where_json_says_so(value, data) -> None:
     place = data.draw(st.integers(0, len(text) - 1))
     text = text[:place] + data.draw(st.sampled_from(list('{}[]",:\\0a-. \n'))) + text[place + 1 :]
     try:
-        end = json.JSONDecoder(parse_constant=lambda _: 1 / 0).raw_decode(text)[1]
+        end = json.JSONDecoder(parse_constant=lambda _: 1 / 0).raw_decode(text, len(text) - len(text.lstrip()))[1]
     except (ValueError, ZeroDivisionError):
         end = -1
     taken, scanner = scan(text, 3)

@@ -119,6 +119,11 @@ def test_schema_of_begun_marker_at_the_end_is_content() -> None:
     assert parse(ELEMENTS, "</muse>if a <us").content == "if a <us"
 
 
+@pytest.mark.parametrize(("family", "text"), [(ELEMENTS, "</muse>Hi <|out|>"), (LOOSE, "Hi <me|>")])
+def test_schema_of_content_with_its_end_token_keeps_the_space_before(family: Family, text: str) -> None:
+    assert parse(family, text).content == "Hi "
+
+
 def test_schema_of_malformed_call_is_content() -> None:
     assert parse(ELEMENTS, "</muse><use>\nfind it\n</use>").content == "<use>\nfind it\n</use>"
 
@@ -161,6 +166,31 @@ def test_schema_of_json_message_is_applied_at_the_end_and_says_so(caplog: pytest
         message = parse(Family(schema, ""), text, cuts=[5, 9])
     assert told(message) == ("", "Hi", [("find", {"flag": None, "number": 1})])
     assert "at an answer's end" in caplog.text
+
+
+def test_schema_of_json_message_gives_content_unescaped() -> None:
+    schema = {"type": "object", "x-parser": "json", "properties": {"content": {"type": "string"}}}
+    assert parse(Family(schema, ""), '{"content": "a\\n\\"b\\""}').content == 'a\n"b"'
+
+
+def test_schema_of_json_items_keeps_their_values() -> None:
+    schema = copy.deepcopy(ELEMENTS.schema)
+    schema["properties"]["tool_calls"]["items"] = {"type": "object", "x-parser": "json"}  # type: ignore[index]
+    text = '</muse>Hi<use>\n{"name": "find", "arguments": {"text": "1", "flag": true}}\n</use>'
+    assert told(parse(Family(schema, ELEMENTS.prompt), text)) == ("", "Hi", [("find", {"text": "1", "flag": True})])
+
+
+def test_schema_of_named_groups_gives_arguments_the_types_of_the_tool() -> None:
+    schema = copy.deepcopy(ELEMENTS.schema)
+    function = schema["properties"]["tool_calls"]["items"]["properties"]["function"]  # type: ignore[index]
+    function["properties"]["name"]["x-regex"] = r"^(\w+)"
+    function["properties"]["arguments"] = {
+        "type": "object",
+        "x-regex": r"text=(?P<text>\w+) number=(?P<number>\d+)",
+        "additionalProperties": True,
+    }
+    text = "</muse><use>\nfind text=12 number=5\n</use>"
+    assert told(parse(Family(schema, ELEMENTS.prompt), text)) == ("", "", [("find", {"text": "12", "number": 5})])
 
 
 def test_schema_with_a_regex_of_everything_streams_content() -> None:
