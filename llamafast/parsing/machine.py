@@ -230,7 +230,9 @@ class Machine(StreamParser):
         self.end_call()
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read."""
+        """The head of a call is read. A call without a name is none."""
+        if not name:
+            raise MalformedError
         self._kept = None
         self.begin_part()
         self._is_in_call, self.is_whole = True, False
