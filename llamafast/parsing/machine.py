@@ -177,10 +177,17 @@ class Machine(StreamParser):
             raise MalformedError
         return taken
 
-    def copy(self, ends: Markers, sink: Callable[[str], object]) -> Wait[str]:
-        """Pass on the text up to one of ends; takes that too, and returns it."""
+    def copy(self, ends: Markers, sink: Callable[[str], object], most: int | None = None) -> Wait[str]:
+        """Pass on the text up to one of ends; takes that too, and returns it. most: its longest length, in characters.
+
+        Raises MalformedError if the text is longer.
+        """
         while True:
-            end, marker = ends.find(self.text, self.at)
+            end, marker = ends.find(self.text, self.at, None if most is None else self.at + most + ends.longest)
+            if most is not None:
+                most -= end - self.at
+                if most < 0:
+                    raise MalformedError
             if end > self.at:
                 sink(self.text[self.at : end])
                 self.at = end
