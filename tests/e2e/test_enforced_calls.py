@@ -1,4 +1,4 @@
-"""Calls that a request demands, over HTTP: valid at any temperature, beside reasoning, budgets and an answer's schema."""
+"""Calls that a request demands, over HTTP: valid at any temperature, beside reasoning, budgets and a schema."""
 
 from __future__ import annotations
 
