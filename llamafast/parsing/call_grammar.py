@@ -99,7 +99,7 @@ class _Calls:
         *head, last = before if isinstance(before[-1], str) else (*before, "")
         first, *rest = _joined((syntax.after_name, *syntax.before_arguments))
         alternatives = [
-            f"{grammar.text(f'{last}{tool.name}{first}')} {self._pieces(rest)} {arguments}"
+            f"{grammar.text(str(last), tool.name, str(first))} {self._pieces(rest)} {arguments}"
             for (_, tool), arguments in zip(self._tools, self._arguments, strict=True)
         ]
         after = self._pieces(syntax.after_arguments)
