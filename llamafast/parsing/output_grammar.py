@@ -12,13 +12,16 @@ class CallRules:
     """What the calls of an answer must be.
 
     is_required: the answer is a call, nothing else (behind its reasoning). is_parallel: there may be several. names:
-    the tools that may be called, None: all. answer_schema: without a call the answer is JSON of this schema.
+    the tools that may be called, None: all. answer_schema: without a call the answer is JSON of this schema, which
+    clients know as answer_param; answer_strict False: what cannot be enforced of it is dropped.
     """
 
     is_required: bool = False
     is_parallel: bool = True
     names: tuple[str, ...] | None = None
     answer_schema: Mapping[str, object] | bool | None = None
+    answer_param: str = "response_format"
+    answer_strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)

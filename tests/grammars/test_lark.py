@@ -163,6 +163,13 @@ def test_what_cannot_be_enforced_is_refused_where_the_tool_is_strict() -> None:
     assert "<function=f>" in walk(PLAIN, TAGGED, [tool_of(parameters, strict=False)], ONE)
 
 
+def test_answer_schema_at_fault_is_named() -> None:
+    rules = CallRules(answer_schema={"type": "nothing"}, answer_param="guided_json")
+    with pytest.raises(GrammarError) as caught:
+        walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules)
+    assert caught.value.param == "guided_json"
+
+
 def test_no_tool_of_that_name_is_refused() -> None:
     with pytest.raises(GrammarError) as caught:
         walk(PLAIN, LIST, OBJECT_TOOLS, CallRules(is_required=True, names=("nobody",)))
