@@ -17,13 +17,13 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-# `make test-node` adds the tests with openai-node; it needs Node.js and npm.
-.PHONY: serve test test-node lint bench debug clean
+# `make test-fuzz` cuts what models write at 200 places, in every tool format. `make test-node` adds the tests with openai-node; it needs Node.js and npm.
+.PHONY: serve test test-node test-fuzz lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make serve | test | test-node | lint | bench | debug | clean"
+	@echo "make serve | test | test-node | test-fuzz | lint | bench | debug | clean"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafast serve $(ARGS)
@@ -34,6 +34,9 @@ test: $(VENV)/.test-installed
 test-node: $(VENV)/.test-installed
 	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
 	$(BIN)/pytest -m node $(ARGS)
+
+test-fuzz: $(VENV)/.test-installed
+	$(BIN)/pytest -m fuzz tests/parsing $(ARGS)
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .

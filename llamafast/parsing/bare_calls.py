@@ -36,11 +36,7 @@ class BareMachine(PythonMachine):
                 yield from self.accept_end(";")
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read."""
-        super().start_call(self.known(name), call_id)
-
-    def known(self, name: str) -> str:
-        """The name of the function that is called. Raises MalformedError where only tools may be."""
+        """The head of a call is read. Raises MalformedError where only a tool may be called."""
         if self.is_bare and all(tool.name != name for tool in self.tools or ()):
             raise MalformedError
-        return super().known(name)
+        super().start_call(name, call_id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 
 _SPACE = re.compile(r"\s+")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z")
@@ -108,7 +108,7 @@ class LiteralReader:
         if word is None:
             return self._open(char, at, out)
         if is_key:
-            return self._passed(word.end() - 1, out, json.dumps(word[0], ensure_ascii=False), "separator")
+            return self._passed(word.end() - 1, out, encode_basestring(word[0]), "separator")
         return self._passed(word.end() - 1, out, _json_word(word[0], self._notation) or "", "comma")
 
     def _quote_at(self, text: str, at: int) -> str | None:
@@ -188,7 +188,7 @@ def _read_escape(text: str, at: int, out: list[str]) -> int:
 
 
 def _json_inside(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+    return encode_basestring(text)[1:-1]
 
 
 def _json_word(word: str, notation: Notation) -> str | None:
@@ -196,4 +196,4 @@ def _json_word(word: str, notation: Notation) -> str | None:
         return _CONSTANTS[word]
     if _NUMBER.match(word):
         return word
-    return json.dumps(word, ensure_ascii=False) if notation.has_bare_strings else None
+    return encode_basestring(word) if notation.has_bare_strings else None

@@ -6,7 +6,7 @@ import re
 
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.literals import PYTHON, LiteralReader
-from llamafast.parsing.machine import MalformedError, Wait
+from llamafast.parsing.machine import Wait
 
 _name = re.compile(r"[\w.-]*")
 
@@ -33,13 +33,7 @@ class PythonMachine(JsonMachine):
         """One call."""
         name = yield from self.word(_name)
         yield from self.expect("(")
-        self.start_call(self.known(name))
+        self.start_call(name)
         yield from self.literal(LiteralReader(PYTHON, "("))
         self.is_whole = True
         self.end_call()
-
-    def known(self, name: str) -> str:
-        """The name of the function that is called. Raises MalformedError where only tools may be."""
-        if not name:
-            raise MalformedError
-        return name

@@ -14,10 +14,13 @@ from llamafast.parsing.schema_machine import SchemaMachine
 from llamafast.parsing.schema_message import REASONING_NAMES, message_events
 from llamafast.parsing.schema_plan import compile_plan
 from llamafast.parsing.schema_rules import Rule, compile_rule
+from llamafast.parsing.tool_formats.harmony import Harmony
 from llamafast.parsing.tools import Tool
 
 # <|name|>, <name>, [NAME]; not the name of a group.
 _TOKEN = re.compile(r"(?<!\(\?P)<[^<>\s()\[\]]+>|\[/?[A-Z_]+\]")
+
+_HARMONY = ("<|channel|>final<|message|>", "<|channel|>commentary to=functions.")
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +31,9 @@ class SchemaFormat(ChatFormat):
     """Answers by a response schema: JSON Schema with x-regex, x-regex-iterator, x-regex-key-value and x-parser.
 
     A schema of literal texts with gaps between them is followed as the text comes; any other is applied once, at the
-    text's end, as the log says. Fields of a message that no client knows are left out. Raises ValueError naming the
-    place in the schema that is not valid. Source: Hugging Face transformers, response parsing.
+    text's end, as the log says; one that describes harmony is read as that. Fields of a message that no client knows
+    are left out. Raises ValueError naming the place in the schema that is not valid. Source: Hugging Face
+    transformers, response parsing.
     """
 
     name: ClassVar[str] = "response_schema"
@@ -38,9 +42,14 @@ class SchemaFormat(ChatFormat):
         self._root = compile_rule(schema)
         if self._root.type != "object" and self._root.properties:
             raise ValueError(f"{self._root.path}.type: a message is an object")
+        regexes = "".join(_regexes(schema)).replace("\\", "")
+        # Its models write more kinds of headers than a regex tells, and leave end tokens out.
+        self._known = Harmony() if all(text in regexes for text in _HARMONY) else None
         self._plan = compile_plan(self._root)
-        self._markers = tuple(dict.fromkeys(_markers(schema)))
-        if self._plan is None:
+        self._markers = self._known.markers if self._known else tuple(dict.fromkeys(_markers(schema)))
+        if self._known is not None:
+            logger.info("response_schema: its regexes are %s's: answers are read as that format", self._known.name)
+        elif self._plan is None:
             logger.info("response_schema: its shape shows only at an answer's end, where it is applied, once")
         unknown = sorted(self._root.properties.keys() - _MESSAGE)
         if unknown:
@@ -54,7 +63,7 @@ class SchemaFormat(ChatFormat):
     @property
     def is_streamed(self) -> bool:
         """Whether answers are taken apart as they come."""
-        return self._plan is not None
+        return self._known is not None or self._plan is not None
 
     def matches(self, template: str) -> bool:
         """Never: it is chosen by the config."""
@@ -62,6 +71,8 @@ class SchemaFormat(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt, at whose end the schema's text may begin already."""
+        if self._known is not None:
+            return self._known.parser(prompt, tools)
         tail = _tail(self._root, prompt)
         if self._plan is not None:
             return SchemaMachine(self._plan, tail, tools)
@@ -87,15 +98,18 @@ class _EndParser(StreamParser):
         return message_events(self._root, "".join(self._pieces), self._num_tail, self._tools)
 
 
-def _markers(schema: object) -> Iterator[str]:
-    """What looks like a control token in a schema's regexes."""
+def _regexes(schema: object) -> Iterator[str]:
     for key, value in schema.items() if isinstance(schema, Mapping) else ():
         if isinstance(value, Mapping):
-            yield from _markers(value)
-        elif key.startswith("x-regex"):
-            yield from _TOKEN.findall(str(value).replace("\\", ""))
-        elif value == "gemma4-tool-call":
-            yield '<|"|>'
+            yield from _regexes(value)
+        elif key.startswith("x-"):
+            yield str(value)
+
+
+def _markers(schema: object) -> Iterator[str]:
+    """What looks like a control token in a schema's regexes."""
+    for text in _regexes(schema):
+        yield from ['<|"|>'] if text == "gemma4-tool-call" else _TOKEN.findall(text.replace("\\", ""))
 
 
 def _tail(root: Rule, prompt: str) -> str:

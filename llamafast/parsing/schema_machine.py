@@ -21,13 +21,12 @@ _MAX_HEAD = 1000
 class SchemaMachine(XmlMachine):
     """Follows a plan. tail: the prompt's end, where the plan begins; of what it holds only a begun call is told."""
 
-    _is_over = False  # inline content has met its end
-
     def __init__(self, plan: Plan, tail: str, tools: Sequence[Tool] | None) -> None:
         self._plan = plan
         self._call_plan = plan.calls if tools is not None else None
         self._between: list[Content] = []  # what belongs to no part
         self._has_content = False
+        self._is_over = False  # inline content has met its end
         super().__init__("", tools, ())
         self._num_tail = len(tail)
         begun = super().feed(tail) if tail else []
@@ -113,11 +112,16 @@ class SchemaMachine(XmlMachine):
             elif marker == content.opener:
                 yield from self._content(content)
             elif marker in content.endings:
-                yield from self.peek()  # nothing may follow
+                try:
+                    yield from self.peek()
+                except TextEnd:  # nothing may follow it
+                    self.end_content(marker)
+                    raise
                 self.at -= len(marker)
                 self.add_content(marker)
                 self.at += len(marker)
             else:
+                self.end_content(marker)
                 self._is_over = True
 
     def _sink(self) -> Callable[[str], None]:
@@ -140,6 +144,7 @@ class SchemaMachine(XmlMachine):
 
     def _content(self, segment: Segment) -> Wait[None]:
         marker = yield from self.copy(Markers(*segment.closers, *segment.endings), self.add_content)
+        self.end_content(marker)
         if not segment.is_skipped:
             self.at -= len(marker)
 

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llamafast.parsing.arguments import ArgumentWriter, loads
+from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.parsing.schema_rules import ABSENT, PARSERS, Rule, captured
+from llamafast.parsing.shape import loads
 from llamafast.parsing.tools import Tool
 
 REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
@@ -48,8 +49,12 @@ def message_events(root: Rule, text: str, num_prompt: int, tools: Sequence[Tool]
             start += len(content) - len(content.lstrip())
         if any(call.start >= end for call in calls):
             end = start + len(text[start:end].rstrip())
-        has_content = end > num_prompt
-        events += _content(text, max(start, num_prompt), end, num_prompt)
+        if start < 0:  # a parser has changed it: it is no piece of the text
+            has_content = True
+            events.append(Content(content, 0))
+        else:
+            has_content = end > num_prompt
+            events += _content(text, max(start, num_prompt), end, num_prompt)
     for call in calls:
         if not call.name:
             events += _content(text, *_trimmed(text, call.start, call.end), num_prompt)
@@ -100,7 +105,7 @@ def _call(value: object, items: Rule | None, given: object, tools: Sequence[Tool
         arguments = _parsed(arguments, name, tools)
     if not isinstance(arguments, dict):
         return None
-    if rule is None or rule.key_value is None:
+    if rule is None or not _is_bare(given, items, rule):
         return Call(name, json.dumps(arguments, ensure_ascii=False))
     writer = ArgumentWriter(name, tools)
     pieces = [
@@ -108,6 +113,13 @@ def _call(value: object, items: Rule | None, given: object, tools: Sequence[Tool
         for key, value in arguments.items()
     ]
     return Call(name, "".join(pieces) + writer.close())
+
+
+def _is_bare(given: object, items: Rule | None, rule: Rule) -> bool:
+    """Whether a call's arguments are bare text: then the tool's schema says what they are."""
+    function = items.properties.get("function") if items is not None else None
+    parsers = [each.parser for each in (items, function, rule) if each is not None]
+    return isinstance(given, str) and not any(parsers)
 
 
 def _without_arguments(items: Rule, given: object) -> object:

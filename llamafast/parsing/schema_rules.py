@@ -109,7 +109,8 @@ def compile_rule(schema: object, path: str = "response_schema") -> Rule:
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise ValueError(f"{path}.required: must be a list of names")
-    additional = schema.get("additionalProperties", False)
+    # Where a schema says nothing of properties, an object keeps those it has.
+    additional = schema.get("additionalProperties", not properties)
     choices = schema.get("oneOf", [])
     if not isinstance(choices, list):
         raise ValueError(f"{path}.oneOf: must be a list")

@@ -15,7 +15,7 @@ class Family:
 
     schema: dict[str, object]
     prompt: str
-    write: Callable[[str, str, list[tuple[str, Arguments]]], str]
+    write: Callable[[str, str, list[tuple[str, Arguments]]], str] = lambda *parts: "".join(map(str, parts))
 
 
 def schema(reasoning: str, content: str, calls: str, name: str, arguments: Mapping[str, object]) -> dict[str, object]:

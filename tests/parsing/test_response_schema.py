@@ -119,6 +119,11 @@ def test_schema_of_begun_marker_at_the_end_is_content() -> None:
     assert parse(ELEMENTS, "</muse>if a <us").content == "if a <us"
 
 
+@pytest.mark.parametrize(("family", "text"), [(ELEMENTS, "</muse>Hi <|out|>"), (LOOSE, "Hi <me|>")])
+def test_schema_of_content_with_its_end_token_keeps_the_space_before(family: Family, text: str) -> None:
+    assert parse(family, text).content == "Hi "
+
+
 def test_schema_of_malformed_call_is_content() -> None:
     assert parse(ELEMENTS, "</muse><use>\nfind it\n</use>").content == "<use>\nfind it\n</use>"
 
@@ -158,15 +163,55 @@ def test_schema_of_json_message_is_applied_at_the_end_and_says_so(caplog: pytest
     }
     text = '{"content": "Hi", "tool_calls": [{"name": "find", "arguments": {"flag": null, "number": 1}}]}'
     with caplog.at_level(logging.INFO):
-        message = parse(Family(schema, "", LOOSE.write), text, cuts=[5, 9])
+        message = parse(Family(schema, ""), text, cuts=[5, 9])
     assert told(message) == ("", "Hi", [("find", {"flag": None, "number": 1})])
     assert "at an answer's end" in caplog.text
+
+
+def test_schema_of_json_message_gives_content_unescaped() -> None:
+    schema = {"type": "object", "x-parser": "json", "properties": {"content": {"type": "string"}}}
+    assert parse(Family(schema, ""), '{"content": "a\\n\\"b\\""}').content == 'a\n"b"'
+
+
+def test_schema_of_json_items_keeps_their_values() -> None:
+    schema = copy.deepcopy(ELEMENTS.schema)
+    schema["properties"]["tool_calls"]["items"] = {"type": "object", "x-parser": "json"}  # type: ignore[index]
+    text = '</muse>Hi<use>\n{"name": "find", "arguments": {"text": "1", "flag": true}}\n</use>'
+    assert told(parse(Family(schema, ELEMENTS.prompt), text)) == ("", "Hi", [("find", {"text": "1", "flag": True})])
+
+
+def test_schema_of_named_groups_gives_arguments_the_types_of_the_tool() -> None:
+    schema = copy.deepcopy(ELEMENTS.schema)
+    function = schema["properties"]["tool_calls"]["items"]["properties"]["function"]  # type: ignore[index]
+    function["properties"]["name"]["x-regex"] = r"^(\w+)"
+    function["properties"]["arguments"] = {
+        "type": "object",
+        "x-regex": r"text=(?P<text>\w+) number=(?P<number>\d+)",
+        "additionalProperties": True,
+    }
+    text = "</muse><use>\nfind text=12 number=5\n</use>"
+    assert told(parse(Family(schema, ELEMENTS.prompt), text)) == ("", "", [("find", {"text": "12", "number": 5})])
 
 
 def test_schema_with_a_regex_of_everything_streams_content() -> None:
     schema = {"type": "object", "properties": {"content": {"type": "string", "x-regex": "^(.*)$"}}}
     parser = SchemaFormat(schema).parser("", None)
     assert parser.feed("Hi") == [Content("Hi", 0)]
+
+
+def test_schema_that_describes_harmony_knows_all_its_headers() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "content": {"type": "string", "x-regex": r"<\|channel\|>final<\|message\|>(.*?)(?=<\|return\|>|$)"},
+            "tool_calls": {
+                "type": "array",
+                "x-regex-iterator": r"<\|channel\|>commentary to=functions\.(.*?)<\|call\|>",
+            },
+        },
+    }
+    message = parse(Family(schema, "<|start|>assistant"), " to=functions.find<|channel|>commentary json<|message|>{}")
+    assert told(message) == ("", "", [("find", {})])
 
 
 def test_schema_of_tokens_in_regexes_shows_them_to_the_parser() -> None:

@@ -129,6 +129,60 @@ def _solar(message: Message, opens: bool) -> Written:
     return Written("<|begin|>assistant", "<|begin|>assistant".join(parts))
 
 
+def _kimi_k3(message: Message, opens: bool) -> Written:
+    def element(tag: str, text: str, attributes: str = "") -> str:
+        return f"<|open|>{tag}{attributes}<|sep|>{text}<|close|>{tag}<|sep|>"
+
+    def call(call: Call, index: int) -> str:
+        arguments = "".join(
+            element("argument", bare(value), f' key="{key}" type="{"string" if isinstance(value, str) else "other"}"')
+            for key, value in call[1].items()
+        )
+        return element("call", arguments, f' tool="{call[0]}" index="{index}"')
+
+    text = element("think", message.reasoning) if message.reasoning or opens else ""
+    open_tag = "<|open|>think<|sep|>" if opens else ""
+    if message.content:
+        text += element("response", message.content) if message.calls else f"<|open|>response<|sep|>{message.content}"
+    if message.calls:
+        text += element("tools", "".join(map(call, message.calls, range(1, 9))))
+    return Written(open_tag, text.removeprefix(open_tag) + message.after)
+
+
+def _minimax_m3(calls: tuple[Call, ...]) -> str:
+    tag = "]<]minimax[>["
+
+    def element(key: str, value: object) -> str:
+        if isinstance(value, dict):
+            text = "".join(element(*member) for member in value.items())
+        elif isinstance(value, list):
+            text = "".join(element("item", item) for item in value)
+        else:
+            text = bare(value)
+        return f"{tag}<{key}>{text}{tag}</{key}>"
+
+    invokes = "".join(
+        f'{tag}<invoke name="{name}">{"".join(element(*member) for member in arguments.items())}{tag}</invoke>\n'
+        for name, arguments in calls
+    )
+    return f"{tag}<tool_call>\n{invokes}{tag}</tool_call>"
+
+
+def _muse(message: Message, opens: bool) -> Written:
+    parts = [f" to=self<|message|>{message.reasoning}"] if message.reasoning else []
+    if message.content:
+        parts.append(f" to=user<|message|>{message.content}")
+    for name, arguments in message.calls:
+        parameters = "".join(
+            f'<atem:parameter name="{key}">{bare(value)}</atem:parameter>\n' for key, value in arguments.items()
+        )
+        invoke = f'<atem:invoke name="{name}">\n{parameters}</atem:invoke>'
+        parts.append(f" to={name}<|message|><atem:function_calls>\n{invoke}\n</atem:function_calls>")
+    if message.after:
+        parts.append(f" to=user<|message|>{message.after}")
+    return Written("<|start|>assistant", "<|eom|><|start|>assistant".join(parts))
+
+
 def _as_python(value: object) -> str:
     """As templates write it that turn every value into a string."""
     return value if isinstance(value, str) else str(value)
@@ -145,9 +199,12 @@ WRITERS: dict[str, Writer] = {
     "granite": tagged(_list("<|tool_call|>", "")),
     "hermes": tagged(_hermes),
     "hunyuan3": tagged(_hunyuan3, "<think:opensource>", "</think:opensource>"),
+    "kimi_k3": _kimi_k3,
     "minicpm5": tagged(_minicpm5),
     "minimax_m1": tagged(lambda calls: "\n".join(["<tool_calls>", *map(as_json, calls), "</tool_calls>"])),
     "minimax_m2": tagged(_minimax_m2),
+    "minimax_m3": tagged(_minimax_m3, "<mm:think>", "</mm:think>"),
+    "muse": _muse,
     "nemotron": tagged(_list("<TOOLCALL>", "</TOOLCALL>")),
     "phi": tagged(_list("<|tool_call|>", "<|/tool_call|>")),
     "plain": tagged(_plain),

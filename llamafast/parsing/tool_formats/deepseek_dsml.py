@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, MalformedError, Wait
+from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -71,7 +71,11 @@ class _Parser(Machine):
             is_string = (yield from self._quoted()) == "true"
         yield from self.expect(">")
         self.arguments(writer.begin(key, is_string=is_string))
-        yield from self.copy(_VALUE_END, lambda text: self.arguments(writer.add(text)))
+        try:
+            yield from self.copy(_VALUE_END, lambda text: self.arguments(writer.add(text)))
+        except TextEnd:
+            self.arguments(writer.cut())
+            raise
         self.arguments(writer.end())
 
     def _quoted(self) -> Wait[str]:

@@ -77,13 +77,13 @@ class _Parser(Machine):
         except TextEnd:
             # What breaks off within a header says nothing.
             if len(pieces) == 1 or _parsed("".join(pieces)) is None:
-                self._go_back()
+                self.go_back()
             raise
         else:
             match = _parsed("".join(pieces))
         # Nobody asked for calls: then they are text.
         if match is None or (self.tools is None and _recipient(match)):
-            self._go_back()
+            self.go_back()
             match = None
         self._kept = None
         return match
@@ -96,14 +96,9 @@ class _Parser(Machine):
             raise MalformedError
         if first == "<|message|>":
             return
-
-        def add(text: str) -> None:
-            pieces.append(text)
-            if sum(map(len, pieces)) > _MAX_HEAD:
-                raise MalformedError
-
-        add(first)
-        if (yield from self.copy(_HEAD_ENDS, add)) != "<|message|>":
+        pieces.append(first)
+        room = max(_MAX_HEAD - sum(map(len, pieces)), 0)
+        if (yield from self.copy(_HEAD_ENDS, pieces.append, room)) != "<|message|>":
             raise MalformedError
 
     def _body(self, head: re.Match[str]) -> Wait[None]:

@@ -31,11 +31,13 @@ class Llama3Json(ChatFormat):
 
 class _Parser(BareMachine):
     first = "{"
+    _is_python = False
     starts = Markers("<|python_tag|>")
 
     def call(self, marker: str) -> Wait[None]:
         """One call; behind the marker also NAME.call(key="text")."""
         self.is_bare = marker == self.first
+        self._is_python = False
         if self.is_bare:
             self.at -= 1
             yield from self.json_call()
@@ -44,6 +46,7 @@ class _Parser(BareMachine):
         if (yield from self.peek()) == "{":
             yield from self.json_calls()
             return
+        self._is_python = True
         yield from self.python_call()
 
     def _member(self, key: str) -> Wait[None]:
@@ -51,6 +54,8 @@ class _Parser(BareMachine):
             raise MalformedError
         yield from super()._member(key)
 
-    def known(self, name: str) -> str:
-        """Llama's own tools are written as methods."""
-        return super().known(name.removesuffix(".call"))
+    def start_call(self, name: str, call_id: str | None = None) -> None:
+        """The head of a call is read; Llama's own tools are written as methods, all else in Python is code."""
+        if self._is_python and not name.endswith(".call"):
+            raise MalformedError
+        super().start_call(name.removesuffix(".call") if self._is_python else name, call_id)

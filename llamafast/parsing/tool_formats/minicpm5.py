@@ -17,7 +17,7 @@ class MiniCpm5(ChatFormat):
     """<function name="NAME"><param name="KEY">VALUE</param></function>"""
 
     name: ClassVar[str] = "minicpm5"
-    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
     syntax: ClassVar[CallSyntax | None] = CallSyntax(
         before_name=('<function name="',),
         after_name='">',

@@ -14,7 +14,7 @@ from llamafast.parsing.tools import Tool
 
 
 class Phi(ChatFormat):
-    """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]<|/tool_call|>, or functools[...]."""
+    """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]<|/tool_call|>, or functools[...] (also Firefunction's)."""
 
     name: ClassVar[str] = "phi"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<|/tool_call|>")
@@ -22,7 +22,7 @@ class Phi(ChatFormat):
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
-        return "<|tool|>" in template and "<|/tool|>" in template
+        return ("<|tool|>" in template and "<|/tool|>" in template) or "functools[" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -21,13 +21,16 @@ from llamafast.parsing.tool_formats.harmony import Harmony
 from llamafast.parsing.tool_formats.hermes import Hermes
 from llamafast.parsing.tool_formats.hunyuan3 import Hunyuan3
 from llamafast.parsing.tool_formats.kimi_k2 import KimiK2
+from llamafast.parsing.tool_formats.kimi_k3 import KimiK3
 from llamafast.parsing.tool_formats.lfm2 import Lfm2
 from llamafast.parsing.tool_formats.llama3_json import Llama3Json
 from llamafast.parsing.tool_formats.llama_pythonic import LlamaPythonic
 from llamafast.parsing.tool_formats.minicpm5 import MiniCpm5
 from llamafast.parsing.tool_formats.minimax_m1 import MiniMaxM1
 from llamafast.parsing.tool_formats.minimax_m2 import MiniMaxM2
+from llamafast.parsing.tool_formats.minimax_m3 import MiniMaxM3
 from llamafast.parsing.tool_formats.mistral import Mistral
+from llamafast.parsing.tool_formats.muse import Muse
 from llamafast.parsing.tool_formats.nemotron import Nemotron
 from llamafast.parsing.tool_formats.phi import Phi
 from llamafast.parsing.tool_formats.plain import Plain
@@ -53,6 +56,9 @@ _FORMATS: tuple[ChatFormat, ...] = (
     Llama3Json(),
     SeedOss(),
     MiniMaxM2(),
+    MiniMaxM3(),
+    Muse(),
+    KimiK3(),
     Solar(),
     Hunyuan3(),
     GigaChat(),
