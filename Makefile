@@ -17,13 +17,14 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-# `make test-node` adds the tests with openai-node; it needs Node.js and npm.
-.PHONY: serve test test-node test-clients test-schema docs lint bench debug clean
+# `make test-fuzz` cuts what models write at 200 places, in every tool format. `make test-node` adds the tests with
+# openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema` fuzzes the OpenAPI.
+.PHONY: serve test test-node test-clients test-schema test-fuzz docs lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make serve | test | test-node | test-clients | test-schema | docs | lint | bench | debug | clean"
+	@echo "make serve | test | test-node | test-clients | test-schema | test-fuzz | docs | lint | bench | debug | clean"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafast serve $(ARGS)
@@ -46,6 +47,9 @@ test-schema: $(VENV)/.test-installed
 # What is generated from the code: the tables of docs/api.md.
 docs: $(VENV)/.installed
 	$(BIN)/python tools/api_docs.py > docs/api.md
+
+test-fuzz: $(VENV)/.test-installed
+	$(BIN)/pytest -m fuzz tests/parsing $(ARGS)
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .

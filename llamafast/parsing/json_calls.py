@@ -85,8 +85,6 @@ class JsonMachine(Machine):
             yield from self._members()
         elif (key in self.name_keys or key == "function") and not self._name:
             self._name = yield from self.json_string()
-            if not self._name:
-                raise MalformedError
             self.start_call(self._name, self._id)
             if self._arguments:
                 self.arguments(self._arguments)

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias, TypeVar
 
 from llamafast.parsing.chat_format import StreamParser
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
-from llamafast.parsing.json_scanner import JsonScanner
 from llamafast.parsing.literals import LiteralReader
 from llamafast.parsing.markers import Markers
+from llamafast.parsing.text_reader import MalformedError, TextEnd, TextReader, Wait
 from llamafast.parsing.tools import Tool
 
-_T = TypeVar("_T")
-# Yields wherever it needs more text than there is.
-Wait: TypeAlias = Generator[None, None, _T]
+__all__ = ["THINK", "Machine", "MalformedError", "Tags", "TextEnd", "Wait"]
 
 NO_MARKERS = Markers()
-_space = re.compile(r"\s*").match
-_MAX_NAME = 256
-
-
-class MalformedError(Exception):
-    """What stands here is not of the format."""
-
-
-class TextEnd(Exception):
-    """There will be no more text. Thrown into a machine where it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +30,11 @@ class Tags:
 THINK = Tags("<think>", "</think>")
 
 
-class Machine(StreamParser):
+class Machine(TextReader, StreamParser):
     """The machine of one sequence: reasoning, then content and calls in any order.
 
-    A format says what begins a call (`starts`), and reads one in `call`, with the methods below it here: they take
-    text, and wait for more where they must. It calls `start_call`, `arguments` and `end_call` as it goes; where the
+    A format says what begins a call (`starts`), and reads one in `call`, with the methods of TextReader and those
+    below: they take text, and wait for more where they must. It calls `start_call`, `arguments` and `end_call` as it goes; where the
     text leaves the format it raises MalformedError, and what the contract then asks for happens here.
     """
 
@@ -59,20 +45,16 @@ class Machine(StreamParser):
     wrappers: tuple[str, ...] = ()
 
     def __init__(self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[Tags, ...] | None = None) -> None:
+        super().__init__()
         if tags is not None:
             self.tags = tags
         self.tools = tools
-        self.text = ""  # what is not taken yet begins at text[at]
-        self.at = 0
-        self._num_cut = 0  # characters before text
         self._events: list[Event] = []
         self._num_calls = 0
         self.is_whole = False  # the arguments of the call being read are complete: a format says so
         self._is_in_call = False
         self._spaces: list[str] = []  # white space that may stand between two parts
         self._drops_space = False  # the next content follows another part
-        self._kept: list[str] | None = None  # what was taken since settle(), before text[_mark]
-        self._mark = 0
         self._stops = _stops(self.starts.texts if tools is not None else (), self.wrappers)
         prompt = prompt.rstrip()
         self._opened = next((tags for tags in self.tags if prompt.endswith(tags.open)), None)
@@ -82,12 +64,7 @@ class Machine(StreamParser):
 
     def feed(self, text: str) -> list[Event]:
         """What is certain now. text: the next piece, never seen before."""
-        if self._kept is not None:
-            self._kept.append(self.text[self._mark : self.at])
-            self._mark = 0
-        self._num_cut += self.at
-        self.text = self.text[self.at :] + text
-        self.at = 0
+        self.add(text)
         next(self._steps)
         events, self._events = self._events, []
         return events
@@ -123,92 +100,6 @@ class Machine(StreamParser):
 
     # What a format is made of
 
-    def accept(self, text: str) -> Wait[bool]:
-        """Take text if it stands here."""
-        while not self.text.startswith(text, self.at):
-            if len(self.text) - self.at >= len(text) or not text.startswith(self.text[self.at :]):
-                return False
-            yield
-        self.at += len(text)
-        return True
-
-    def expect(self, text: str) -> Wait[None]:
-        """Take text, which must stand here."""
-        if not (yield from self.accept(text)):
-            raise MalformedError
-
-    def accept_end(self, text: str) -> Wait[bool]:
-        """Take what closes a call that is over, behind white space. The whole text may end within it."""
-        try:
-            yield from self.space()
-            return (yield from self.accept(text))
-        except TextEnd:
-            self.at = len(self.text)
-            self.settle()
-            raise
-
-    def space(self) -> Wait[None]:
-        """Take white space."""
-        while True:
-            self.at = _end(_space(self.text, self.at))
-            if self.at < len(self.text):
-                return
-            yield
-
-    def peek(self) -> Wait[str]:
-        """The next character, which is not taken."""
-        while self.at == len(self.text):
-            yield
-        return self.text[self.at]
-
-    def word(self, pattern: re.Pattern[str]) -> Wait[str]:
-        """Take all that pattern matches, a repeated class of characters. MalformedError if it is empty or long."""
-        taken = ""
-        while True:
-            end = _end(pattern.match(self.text, self.at))
-            taken += self.text[self.at : end]
-            self.at = end
-            if len(taken) > _MAX_NAME:
-                raise MalformedError
-            if end < len(self.text):
-                break
-            yield
-        if not taken:
-            raise MalformedError
-        return taken
-
-    def copy(self, ends: Markers, sink: Callable[[str], object]) -> Wait[str]:
-        """Pass on the text up to one of ends; takes that too, and returns it."""
-        while True:
-            end, marker = ends.find(self.text, self.at)
-            if end > self.at:
-                sink(self.text[self.at : end])
-                self.at = end
-            if marker is not None:
-                self.at += len(marker)
-                return marker
-            try:
-                yield
-            except TextEnd:
-                if self.at < len(self.text):
-                    sink(self.text[self.at :])
-                    self.at = len(self.text)
-                raise
-
-    def json(self, sink: Callable[[str], object]) -> Wait[None]:
-        """Pass on one JSON value as it comes."""
-        scanner = JsonScanner()
-        while True:
-            end = scanner.scan(self.text, self.at)
-            if end > self.at:
-                sink(self.text[self.at : end])
-                self.at = end
-            if scanner.is_wrong:
-                raise MalformedError
-            if scanner.is_done:
-                return
-            yield
-
     def literal(self, reader: LiteralReader) -> Wait[None]:
         """Pass on one object in a notation of its own as the call's arguments, as it comes."""
         while True:
@@ -230,7 +121,9 @@ class Machine(StreamParser):
         self.end_call()
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read."""
+        """The head of a call is read. A call without a name is none."""
+        if not name:
+            raise MalformedError
         self._kept = None
         self.begin_part()
         self._is_in_call, self.is_whole = True, False
@@ -251,22 +144,6 @@ class Machine(StreamParser):
         self._is_in_call = False
         self.settle()
 
-    def settle(self) -> None:
-        """What was taken up to here stays taken, even if what follows turns out to be no call."""
-        self._kept = []
-        self._mark = self.at
-
-    def go_back(self) -> None:
-        """To where settle was called last."""
-        if self._kept:
-            taken = "".join(self._kept) + self.text[self._mark : self.at]
-            self._num_cut += self.at - len(taken)
-            self.text = taken + self.text[self.at :]
-            self.at = 0
-        else:
-            self.at = self._mark
-        self._kept = None
-
     def reasoning(self, close: str) -> Wait[None]:
         """Take reasoning up to its closing tag."""
         self.begin_part()
@@ -279,7 +156,7 @@ class Machine(StreamParser):
         """Take white space and reasoning where both may stand."""
         while True:
             start = self.at
-            self.at = _end(_space(self.text, start))
+            self.at = self.space_end()
             if self.at > start and not self._drops_space:
                 self._spaces.append(self.text[start : self.at])
             if self.at == len(self.text):
@@ -381,8 +258,3 @@ class Machine(StreamParser):
 @cache
 def _stops(starts: tuple[str, ...], wrappers: tuple[str, ...]) -> Markers:
     return Markers(*starts, *wrappers)
-
-
-def _end(match: re.Match[str] | None) -> int:
-    assert match is not None  # the patterns match the empty text
-    return match.end()

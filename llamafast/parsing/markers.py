@@ -8,33 +8,34 @@ import re
 class Markers:
     """A set of markers, none of them the beginning of another."""
 
-    __slots__ = ("_first", "_longest", "_search", "texts")
+    __slots__ = ("_first", "_search", "longest", "texts")
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
-        self._longest = max(map(len, texts), default=0)
+        self.longest = max(map(len, texts), default=0)
         # An empty class of characters is no regex: (?!) matches nowhere.
         firsts = "".join(sorted({re.escape(text[0]) for text in texts}))
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)").search
         self._search = re.compile("|".join(map(re.escape, texts)) if texts else "(?!)").search
 
-    def find(self, text: str, at: int) -> tuple[int, str | None]:
-        """(where the first marker behind `at` begins, that marker).
+    def find(self, text: str, at: int, end: int | None = None) -> tuple[int, str | None]:
+        """(where the first marker behind `at` begins, that marker), in text up to `end`.
 
-        Without one: (where the end of the text may begin one, else the text's length; None).
+        Without one: (where the end of that may begin one, else the end; None).
         """
-        first = self._first(text, at)
+        end = len(text) if end is None else min(end, len(text))
+        first = self._first(text, at, end)
         if first is None:
-            return len(text), None
+            return end, None
         start = first.start()
-        found = self._search(text, start)
+        found = self._search(text, start, end)
         if found is not None:
             return found.start(), found[0]
-        start = max(start, len(text) - self._longest + 1)
-        while (first := self._first(text, start)) is not None:
+        start = max(start, end - self.longest + 1)
+        while (first := self._first(text, start, end)) is not None:
             start = first.start()
-            end = text[start:]
-            if any(marker.startswith(end) for marker in self.texts):
+            begun = text[start:end]
+            if any(marker.startswith(begun) for marker in self.texts):
                 return start, None
             start += 1
-        return len(text), None
+        return end, None

@@ -112,11 +112,16 @@ class SchemaMachine(XmlMachine):
             elif marker == content.opener:
                 yield from self._content(content)
             elif marker in content.endings:
-                yield from self.peek()  # nothing may follow
+                try:
+                    yield from self.peek()
+                except TextEnd:  # nothing may follow it
+                    self.end_content(marker)
+                    raise
                 self.at -= len(marker)
                 self.add_content(marker)
                 self.at += len(marker)
             else:
+                self.end_content(marker)
                 self._is_over = True
 
     def _sink(self) -> Callable[[str], None]:
@@ -139,6 +144,7 @@ class SchemaMachine(XmlMachine):
 
     def _content(self, segment: Segment) -> Wait[None]:
         marker = yield from self.copy(Markers(*segment.closers, *segment.endings), self.add_content)
+        self.end_content(marker)
         if not segment.is_skipped:
             self.at -= len(marker)
 

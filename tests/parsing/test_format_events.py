@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -33,6 +34,42 @@ def test_format_content_stands_where_it_says(format: str) -> None:
                     assert output.text.startswith(event.text, event.start), (output.name, event)
                     assert end <= event.start, (output.name, event)
                     end = event.start + len(event.text)
+
+
+def mixed(format: str, draw: random.Random) -> tuple[str, str]:
+    """A prompt, and pieces of several outputs and markers in no order."""
+    pieces = []
+    for output in draw.choices([output for output in OUTPUTS[format] if output.text], k=draw.randint(1, 5)):
+        start = draw.randrange(len(output.text))
+        pieces += [output.text[start : start + draw.randint(1, 60)]]
+        pieces += draw.choices([*registry.by_name(format).markers, " ", "\n", "{}", '"', "now"], k=draw.randint(0, 2))
+    return draw.choice(OUTPUTS[format]).prompt, "".join(pieces)
+
+
+def check_mixed(format: str, num_texts: int) -> None:
+    """Whatever a model writes, it means the same however it is cut, and complete arguments are objects."""
+    draw = random.Random(format)
+    for _ in range(num_texts):
+        prompt, text = mixed(format, draw)
+        messages = []
+        for pieces in ([text], list(text), cut(text, draw)):
+            told = events(format, prompt, pieces)
+            assert all(text.startswith(event.text, event.start) for event in told if isinstance(event, Content)), text
+            messages.append(ParsedMessage())
+            messages[-1].add(told)
+        assert messages[0] == messages[1] == messages[2], text
+        assert all(isinstance(json.loads(call.arguments), dict) for call in messages[0].calls if call.is_complete), text
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_format_mixed_up_output_means_the_same_in_pieces(format: str) -> None:
+    check_mixed(format, 10)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("format", FORMATS)
+def test_format_much_mixed_up_output_means_the_same_in_pieces(format: str) -> None:
+    check_mixed(format, 500)
 
 
 @pytest.mark.parametrize("format", [format for format in FORMATS if format != "plain"])

@@ -119,6 +119,11 @@ def test_schema_of_begun_marker_at_the_end_is_content() -> None:
     assert parse(ELEMENTS, "</muse>if a <us").content == "if a <us"
 
 
+@pytest.mark.parametrize(("family", "text"), [(ELEMENTS, "</muse>Hi <|out|>"), (LOOSE, "Hi <me|>")])
+def test_schema_of_content_with_its_end_token_keeps_the_space_before(family: Family, text: str) -> None:
+    assert parse(family, text).content == "Hi "
+
+
 def test_schema_of_malformed_call_is_content() -> None:
     assert parse(ELEMENTS, "</muse><use>\nfind it\n</use>").content == "<use>\nfind it\n</use>"
 

@@ -68,6 +68,8 @@ class _Parser(JsonMachine):
                 yield from self._try_call(marker)
             elif marker == "<|END_RESPONSE|>":
                 self.end_content(marker)
+            else:
+                self.begin_part()
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""

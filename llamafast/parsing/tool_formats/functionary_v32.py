@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.parsing.call_syntax import CallSyntax, ContentFrame
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, MalformedError, Wait
+from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -77,11 +77,20 @@ class _Parser(Machine):
 
     def _part(self, marker: str) -> Wait[None]:
         """What follows marker: whom the part is for, and a call's arguments."""
-        if (yield from self.accept("all\n")):
-            return
-        if self.tools is not None:
+        try:
+            is_for_all = yield from self.accept("all\n")
+        except TextEnd:
+            self._show(marker)
+            raise
+        if is_for_all:
+            self.end_content(marker + "all\n")
+        elif self.tools is not None:
             yield from self._try_call(marker)
-            return
+        else:
+            self._show(marker)
+
+    def _show(self, marker: str) -> None:
+        """The marker, which was taken, is none."""
         self.at -= len(marker)
         self.add_content(marker)
         self.at += len(marker)

@@ -110,14 +110,9 @@ class _Parser(Machine):
             raise MalformedError
         if first == "<|message|>":
             return
-
-        def add(text: str) -> None:
-            pieces.append(text)
-            if sum(map(len, pieces)) > _MAX_HEAD:
-                raise MalformedError
-
-        add(first)
-        if (yield from self.copy(_HEAD_ENDS, add)) != "<|message|>":
+        pieces.append(first)
+        room = max(_MAX_HEAD - sum(map(len, pieces)), 0)
+        if (yield from self.copy(_HEAD_ENDS, pieces.append, room)) != "<|message|>":
             raise MalformedError
 
     def _body(self, head: re.Match[str]) -> Wait[None]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, MalformedError, Tags, TextEnd, Wait
+from llamafast.parsing.machine import Machine, Tags, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -45,8 +45,6 @@ class _Parser(Machine):
         """One call; its arguments are elements, or one of JSON."""
         name = _attribute((yield from self.word(_attributes)), "tool")
         yield from self.expect("<|sep|>")
-        if not name:
-            raise MalformedError
         self.start_call(name)
         yield from self.space()
         if (yield from self.accept("<|open|>json ")):
