@@ -71,7 +71,7 @@ def _forms(
         ]
     forms = []
     if "string" in types:
-        regex = string_regex(schema, quote)
+        regex = string_regex(schema, quote, strict=owner.strict)
         inside = grammar.until(quote) if regex is None else f"{grammar.terminal(regex)} {grammar.text(quote)}"
         forms.append(f"{grammar.text(quote)} {inside}")
     scalars = sorted(types & _SCALARS)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 Schema: TypeAlias = Mapping[str, object]
 
 _MAX_BRANCHES = 32
+_MAX_DEPTH = 100
 _MAX_STEPS = 64  # references that may lead on to others
 _DEFINITIONS = ("$defs", "definitions")
 # Where properties are written one by one, these are out of reach.
@@ -19,6 +20,21 @@ ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "object
 def as_schema(value: object) -> Schema:
     """A schema that is an object; {} for all else, `true` among it."""
     return value if isinstance(value, Mapping) else {}
+
+
+def is_too_deep(schema: object) -> bool:
+    """Whether a schema is nested deeper than whoever walks it would go."""
+    layer = [schema]
+    for _ in range(_MAX_DEPTH):
+        layer = [
+            child
+            for value in layer
+            if isinstance(value, Mapping | list)
+            for child in (value.values() if isinstance(value, Mapping) else value)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 def resolved(schema: Schema, root: Schema) -> dict[str, object]:

@@ -27,17 +27,22 @@ _FORMATS = {
 _KEY = "[a-zA-Z_][a-zA-Z0-9_]{0,63}"
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r "}
 
+_LOOKS_AROUND = re.compile(r"\(\?<?[=!]|\\[1-9bB]")
 _PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
 
 
-def string_regex(schema: Schema, close: str = "") -> str | None:
+def string_regex(schema: Schema, close: str = "", *, strict: bool = True) -> str | None:
     """A Lark terminal for the strings of a schema without combinations, by pattern, format and length.
 
-    None: every string. close: a text that none of them holds.
+    None: every string. close: a text that none of them holds. A pattern that looks around raises ValueError, or is
+    dropped where it is not strict.
     """
     parts: list[str] = []
     pattern, name = schema.get("pattern"), schema.get("format")
-    if isinstance(pattern, str):
+    looks_around = isinstance(pattern, str) and _LOOKS_AROUND.search(pattern) is not None
+    if looks_around and strict:
+        raise ValueError(f"the pattern {pattern!r} looks around or back")
+    if isinstance(pattern, str) and not looks_around:
         parts.append(_slashed(_whole(pattern)))
     if isinstance(name, str) and name in _FORMATS:
         parts.append(_slashed(_FORMATS[name]))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
 
+from llamafast.errors import GrammarError
+from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.events import ParsedMessage
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tool_formats import registry
@@ -87,3 +91,43 @@ def test_named_tool_alone_is_called() -> None:
     tools = [Tool("a"), Tool("b")]
     text = walk(bytes_vocabulary(), FORMATS["hermes"].syntaxes, tools, CallRules(is_required=True, names=("b",)))
     assert '"name": "b"' in text and '"name": "a"' not in text
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_xml", "gemma4"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        reduce(lambda part, _: {"type": "object", "properties": {"a": part}}, range(3000), {}),
+        {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}},
+        {"type": "object", "properties": {"a": {"type": "nothing"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": -1}}},
+        {
+            "anyOf": [
+                {"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {}}} for i in range(9)]} for j in range(9)
+            ]
+        },
+        {"type": "string"},
+        {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"not": {"const": 1}}}}}},
+    ],
+    ids=["deep", "dangling", "endless", "lookahead", "type", "multiple", "branches", "text", "not"],
+)
+def test_schema_that_cannot_be_enforced_is_refused_by_name_or_enforced(name, parameters) -> None:
+    tools = [Tool("fine"), Tool("f", "", parameters, strict=True)]
+    source = None
+    try:
+        source = FORMATS[name].grammar("</think>", tools, CallRules(is_required=True))
+        compile_lark(bytes_vocabulary(), source)
+    except GrammarError as error:
+        assert error.param == "tools[1].function.parameters"
+        return
+    assert source is not None
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_hostile_names_are_only_text(name) -> None:
+    properties = {'a"b': {"type": "integer"}, "c\nd": {"enum": ['</x>"\\/']}, "e<>": {"type": "boolean"}, "\u2028": {}}
+    tools = [Tool('na"me\n/\\', "", {"type": "object", "properties": properties, "required": list(properties)})]
+    source = FORMATS[name].grammar("</think>", tools, CallRules(is_required=True))
+    assert compile_lark(bytes_vocabulary(), source).start().mask()
