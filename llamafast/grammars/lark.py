@@ -63,7 +63,7 @@ def _embed(schema: object, param: str, strict: bool) -> str:
     return f"%json {json.dumps(root)}"
 
 
-def _free(vocabulary: Vocabulary, name: str, end: str, unless: str, tokens: list[str]) -> Iterator[str]:
+def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[str]:
     """Rules for a free text: NAME_open without `end`, NAME up to the first place where it stands, and with it."""
     parts, term = list(_parts(vocabulary, end)), f"T_{name.upper()}"
     control = next((i for i, part in enumerate(parts) if isinstance(part, int)), len(parts))
@@ -73,18 +73,16 @@ def _free(vocabulary: Vocabulary, name: str, end: str, unless: str, tokens: list
     exception = rf" & ~/(?s:\s*{_escape(begins)}.*)/" if isinstance(begins, str) else ""
     # Nor may it hold the name of a control token in letters: whoever reads the text takes one for the other.
     yield f"{term}: {_ANY_TEXT} & ~/(?s:.*){_escape(end)}(?s:.*)/{exception}"
-    ids = [vocabulary.control_ids[token] for token in tokens if token in vocabulary.control_ids]
-    held = f"({term} ({' | '.join(f'<[{i}]>' for i in ids)}))*" if ids else ""
-    yield f"{name}_open: {held} {term}"
+    yield f"{name}_open: {term}"
     if control == len(parts):
-        yield f"{name}: {held} {name}_last"
+        yield f"{name}: {name}_last"
         yield f"{name}_last[lazy]: {term}_END"
         yield f"{term}_END: /(?s:.*){_escape(end)}/{exception}"
     elif before:
-        yield f"{name}: {held} {term}_END {_literal(vocabulary, end[len(before) :])}"
+        yield f"{name}: {term}_END {_literal(vocabulary, end[len(before) :])}"
         yield f"{term}_END: /(?s:.*){_escape(before)}/{exception}"
     else:
-        yield f"{name}: {held} {term} {_literal(vocabulary, end)}"
+        yield f"{name}: {term} {_literal(vocabulary, end)}"
 
 
 def _literal(vocabulary: Vocabulary, text: str) -> str:

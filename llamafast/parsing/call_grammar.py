@@ -5,74 +5,86 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llamafast.errors import GrammarError
-from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, ReasoningTags
+from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, ReasoningTags, TaggedArguments
+from llamafast.parsing.literal_grammar import literal_arguments
 from llamafast.parsing.output_grammar import CallRules, EmbeddedSchema, FreeText, OutputGrammar
 from llamafast.parsing.tagged_grammar import tagged_arguments
 from llamafast.parsing.tools import Tool
 
 _SPACE = r"/[ \t\r\n]{0,4}/"
+_ANSWER = "response_format.json_schema.schema"
 
 
 def call_grammar(
-    syntax: CallSyntax, reasoning: ReasoningTags | None, prompt: str, tools: Sequence[Tool], rules: CallRules
+    syntaxes: Sequence[CallSyntax],
+    reasoning: ReasoningTags | None,
+    prompt: str,
+    tools: Sequence[Tool],
+    rules: CallRules,
 ) -> OutputGrammar:
-    """What may follow a prompt. The parameters of tools are known to clients as tools[i].function.parameters.
+    """What may follow a prompt; of several syntaxes, which begin alike, the model takes one.
 
-    Raises GrammarError naming the tool whose parameters this format cannot enforce.
+    The parameters of tools are known to clients as tools[i].function.parameters. Raises GrammarError naming the tool
+    whose parameters this format cannot enforce.
     """
-    grammar = OutputGrammar()
-    builder = _Builder(grammar, syntax, tools, rules)
-    grammar.rule("start", f"{_reasoning(grammar, reasoning, syntax.after_reasoning, prompt)} output".strip())
+    grammar, first = OutputGrammar(), syntaxes[0]
+    opened = first.opening if first.opening and prompt.endswith(first.opening) else ""
+    calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes]
+    grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, prompt)} output".strip())
+    any_calls = " | ".join(each.rule(opened) for each in calls)
     if rules.answer_schema is not None:
-        answer = grammar.json(EmbeddedSchema(rules.answer_schema, "response_format.json_schema.schema", True))
-        grammar.rule("output", f"{builder.calls()} | {answer}")
+        grammar.rule("output", f"{any_calls} | {_answer(grammar, first, rules.answer_schema, opened)}")
     elif rules.is_required:
-        grammar.rule("output", builder.calls())
+        grammar.rule("output", any_calls)
+    elif first.content is not None:
+        grammar.rule("output", _framed(grammar, first, calls, opened))
+    elif first.marker:
+        free = FreeText(first.marker, "" if reasoning is None else reasoning.open)
+        text, head = grammar.free(free)
+        grammar.rule("output", f"{text} | {head} ({' | '.join(each.rule(first.marker) for each in calls)})")
     else:
-        grammar.rule("output", builder.text_or_calls(reasoning))
+        # Text that does not begin as a call does.
+        char = (first.before_calls or str(first.before_name[0]))[0]
+        grammar.rule("output", rf'"" | /[^\s\{char}](?s:.*)/ | {any_calls}')
     return grammar
 
 
-class _Builder:
+def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The schema of a tool's arguments, which are an object even where it does not say so."""
+    says_what = parameters.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+    return dict(parameters) if says_what else {"type": "object", **parameters}
+
+
+class _Calls:
+    """The calls that one syntax makes."""
+
     def __init__(self, grammar: OutputGrammar, syntax: CallSyntax, tools: Sequence[Tool], rules: CallRules) -> None:
         self._grammar = grammar
         self._syntax = syntax
-        self._rules = rules
+        self._is_parallel = rules.is_parallel and syntax.has_many
         self._tools = [(i, tool) for i, tool in enumerate(tools) if rules.names is None or tool.name in rules.names]
         if not self._tools:
             raise GrammarError("there is no tool that may be called", param="tool_choice")
         self._arguments = [self._arguments_of(i, tool) for i, tool in self._tools]
 
-    def calls(self, num_seen: int = 0) -> str:
-        """A rule for one call or more, as the rules have it; num_seen characters of it have been matched before."""
+    def rule(self, written: str = "") -> str:
+        """A rule for one call or more. written: their beginning, as far as it has been matched before."""
         syntax = self._syntax
         first = _joined((syntax.before_calls, *syntax.before_name))
-        head = first[0]
-        assert isinstance(head, str)
-        body = self._call((head[num_seen:], *first[1:]))
-        if self._rules.is_parallel:
+        body = self._call((str(first[0]).removeprefix(written), *first[1:]))
+        if self._is_parallel:
             body += f" {self._call(_joined((syntax.between, *syntax.before_name)))}*"
         return self._grammar.new_rule(f"{body} {self._grammar.text(syntax.after_calls)}".strip())
 
-    def text_or_calls(self, reasoning: ReasoningTags | None) -> str:
-        """The body of a rule for free text, in which the first call's marker begins what must be calls."""
-        syntax = self._syntax
-        if syntax.marker:
-            free = FreeText(syntax.marker, "" if reasoning is None else reasoning.open, syntax.content_tokens)
-            text, head = self._grammar.free(free)
-            return f"{text} | {head} {self.calls(len(syntax.marker))}"
-        first = _joined((syntax.before_calls, *syntax.before_name))[0]
-        assert isinstance(first, str)
-        return rf'"" | /[^\s\{first[0]}](?s:.*)/ | {self.calls()}'
-
     def _call(self, before: Sequence[Piece]) -> str:
         syntax, grammar = self._syntax, self._grammar
-        after = self._pieces(syntax.after_arguments)
         *head, last = before if isinstance(before[-1], str) else (*before, "")
+        first, *rest = _joined((syntax.after_name, *syntax.before_arguments))
         alternatives = [
-            f"{grammar.text(f'{last}{tool.name}{syntax.after_name}')} {arguments}"
+            f"{grammar.text(f'{last}{tool.name}{first}')} {self._pieces(rest)} {arguments}"
             for (_, tool), arguments in zip(self._tools, self._arguments, strict=True)
         ]
+        after = self._pieces(syntax.after_arguments)
         return grammar.new_rule(f"{self._pieces(head)} ({' | '.join(alternatives)}) {after}".strip())
 
     def _pieces(self, pieces: Sequence[Piece]) -> str:
@@ -88,13 +100,9 @@ class _Builder:
         if isinstance(arguments, JsonArguments):
             return self._grammar.json(schema)
         self._grammar.checked.append(schema)
-        return tagged_arguments(self._grammar, arguments, schema)
-
-
-def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
-    """The schema of a tool's arguments, which are an object even where it does not say so."""
-    says_what = parameters.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
-    return dict(parameters) if says_what else {"type": "object", **parameters}
+        if isinstance(arguments, TaggedArguments):
+            return tagged_arguments(self._grammar, arguments, schema)
+        return literal_arguments(self._grammar, arguments, schema)
 
 
 def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, prompt: str) -> str:
@@ -104,6 +112,25 @@ def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, 
         return grammar.text(behind)
     rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
     return rest if prompt.endswith(tags.open) else f"({grammar.text(tags.open)} {rest})?"
+
+
+def _answer(grammar: OutputGrammar, syntax: CallSyntax, schema: Mapping[str, object] | bool, opened: str) -> str:
+    """The elements for an answer in JSON."""
+    frame = syntax.content
+    before = "" if frame is None else grammar.text(frame.opens[0].removeprefix(opened))
+    return f"{before} {grammar.json(EmbeddedSchema(schema, _ANSWER, strict=True))}"
+
+
+def _framed(grammar: OutputGrammar, syntax: CallSyntax, calls: Sequence[_Calls], opened: str) -> str:
+    """The body of a rule for content in its frame, for calls, and for one behind the other."""
+    frame = syntax.content
+    assert frame is not None
+    opens = f"({' | '.join(grammar.text(text.removeprefix(opened)) for text in frame.opens)})"
+    text, head = grammar.free(FreeText(frame.close or syntax.marker))
+    written = "" if frame.close else syntax.marker
+    at_once = " | ".join(each.rule(opened) for each in calls)
+    behind = " | ".join(each.rule(written) for each in calls)
+    return f"{opens} {text} | {at_once} | {opens} {head} ({behind})"
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

@@ -37,25 +37,55 @@ class TaggedArguments:
 
 
 @dataclass(frozen=True, slots=True)
+class LiteralArguments:
+    """KEY, after_key, VALUE, with `between` between arguments. quote: around strings, in which nothing is escaped.
+
+    quote "": all values are JSON, which is Python too but for three constants, and those parsers know.
+    """
+
+    after_key: str
+    between: str
+    quote: str = ""
+
+
+Arguments: TypeAlias = JsonArguments | TaggedArguments | LiteralArguments
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFrame:
+    """What stands around content, where something must. opens: its headers, that of a last message first.
+
+    close: between content and what follows; "": the calls' marker ends content.
+    """
+
+    opens: tuple[str, ...]
+    close: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallSyntax:
     """before_calls, then calls with `between` between them, then after_calls.
 
-    A call is before_name, NAME, after_name, arguments, after_arguments. marker: the beginning of before_calls and
-    before_name together that starts no other text; "": the whole answer is calls if its first character is that of
-    one. after_reasoning stands behind the tag that ends it. content_tokens: control tokens that free text may hold.
-    Tokens that end a generation are left out: it ends where the grammar does.
+    A call is before_name, NAME, after_name, before_arguments, arguments, after_arguments. marker: the beginning of
+    before_calls and before_name together that starts no other text; "": the whole answer is calls if its first
+    character is that of one. after_reasoning stands behind the tag that ends it, where there was any. opening: what
+    begins calls and content alike, and may be written by the prompt. Tokens that end a generation are left out: it ends
+    where the grammar does.
     """
 
     before_name: tuple[Piece, ...]
     after_name: str
-    after_arguments: tuple[Piece, ...]
-    arguments: JsonArguments | TaggedArguments = JsonArguments()
+    after_arguments: tuple[Piece, ...] = ()
+    before_arguments: tuple[Piece, ...] = ()
+    arguments: Arguments = JsonArguments()
     before_calls: str = ""
     between: str = "\n"
     after_calls: str = ""
     marker: str = ""
+    has_many: bool = True
     after_reasoning: str = ""
-    content_tokens: tuple[str, ...] = ()
+    opening: str = ""
+    content: ContentFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +96,13 @@ class ReasoningTags:
     close: str
 
 
-def json_list(before: str, after: str, arguments_key: str = "arguments", between: str = ", ") -> CallSyntax:
-    """Calls that are JSON objects, one behind the other. before: its first line or bracket aside, the marker."""
+def json_list(before: str, after: str, between: str = ", ", after_arguments: tuple[Piece, ...] = ("}",)) -> CallSyntax:
+    """Calls that are JSON objects, one behind the other. before: its bracket or line break aside, the marker."""
     return CallSyntax(
         before_calls=before,
         before_name=('{"name": "',),
-        after_name=f'", "{arguments_key}": ',
-        after_arguments=("}",),
+        after_name='", "arguments": ',
+        after_arguments=after_arguments,
         between=between,
         after_calls=after,
         marker=before.rstrip("[\n"),

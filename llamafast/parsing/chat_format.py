@@ -42,8 +42,8 @@ class ChatFormat(ABC):
     name: ClassVar[str]
     # Texts of control tokens that the parser must see: all others stay hidden from it.
     markers: ClassVar[tuple[str, ...]] = ()
-    # How calls are written, for holding a model to them; None: it cannot be held.
-    syntax: ClassVar[CallSyntax | None] = None
+    # How calls are written, for holding a model to them: in one of these ways, which begin alike. None: it cannot be.
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = ()
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<think>", "</think>")
 
     @abstractmethod
@@ -57,16 +57,11 @@ class ChatFormat(ABC):
         tools None: calls are not looked for, their markers are content.
         """
 
-    def syntax_for(self, prompt: str) -> CallSyntax | None:
-        """The syntax that this prompt teaches, where a format has several."""
-        return self.syntax
-
     def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules) -> str:
         """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
 
         Raises GrammarError naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
         """
-        syntax = self.syntax_for(prompt)
-        if syntax is None:
+        if not self.syntaxes:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
-        return call_grammar(syntax, self.reasoning, prompt, tools, rules).source
+        return call_grammar(self.syntaxes, self.reasoning, prompt, tools, rules).source

@@ -34,8 +34,8 @@ class Machine(TextReader, StreamParser):
     """The machine of one sequence: reasoning, then content and calls in any order.
 
     A format says what begins a call (`starts`), and reads one in `call`, with the methods of TextReader and those
-    below: they take text, and wait for more where they must. It calls `start_call`, `arguments` and `end_call` as it goes; where the
-    text leaves the format it raises MalformedError, and what the contract then asks for happens here.
+    below: they take text, and wait for more where they must. It calls `start_call`, `arguments` and `end_call` as it
+    goes; where the text leaves the format it raises MalformedError, and what the contract then asks for happens here.
     """
 
     # Reasoning may stand at the beginning and behind calls.

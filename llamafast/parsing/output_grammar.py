@@ -32,14 +32,10 @@ class EmbeddedSchema:
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Any text up to the first place where `end` stands. unless: what it does not begin with, white space aside.
-
-    tokens: control tokens that it may hold.
-    """
+    """Any text up to the first place where `end` stands. unless: what it does not begin with, white space aside."""
 
     end: str
     unless: str = ""
-    tokens: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -81,7 +77,7 @@ class OutputGrammar:
 
     def free(self, text: FreeText) -> tuple[str, str]:
         """The names of a rule for a free text without its end, and of one for a free text with it."""
-        key = json.dumps([text.end, text.unless, text.tokens])
+        key = json.dumps([text.end, text.unless])
         name = self._interned("f", key, lambda name: self.frees.setdefault(name, text))
         return f"{name}_open", name
 
@@ -101,7 +97,7 @@ class OutputGrammar:
             {
                 "rules": "\n".join(self.lines),
                 "texts": self.texts,
-                "frees": {name: [free.end, free.unless, free.tokens] for name, free in self.frees.items()},
+                "frees": {name: [free.end, free.unless] for name, free in self.frees.items()},
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
             },

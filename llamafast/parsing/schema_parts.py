@@ -11,6 +11,8 @@ Schema: TypeAlias = Mapping[str, object]
 _MAX_BRANCHES = 32
 _MAX_STEPS = 64  # references that may lead on to others
 _DEFINITIONS = ("$defs", "definitions")
+# Where properties are written one by one, these are out of reach.
+_REFUSED = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "not", "if")
 ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
 
 
@@ -75,6 +77,25 @@ def values(schema: Schema) -> list[object] | None:
         return [schema["const"]]
     enum = schema.get("enum")
     return list(enum) if isinstance(enum, list) else None
+
+
+def members(schema: Schema, strict: bool) -> list[tuple[str, Schema, bool]]:
+    """Name, schema and whether it is required of each property of an object, in their order; none: it declares none.
+
+    Raises ValueError if it is no object, and if it is strict and says more than its properties can hold it to.
+    """
+    if "object" not in types(schema):
+        raise ValueError("arguments are an object")
+    table, required = as_schema(schema.get("properties")), schema.get("required")
+    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    table = {**table, **{name: {} for name in names if name not in table}}
+    least, most = schema.get("minProperties", 0), schema.get("maxProperties", len(table))
+    refused = [name for name in _REFUSED if name in schema]
+    refused += ["minProperties"] if isinstance(least, int) and least > len(names) else []
+    refused += ["maxProperties"] if isinstance(most, int) and most < len(table) else []
+    if refused and strict:
+        raise ValueError(f"the keyword {refused[0]!r}")
+    return [(name, as_schema(value), name in names) for name, value in table.items() if value is not False]
 
 
 def standalone(schema: Schema, root: Schema) -> dict[str, object]:

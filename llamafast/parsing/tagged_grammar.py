@@ -11,11 +11,7 @@ from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.guarded_schema import guarded
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar
 from llamafast.parsing.schema_parts import Schema, as_schema
-from llamafast.parsing.text_regex import string_regex
-
-# Of an object between tags these cannot be held to.
-_REFUSED = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "not", "if")
-_KEY = "[a-zA-Z_][a-zA-Z0-9_.-]{0,63}"
+from llamafast.parsing.text_regex import key_regex, string_regex
 
 
 def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
@@ -32,40 +28,23 @@ def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: Embe
 
 
 def _object(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
-    if "object" not in schema_parts.types(schema):
-        raise ValueError("arguments are an object")
-    table, required = as_schema(schema.get("properties")), schema.get("required")
-    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    table = {**table, **{name: {} for name in names if name not in table}}
-    least, most = schema.get("minProperties", 0), schema.get("maxProperties", len(table))
-    refused = [name for name in _REFUSED if name in schema]
-    refused += ["minProperties"] if isinstance(least, int) and least > len(names) else []
-    refused += ["maxProperties"] if isinstance(most, int) and most < len(table) else []
-    if refused and owner.strict:
-        raise ValueError(f"the keyword {refused[0]!r}")
-    if not table:
+    members = schema_parts.members(schema, owner.strict)
+    if not members:
         extra = schema.get("additionalProperties", True)
         return "" if extra is False else f"{_any_argument(grammar, tags, schema, as_schema(extra), owner)}*"
     elements = []
-    for name, value in table.items():
-        if value is False:
-            continue
-        body = _value(grammar, tags, name, as_schema(value), owner)
-        elements.append(body if name in names else f"({body})?")
-    return grammar.new_rule(" ".join(elements) or '""')
+    for name, value, is_required in members:
+        body = _value(grammar, tags, name, value, owner)
+        elements.append(body if is_required else f"({body})?")
+    return grammar.new_rule(" ".join(elements))
 
 
 def _any_argument(
     grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, value: Schema, owner: EmbeddedSchema
 ) -> str:
     """A rule for an argument whose name is the model's choice."""
-    names = as_schema(schema.get("propertyNames"))
-    allowed = schema_parts.values(names)
-    if allowed is not None:
-        bodies = [_value(grammar, tags, str(name), value, owner) for name in allowed]
-        return grammar.new_rule(" | ".join(bodies))
-    key = string_regex(names) or f"/{_KEY}/"
-    body = f"{grammar.terminal(key)} {_value(grammar, tags, None, value, owner)}"
+    key = grammar.terminal(key_regex(as_schema(schema.get("propertyNames"))))
+    body = f"{key} {_value(grammar, tags, None, value, owner)}"
     return grammar.new_rule(f"{grammar.text(tags.before_key)} {body}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from llamafast.parsing import schema_parts
 from llamafast.parsing.schema_parts import Schema
 
 _DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
@@ -20,6 +21,7 @@ _FORMATS = {
     "email": rf"[a-zA-Z0-9_-]{{1,30}}(\.[a-zA-Z0-9_-]{{1,30}}){{0,3}}@{_LABEL}(\.{_LABEL}){{1,4}}",
     "duration": "P([0-9]{1,4}D(T[0-9]{1,4}H([0-9]{1,4}M)?)?|T[0-9]{1,4}[HMS]|[0-9]{1,4}[WMY])",
 }
+_KEY = "[a-zA-Z_][a-zA-Z0-9_]{0,63}"
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r "}
 
 _PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
@@ -45,6 +47,14 @@ def string_regex(schema: Schema, close: str = "") -> str | None:
     if close:
         parts.append(f"~{_slashed(f'(?s:.)*{re.escape(close)}(?s:.)*')}")
     return " & ".join(parts)
+
+
+def key_regex(schema: Schema) -> str:
+    """A Lark terminal for the names of properties, of which a schema says what `propertyNames` says."""
+    names = schema_parts.values(schema)
+    if names is not None:
+        return _slashed("|".join(re.escape(name) for name in names if isinstance(name, str)))
+    return string_regex(schema) or f"/{_KEY}/"
 
 
 def _whole(pattern: str) -> str:

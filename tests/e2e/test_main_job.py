@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
-import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
 
 PARIS = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -47,25 +48,23 @@ def chat_options(model_name, item):
         "max_tokens": item["completion_tokens"] + (8 if item["finish"] == "eos" else 0),
         "temperature": 0,
         "extra_body": {"chat_template_kwargs": {"enable_thinking": item["thinking"]}},
+        **({"tools": item["tools"]} if item["tools"] else {}),
     }
 
 
 def raw(message):
-    return raw_text(getattr(message, "reasoning_content", ""), message.content)
-
-
-def raw_text(reasoning, content):
-    """The model's text, as the recorded ones are: reasoning, its closing tag, and the content."""
-    return f"{reasoning}\n</think>\n\n{content}" if reasoning else content
+    """The model's text, as the recorded ones are, put together again from the message."""
+    reasoning = getattr(message, "reasoning_content", None)
+    parts = [message.content] if message.content else []
+    for call in message.tool_calls or []:
+        arguments = json.loads(call.function.arguments).items()
+        lines = [f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments]
+        parts.append(f"<tool_call>\n<function={call.function.name}>\n{''.join(lines)}</function>\n</tool_call>")
+    return (f"{reasoning}\n</think>\n\n" if reasoning else "") + "\n".join(parts)
 
 
 def stream_text(stream):
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-
-
-@pytest.fixture(scope="module")
-def plain_chats(transcripts):
-    return [item for item in transcripts if not item["tools"]]
 
 
 def test_chat_capital_of_france_is_paris(client, model_name):
@@ -96,9 +95,9 @@ def test_completions_every_transcript_one_at_a_time(client, model_name, transcri
         assert differs_only_by_a_near_tie(client, model_name, item, item["expected"]), item
 
 
-def test_chat_every_plain_transcript_one_at_a_time(client, model_name, plain_chats):
+def test_chat_every_transcript_one_at_a_time(client, model_name, transcripts):
     wrong = []
-    for item in plain_chats:
+    for item in transcripts:
         options = chat_options(model_name, item)
         answer = client.chat.completions.create(**options)
         if raw(answer.choices[0].message) != item["expected"]:
@@ -107,26 +106,26 @@ def test_chat_every_plain_transcript_one_at_a_time(client, model_name, plain_cha
     assert len(wrong) <= MOST_NEAR_TIES
 
 
-def test_chat_every_plain_transcript_32_at_once_streamed_and_not(server, client, model_name, plain_chats):
+def test_chat_every_transcript_32_at_once_streamed_and_not(server, client, model_name, transcripts):
     async def ask(client, gate, item, stream):
         async with gate:
             options = chat_options(model_name, item)
             if not stream:
                 answer = await client.chat.completions.create(**options)
                 return raw(answer.choices[0].message)
-            chunks = await client.chat.completions.create(**options, stream=True)
-            deltas = [chunk.choices[0].delta async for chunk in chunks]
-            reasoning = "".join(getattr(delta, "reasoning_content", "") for delta in deltas)
-            return raw_text(reasoning, "".join(delta.content or "" for delta in deltas))
+            state = ChatCompletionStreamState()
+            async for chunk in await client.chat.completions.create(**options, stream=True):
+                state.handle_chunk(chunk)
+            return raw(state.current_completion_snapshot.choices[0].message)
 
     async def ask_all():
         gate = asyncio.Semaphore(32)
         async with server.async_client() as client:
-            asked = [ask(client, gate, item, stream) for item in plain_chats for stream in (True, False)]
+            asked = [ask(client, gate, item, stream) for item in transcripts for stream in (True, False)]
             return await asyncio.gather(*asked)
 
     answers = asyncio.run(ask_all())
-    asked = [item for item in plain_chats for _ in (True, False)]
+    asked = [item for item in transcripts for _ in (True, False)]
     wrong = [(item, answer) for item, answer in zip(asked, answers, strict=True) if answer != item["expected"]]
     assert len(wrong) <= 2 * MOST_NEAR_TIES
     for item, answer in wrong:

@@ -87,7 +87,7 @@ def test_text_before_the_marker_is_free_and_behind_it_are_calls(vocabulary) -> N
 
 
 def test_calls_inside_reasoning_are_free_text() -> None:
-    constraint = compile_lark(PLAIN, call_grammar(TAGGED, THINK, "<think>\n", OBJECT_TOOLS[:1], CallRules()).source)
+    constraint = compile_lark(PLAIN, call_grammar([TAGGED], THINK, "<think>\n", OBJECT_TOOLS[:1], CallRules()).source)
     started = constraint.start()
     assert all(
         started.accept(byte) for byte in b"I write <tool_call>x.</think>\n\nHi <tool_call>\n<function=get_weather>"

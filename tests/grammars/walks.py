@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.parsing.call_grammar import call_grammar
-from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, ReasoningTags, TaggedArguments
+from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, TaggedArguments, json_list
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tools import Tool
 from tests.grammars.schemas import TOOLS
@@ -20,30 +20,26 @@ MAX_TOKENS = 6000
 WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # what lets an output come to its end
 # One format of each kind: arguments between tags, JSON objects, a list of them.
 TAGGED = CallSyntax(
-    ("<tool_call>\n<function=",),
-    ">\n",
-    ("</function>\n</tool_call>",),
-    TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
+    before_name=("<tool_call>\n<function=",),
+    after_name=">\n",
+    arguments=TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
+    after_arguments=("</function>\n</tool_call>",),
     marker="<tool_call>",
 )
-OBJECTS = CallSyntax(('<tool_call>\n{"name": "',), '", "arguments": ', ("}\n</tool_call>",), marker="<tool_call>")
-LIST = CallSyntax(
-    ('{"name": "',),
-    '", "arguments": ',
-    (', "id": "', Pattern("[a-z0-9]{9}"), '"}'),
-    JsonArguments(),
-    "[TOOL_CALLS][",
-    ", ",
-    "]",
-    marker="[TOOL_CALLS]",
+OBJECTS = CallSyntax(
+    before_name=('<tool_call>\n{"name": "',),
+    after_name='", "arguments": ',
+    after_arguments=("}\n</tool_call>",),
+    marker="<tool_call>",
 )
+LIST = json_list("[TOOL_CALLS][", "]", after_arguments=(', "id": "', Pattern("[a-z0-9]{9}"), '"}'))
 OBJECT_TOOLS = [Tool(name, "", schema, strict=True) for name, schema in TOOLS.items() if schema.get("type") == "object"]
 TOOL = {tool.name: tool for tool in OBJECT_TOOLS}
 
 
 def walk(
     vocabulary: Vocabulary,
-    syntax: CallSyntax,
+    syntax: CallSyntax | tuple[CallSyntax, ...],
     tools: Sequence[Tool],
     rules: CallRules,
     *,
@@ -53,8 +49,9 @@ def walk(
     words: Sequence[str] = WORDS,
 ) -> str:
     """An output, letters and words drawn at random where they are allowed; it must come to its end."""
-    constraint = compile_lark(vocabulary, call_grammar(syntax, tags, prompt, tools, rules).source).start()
-    ids = vocabulary.control_ids
+    syntaxes = syntax if isinstance(syntax, tuple) else (syntax,)
+    constraint = compile_lark(vocabulary, call_grammar(syntaxes, tags, prompt, tools, rules).source).start()
+    ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
     while len(token_ids) < MAX_TOKENS:
         for token_id in constraint.forced():
@@ -64,7 +61,8 @@ def walk(
             break
         if not wanted and rng.random() < 0.4:
             word = rng.choice(words)
-            wanted = [ids[word]] if word in ids else list(word.encode())
+            parts = [word] if pattern is None else pattern.split(word)
+            wanted = [i for part in parts for i in ([ids[part]] if part in ids else part.encode())]
         if wanted and constraint.accept(wanted[0]):
             token_ids.append(wanted.pop(0))
             continue

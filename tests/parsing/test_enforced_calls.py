@@ -15,7 +15,7 @@ from tests.grammars.vocabularies import bytes_vocabulary
 from tests.grammars.walks import OBJECT_TOOLS, WORDS, walk
 
 FORMATS = {name: registry.by_name(name) for name in registry.names()}
-ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntax is not None]
+ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntaxes]
 SCHEMAS = {tool.name: tool.parameters for tool in OBJECT_TOOLS}
 VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text", "control tokens"])
 NUM_SEEDS = 3
@@ -24,14 +24,26 @@ NUM_SEEDS = 3
 def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, prompt: str = "") -> list[ParsedMessage]:
     chat_format = FORMATS[name]
     vocabulary = bytes_vocabulary(*(chat_format.markers if is_control else ()))
-    syntax = chat_format.syntax
-    assert syntax is not None
-    closing = getattr(syntax.arguments, "close", "")
+    syntax = chat_format.syntaxes[0]
+    closing = getattr(syntax.arguments, "close", "") or getattr(syntax.arguments, "quote", "")
+    frame = () if syntax.content is None else (syntax.content.close, *syntax.content.opens)
+    begins = syntax.marker or syntax.before_calls or str(syntax.before_name[0])
+    # Inside reasoning these would be read as what they begin, where they are text.
+    heads = () if prompt.endswith(chat_format.reasoning.open) else (*frame, *(begins,) * (1 if syntax.marker else 20))
+    words = (*WORDS, *filter(None, (closing, *heads)), chat_format.reasoning.close)
     messages = []
     for seed in range(num_seeds):
         tools = [OBJECT_TOOLS[(seed * 7 + i) % len(OBJECT_TOOLS)] for i in range(4)]
-        words = (*WORDS, *((closing,) if closing else ()), chat_format.reasoning.close, syntax.marker or "Hello")
-        text = walk(vocabulary, syntax, tools, rules, tags=chat_format.reasoning, prompt=prompt, seed=seed, words=words)
+        text = walk(
+            vocabulary,
+            chat_format.syntaxes,
+            tools,
+            rules,
+            tags=chat_format.reasoning,
+            prompt=prompt,
+            seed=seed,
+            words=words,
+        )
         parser = chat_format.parser(prompt, tools)
         message = ParsedMessage()
         for char in text:
@@ -78,7 +90,7 @@ def test_many_required_calls_are_read_and_meet_their_schemas(name, is_control) -
 @pytest.mark.parametrize("name", ENFORCED)
 def test_call_comes_behind_open_reasoning(name, is_control) -> None:
     rules = CallRules(is_required=True, is_parallel=False)
-    prompt = f"{FORMATS[name].reasoning.open}\n"
+    prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
     for message in outputs(name, is_control, rules, NUM_SEEDS, prompt):
         assert (len(message.calls), message.content, faults(message)) == (1, "", [])
 
@@ -93,5 +105,5 @@ def test_strict_calls_behind_free_text_meet_their_schemas(name, is_control) -> N
 
 def test_named_tool_alone_is_called() -> None:
     tools = [Tool("a"), Tool("b")]
-    text = walk(bytes_vocabulary(), FORMATS["hermes"].syntax, tools, CallRules(is_required=True, names=("b",)))
+    text = walk(bytes_vocabulary(), FORMATS["hermes"].syntaxes, tools, CallRules(is_required=True, names=("b",)))
     assert '"name": "b"' in text and '"name": "a"' not in text

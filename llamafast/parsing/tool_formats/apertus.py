@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Tags, Wait
@@ -22,6 +23,18 @@ class Apertus(ChatFormat):
         "<|tools_prefix|>",
         "<|tools_suffix|>",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<|tools_prefix|>[",
+            before_name=('{"',),
+            after_name='": ',
+            after_arguments=("}",),
+            between=", ",
+            after_calls="]<|tools_suffix|>",
+            marker="<|tools_prefix|>",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

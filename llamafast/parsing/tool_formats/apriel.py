@@ -24,7 +24,7 @@ class Apriel(ChatFormat):
         "</tool_calls>",
         "[BEGIN FINAL RESPONSE]",
     )
-    syntax: ClassVar[CallSyntax | None] = json_list("<tool_calls>[", "]</tool_calls>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<tool_calls>[", "]</tool_calls>"),)
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<thinking>", "</thinking>")
 
     def matches(self, template: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Wait
@@ -19,6 +20,17 @@ class CommandR(ChatFormat):
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="Action:\n```json\n[\n",
+            before_name=('    {\n        "tool_name": "',),
+            after_name='",\n        "parameters": ',
+            after_arguments=("\n    }",),
+            between=",\n",
+            after_calls="\n]```",
+            marker="Action:",
+        ),
     )
 
     def matches(self, template: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Tags, Wait
@@ -26,6 +27,19 @@ class CommandR7b(ChatFormat):
         "<|START_ACTION|>",
         "<|END_ACTION|>",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<|START_ACTION|>[\n",
+            before_name=('    {"tool_call_id": "', Pattern("[0-9]{1,2}"), '", "tool_name": "'),
+            after_name='", "parameters": ',
+            after_arguments=("}",),
+            between=",\n",
+            after_calls="\n]<|END_ACTION|>",
+            marker="<|START_ACTION|>",
+            content=ContentFrame(("<|START_RESPONSE|>",), "<|END_RESPONSE|>"),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

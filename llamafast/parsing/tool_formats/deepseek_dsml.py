@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
@@ -14,6 +15,26 @@ from llamafast.parsing.tools import Tool
 
 _attribute = re.compile(r'[^"<>\n]*')
 _VALUE_END = Markers("</｜DSML｜parameter>")
+
+
+def _section(name: str) -> CallSyntax:
+    """V3.2 and V4 call it differently."""
+    return CallSyntax(
+        before_calls=f"<｜DSML｜{name}>\n",
+        before_name=('<｜DSML｜invoke name="',),
+        after_name='">\n',
+        arguments=TaggedArguments(
+            '<｜DSML｜parameter name="',
+            '" string="true">',
+            "</｜DSML｜parameter>\n",
+            "</｜DSML｜parameter>",
+            '" string="false">',
+        ),
+        after_arguments=("</｜DSML｜invoke>\n",),
+        between="",
+        after_calls=f"</｜DSML｜{name}>",
+        marker="<｜DSML｜",
+    )
 
 
 class DeepseekDsml(ChatFormat):
@@ -25,6 +46,7 @@ class DeepseekDsml(ChatFormat):
         "</think>",
         "｜DSML｜",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_section("function_calls"), _section("tool_calls"))
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

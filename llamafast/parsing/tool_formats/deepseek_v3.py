@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[^<>{}`\n]*")
+
+
+_V31 = CallSyntax(
+    before_calls="<｜tool▁calls▁begin｜>",
+    before_name=("<｜tool▁call▁begin｜>",),
+    after_name="<｜tool▁sep｜>",
+    after_arguments=("<｜tool▁call▁end｜>",),
+    between="",
+    after_calls="<｜tool▁calls▁end｜>",
+    marker="<｜tool▁calls▁begin｜>",
+)
+_R1 = replace(
+    _V31,
+    before_name=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>",),
+    after_name="\n```json\n",
+    after_arguments=("\n```<｜tool▁call▁end｜>",),
+    between="\n",
+)
 
 
 class DeepseekV3(ChatFormat):
@@ -27,6 +47,7 @@ class DeepseekV3(ChatFormat):
         "<｜tool▁call▁end｜>",
         "<｜tool▁sep｜>",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_V31, _R1)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
@@ -21,6 +22,15 @@ class FunctionaryV31(ChatFormat):
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<function=",),
+            after_name=">",
+            after_arguments=("</function>",),
+            between="",
+            marker="<function=",
+        ),
     )
 
     def matches(self, template: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
@@ -22,6 +23,15 @@ class FunctionaryV32(ChatFormat):
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=(">>>",),
+            after_name="\n",
+            marker=">>>",
+            opening=">>>",
+            content=ContentFrame((">>>all\n",), ""),
+        ),
     )
 
     def matches(self, template: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.literals import GEMMA, LiteralReader
 from llamafast.parsing.machine import Machine, Tags, Wait
@@ -26,6 +27,17 @@ class Gemma4(ChatFormat):
         "<tool_call|>",
         '<|"|>',
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<|tool_call>call:",),
+            after_name="{",
+            arguments=LiteralArguments(":", ",", '<|"|>'),
+            after_arguments=("}<tool_call|>",),
+            between="",
+            marker="<|tool_call>",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel>thought", "<channel|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -43,15 +43,11 @@ class Glm(ChatFormat):
         "<arg_value>",
         "</arg_value>",
     )
-    syntax: ClassVar[CallSyntax | None] = _in_lines("\n")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_in_lines("\n"), _in_lines(""))
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
         return "<tool_call>" in template and "<arg_key>" in template
-
-    def syntax_for(self, prompt: str) -> CallSyntax | None:
-        """As the prompt tells the model to write."""
-        return _in_lines("" if "<tool_call>{function-name}<arg_key>" in prompt else "\n")
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
@@ -36,6 +37,19 @@ class Harmony(ChatFormat):
         "<|return|>",
         "<|call|>",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<|channel|>commentary to=functions.",),
+            after_name=" <|constrain|>json<|message|>",
+            has_many=False,
+            marker="<|channel|>commentary to=",
+            after_reasoning="<|start|>assistant",
+            content=ContentFrame(
+                ("<|channel|>final<|message|>", "<|channel|>commentary<|message|>"), "<|end|><|start|>assistant"
+            ),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel|>analysis<|message|>", "<|end|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -18,11 +18,13 @@ class Hermes(ChatFormat):
 
     name: ClassVar[str] = "hermes"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_name=('<tool_call>\n{"name": "',),
-        after_name='", "arguments": ',
-        after_arguments=("}\n</tool_call>",),
-        marker="<tool_call>",
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=('<tool_call>\n{"name": "',),
+            after_name='", "arguments": ',
+            after_arguments=("}\n</tool_call>",),
+            marker="<tool_call>",
+        ),
     )
 
     def matches(self, template: str) -> bool:

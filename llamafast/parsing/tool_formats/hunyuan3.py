@@ -25,19 +25,21 @@ class Hunyuan3(ChatFormat):
         for tag in ("think", "tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
         for slash in ("", "/")
     )
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_calls=f"<tool_calls{_SUFFIX}>\n",
-        before_name=(f"<tool_call{_SUFFIX}>",),
-        after_name=f"<tool_sep{_SUFFIX}>\n",
-        arguments=TaggedArguments(
-            f"<arg_key{_SUFFIX}>",
-            f"</arg_key{_SUFFIX}>\n<arg_value{_SUFFIX}>",
-            f"</arg_value{_SUFFIX}>\n",
-            f"</arg_value{_SUFFIX}>",
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls=f"<tool_calls{_SUFFIX}>\n",
+            before_name=(f"<tool_call{_SUFFIX}>",),
+            after_name=f"<tool_sep{_SUFFIX}>\n",
+            arguments=TaggedArguments(
+                f"<arg_key{_SUFFIX}>",
+                f"</arg_key{_SUFFIX}>\n<arg_value{_SUFFIX}>",
+                f"</arg_value{_SUFFIX}>\n",
+                f"</arg_value{_SUFFIX}>",
+            ),
+            after_arguments=(f"</tool_call{_SUFFIX}>",),
+            after_calls=f"\n</tool_calls{_SUFFIX}>",
+            marker=f"<tool_calls{_SUFFIX}>",
         ),
-        after_arguments=(f"</tool_call{_SUFFIX}>",),
-        after_calls=f"\n</tool_calls{_SUFFIX}>",
-        marker=f"<tool_calls{_SUFFIX}>",
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>")
 

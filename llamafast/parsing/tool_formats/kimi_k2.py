@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, Pattern
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, MalformedError, Wait
 from llamafast.parsing.markers import Markers
@@ -27,6 +28,18 @@ class KimiK2(ChatFormat):
         "<|tool_call_begin|>",
         "<|tool_call_argument_begin|>",
         "<|tool_call_end|>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<|tool_calls_section_begin|>",
+            before_name=("<|tool_call_begin|>functions.",),
+            after_name=":",
+            before_arguments=(Pattern("[0-9]{1,2}"), "<|tool_call_argument_begin|>"),
+            after_arguments=("<|tool_call_end|>",),
+            between="",
+            after_calls="<|tool_calls_section_end|>",
+            marker="<|tool_calls_section_begin|>",
+        ),
     )
 
     def matches(self, template: str) -> bool:

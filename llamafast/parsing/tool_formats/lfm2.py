@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
@@ -21,6 +22,18 @@ class Lfm2(ChatFormat):
         "</think>",
         "<|tool_call_start|>",
         "<|tool_call_end|>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<|tool_call_start|>[",
+            before_name=("",),
+            after_name="(",
+            arguments=LiteralArguments("=", ", "),
+            after_arguments=(")",),
+            between=", ",
+            after_calls="]<|tool_call_end|>",
+            marker="<|tool_call_start|>",
+        ),
     )
 
     def matches(self, template: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.bare_calls import BareMachine
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
@@ -19,6 +20,9 @@ class Llama3Json(ChatFormat):
 
     name: ClassVar[str] = "llama3_json"
     markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>",)
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(before_name=('{"name": "',), after_name='", "parameters": ', after_arguments=("}",), between="; "),
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

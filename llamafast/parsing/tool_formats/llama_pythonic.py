@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.bare_calls import BareMachine
+from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
@@ -19,6 +20,17 @@ class LlamaPythonic(ChatFormat):
     markers: ClassVar[tuple[str, ...]] = (
         "<|python_start|>",
         "<|python_end|>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="[",
+            before_name=("",),
+            after_name="(",
+            arguments=LiteralArguments("=", ", "),
+            after_arguments=(")",),
+            between=", ",
+            after_calls="]",
+        ),
     )
 
     def matches(self, template: str) -> bool:

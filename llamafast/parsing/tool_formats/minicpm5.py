@@ -18,12 +18,14 @@ class MiniCpm5(ChatFormat):
 
     name: ClassVar[str] = "minicpm5"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_name=('<function name="',),
-        after_name='">',
-        arguments=TaggedArguments('<param name="', '">', "</param>", "</param>"),
-        after_arguments=("</function>",),
-        marker='<function name="',
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=('<function name="',),
+            after_name='">',
+            arguments=TaggedArguments('<param name="', '">', "</param>", "</param>"),
+            after_arguments=("</function>",),
+            marker='<function name="',
+        ),
     )
 
     def matches(self, template: str) -> bool:

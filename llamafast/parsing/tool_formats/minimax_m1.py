@@ -18,7 +18,7 @@ class MiniMaxM1(ChatFormat):
 
     name: ClassVar[str] = "minimax_m1"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
-    syntax: ClassVar[CallSyntax | None] = json_list("<tool_calls>\n", "\n</tool_calls>", between="\n")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<tool_calls>\n", "\n</tool_calls>", between="\n"),)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -18,14 +18,16 @@ class MiniMaxM2(ChatFormat):
 
     name: ClassVar[str] = "minimax_m2"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>")
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_calls="<minimax:tool_call>\n",
-        before_name=('<invoke name="',),
-        after_name='">\n',
-        arguments=TaggedArguments('<parameter name="', '">', "</parameter>\n", "</parameter>"),
-        after_arguments=("</invoke>",),
-        after_calls="\n</minimax:tool_call>",
-        marker="<minimax:tool_call>",
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<minimax:tool_call>\n",
+            before_name=('<invoke name="',),
+            after_name='">\n',
+            arguments=TaggedArguments('<parameter name="', '">', "</parameter>\n", "</parameter>"),
+            after_arguments=("</invoke>",),
+            after_calls="\n</minimax:tool_call>",
+            marker="<minimax:tool_call>",
+        ),
     )
 
     def matches(self, template: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, json_list
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import THINK, Tags, Wait
@@ -26,6 +27,18 @@ class Mistral(ChatFormat):
         "[THINK]",
         "[/THINK]",
     )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        json_list("[TOOL_CALLS][", "]", after_arguments=(Pattern('(, "id": "[a-zA-Z0-9]{9}")?'), "}")),
+        CallSyntax(before_name=("[TOOL_CALLS]",), after_name="[ARGS]", between="", marker="[TOOL_CALLS]"),
+        CallSyntax(
+            before_name=("[TOOL_CALLS]",),
+            after_name="[CALL_ID]",
+            before_arguments=(Pattern("[a-zA-Z0-9]{9}"), "[ARGS]"),
+            between="",
+            marker="[TOOL_CALLS]",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("[THINK]", "[/THINK]")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

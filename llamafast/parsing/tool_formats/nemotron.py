@@ -18,7 +18,7 @@ class Nemotron(ChatFormat):
 
     name: ClassVar[str] = "nemotron"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>")
-    syntax: ClassVar[CallSyntax | None] = json_list("<TOOLCALL>[", "]</TOOLCALL>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<TOOLCALL>[", "]</TOOLCALL>"),)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -18,7 +18,7 @@ class Phi(ChatFormat):
 
     name: ClassVar[str] = "phi"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<|/tool_call|>")
-    syntax: ClassVar[CallSyntax | None] = json_list("<|tool_call|>[", "]<|/tool_call|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<|tool_call|>[", "]<|/tool_call|>"),)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -18,12 +18,14 @@ class Qwen3Xml(ChatFormat):
 
     name: ClassVar[str] = "qwen3_xml"
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_name=("<tool_call>\n<function=",),
-        after_name=">\n",
-        after_arguments=("</function>\n</tool_call>",),
-        arguments=TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
-        marker="<tool_call>",
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<tool_call>\n<function=",),
+            after_name=">\n",
+            after_arguments=("</function>\n</tool_call>",),
+            arguments=TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
+            marker="<tool_call>",
+        ),
     )
 
     def matches(self, template: str) -> bool:

@@ -18,12 +18,14 @@ class SeedOss(ChatFormat):
 
     name: ClassVar[str] = "seed_oss"
     markers: ClassVar[tuple[str, ...]] = ("<seed:think>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>")
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        before_name=("<seed:tool_call>\n<function=",),
-        after_name=">\n",
-        arguments=TaggedArguments("<parameter=", ">", "</parameter>\n", "</parameter>"),
-        after_arguments=("</function>\n</seed:tool_call>",),
-        marker="<seed:tool_call>",
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<seed:tool_call>\n<function=",),
+            after_name=">\n",
+            arguments=TaggedArguments("<parameter=", ">", "</parameter>\n", "</parameter>"),
+            after_arguments=("</function>\n</seed:tool_call>",),
+            marker="<seed:tool_call>",
+        ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<seed:think>", "</seed:think>")
 

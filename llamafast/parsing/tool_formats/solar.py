@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Machine, Tags, Wait
 from llamafast.parsing.markers import Markers
@@ -31,15 +31,17 @@ class Solar(ChatFormat):
         "<|tool_call:args|>",
         "<|tool_call:end|>",
     )
-    syntax: ClassVar[CallSyntax | None] = CallSyntax(
-        after_reasoning="<|begin|>assistant",
-        before_calls="<|tool_calls|>",
-        before_name=("<|tool_call:begin|>", Pattern("[a-zA-Z0-9_-]{1,32}"), "<|tool_call:name|>"),
-        after_name="<|tool_call:args|>",
-        after_arguments=("<|tool_call:end|>",),
-        between="",
-        marker="<|tool_calls|>",
-        content_tokens=("<|content|>", "<|end|>", "<|begin|>"),
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            after_reasoning="<|begin|>assistant",
+            before_calls="<|tool_calls|>",
+            before_name=("<|tool_call:begin|>", Pattern("[a-zA-Z0-9_-]{1,32}"), "<|tool_call:name|>"),
+            after_name="<|tool_call:args|>",
+            after_arguments=("<|tool_call:end|>",),
+            between="",
+            marker="<|tool_calls|>",
+            content=ContentFrame(("<|content|>",), "<|end|><|begin|>assistant"),
+        ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|think|>", "<|end|>")
 

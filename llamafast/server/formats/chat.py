@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from llamafast.parsing.events import CallArguments, CallStart, Content, Event, ParsedMessage, Reasoning
+from llamafast.parsing.events import CallArguments, CallStart, Content, Event, ParsedCall, ParsedMessage, Reasoning
 from llamafast.request import RequestOutput, TokenLogprob
 from llamafast.server.formats.choice import ChoiceReader, Reading
 from llamafast.server.formats.common import Formatter, Header, JsonObject, Options, finite
@@ -28,8 +28,9 @@ class ChatFormatter(Formatter):
     def __init__(self, header: Header, num_choices: int, options: Options, reading: Reading) -> None:
         super().__init__(header, num_choices, options)
         self._reading = reading
+        self._wants_logprobs = options.num_logprobs is not None
         self._readers = [ChoiceReader(reading) for _ in range(num_choices)]
-        self._messages = [ParsedMessage() for _ in range(num_choices)]
+        self._events: list[list[Event]] = [[] for _ in range(num_choices)]
         self._logprobs = [_ContentLogprobs() for _ in range(num_choices)]
         self._has_content = [False] * num_choices
 
@@ -54,24 +55,26 @@ class ChatFormatter(Formatter):
         chunks: list[tuple[bytes, bytes]] = []
         for event in self._read(output):
             if type(event) is Content:
-                chunks.append(self._content(index, event))
+                self._has_content[index] = True
+                entries = self._logprobs[index].of(event) if self._wants_logprobs else ()
+                chunks.append(self._content(event.text, entries))
             elif payload := self._payload(event):
                 chunks.append((payload, b"null"))
         if self._choices[index].finish_reason is None:
             return chunks
-        entries = self._logprobs[index].rest(self._readers[index].num_chars)
+        rest = self._logprobs[index].rest(self._readers[index].num_chars)
         # Without calls the content of a message is a text, if an empty one.
         lacks_content = self._reading.calls and not (self._has_content[index] or self._readers[index].num_calls)
-        if entries or lacks_content:
-            chunks.append(self._content(index, Content("", 0), entries))
+        if rest or lacks_content:
+            chunks.append(self._content("", rest))
         return chunks
 
     def keep(self, output: RequestOutput) -> None:
         """Add an output to the message of its choice."""
         index = output.index
         events = self._read(output)
-        self._messages[index].add(events)
-        if self._options.num_logprobs is None:
+        self._events[index] += events
+        if not self._wants_logprobs:
             return
         choice, logprobs = self._choices[index], self._logprobs[index]
         for event in events:
@@ -82,7 +85,7 @@ class ChatFormatter(Formatter):
 
     def choice(self, index: int, finish: str | None) -> JsonObject:
         """One choice of a whole answer."""
-        parsed = self._messages[index]
+        parsed = _message(self._events[index])
         content = None if parsed.calls and not parsed.content else parsed.content
         message: JsonObject = {"role": "assistant", "content": content, "refusal": None}
         if parsed.reasoning and self._reading.shows_reasoning:
@@ -99,7 +102,7 @@ class ChatFormatter(Formatter):
                 for call in parsed.calls
             ]
         entries = self._choices[index].logprobs
-        logprobs = None if self._options.num_logprobs is None else self.logprobs(index, entries)
+        logprobs = self.logprobs(index, entries) if self._wants_logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
     def extra_fields(self) -> JsonObject:
@@ -125,13 +128,9 @@ class ChatFormatter(Formatter):
             choice.finish_reason = reader.finish_reason(choice.finish_reason)
         return events
 
-    def _content(self, index: int, event: Content, entries: list[TokenLogprob] | None = None) -> tuple[bytes, bytes]:
-        self._has_content[index] = True
-        payload = self.text_open + orjson.dumps(event.text) + self.text_close
-        if self._options.num_logprobs is None:
-            return payload, b"null"
-        entries = self._logprobs[index].of(event) if entries is None else entries
-        return payload, orjson.dumps(self.logprobs(index, entries)) if entries else b"null"
+    def _content(self, text: str, entries: Sequence[TokenLogprob]) -> tuple[bytes, bytes]:
+        logprobs = orjson.dumps(self.logprobs(0, entries)) if entries else b"null"
+        return self.text_open + orjson.dumps(text) + self.text_close, logprobs
 
     def _payload(self, event: Event) -> bytes:
         """What an event beside content shows; empty for nothing."""
@@ -152,6 +151,23 @@ class ChatFormatter(Formatter):
                 return b'"delta":{"function_call":%b}' % function
             return b'"delta":{"tool_calls":[{"index":%d,"function":%b}]}' % (event.index, function)
         return b""
+
+
+def _message(events: Sequence[Event]) -> ParsedMessage:
+    """What many events add up to, in time proportional to their text."""
+    message = ParsedMessage(
+        "".join([event.text for event in events if isinstance(event, Reasoning)]),
+        "".join([event.text for event in events if isinstance(event, Content)]),
+    )
+    fragments: dict[int, list[str]] = {}
+    for event in events:
+        if isinstance(event, CallArguments):
+            fragments.setdefault(event.index, []).append(event.fragment)
+        elif isinstance(event, CallStart):
+            message.calls.append(ParsedCall(event.name, call_id=event.call_id))
+    for index, pieces in fragments.items():
+        message.calls[index].arguments = "".join(pieces)
+    return message
 
 
 class _ContentLogprobs:

@@ -40,6 +40,8 @@ class ChoiceReader:
 
     __slots__ = (
         "_end",
+        "_feed",
+        "_is_limited",
         "_is_reasoning",
         "_next",
         "_num_held",
@@ -57,7 +59,9 @@ class ChoiceReader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._parser = reading.parser()
+        self._feed = self._parser.feed
         self._stops = StopMatcher(reading.stops) if reading.stops else None
+        self._is_limited = bool(reading.stops) or reading.calls
         self._next = 0  # where the content begins that has not come out
         self._end = -1  # of the content that the matcher has seen
         self._num_tokens = 0
@@ -72,15 +76,17 @@ class ChoiceReader:
     def read(self, output: RequestOutput) -> list[Event]:
         """What an output adds."""
         text, num_tokens = output.text, len(output.token_ids)
-        events = self._parser.feed(text) if text else []
-        if output.finish_reason is not None:
-            events = [*events, *self._parser.finish()]
+        events = self._feed(text) if text else []
         self.num_chars += len(text)
         self._num_tokens += num_tokens
+        is_last = output.finish_reason is not None
+        if is_last:
+            events = [*events, *self._parser.finish()]
+        elif len(events) == 1 and type(events[0]) is Content and not self._is_limited and not self._is_reasoning:
+            self._num_held = 0  # nearly all tokens come this way
+            return events
         self._count(events, num_tokens)
-        if self._stops is not None or self._reading.calls:
-            return self._limited(events, is_last=output.finish_reason is not None)
-        return events
+        return self._limited(events, is_last) if self._is_limited else events
 
     def finish_reason(self, reason: str) -> str:
         """OpenAI's word for the end of this choice."""
@@ -99,7 +105,7 @@ class ChoiceReader:
         self._num_held = 0
         self._is_reasoning = type(events[-1]) is Reasoning
 
-    def _limited(self, events: list[Event], *, is_last: bool) -> list[Event]:
+    def _limited(self, events: list[Event], is_last: bool) -> list[Event]:
         """The events up to where a stop or a single call ends the choice."""
         out: list[Event] = []
         for event in events:

@@ -88,14 +88,18 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES}
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
+    messages: list[ChatMessage] = Field(
+        min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
+    )
+    max_tokens: int | None = Field(None, description="Older name of max_completion_tokens.")
+    max_completion_tokens: int | None = Field(
+        None, description="The most tokens of the answer, its reasoning included; absent: up to the context's end."
+    )
+    logprobs: bool = Field(False, description="Logprobs of the content's tokens.")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict, description="Variables of the template.")
+    add_generation_prompt: bool | None = Field(None, description="Whether the prompt asks for an answer.")
+    continue_final_message: bool = Field(False, description="The answer goes on with the last message.")
 
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""

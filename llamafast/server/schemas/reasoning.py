@@ -56,7 +56,7 @@ class ReasoningFields(BaseModel):
         "`thinking_token_budget`, `thinking_budget_tokens`, `reasoning_budget` and `reasoning_budget_tokens`.",
     )
     include_reasoning: bool | None = Field(None, description="false: the reasoning is not shown, only counted.")
-    reasoning: ReasoningOptions | None = None
+    reasoning: ReasoningOptions | None = Field(None, description="effort, max_tokens, enabled and exclude, as above.")
 
     @property
     def shows_reasoning(self) -> bool:

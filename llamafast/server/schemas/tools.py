@@ -137,7 +137,9 @@ class AllowedTools(BaseModel):
 class ToolFields(BaseModel):
     """OpenAI's tools, and the functions that they were before."""
 
-    tools: list[ToolDefinition] = Field(default_factory=list, max_length=1024)
+    tools: list[ToolDefinition] = Field(
+        default_factory=list, max_length=1024, description="Functions that may be called; strict: true is enforced."
+    )
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools = Field(
         "auto", description="none hides the tools; required, a named tool and allowed_tools are enforced."
     )
