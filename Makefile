@@ -17,8 +17,9 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-# `make test-fuzz` cuts what models write at 200 places, in every tool format. `make test-templates` compares llama.cpp's
-# collection of chat templates with transformers. `make test-node` adds the tests with openai-node; it needs Node.js and npm.
+# `make test-fuzz` cuts what models write at 200 places, in every tool format. `make test-node` adds the tests with
+# openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema` fuzzes the OpenAPI,
+# `make test-templates` compares llama.cpp's collection of chat templates with transformers.
 .PHONY: serve test test-node test-clients test-schema test-templates test-fuzz docs lint bench debug clean
 .DEFAULT_GOAL := help
 
@@ -36,9 +37,6 @@ test-node: $(VENV)/.test-installed
 	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
 	$(BIN)/pytest -m node $(ARGS)
 
-test-fuzz: $(VENV)/.test-installed
-	$(BIN)/pytest -m fuzz tests/parsing $(ARGS)
-
 test-clients: $(VENV)/.test-installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[clients]"
 	$(BIN)/pytest -m clients -W default $(ARGS)
@@ -51,6 +49,9 @@ test-schema: $(VENV)/.test-installed
 docs: $(VENV)/.installed
 	$(BIN)/python tools/api_docs.py > docs/api.md
 
+test-fuzz: $(VENV)/.test-installed
+	$(BIN)/pytest -m fuzz tests/parsing $(ARGS)
+
 # The sdist of the llama-cpp-python that runs holds llama.cpp's templates and the example server's configurations.
 SDIST := $(VENV)/sdist
 test-templates: $(VENV)/.test-installed $(SDIST)/.unpacked
@@ -60,8 +61,7 @@ test-templates: $(VENV)/.test-installed $(SDIST)/.unpacked
 $(SDIST)/.unpacked: pyproject.toml
 	$(BIN)/python -m pip download --quiet --no-binary :all: --no-deps --dest $(SDIST) \
 		"$$(sed -n 's/^    "\(llama-cpp-python==.*\)",/\1/p' pyproject.toml | head -1)"
-	tar -xzf $(SDIST)/llama_cpp_python-*.tar.gz -C $(SDIST) --strip-components 1 --wildcards \
-		'*/vendor/llama.cpp/models/templates/*' '*/examples/server/configs/*'
+	tar -xzf $(SDIST)/llama_cpp_python-*.tar.gz -C $(SDIST) --strip-components 1
 	touch $@
 
 lint: $(VENV)/.lint-installed

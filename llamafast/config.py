@@ -13,9 +13,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 import llamafast
 from llamafast.errors import ConfigError
 
-# What ends the reasoning at its limit; its closing tag is put behind it.
-DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now.\n"
-
 # The value of model.path that stands for the model inside the package.
 BUILT_IN = "built-in"
 
@@ -154,7 +151,7 @@ class ModelConfig(FileConfig):
     parse_special_in_messages: bool = False
     # Tokens of reasoning where a request does not say; None: no limit. The message is what then closes it.
     reasoning_budget: int | None = Field(default=None, ge=0, lt=2**31)
-    reasoning_budget_message: str = DEFAULT_BUDGET_MESSAGE
+    reasoning_budget_message: str | None = None
     loras: tuple[LoraConfig, ...] = ()
     mtmd: dict[str, JsonValue] | None = None
     # Its authors know best what a model needs; llama-server and vLLM follow them too.

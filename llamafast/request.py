@@ -58,16 +58,16 @@ class StructuredOutput:
 class ReasoningBudget:
     """How many tokens the model may draw while its reasoning is open; at the limit closing_ids come next, forced.
 
-    is_open: the prompt leaves reasoning open; start_ids open it later, none: nothing does. end_ids: the closing tag's.
+    is_open: the prompt leaves reasoning open; the text `start` opens it later, "": nothing does; `end` closes it.
     closing_ids: a message and the closing tag, not counted. Forced tokens are generated ones: usage and max_tokens
     count them, penalties and stop strings see them. Under logprobs they are fed one by one and have logprobs.
     """
 
     max_tokens: int
     is_open: bool
-    end_ids: tuple[int, ...]
+    end: str
     closing_ids: tuple[int, ...]
-    start_ids: tuple[int, ...] = ()
+    start: str = ""
 
 
 @dataclass(frozen=True, slots=True)

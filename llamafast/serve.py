@@ -30,7 +30,7 @@ from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.template import ChatTemplate
 from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
-from llamafast.server.deps import ServerSettings
+from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
 
 BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
 
@@ -217,6 +217,7 @@ def _settings(
     config: Config, path: Path, engine: Engine, template: ChatTemplate | None, answers: ChatFormat
 ) -> ServerSettings:
     model, server, wanted = engine.model, config.server, config.model
+    message = wanted.reasoning_budget_message
     return ServerSettings(
         alias=wanted.alias or path.stem,
         chat_template=template,
@@ -224,7 +225,7 @@ def _settings(
         chat_template_kwargs=wanted.chat_template_kwargs,
         parse_special_in_messages=wanted.parse_special_in_messages,
         reasoning_budget=wanted.reasoning_budget,
-        reasoning_budget_message=wanted.reasoning_budget_message,
+        reasoning_budget_message=DEFAULT_BUDGET_MESSAGE if message is None else message,
         max_body_bytes=server.max_body_bytes,
         strict_fields=server.strict_fields,
         keepalive_s=server.keepalive_s,

@@ -121,10 +121,11 @@ def write_attention_model(
     seed: int = 0,
     settings: dict[str, int | float] | None = None,
     suppress_ids: tuple[int, ...] = (),
+    extra_control: tuple[str, ...] = (),
 ) -> None:
     """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and the space prefix instead of byte pairs.
 
-    settings: general.sampling.* of the file.
+    settings: general.sampling.* of the file. extra_control: more control tokens, of a vocabulary of byte pairs.
     """
     model = _Model(path, "qwen3", n_embd, n_layer, n_ff, seed, q8_0)
     for key, value in (settings or {}).items():
@@ -132,7 +133,10 @@ def write_attention_model(
     if suppress_ids:
         model.gguf.add_array("tokenizer.ggml.suppress_tokens", suppress_ids)
     model.heads(n_head, n_head_kv, head_dim)
-    (_add_sentencepiece if sentencepiece else _add_byte_pairs)(model.gguf, n_vocab)
+    if sentencepiece:
+        _add_sentencepiece(model.gguf, n_vocab)
+    else:
+        _add_byte_pairs(model.gguf, n_vocab, extra_control)
     model.embeddings(n_vocab, tied=tied)
     for i in range(n_layer):
         model.ones(f"blk.{i}.attn_norm.weight", n_embd)
@@ -298,14 +302,15 @@ def write_encoder_model(
     model.close()
 
 
-def _add_byte_pairs(gguf: GGUFWriter, n_vocab: int) -> None:
+def _add_byte_pairs(gguf: GGUFWriter, n_vocab: int, extra_control: tuple[str, ...] = ()) -> None:
     """Bytes, merges, words " w0", " w1", ... that no text is encoded to, and the control tokens last."""
+    control = (*CONTROL_TOKENS, *extra_control)
     tokens = [*_byte_chars(), *[merge.replace(" ", "") for merge in MERGES]]
-    tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(CONTROL_TOKENS))]
-    types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL] * len(CONTROL_TOKENS)
+    tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(control))]
+    types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL] * len(control)
     gguf.add_tokenizer_model("gpt2")
     gguf.add_tokenizer_pre("qwen2")
-    gguf.add_token_list([*tokens, *CONTROL_TOKENS])
+    gguf.add_token_list([*tokens, *control])
     gguf.add_token_types(types)
     gguf.add_token_merges(MERGES)
     gguf.add_eos_token_id(len(tokens) + CONTROL_TOKENS.index("<|im_end|>"))

@@ -141,7 +141,7 @@ class Sequence:
         self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
-        self.constraint = _constraint(request, tokenizer.n_vocab)
+        self.constraint = _constraint(request, tokenizer)
         self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
         self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
@@ -337,7 +337,7 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
     return sequences
 
 
-def _constraint(request: Request, n_vocab: int) -> Constraint | None:
+def _constraint(request: Request, tokenizer: Tokenizer) -> Constraint | None:
     grammar = None if request.grammar is None else request.grammar.start()
     budget = request.params.reasoning_budget
     if budget is None:
@@ -346,8 +346,8 @@ def _constraint(request: Request, n_vocab: int) -> Constraint | None:
         grammar,
         budget.max_tokens,
         is_open=budget.is_open,
-        start_ids=budget.start_ids,
-        end_ids=budget.end_ids,
+        start=budget.start.encode(),
+        end=budget.end.encode(),
         closing_ids=budget.closing_ids,
-        n_vocab=n_vocab,
+        token_bytes=tokenizer.table(skip_special=False).token_bytes,
     )

@@ -162,9 +162,9 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
     if budget is None:
         return
     _in_range("reasoning_budget", budget.max_tokens, 0, _MAX_INT)
-    if not budget.end_ids or not budget.closing_ids:
+    if not budget.end or not budget.closing_ids:
         raise InvalidRequestError("reasoning_budget needs a text that closes reasoning", param="reasoning_budget")
-    for token_id in (*budget.start_ids, *budget.end_ids, *budget.closing_ids):
+    for token_id in budget.closing_ids:
         _in_range("reasoning_budget", token_id, 0, n_vocab - 1)
     closing = set(budget.closing_ids)
     banned = {token_id for token_id, value in params.logit_bias if value == -math.inf}

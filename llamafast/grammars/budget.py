@@ -12,9 +12,10 @@ from llamafast.grammars.constraint import Constraint
 class BudgetConstraint(Constraint):
     """Counts the tokens drawn while reasoning is open; at max_tokens it forces closing_ids, unless `inner` forbids it.
 
-    is_open: reasoning is open from the start; start_ids open it (empty: nothing does), end_ids close it. The tokens of
-    these count as reasoning, those of closing_ids do not. A closing tag that has begun may be finished. All other
-    tokens are up to `inner`, if there is one.
+    is_open: reasoning is open from the beginning; the text `start` opens it (empty: nothing does), `end` closes it,
+    whatever tokens they are written in. The tokens of these count, those of closing_ids do not. A closing tag that has
+    begun may be finished. All other tokens are up to `inner`, if there is one. token_bytes: shape (n_vocab,), what each
+    token writes, or its name.
     """
 
     def __init__(
@@ -23,19 +24,20 @@ class BudgetConstraint(Constraint):
         max_tokens: int,
         *,
         is_open: bool,
-        start_ids: Sequence[int],
-        end_ids: Sequence[int],
+        start: bytes,
+        end: bytes,
         closing_ids: Sequence[int],
-        n_vocab: int,
+        token_bytes: Sequence[bytes],
     ) -> None:
         self._inner = inner
         self._num_left = max_tokens
         self._is_open = is_open
-        self._start_ids = list(start_ids)
-        self._end_ids = list(end_ids)
+        self._start = start
+        self._end = end
         self._closing_ids = list(closing_ids)
-        self._n_vocab = n_vocab
-        self._last = deque[int](maxlen=max(1, len(self._start_ids), len(self._end_ids)))
+        self._token_bytes = token_bytes
+        self._n_vocab = len(token_bytes)
+        self._tail = b""  # of the text, behind the last tag: what may be the beginning of one
         self._queue = deque[int]()  # what has to come next
         self._is_over = False
         self._close_if_used_up()
@@ -76,12 +78,12 @@ class BudgetConstraint(Constraint):
         return self._inner is not None and self._inner.is_finished
 
     def _count(self, token_id: int) -> None:
-        self._last.append(token_id)
-        if self._is_open:
-            self._num_left -= 1
-            self._is_open = not self._ends_with(self._end_ids)
-        elif self._start_ids:
-            self._is_open = self._ends_with(self._start_ids)
+        self._num_left -= self._is_open
+        text = self._tail + self._token_bytes[token_id]
+        while (tag := self._end if self._is_open else self._start) and tag in text:
+            text = text.partition(tag)[2]
+            self._is_open = not self._is_open
+        self._tail = text[-max(len(self._start), len(self._end)) :]
         self._close_if_used_up()
 
     def _close_if_used_up(self) -> None:
@@ -89,11 +91,7 @@ class BudgetConstraint(Constraint):
             return
         self._queue.extend(self._closing_ids)
         self._is_open = False
-        self._last.clear()
-
-    def _ends_with(self, token_ids: list[int]) -> bool:
-        return list(self._last)[-len(token_ids) :] == token_ids
+        self._tail = b""
 
     def _has_begun_to_end(self) -> bool:
-        last = list(self._last)
-        return any(last[-n:] == self._end_ids[:n] for n in range(1, len(self._end_ids)))
+        return any(self._tail.endswith(self._end[:n]) for n in range(1, len(self._end)))

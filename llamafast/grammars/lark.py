@@ -31,17 +31,16 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     rules += (f"{name}: {_literal(vocabulary, text)}" for name, text in source["texts"].items())
     for name, free in source["frees"].items():
         rules += _free(vocabulary, name, *free)
-    embedded = {name: _embed(*entry) for name, entry in source["schemas"].items()}
-    rules += (f"{name}: {body}" for name, body in embedded.items())
+    rules += (f"{name}: {_embed(*entry)}" for name, entry in source["schemas"].items())
     try:
         return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
     except GrammarError:
         # Which schema it is only shows when each stands alone.
-        for name, (_, param, _strict) in source["schemas"].items():
+        for entry in (*source["schemas"].values(), *source["checked"]):
             try:
-                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {embedded[name]}"))
+                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {_embed(*entry)}"))
             except GrammarError as error:
-                raise GrammarError(error.message, param=param) from None
+                raise GrammarError(error.message, param=entry[1]) from None
         raise
 
 

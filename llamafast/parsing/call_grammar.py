@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from llamafast.errors import GrammarError
 from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, ReasoningTags, TaggedArguments
@@ -15,10 +16,27 @@ _SPACE = r"/[ \t\r\n]{0,4}/"
 _ANSWER = "response_format.json_schema.schema"
 
 
+@dataclass(frozen=True, slots=True)
+class PromptEnd:
+    """What a prompt's end says: reasoning is open, or closed already; `opening` of the syntax is written."""
+
+    is_open: bool
+    is_closed: bool
+    is_begun: bool
+
+    @classmethod
+    def of(cls, prompt: str, syntax: CallSyntax, tags: ReasoningTags | None) -> PromptEnd:
+        """Of a prompt's text."""
+        text = prompt.rstrip()
+        is_open = tags is not None and text.endswith(tags.open)
+        is_closed = tags is None or text.endswith(tags.close)
+        return cls(is_open, is_closed, bool(syntax.opening) and prompt.endswith(syntax.opening))
+
+
 def call_grammar(
     syntaxes: Sequence[CallSyntax],
     reasoning: ReasoningTags | None,
-    prompt: str,
+    end: PromptEnd,
     tools: Sequence[Tool],
     rules: CallRules,
 ) -> OutputGrammar:
@@ -28,9 +46,9 @@ def call_grammar(
     whose parameters this format cannot enforce.
     """
     grammar, first = OutputGrammar(), syntaxes[0]
-    opened = first.opening if first.opening and prompt.endswith(first.opening) else ""
+    opened = first.opening if end.is_begun else ""
     calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes]
-    grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, prompt)} output".strip())
+    grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, end)} output".strip())
     any_calls = " | ".join(each.rule(opened) for each in calls)
     if rules.answer_schema is not None:
         grammar.rule("output", f"{any_calls} | {_answer(grammar, first, rules.answer_schema, opened)}")
@@ -105,13 +123,12 @@ class _Calls:
         return literal_arguments(self._grammar, arguments, schema)
 
 
-def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, prompt: str) -> str:
+def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
     """The elements for what is left of the reasoning: all of it, its rest, or none."""
-    prompt = prompt.rstrip()
-    if tags is None or prompt.endswith(tags.close):
+    if tags is None or end.is_closed:
         return grammar.text(behind)
     rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
-    return rest if prompt.endswith(tags.open) else f"({grammar.text(tags.open)} {rest})?"
+    return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
 
 
 def _answer(grammar: OutputGrammar, syntax: CallSyntax, schema: Mapping[str, object] | bool, opened: str) -> str:

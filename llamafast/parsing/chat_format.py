@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 from llamafast.errors import GrammarError
-from llamafast.parsing.call_grammar import call_grammar
+from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags
 from llamafast.parsing.events import Event
 from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.schema_parts import is_too_deep
 from llamafast.parsing.tools import Tool
+
+_NUM_CACHED = 32  # grammars, of up to some hundred kilobytes each
 
 
 class StreamParser(ABC):
@@ -64,4 +70,24 @@ class ChatFormat(ABC):
         """
         if not self.syntaxes:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
-        return call_grammar(self.syntaxes, self.reasoning, prompt, tools, rules).source
+        for i, tool in enumerate(tools):
+            if is_too_deep(tool.parameters):
+                raise GrammarError("the schema is nested too deeply", param=f"tools[{i}].function.parameters")
+        end = PromptEnd.of(prompt, self.syntaxes[0], self.reasoning)
+        key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(rules)])
+        return _source(self, end, _Wanted(key, tools, rules))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a grammar is made of; equal if the keys are."""
+
+    key: str
+    tools: Sequence[Tool] = field(compare=False)
+    rules: CallRules = field(compare=False)
+
+
+@lru_cache(maxsize=_NUM_CACHED)
+def _source(chat_format: ChatFormat, end: PromptEnd, wanted: _Wanted) -> str:
+    """Clients send the same tools again and again."""
+    return call_grammar(chat_format.syntaxes, chat_format.reasoning, end, wanted.tools, wanted.rules).source

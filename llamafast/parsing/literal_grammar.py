@@ -9,7 +9,7 @@ from dataclasses import replace
 from llamafast.errors import GrammarError
 from llamafast.parsing import schema_parts
 from llamafast.parsing.call_syntax import LiteralArguments
-from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar
+from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.schema_parts import Schema, as_schema
 from llamafast.parsing.text_regex import key_regex, string_regex
 
@@ -40,7 +40,7 @@ def _object(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, ow
         key = grammar.terminal(key_regex(as_schema(schema.get("propertyNames"))))
         any_value = _value(grammar, syntax, as_schema(extra), owner, depth)
         entry = grammar.new_rule(f"{key} {grammar.text(syntax.after_key)} {any_value}")
-        return grammar.new_rule(f"({entry} ({between} {entry})*)?")
+        return grammar.new_rule(repeated(entry, between, schema_parts.bounds(schema, "Properties")))
     first, later = '""', '""'  # rules for the members from one on, where none and where one stands before
     for name, value, is_required in reversed(members):
         key = name if _is_bare(name) else json.dumps(name, ensure_ascii=False)
@@ -71,7 +71,7 @@ def _forms(
         ]
     forms = []
     if "string" in types:
-        regex = string_regex(schema, quote)
+        regex = string_regex(schema, quote, strict=owner.strict)
         inside = grammar.until(quote) if regex is None else f"{grammar.terminal(regex)} {grammar.text(quote)}"
         forms.append(f"{grammar.text(quote)} {inside}")
     scalars = sorted(types & _SCALARS)
@@ -81,17 +81,20 @@ def _forms(
     if "array" in types:
         forms.append(_array(grammar, syntax, schema, owner, depth + 1))
     if "object" in types:
-        body = _object(grammar, syntax, schema, replace(owner, strict=False), depth + 1)
-        forms.append(f"{grammar.text('{')} {body} {grammar.text('}')}")
+        forms.append(_braces(grammar, syntax, schema, owner, depth + 1))
     return forms
 
 
+def _braces(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int) -> str:
+    try:
+        body = _object(grammar, syntax, schema, replace(owner, strict=True), depth)
+    except ValueError:  # more than its properties can hold it to
+        part = schema_parts.standalone({**schema, "type": "object"}, as_schema(owner.schema))
+        return grammar.json(replace(owner, schema=part))
+    return f"{grammar.text('{')} {body} {grammar.text('}')}"
+
+
 def _array(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int) -> str:
-    least, most = schema.get("minItems", 0), schema.get("maxItems")
-    low = least if isinstance(least, int) else 0
-    high = str(max(0, most - 1)) if isinstance(most, int) else ""
-    if most == 0:
-        return grammar.text("[]")
     item = _value(grammar, syntax, as_schema(schema.get("items")), owner, depth)
-    items = f"{item} ({grammar.text(syntax.between)} {item}){{{max(0, low - 1)},{high}}}"
-    return f"{grammar.text('[')} {items if low > 0 else f'({items})?'} {grammar.text(']')}"
+    items = repeated(item, grammar.text(syntax.between), schema_parts.bounds(schema, "Items"))
+    return f"{grammar.text('[')} {items} {grammar.text(']')}"

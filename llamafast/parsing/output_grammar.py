@@ -112,6 +112,10 @@ class OutputGrammar:
         return name
 
 
-def literal(text: str) -> str:
-    """A Lark literal that matches this text."""
-    return json.dumps(text, ensure_ascii=False)
+def repeated(body: str, between: str, bounds: tuple[int, int | None]) -> str:
+    """The elements for a body that comes so many times, (least, most), with something between."""
+    least, most = bounds
+    if most == 0:
+        return '""'
+    several = f"{body} ({between} {body}){{{max(0, least - 1)},{'' if most is None else most - 1}}}"
+    return several if least > 0 else f"({several})?"

@@ -9,6 +9,7 @@ from typing import TypeAlias
 Schema: TypeAlias = Mapping[str, object]
 
 _MAX_BRANCHES = 32
+_MAX_DEPTH = 100
 _MAX_STEPS = 64  # references that may lead on to others
 _DEFINITIONS = ("$defs", "definitions")
 # Where properties are written one by one, these are out of reach.
@@ -19,6 +20,21 @@ ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "object
 def as_schema(value: object) -> Schema:
     """A schema that is an object; {} for all else, `true` among it."""
     return value if isinstance(value, Mapping) else {}
+
+
+def is_too_deep(schema: object) -> bool:
+    """Whether a schema is nested deeper than whoever walks it would go."""
+    layer = [schema]
+    for _ in range(_MAX_DEPTH):
+        layer = [
+            child
+            for value in layer
+            if isinstance(value, Mapping | list)
+            for child in (value.values() if isinstance(value, Mapping) else value)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 def resolved(schema: Schema, root: Schema) -> dict[str, object]:
@@ -89,13 +105,20 @@ def members(schema: Schema, strict: bool) -> list[tuple[str, Schema, bool]]:
     table, required = as_schema(schema.get("properties")), schema.get("required")
     names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
     table = {**table, **{name: {} for name in names if name not in table}}
-    least, most = schema.get("minProperties", 0), schema.get("maxProperties", len(table))
+    least, most = bounds(schema, "Properties")
     refused = [name for name in _REFUSED if name in schema]
-    refused += ["minProperties"] if isinstance(least, int) and least > len(names) else []
-    refused += ["maxProperties"] if isinstance(most, int) and most < len(table) else []
+    if table:
+        refused += ["minProperties"] if least > len(names) else []
+        refused += ["maxProperties"] if most is not None and most < len(table) else []
     if refused and strict:
         raise ValueError(f"the keyword {refused[0]!r}")
     return [(name, as_schema(value), name in names) for name, value in table.items() if value is not False]
+
+
+def bounds(schema: Schema, of: str) -> tuple[int, int | None]:
+    """How many Items or Properties there may be, (least, most); most None: any number."""
+    least, most = schema.get(f"min{of}"), schema.get(f"max{of}")
+    return (least if isinstance(least, int) else 0), (most if isinstance(most, int) else None)
 
 
 def standalone(schema: Schema, root: Schema) -> dict[str, object]:

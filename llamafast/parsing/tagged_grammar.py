@@ -9,7 +9,7 @@ from llamafast.errors import GrammarError
 from llamafast.parsing import schema_parts
 from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.guarded_schema import guarded
-from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar
+from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.schema_parts import Schema, as_schema
 from llamafast.parsing.text_regex import key_regex, string_regex
 
@@ -31,7 +31,10 @@ def _object(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner
     members = schema_parts.members(schema, owner.strict)
     if not members:
         extra = schema.get("additionalProperties", True)
-        return "" if extra is False else f"{_any_argument(grammar, tags, schema, as_schema(extra), owner)}*"
+        if extra is False:
+            return ""
+        entry = _any_argument(grammar, tags, schema, as_schema(extra), owner)
+        return repeated(entry, "", schema_parts.bounds(schema, "Properties"))
     elements = []
     for name, value, is_required in members:
         body = _value(grammar, tags, name, value, owner)
@@ -57,7 +60,7 @@ def _value(
     after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
     is_apart = after_other != tags.after_key
     found = schema_parts.branches(schema, root)
-    strings = [form for branch in found for form in _strings(grammar, tags, branch)]
+    strings = [form for branch in found for form in _strings(grammar, tags, branch, owner.strict)]
     if not strings:
         others = [_json(grammar, tags, schema, owner)]
     elif is_apart or grammar.until(tags.close) not in " ".join(strings):
@@ -72,14 +75,14 @@ def _value(
     return f"({' | '.join(bodies)})"
 
 
-def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema) -> list[str]:
+def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, strict: bool) -> list[str]:
     """The forms of the string values that a schema without combinations allows, each with what ends it."""
     if "string" not in schema_parts.types(schema):
         return []
     end, allowed = grammar.text(tags.after_value), schema_parts.values(schema)
     if allowed is not None:
         return [f"{grammar.text(value)} {end}" for value in allowed if isinstance(value, str)]
-    regex = string_regex(schema, tags.close)
+    regex = string_regex(schema, tags.close, strict=strict)
     if regex is not None:
         return [f"{grammar.terminal(regex)} {end}"]
     rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]

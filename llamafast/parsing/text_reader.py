@@ -90,10 +90,10 @@ class TextReader:
         """Take all that pattern matches, a repeated class of characters. MalformedError if it is empty or long."""
         taken = ""
         while True:
-            end = _end(pattern.match(self.text, self.at))
+            end = min(_end(pattern.match(self.text, self.at)), self.at + _MAX_NAME - len(taken))
             taken += self.text[self.at : end]
             self.at = end
-            if len(taken) > _MAX_NAME:
+            if len(taken) == _MAX_NAME:
                 raise MalformedError
             if end < len(self.text):
                 break

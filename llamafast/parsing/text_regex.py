@@ -7,7 +7,10 @@ import re
 from llamafast.parsing import schema_parts
 from llamafast.parsing.schema_parts import Schema
 
-_DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
+_YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
+_LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_DAY = "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+_DATE = f"({_YEAR}-{_DAY}|{_LEAP_YEAR}-02-29)"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _LABEL = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
@@ -24,17 +27,22 @@ _FORMATS = {
 _KEY = "[a-zA-Z_][a-zA-Z0-9_]{0,63}"
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r "}
 
+_LOOKS_AROUND = re.compile(r"\(\?<?[=!]|\\[1-9bB]")
 _PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
 
 
-def string_regex(schema: Schema, close: str = "") -> str | None:
+def string_regex(schema: Schema, close: str = "", *, strict: bool = True) -> str | None:
     """A Lark terminal for the strings of a schema without combinations, by pattern, format and length.
 
-    None: every string. close: a text that none of them holds.
+    None: every string. close: a text that none of them holds. A pattern that looks around raises ValueError, or is
+    dropped where it is not strict.
     """
     parts: list[str] = []
     pattern, name = schema.get("pattern"), schema.get("format")
-    if isinstance(pattern, str):
+    looks_around = isinstance(pattern, str) and _LOOKS_AROUND.search(pattern) is not None
+    if looks_around and strict:
+        raise ValueError(f"the pattern {pattern!r} looks around or back")
+    if isinstance(pattern, str) and not looks_around:
         parts.append(_slashed(_whole(pattern)))
     if isinstance(name, str) and name in _FORMATS:
         parts.append(_slashed(_FORMATS[name]))

@@ -40,6 +40,10 @@ _MAX_FIELD_NAMES = 100
 _INLINE_CHARS = 20_000
 
 
+# What ends reasoning at its limit; the closing tag is put behind it.
+DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now.\n"
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """What the HTTP layer needs to know and cannot ask the engine.
@@ -64,7 +68,7 @@ class ServerSettings:
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
     parse_special_in_messages: bool = False
     reasoning_budget: int | None = None
-    reasoning_budget_message: str = "\n"
+    reasoning_budget_message: str = DEFAULT_BUDGET_MESSAGE
 
     @property
     def fingerprint(self) -> str:

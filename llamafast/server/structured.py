@@ -74,11 +74,9 @@ def reasoning_budget(
     The closing tag is put behind a text that does not hold it. is_open: the prompt leaves reasoning open.
     """
 
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(engine.tokenizer.encode(text, add_special=False, parse_special=True))
-
-    closing_ids = encode(closing if tags.close in closing else f"{closing}{tags.close}")
-    return ReasoningBudget(max_tokens, is_open, encode(tags.close), closing_ids, encode(tags.open))
+    text = closing if tags.close in closing else f"{closing}{tags.close}"
+    closing_ids = tuple(engine.tokenizer.encode(text, add_special=False, parse_special=True))
+    return ReasoningBudget(max_tokens, is_open, tags.close, closing_ids, tags.open)
 
 
 def end_of_reasoning(engine: AsyncEngine, constraint: Constraint, closing_tag: str) -> int:

@@ -21,7 +21,7 @@ PROMPT = "hello"
 
 
 def budget(max_tokens: int, *, is_open: bool = True, start: str = "") -> ReasoningBudget:
-    return ReasoningBudget(max_tokens, is_open, tuple(encode(END)), tuple(encode(CLOSING)), tuple(encode(start)))
+    return ReasoningBudget(max_tokens, is_open, END, tuple(encode(CLOSING)), start)
 
 
 def engine_writing(text: str, **context) -> Engine:
@@ -55,7 +55,7 @@ def expected(text: str, max_tokens: int, is_open: bool, start: str) -> str:
 
 def test_text_equals_what_the_rules_say_on_random_histories() -> None:
     rng = random.Random(7)
-    for _ in range(300):
+    for _ in range(120):
         pieces = [rng.choice(["<t>", END, "</", "a", "bc", "."]) for _ in range(rng.randrange(12))]
         text, max_tokens = "".join(pieces), rng.randrange(14)
         is_open, start = rng.random() < 0.6, rng.choice(["", "<t>"])
@@ -138,8 +138,8 @@ def test_grammar_without_reasoning_wins_over_the_budget() -> None:
     "params",
     [
         {"reasoning_budget": budget(-1)},
-        {"reasoning_budget": ReasoningBudget(1, True, (), ())},
-        {"reasoning_budget": ReasoningBudget(1, True, (9999,), (9999,))},
+        {"reasoning_budget": ReasoningBudget(1, True, "", ())},
+        {"reasoning_budget": ReasoningBudget(1, True, END, (9999,))},
         {"reasoning_budget": budget(1), "allowed_token_ids": (5, 6)},
         {"reasoning_budget": budget(1), "logit_bias": ((encode("E")[0], float("-inf")),)},
     ],
@@ -157,7 +157,7 @@ def test_real_model_answers_behind_the_closing_text(native) -> None:
         def ids(text: str) -> tuple[int, ...]:
             return tuple(engine.tokenizer.encode(text, add_special=False, parse_special=True))
 
-        limit = ReasoningBudget(4, True, ids("</think>"), ids("\n</think>\n\n"))
+        limit = ReasoningBudget(4, True, "</think>", ids("\n</think>\n\n"))
         params = SamplingParams(temperature=0, max_tokens=40, reasoning_budget=limit)
         request = Request("0", array("i", ids(chat)), params, skip_special=False)
         text = Collector().run(engine, request).text["0", 0]

@@ -11,7 +11,7 @@ import pytest
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.lark import compile_lark
-from llamafast.parsing.call_grammar import call_grammar
+from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import bytes_vocabulary
@@ -87,7 +87,9 @@ def test_text_before_the_marker_is_free_and_behind_it_are_calls(vocabulary) -> N
 
 
 def test_calls_inside_reasoning_are_free_text() -> None:
-    constraint = compile_lark(PLAIN, call_grammar([TAGGED], THINK, "<think>\n", OBJECT_TOOLS[:1], CallRules()).source)
+    constraint = compile_lark(
+        PLAIN, call_grammar([TAGGED], THINK, PromptEnd(True, False, False), OBJECT_TOOLS[:1], CallRules()).source
+    )
     started = constraint.start()
     assert all(
         started.accept(byte) for byte in b"I write <tool_call>x.</think>\n\nHi <tool_call>\n<function=get_weather>"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.vocabulary import Vocabulary
-from llamafast.parsing.call_grammar import call_grammar
+from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, TaggedArguments, json_list
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tools import Tool
@@ -50,7 +50,9 @@ def walk(
 ) -> str:
     """An output, letters and words drawn at random where they are allowed; it must come to its end."""
     syntaxes = syntax if isinstance(syntax, tuple) else (syntax,)
-    constraint = compile_lark(vocabulary, call_grammar(syntaxes, tags, prompt, tools, rules).source).start()
+    constraint = compile_lark(
+        vocabulary, call_grammar(syntaxes, tags, PromptEnd.of(prompt, syntaxes[0], tags), tools, rules).source
+    ).start()
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
     while len(token_ids) < MAX_TOKENS:

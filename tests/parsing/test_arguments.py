@@ -59,6 +59,8 @@ def value(schema: object, text: str, is_string: bool | None = None) -> object:
         ({"type": ["string", "null"]}, "null", None),
         ({"type": ["string", "null"]}, "nullable", "nullable"),
         ({"type": ["string", "null"]}, " ", " "),
+        ({"type": ["string", "null"]}, " null ", None),
+        ({"type": ["string", "null"]}, " " * 20 + "null", " " * 20 + "null"),
         ({"type": ["integer", "string"]}, "5", 5),
         ({"type": ["integer", "string"]}, "5a", "5a"),
         ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "5", 5),

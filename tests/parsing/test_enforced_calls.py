@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
+from functools import reduce
 
-import jsonschema
 import pytest
 
+from llamafast.errors import GrammarError
+from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.events import ParsedMessage
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tool_formats import registry
 from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import bytes_vocabulary
 from tests.grammars.walks import OBJECT_TOOLS, WORDS, walk
+from tests.parsing.calls import faults, read
 
 FORMATS = {name: registry.by_name(name) for name in registry.names()}
 ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntaxes]
-SCHEMAS = {tool.name: tool.parameters for tool in OBJECT_TOOLS}
 VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text", "control tokens"])
-NUM_SEEDS = 3
 
 
 def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, prompt: str = "") -> list[ParsedMessage]:
@@ -44,26 +44,8 @@ def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, promp
             seed=seed,
             words=words,
         )
-        parser = chat_format.parser(prompt, tools)
-        message = ParsedMessage()
-        for char in text:
-            message.add(parser.feed(char))
-        message.add(parser.finish())
-        messages.append(message)
+        messages.append(read(chat_format, prompt, tools, text))
     return messages
-
-
-def faults(message: ParsedMessage) -> list[str]:
-    """What is wrong with the calls of a message."""
-    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    found = []
-    for call in message.calls:
-        if not call.is_complete:
-            found.append(f"{call.name} is incomplete: {call.arguments}")
-            continue
-        validator = jsonschema.Draft202012Validator(SCHEMAS[call.name], format_checker=checker)
-        found += [f"{call.name}: {error.message}" for error in validator.iter_errors(json.loads(call.arguments))]
-    return found
 
 
 def check_required(name: str, is_control: bool, num_seeds: int) -> None:
@@ -73,37 +55,79 @@ def check_required(name: str, is_control: bool, num_seeds: int) -> None:
         assert faults(message) == []
 
 
-@VOCABULARIES
+def check_free(name: str, is_control: bool, num_seeds: int) -> None:
+    messages = outputs(name, is_control, CallRules(), num_seeds, f"{FORMATS[name].reasoning.close}\n\n")
+    assert [faults(message) for message in messages if faults(message)] == []
+    assert any(message.calls for message in messages)
+
+
 @pytest.mark.parametrize("name", ENFORCED)
-def test_required_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
-    check_required(name, is_control, NUM_SEEDS)
+def test_required_calls_are_read_and_meet_their_schemas(name) -> None:
+    check_required(name, is_control=True, num_seeds=1)
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_call_comes_behind_open_reasoning(name) -> None:
+    rules = CallRules(is_required=True, is_parallel=False)
+    prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
+    [message] = outputs(name, False, rules, 1, prompt)
+    assert (len(message.calls), message.content, faults(message)) == (1, "", [])
+
+
+@pytest.mark.parametrize("name", ["qwen3_xml", "hermes", "harmony", "functionary_v32", "llama3_json"])
+def test_strict_calls_behind_free_text_meet_their_schemas(name) -> None:
+    check_free(name, is_control=True, num_seeds=12)
 
 
 @pytest.mark.fuzz
 @VOCABULARIES
 @pytest.mark.parametrize("name", ENFORCED)
-def test_many_required_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
+def test_many_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
     check_required(name, is_control, 200)
-
-
-@VOCABULARIES
-@pytest.mark.parametrize("name", ENFORCED)
-def test_call_comes_behind_open_reasoning(name, is_control) -> None:
-    rules = CallRules(is_required=True, is_parallel=False)
-    prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
-    for message in outputs(name, is_control, rules, NUM_SEEDS, prompt):
-        assert (len(message.calls), message.content, faults(message)) == (1, "", [])
-
-
-@VOCABULARIES
-@pytest.mark.parametrize("name", ENFORCED)
-def test_strict_calls_behind_free_text_meet_their_schemas(name, is_control) -> None:
-    messages = outputs(name, is_control, CallRules(), 4 * NUM_SEEDS, f"{FORMATS[name].reasoning.close}\n\n")
-    assert [faults(message) for message in messages if faults(message)] == []
-    assert any(message.calls for message in messages)
+    check_free(name, is_control, 50)
 
 
 def test_named_tool_alone_is_called() -> None:
     tools = [Tool("a"), Tool("b")]
     text = walk(bytes_vocabulary(), FORMATS["hermes"].syntaxes, tools, CallRules(is_required=True, names=("b",)))
     assert '"name": "b"' in text and '"name": "a"' not in text
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_xml", "gemma4"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        reduce(lambda part, _: {"type": "object", "properties": {"a": part}}, range(3000), {}),
+        {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}},
+        {"type": "object", "properties": {"a": {"type": "nothing"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": -1}}},
+        {
+            "anyOf": [
+                {"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {}}} for i in range(9)]} for j in range(9)
+            ]
+        },
+        {"type": "string"},
+        {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"not": {"const": 1}}}}}},
+    ],
+    ids=["deep", "dangling", "endless", "lookahead", "type", "multiple", "branches", "text", "not"],
+)
+def test_schema_that_cannot_be_enforced_is_refused_by_name_or_enforced(name, parameters) -> None:
+    tools = [Tool("fine"), Tool("f", "", parameters, strict=True)]
+    source = None
+    try:
+        source = FORMATS[name].grammar("</think>", tools, CallRules(is_required=True))
+        compile_lark(bytes_vocabulary(), source)
+    except GrammarError as error:
+        assert error.param == "tools[1].function.parameters"
+        return
+    assert source is not None
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_hostile_names_are_only_text(name) -> None:
+    properties = {'a"b': {"type": "integer"}, "c\nd": {"enum": ['</x>"\\/']}, "e<>": {"type": "boolean"}, "\u2028": {}}
+    tools = [Tool('na"me\n/\\', "", {"type": "object", "properties": properties, "required": list(properties)})]
+    source = FORMATS[name].grammar("</think>", tools, CallRules(is_required=True))
+    assert compile_lark(bytes_vocabulary(), source).start().mask()

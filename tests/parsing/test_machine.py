@@ -11,6 +11,7 @@ from llamafast.parsing.tools import Tool
 
 TOOLS = [Tool("f", parameters={"properties": {"s": {"type": "string"}}})]
 CALL = '<tool_call>\n{"name": "f", "arguments": {"s": "x"}}\n</tool_call>'
+BROKEN = "<tool_call> <think> a </think> b"
 PARSED = ParsedCall("f", '{"s": "x"}', is_complete=True)
 
 
@@ -23,7 +24,9 @@ def parse(text: str, prompt: str = "", tools=TOOLS, format: ChatFormat | None = 
     return message
 
 
-@pytest.mark.parametrize("text", ["", " ", "a", " a \n", "a <b", "a <tool_cal", "<tool_call> a", CALL[:20], "<thi"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "a", " a \n", "a <b", "a <tool_cal", "<tool_call> a", CALL[:20], "<thi", BROKEN]
+)
 def test_machine_text_without_call_is_content_verbatim(text: str) -> None:
     assert parse(text) == ParsedMessage(content=text)
 
@@ -53,6 +56,16 @@ def test_machine_call_with_broken_head_is_content_and_the_next_one_a_call() -> N
 def test_machine_call_gone_wrong_ends_and_the_rest_is_content() -> None:
     text = '<tool_call>{"name": "f", "arguments": {"s": nope}} a'
     assert parse(text) == ParsedMessage(content="}} a", calls=[ParsedCall("f", '{"s": nope')])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_machine_endless_name_of_a_parameter_is_given_up_at_one_place(size: int) -> None:
+    text = "<tool_call><function=f><parameter=" + "k" * 300
+    parser, message = registry.by_name("qwen3_xml").parser("", TOOLS), ParsedMessage()
+    for at in range(0, len(text), size):
+        message.add(parser.feed(text[at : at + size]))
+    message.add(parser.finish())
+    assert message == ParsedMessage(content="k" * 44, calls=[ParsedCall("f")])
 
 
 def test_machine_call_without_end_marker_is_complete() -> None:

@@ -120,7 +120,7 @@ def test_thinking_budget_closes_with_the_operators_message(make_server):
     server.chat()
     (request,) = server.engine.requests
     budget = request.params.reasoning_budget
-    assert (budget.max_tokens, budget.is_open, budget.end_ids) == (5, False, (298,))
+    assert (budget.max_tokens, budget.is_open, budget.end) == (5, False, "</think>")
     assert server.engine.tokenizer.decode(budget.closing_ids).startswith("Enough.")
     server.chat(thinking_budget=-1)
     assert server.engine.requests[1].params.reasoning_budget is None
