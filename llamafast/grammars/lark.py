@@ -28,7 +28,7 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     for schema, param, _ in source["checked"]:
         _prepare(schema, param)
     rules = [source["rules"]]
-    rules += (f"{name}: {_literal(vocabulary, text)}" for name, text in source["texts"].items())
+    rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
     for name, free in source["frees"].items():
         rules += _free(vocabulary, name, *free)
     rules += (f"{name}: {_embed(*entry)}" for name, entry in source["schemas"].items())
@@ -84,10 +84,20 @@ def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[
         yield f"{name}: {term} {_literal(vocabulary, end)}"
 
 
-def _literal(vocabulary: Vocabulary, text: str) -> str:
+def _literal(vocabulary: Vocabulary, *parts: str) -> str:
+    """Elements that are these texts in a row: only the first, third and so on may name control tokens."""
+    elements: list[str | int] = [""]
+    for i, part in enumerate(parts):
+        for element in (part,) if i % 2 else _parts(vocabulary, part):
+            last = elements[-1]
+            if isinstance(element, str) and isinstance(last, str):
+                elements[-1] = last + element
+            else:
+                elements.append(element)
     return " ".join(
-        f"<[{part}]>" if isinstance(part, int) else json.dumps(part, ensure_ascii=False)
-        for part in _parts(vocabulary, text)
+        f"<[{element}]>" if isinstance(element, int) else json.dumps(element, ensure_ascii=False)
+        for element in elements
+        if element != ""
     )
 
 

@@ -13,7 +13,6 @@ from llamafast.parsing.tagged_grammar import tagged_arguments
 from llamafast.parsing.tools import Tool
 
 _SPACE = r"/[ \t\r\n]{0,4}/"
-_ANSWER = "response_format.json_schema.schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def call_grammar(
     grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, end)} output".strip())
     any_calls = " | ".join(each.rule(opened) for each in calls)
     if rules.answer_schema is not None:
-        grammar.rule("output", f"{any_calls} | {_answer(grammar, first, rules.answer_schema, opened)}")
+        grammar.rule("output", f"{any_calls} | {_answer(grammar, first, rules, opened)}")
     elif rules.is_required:
         grammar.rule("output", any_calls)
     elif first.content is not None:
@@ -99,7 +98,7 @@ class _Calls:
         *head, last = before if isinstance(before[-1], str) else (*before, "")
         first, *rest = _joined((syntax.after_name, *syntax.before_arguments))
         alternatives = [
-            f"{grammar.text(f'{last}{tool.name}{first}')} {self._pieces(rest)} {arguments}"
+            f"{grammar.text(str(last), tool.name, str(first))} {self._pieces(rest)} {arguments}"
             for (_, tool), arguments in zip(self._tools, self._arguments, strict=True)
         ]
         after = self._pieces(syntax.after_arguments)
@@ -131,11 +130,11 @@ def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, 
     return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
 
 
-def _answer(grammar: OutputGrammar, syntax: CallSyntax, schema: Mapping[str, object] | bool, opened: str) -> str:
+def _answer(grammar: OutputGrammar, syntax: CallSyntax, rules: CallRules, opened: str) -> str:
     """The elements for an answer in JSON."""
-    frame = syntax.content
-    before = "" if frame is None else grammar.text(frame.opens[0].removeprefix(opened))
-    return f"{before} {grammar.json(EmbeddedSchema(schema, _ANSWER, strict=True))}"
+    schema = True if rules.answer_schema is None else rules.answer_schema
+    before = "" if syntax.content is None else grammar.text(syntax.content.opens[0].removeprefix(opened))
+    return f"{before} {grammar.json(EmbeddedSchema(schema, rules.answer_param, rules.answer_strict))}"
 
 
 def _framed(grammar: OutputGrammar, syntax: CallSyntax, calls: Sequence[_Calls], opened: str) -> str:

@@ -44,7 +44,7 @@ def _object(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, ow
     first, later = '""', '""'  # rules for the members from one on, where none and where one stands before
     for name, value, is_required in reversed(members):
         key = name if _is_bare(name) else json.dumps(name, ensure_ascii=False)
-        body = f"{grammar.text(key + syntax.after_key)} {_value(grammar, syntax, value, owner, depth)}"
+        body = f"{grammar.text('', key, syntax.after_key)} {_value(grammar, syntax, value, owner, depth)}"
         alone = f"{body} {later}"
         first = grammar.new_rule(alone if is_required else f"{alone} | {first}")
         later = grammar.new_rule(f"{between} {body} {later}" if is_required else f"({between} {body})? {later}")
@@ -67,7 +67,8 @@ def _forms(
     quote, types, allowed = syntax.quote, schema_parts.types(schema), schema_parts.values(schema)
     if allowed is not None:
         return [
-            grammar.text(f"{quote}{value}{quote}" if isinstance(value, str) else json.dumps(value)) for value in allowed
+            grammar.text(quote, value, quote) if isinstance(value, str) else grammar.text("", json.dumps(value))
+            for value in allowed
         ]
     forms = []
     if "string" in types:

@@ -12,13 +12,16 @@ class CallRules:
     """What the calls of an answer must be.
 
     is_required: the answer is a call, nothing else (behind its reasoning). is_parallel: there may be several. names:
-    the tools that may be called, None: all. answer_schema: without a call the answer is JSON of this schema.
+    the tools that may be called, None: all. answer_schema: without a call the answer is JSON of this schema, which
+    clients know as answer_param; answer_strict False: what cannot be enforced of it is dropped.
     """
 
     is_required: bool = False
     is_parallel: bool = True
     names: tuple[str, ...] | None = None
     answer_schema: Mapping[str, object] | bool | None = None
+    answer_param: str = "response_format"
+    answer_strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,13 @@ class FreeText:
 class OutputGrammar:
     """Rules under construction; the first one is `start`. Whoever compiles the text adds the rules of the tables.
 
-    texts: rules that are this text, in which names of control tokens are those tokens. free: of each free text there
-    are two rules, NAME for one with its end, NAME_open for one without. schemas: rules that are JSON of a schema.
-    checked: schemas that only have to be sound. Rules are in llguidance's dialect of Lark.
+    texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
+    frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. schemas: rules
+    that are JSON of a schema. checked: schemas that only have to be sound. Rules are in llguidance's dialect of Lark.
     """
 
     lines: list[str] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     frees: dict[str, FreeText] = field(default_factory=dict)
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
@@ -67,9 +70,14 @@ class OutputGrammar:
         """The name of a terminal with this body."""
         return self._interned("T", body, lambda name: self.rule(name, body))
 
-    def text(self, text: str) -> str:
-        """The name of a rule that is this text; "" where there is none to write."""
-        return self._interned("x", text, lambda name: self.texts.setdefault(name, text)) if text else ""
+    def text(self, *parts: str) -> str:
+        """The name of a rule that is these texts in a row, the format's and the client's by turns, the format's first.
+
+        Only the format's may name control tokens. "" where there is none to write.
+        """
+        if not any(parts):
+            return ""
+        return self._interned("x", json.dumps(parts), lambda name: self.texts.setdefault(name, parts))
 
     def until(self, end: str) -> str:
         """The name of a rule that is any text up to and with this one."""

@@ -56,7 +56,7 @@ def _value(
 ) -> str:
     """The elements of one argument; name None: its key has been matched."""
     root = as_schema(owner.schema)
-    before = "" if name is None else f"{tags.before_key}{name}"
+    before = () if name is None else (tags.before_key, name)
     after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
     is_apart = after_other != tags.after_key
     found = schema_parts.branches(schema, root)
@@ -71,7 +71,7 @@ def _value(
     forms = [(tags.after_key, strings), (after_other, [f"{other} {end}" for other in others])]
     if not is_apart:
         forms = [(tags.after_key, [form for _, several in forms for form in several])]
-    bodies = [f"{grammar.text(before + key)} ({' | '.join(several)})" for key, several in forms if several]
+    bodies = [f"{grammar.text(*before, key)} ({' | '.join(several)})" for key, several in forms if several]
     return f"({' | '.join(bodies)})"
 
 
@@ -81,7 +81,7 @@ def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, stri
         return []
     end, allowed = grammar.text(tags.after_value), schema_parts.values(schema)
     if allowed is not None:
-        return [f"{grammar.text(value)} {end}" for value in allowed if isinstance(value, str)]
+        return [f"{grammar.text('', value)} {end}" for value in allowed if isinstance(value, str)]
     regex = string_regex(schema, tags.close, strict=strict)
     if regex is not None:
         return [f"{grammar.terminal(regex)} {end}"]
@@ -93,7 +93,7 @@ def _others(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner
     """The forms of the values that are no strings."""
     allowed = schema_parts.values(schema)
     if allowed is not None:
-        return [grammar.text(json.dumps(value)) for value in allowed if not isinstance(value, str)]
+        return [grammar.text("", json.dumps(value)) for value in allowed if not isinstance(value, str)]
     names = sorted(schema_parts.types(schema) - {"string"})
     return [_json(grammar, tags, {**schema, "type": names}, owner)] if names else []
 

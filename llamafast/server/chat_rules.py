@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 
 from llamafast.errors import GrammarError, InvalidRequestError
@@ -32,6 +34,8 @@ async def compile_rules(
     if use.is_enforced or (use.tools and constraint is not None):
         schema = None if constraint is None or use.is_required else _answer_schema(constraint)
         rules = CallRules(use.is_required, use.is_parallel, use.names, schema)
+        if constraint is not None:
+            rules = replace(rules, answer_param=constraint.param, answer_strict=constraint.structured.strict)
         try:
             return await compile_calls(state.engine, chat_format, prompt.text, use.tools, rules)
         except GrammarError as exc:

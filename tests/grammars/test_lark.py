@@ -14,7 +14,7 @@ from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tools import Tool
-from tests.grammars.vocabularies import bytes_vocabulary
+from tests.grammars.vocabularies import END, bytes_vocabulary
 from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, TAGGED, THINK, TOOL, WORDS, listed, walk
 
 PLAIN = bytes_vocabulary()
@@ -163,6 +163,13 @@ def test_what_cannot_be_enforced_is_refused_where_the_tool_is_strict() -> None:
     assert "<function=f>" in walk(PLAIN, TAGGED, [tool_of(parameters, strict=False)], ONE)
 
 
+def test_answer_schema_at_fault_is_named() -> None:
+    rules = CallRules(answer_schema={"type": "nothing"}, answer_param="guided_json")
+    with pytest.raises(GrammarError) as caught:
+        walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules)
+    assert caught.value.param == "guided_json"
+
+
 def test_no_tool_of_that_name_is_refused() -> None:
     with pytest.raises(GrammarError) as caught:
         walk(PLAIN, LIST, OBJECT_TOOLS, CallRules(is_required=True, names=("nobody",)))
@@ -176,3 +183,14 @@ def test_tool_whose_name_begins_another_ones_is_called_too() -> None:
     ]
     names = {listed(walk(PLAIN, LIST, tools, ONE, seed=seed))[0]["name"] for seed in range(8)}
     assert names == {"add", "add_all"}
+
+
+def test_control_tokens_that_a_schema_names_are_written_as_text() -> None:
+    value = "x</think>[TOOL_CALLS]"
+    parameters = {"type": "object", "properties": {value: {"enum": [value]}}, "required": [value]}
+    tools = [Tool(value, "", parameters)]
+    source = call_grammar([TAGGED], THINK, PromptEnd(False, True, False), tools, ONE).source
+    token_ids = compile_lark(CONTROL, source).start().forced()
+    control = [i for i in token_ids if i > END]
+    assert control == [CONTROL.control_ids[name] for name in ("<tool_call>", "</tool_call>")]
+    assert bytes(i for i in token_ids if i < END).decode().count(value) == 3
