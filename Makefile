@@ -17,9 +17,9 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-# `make test-fuzz` cuts what models write at 200 places and enforces 200 calls, in every tool format. `make test-node` adds the tests with
-# openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema` fuzzes the OpenAPI,
-# `make test-templates` compares llama.cpp's collection of chat templates with transformers.
+# `make test-fuzz` cuts what models write at 200 places and enforces 200 calls, in every tool format. `make test-node`
+# adds the tests with openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema`
+# fuzzes the OpenAPI, `make test-templates` compares llama.cpp's collection of chat templates with transformers.
 .PHONY: serve test test-node test-clients test-schema test-templates test-fuzz docs lint bench debug clean
 .DEFAULT_GOAL := help
 
