@@ -149,6 +149,7 @@ class ModelConfig(FileConfig):
     response_schema: dict[str, JsonValue] | None = None
     # Clients may write control tokens; then everyone who chats can also speak as the system.
     parse_special_in_messages: bool = False
+    # Tokens of reasoning where a request does not say; None: no limit. The message is what then closes it.
     reasoning_budget: int | None = Field(default=None, ge=0, lt=2**31)
     reasoning_budget_message: str | None = None
     loras: tuple[LoraConfig, ...] = ()
