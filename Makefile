@@ -17,13 +17,15 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-# `make test-node` adds the tests with openai-node; it needs Node.js and npm.
-.PHONY: serve test test-node lint bench debug clean
+# `make test-fuzz` cuts what models write at 200 places and enforces 200 calls, in every tool format. `make test-node`
+# adds the tests with openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema`
+# fuzzes the OpenAPI, `make test-templates` compares llama.cpp's collection of chat templates with transformers.
+.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz docs lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make serve | test | test-node | lint | bench | debug | clean"
+	@echo "make serve | test | test-node | test-clients | test-schema | test-templates | test-fuzz | docs | lint | bench | debug | clean"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafast serve $(ARGS)
@@ -34,6 +36,33 @@ test: $(VENV)/.test-installed
 test-node: $(VENV)/.test-installed
 	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
 	$(BIN)/pytest -m node $(ARGS)
+
+test-clients: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[clients]"
+	$(BIN)/pytest -m clients -W default $(ARGS)
+
+test-schema: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[schema]"
+	$(BIN)/pytest -m schema -W default $(ARGS)
+
+# What is generated from the code: the tables of docs/api.md.
+docs: $(VENV)/.installed
+	$(BIN)/python tools/api_docs.py > docs/api.md
+
+test-fuzz: $(VENV)/.test-installed
+	$(BIN)/pytest -m fuzz $(ARGS)
+
+# The sdist of the llama-cpp-python that runs holds llama.cpp's templates and the example server's configurations.
+SDIST := $(VENV)/sdist
+test-templates: $(VENV)/.test-installed $(SDIST)/.unpacked
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[templates]"
+	LLAMAFAST_SDIST=$(abspath $(SDIST)) $(BIN)/pytest -m templates $(ARGS)
+
+$(SDIST)/.unpacked: pyproject.toml
+	$(BIN)/python -m pip download --quiet --no-binary :all: --no-deps --dest $(SDIST) \
+		"$$(sed -n 's/^    "\(llama-cpp-python==.*\)",/\1/p' pyproject.toml | head -1)"
+	tar -xzf $(SDIST)/llama_cpp_python-*.tar.gz -C $(SDIST) --strip-components 1
+	touch $@
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The command line: `llamafast serve [CONFIG]`. Every option can also come from LLAMAFAST_<OPTION>."""
+"""The command line: `llamafast serve`, `llamafast check`. Options of serve can also come from LLAMAFAST_<OPTION>."""
 
 from __future__ import annotations
 
@@ -92,14 +92,10 @@ def serve(
     n_seq_max: Annotated[int | None, _option("--n-seq-max", "Sequences that run at once.")] = None,
     n_batch: Annotated[int | None, _option("--n-batch", "Most tokens of one step.")] = None,
     n_ubatch: Annotated[int | None, _option("--n-ubatch", "Most tokens of one pass over the weights.")] = None,
-    max_prefill_tokens: Annotated[
-        int | None, _option("--max-prefill-tokens", "Most prompt tokens of one step.")
-    ] = None,
+    max_prefill_tokens: Annotated[int | None, _option("--max-prefill-tokens", "Most prompt tokens a step.")] = None,
     max_step_ms: Annotated[float | None, _option("--max-step-ms", "Target for steps with prompts; 0: none.")] = None,
     max_seq_len: Annotated[int | None, _option("--max-seq-len", "Most tokens of one request, prompt included.")] = None,
-    max_output_tokens: Annotated[
-        int | None, _option("--max-output-tokens", "Most generated tokens of one request.")
-    ] = None,
+    max_output_tokens: Annotated[int | None, _option("--max-output-tokens", "Most generated tokens each.")] = None,
     threads: Annotated[int | None, _option("--threads", "Threads [CPUs allowed, quota, physical cores].")] = None,
     threads_batch: Annotated[int | None, _option("--threads-batch", "Threads for prompts [--threads].")] = None,
     n_gpu_layers: Annotated[int | None, _option("--n-gpu-layers", "Layers on the GPU; -1 is all.")] = None,
@@ -117,12 +113,16 @@ def serve(
     disk_cache_max_bytes: Annotated[
         int | None, _option("--disk-cache-max-bytes", "Largest size of that folder [8 GiB].")
     ] = None,
+    tool_format: Annotated[str | None, _option("--tool-format", "How it writes calls [the template's way].")] = None,
+    chat_template_file: Annotated[
+        str | None, _option("--chat-template-file", "Chat template (Jinja) [the model's].")
+    ] = None,
     gguf_sampling_defaults: Annotated[
         bool | None,
         _option("--gguf-sampling-defaults/--no-gguf-sampling-defaults", "The file's sampling settings [on]."),
     ] = None,
     max_queued_requests: Annotated[
-        int | None, _option("--max-queued-requests", "Requests that may wait; beyond it 503.")
+        int | None, _option("--max-queued-requests", "Most that wait; more get 503.")
     ] = None,
     max_body_bytes: Annotated[int | None, _option("--max-body-bytes", "Largest request; beyond it 413.")] = None,
     strict_fields: Annotated[
@@ -141,3 +141,20 @@ def serve(
     from llamafast.serve import serve as run
 
     run(loaded)
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Argument(help="Configuration file (JSON) [the built-in model's].")] = None,
+    template: Annotated[str | None, typer.Option("--template", help="Chat template (Jinja) to check instead.")] = None,
+    tool_format: Annotated[str | None, typer.Option("--tool-format", help="How answers are taken apart.")] = None,
+) -> None:
+    """Check a configuration, its chat template and how answers are taken apart. Needs no weights, loads nothing."""
+    given = {"chat_template": None, "chat_template_file": template} if template is not None else {}
+    given |= {"response_schema": None, "tool_format": tool_format} if tool_format is not None else {}
+    loaded = load_config(config or BUILT_IN_CONFIG, {"model": given})
+    from llamafast.check import check as run
+
+    # A template alone belongs to no model.
+    if not run(loaded, str(config or "built-in"), with_model=config is not None or template is None):
+        sys.exit(2)

@@ -140,10 +140,20 @@ class ModelConfig(FileConfig):
     """Which model, and how llama.cpp runs it. None leaves the choice to llama.cpp or to llamafast."""
 
     alias: str | None = None
+    # Without either: the model file's template.
     chat_template: Annotated[str | None, BeforeValidator(_joined)] = None
+    chat_template_file: str | None = None
+    chat_template_kwargs: dict[str, JsonValue] = {}
+    # Without either: what the template writes.
+    tool_format: str | None = None
+    response_schema: dict[str, JsonValue] | None = None
+    # Clients may write control tokens; then everyone who chats can also speak as the system.
+    parse_special_in_messages: bool = False
+    # Tokens of reasoning where a request does not say; None: no limit. The message is what then closes it.
+    reasoning_budget: int | None = Field(default=None, ge=0, lt=2**31)
+    reasoning_budget_message: str | None = None
     loras: tuple[LoraConfig, ...] = ()
     mtmd: dict[str, JsonValue] | None = None
-    response_schema: dict[str, JsonValue] | None = None
     # Its authors know best what a model needs; llama-server and vLLM follow them too.
     gguf_sampling_defaults: bool = True
     sampling_defaults: SamplingDefaults = SamplingDefaults()
@@ -206,6 +216,13 @@ class ModelConfig(FileConfig):
     draft_model_threads: Count | None = None
     draft_model_threads_batch: Count | None = None
 
+    @model_validator(mode="after")
+    def _one_of_each(self) -> ModelConfig:
+        for name, other in (("chat_template", "chat_template_file"), ("tool_format", "response_schema")):
+            if getattr(self, name) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give {name} or {other}, not both")
+        return self
+
 
 class DiskCacheConfig(_Section):
     """A folder where computed prefixes outlive the process."""
@@ -225,8 +242,6 @@ class Config(_Section):
 
 # Fields whose capability has not landed: where, what it is, values that ask for nothing.
 _NOT_YET: tuple[tuple[tuple[str, ...], str, tuple[JsonValue, ...]], ...] = (
-    (("model", "mtmd"), "images are", ()),
-    (("model", "response_schema"), "response schemas are", ()),
     (("model", "draft_model"), "draft models are", ()),
     (("model", "draft_model_path"), "draft models are", ()),
     (("model", "draft_model_from_pretrained"), "draft models are", ()),

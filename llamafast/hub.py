@@ -53,6 +53,14 @@ def resolve(source: FromPretrained) -> Path:
     return paths[0]
 
 
+def find_local(source: FromPretrained) -> Path | None:
+    """Local path of the file that `source` names, if an earlier run has fetched it. No connection is made."""
+    try:
+        return _resolve_offline(source, LocalEntryNotFoundError("not asked"))
+    except ModelLoadError:
+        return None
+
+
 def _resolve_offline(source: FromPretrained, reason: Exception) -> Path:
     try:
         folder = snapshot_download(

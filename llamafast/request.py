@@ -38,6 +38,7 @@ class StructuredKind(str, Enum):
     REGEX = "regex"
     CHOICE = "choice"  # a JSON list of strings, one of which is the whole output
     GBNF = "gbnf"  # llama.cpp's grammar format, root rule "root"
+    LARK = "lark"  # what OutputGrammar.source gives; no client can write one
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,22 @@ class StructuredOutput:
     text: str = ""
     strict: bool = True
     start_after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningBudget:
+    """How many tokens the model may draw while its reasoning is open; at the limit closing_ids come next, forced.
+
+    is_open: the prompt leaves reasoning open; the text `start` opens it later, "": nothing does; `end` closes it.
+    closing_ids: a message and the closing tag, not counted. Forced tokens are generated ones: usage and max_tokens
+    count them, penalties and stop strings see them. Under logprobs they are fed one by one and have logprobs.
+    """
+
+    max_tokens: int
+    is_open: bool
+    end: str
+    closing_ids: tuple[int, ...]
+    start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,7 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] | None = None
     prompt_logprobs: int | None = None
     structured: StructuredOutput | None = None
+    reasoning_budget: ReasoningBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +127,19 @@ class Request:
 
     grammar: params.structured as compile_grammar made it; None where params.structured is. boundaries: places in the
     prompt, ascending, where later prompts are likely to part from it (ends of messages): memories that cannot be cut
-    keep their state there. Prefixes are shared only among equal cache_salt; use_cache False neither takes nor leaves
-    any. Of the waiting requests the lowest priority value goes first. n_keep: with context shift, so many of the
-    prompt's tokens always stay, and a BOS before them; negative: all; None: those of the first message.
+    keep their state there. shown_ids: control tokens that write their own text although skip_special hides the others.
+    match_stops False: whoever reads the outputs looks for params.stop. Prefixes are shared only among equal cache_salt;
+    use_cache False neither takes nor leaves any. Of the waiting requests the lowest priority value goes first. n_keep:
+    with context shift, so many of the prompt's tokens always stay, and a BOS before them; negative: all; None: those of
+    the first message.
     """
 
     request_id: str
     prompt_token_ids: array[int]
     params: SamplingParams = SamplingParams()
     skip_special: bool = True
+    shown_ids: frozenset[int] = frozenset()
+    match_stops: bool = True
     arrival_s: float = field(default_factory=time.monotonic)
     grammar: Grammar | None = None
     boundaries: tuple[int, ...] = ()

@@ -19,16 +19,18 @@ import uvicorn
 from rich.console import Console
 
 import llamafast
+from llamafast.chat_setup import chat_format, chat_template
 from llamafast.config import BUILT_IN, Config, FileConfig, ModelConfig
 from llamafast.cpu import default_threads
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import ConfigError, InvalidRequestError
 from llamafast.hub import resolve
-from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.parsing.chat_format import ChatFormat
+from llamafast.parsing.template import ChatTemplate
 from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
-from llamafast.server.deps import ServerSettings
+from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
 
 BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
 
@@ -51,9 +53,14 @@ def serve(config: Config) -> None:
         loras = _apply_loras(config.model, engine)
         if config.disk_cache is not None:
             engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
-        template = _chat_template(config.model, engine)
-        settings = _settings(config, path, engine, template, sampling_defaults(config.model, engine))
-        _console.print(_description(path, engine, reason))
+        if engine.context.memory_kind == "none":
+            raise ConfigError(f"{path}: this model makes embeddings, which are not served yet")
+        template = chat_template(config.model, engine.model.chat_template(), engine.tokenizer)
+        answers = chat_format(config.model, template)
+        settings = _settings(config, path, engine, template, answers)
+        _console.print(_description(path, engine, reason, answers))
+        if config.model.mtmd is not None:
+            _console.print("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
         async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
         _listen(listener)
         if config.server.access_log:
@@ -75,6 +82,7 @@ def serve(config: Config) -> None:
         server.run(sockets=[listener])
     finally:
         engine.close()
+        listener.close()
 
 
 class DrainingServer(uvicorn.Server):
@@ -205,36 +213,26 @@ def _engine_config(config: Config, threads: int) -> EngineConfig:
     return EngineConfig(**values)
 
 
-def _chat_template(model: ModelConfig, engine: Engine) -> ChatTemplate | None:
-    """The template of the configuration, else the GGUF's. Raises ConfigError if it does not compile."""
-    source = model.chat_template or engine.model.chat_template()
-    if source is None:
-        return None
-    tokenizer = engine.tokenizer
-    bos, eos = (
-        tokenizer.token_bytes_of(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
-        for token_id in (tokenizer.bos_id, tokenizer.eos_id)
-    )
-    try:
-        return ChatTemplate(source, bos_token=bos, eos_token=eos)
-    except TemplateError as error:
-        raise ConfigError(f"model.chat_template: {error}") from None
-
-
 def _settings(
-    config: Config, path: Path, engine: Engine, template: ChatTemplate | None, defaults: dict[str, float]
+    config: Config, path: Path, engine: Engine, template: ChatTemplate | None, answers: ChatFormat
 ) -> ServerSettings:
-    model, server = engine.model, config.server
+    model, server, wanted = engine.model, config.server, config.model
+    message = wanted.reasoning_budget_message
     return ServerSettings(
-        alias=config.model.alias or path.stem,
+        alias=wanted.alias or path.stem,
         chat_template=template,
+        chat_format=answers,
+        chat_template_kwargs=wanted.chat_template_kwargs,
+        parse_special_in_messages=wanted.parse_special_in_messages,
+        reasoning_budget=wanted.reasoning_budget,
+        reasoning_budget_message=DEFAULT_BUDGET_MESSAGE if message is None else message,
         max_body_bytes=server.max_body_bytes,
         strict_fields=server.strict_fields,
         keepalive_s=server.keepalive_s,
         created=int(time.time()),
         shutdown_deadline_s=server.shutdown_deadline_s,
         version=llamafast.__version__,
-        sampling_defaults=defaults,
+        sampling_defaults=sampling_defaults(wanted, engine),
         meta={
             "n_vocab": model.n_vocab,
             "n_ctx_train": model.n_ctx_train,
@@ -245,7 +243,7 @@ def _settings(
     )
 
 
-def _description(path: Path, engine: Engine, reason: str) -> str:
+def _description(path: Path, engine: Engine, reason: str, answers: ChatFormat) -> str:
     model, context = engine.model, engine.context
     kind = model.description.replace(" ?B", "")  # llama.cpp has no name for the size
     return (
@@ -253,7 +251,8 @@ def _description(path: Path, engine: Engine, reason: str) -> str:
         f"         {kind}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB\n"
         f"context  {context.n_ctx} tokens for {engine.n_seq_max} sequences, {context.memory_kind} memory, "
         f"batches of {context.n_batch}\n"
-        f"threads  {context.threads} ({reason})"
+        f"threads  {context.threads} ({reason})\n"
+        f"answers  {answers.name}"
     )
 
 

@@ -47,19 +47,33 @@ class Tokenizer:
         self.eog_ids = frozenset(i for i in range(self.n_vocab) if model.is_eog(i))
         self.suppress_ids = model.suppress_ids
         self.fim_ids = model.fim_ids if min(model.fim_ids) >= 0 else None
+        self._with_shown: dict[frozenset[int], TokenTable] = {}
         self._plain = _table([model.token_bytes(i) for i in range(self.n_vocab)])
         self.token_bytes = self._plain.token_bytes
         self.pieces = self._plain.pieces
         # SentencePiece vocabularies write a space before a text, so a text cut in two would gain one at the cut.
         self._adds_space = self.decode(self.encode("a", add_special=False, parse_special=False)).startswith(" ")
 
-    def table(self, *, skip_special: bool) -> TokenTable:
-        """The token table; control tokens are empty with skip_special and write their own text without."""
-        return self._plain if skip_special else self._special
+    def table(self, *, skip_special: bool, shown_ids: frozenset[int] = frozenset()) -> TokenTable:
+        """The token table; control tokens write their own text, with skip_special only those of shown_ids."""
+        if not skip_special:
+            return self._special
+        if not shown_ids:
+            return self._plain
+        table = self._with_shown.get(shown_ids)
+        if table is None:  # a chat format's markers: few sets in a process
+            names = [self.token_bytes_of(i, i in shown_ids) for i in range(self.n_vocab)]
+            table = self._with_shown[shown_ids] = _table(names)
+        return table
 
     @cached_property
     def _special(self) -> TokenTable:
         return _table([piece or self._model.token_bytes(i, True) for i, piece in enumerate(self.token_bytes)])
+
+    def control_texts(self) -> frozenset[str]:
+        """The texts that become control tokens where they are parsed."""
+        names = (self._model.token_bytes(i, True) for i, data in enumerate(self.token_bytes) if not data)
+        return frozenset(name.decode("utf-8", "replace") for name in names if name)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it; parse_special: control tokens
@@ -115,8 +129,10 @@ class Detokenizer:
 
     __slots__ = ("_pending", "_pieces", "_token_bytes")
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
-        table = tokenizer.table(skip_special=skip_special)
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special: bool = True, shown_ids: frozenset[int] = frozenset()
+    ) -> None:
+        table = tokenizer.table(skip_special=skip_special, shown_ids=shown_ids)
         self._pieces = table.pieces
         self._token_bytes = table.token_bytes
         self._pending = b""

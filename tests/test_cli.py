@@ -19,6 +19,8 @@ import pytest
 import llamafast.serve
 from llamafast import cli
 from llamafast.config import Config, DiskCacheConfig
+from llamafast.errors import ConfigError
+from tests.tiny_models import write_encoder_model
 
 BUILT_IN_MODEL = llamafast.serve.BUILT_IN_MODEL
 # The child processes run the llamafast under test, not the source folder that they would find in the current folder.
@@ -208,3 +210,10 @@ def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code:
             assert served.process.wait(20) == code
     finally:
         served.end()
+
+
+def test_serve_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_encoder_model(tmp_path / "encoder.gguf")
+    config = Config.model_validate({"model": {"path": str(tmp_path / "encoder.gguf")}, "server": {"port": 0}})
+    with pytest.raises(ConfigError, match="this model makes embeddings, which are not served yet"):
+        llamafast.serve.serve(config)

@@ -130,6 +130,12 @@ def test_tokenizer_decode_id_outside_vocabulary_is_value_error(token_id):
         Tokenizer(FakeModel([b"a", b"b"])).decode([0, token_id])
 
 
+def test_tokenizer_table_shows_the_control_tokens_asked_for():
+    tokenizer = Tokenizer(FakeModel([b"a"]))
+    assert tokenizer.table(skip_special=True, shown_ids=frozenset({1})).pieces[1] == "<|control|>"
+    assert tokenizer.table(skip_special=True).pieces[1] == ""
+
+
 def test_tokenizer_token_bytes_of_control_token_only_with_special():
     tokenizer = Tokenizer(FakeModel([b"a"]))
     assert (tokenizer.token_bytes_of(1), tokenizer.token_bytes_of(1, special=True)) == (b"", CONTROL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, PoolingType, TokenType
 
 HEAD_DIM = 32
 N_HEAD = 4
@@ -27,6 +27,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+NORMS = ("attn_output", "layer_output")
 SENTENCES = ("▁", "▁the", "he", "ll", "hell", "hello", "▁hello", *"abcdefghijklmnopqrstuvwxyz")
 
 
@@ -120,10 +121,11 @@ def write_attention_model(
     seed: int = 0,
     settings: dict[str, int | float] | None = None,
     suppress_ids: tuple[int, ...] = (),
+    extra_control: tuple[str, ...] = (),
 ) -> None:
     """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and the space prefix instead of byte pairs.
 
-    settings: general.sampling.* of the file.
+    settings: general.sampling.* of the file. extra_control: more control tokens, of a vocabulary of byte pairs.
     """
     model = _Model(path, "qwen3", n_embd, n_layer, n_ff, seed, q8_0)
     for key, value in (settings or {}).items():
@@ -131,7 +133,10 @@ def write_attention_model(
     if suppress_ids:
         model.gguf.add_array("tokenizer.ggml.suppress_tokens", suppress_ids)
     model.heads(n_head, n_head_kv, head_dim)
-    (_add_sentencepiece if sentencepiece else _add_byte_pairs)(model.gguf, n_vocab)
+    if sentencepiece:
+        _add_sentencepiece(model.gguf, n_vocab)
+    else:
+        _add_byte_pairs(model.gguf, n_vocab, extra_control)
     model.embeddings(n_vocab, tied=tied)
     for i in range(n_layer):
         model.ones(f"blk.{i}.attn_norm.weight", n_embd)
@@ -264,14 +269,48 @@ def write_hybrid_model(
     model.close()
 
 
-def _add_byte_pairs(gguf: GGUFWriter, n_vocab: int) -> None:
+def write_encoder_model(
+    path: Path | str, *, n_embd: int = 64, n_layer: int = 1, n_ff: int = 128, seed: int = 0
+) -> None:
+    """Attention without a mask, words of a word-piece vocabulary (bert): makes embeddings, no text."""
+    model = _Model(path, "bert", n_embd, n_layer, n_ff, seed, q8_0=False)
+    model.gguf.add_head_count(N_HEAD)
+    model.gguf.add_layer_norm_eps(1e-12)
+    model.gguf.add_causal_attention(False)
+    model.gguf.add_pooling_type(PoolingType.CLS)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *[f"▁{char}" for char in "abcdefghijklmnopqrstuvwxyz"]]
+    model.gguf.add_tokenizer_model("bert")
+    model.gguf.add_token_list(tokens)
+    model.gguf.add_token_types([TokenType.CONTROL] * 5 + [TokenType.NORMAL] * (len(tokens) - 5))
+    model.gguf.add_token_type_count(2)
+    model.gguf.add_bos_token_id(2)
+    model.gguf.add_eos_token_id(3)
+    model.gguf.add_unk_token_id(1)
+    model.matrix("token_embd.weight", len(tokens), n_embd)
+    model.vector("token_types.weight", -0.5, 0.5, 2, n_embd)
+    model.vector("position_embd.weight", -0.5, 0.5, N_CTX_TRAIN, n_embd)
+    for name in ("token_embd_norm", *(f"blk.{i}.{norm}_norm" for i in range(n_layer) for norm in NORMS)):
+        model.ones(f"{name}.weight", n_embd)
+        model.vector(f"{name}.bias", -0.5, 0.5, n_embd)
+    for i in range(n_layer):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            model.matrix(f"blk.{i}.{name}.weight", n_embd, n_embd)
+            model.vector(f"blk.{i}.{name}.bias", -0.5, 0.5, n_embd)
+        for name, rows, columns in (("ffn_up", n_ff, n_embd), ("ffn_down", n_embd, n_ff)):
+            model.matrix(f"blk.{i}.{name}.weight", rows, columns)
+            model.vector(f"blk.{i}.{name}.bias", -0.5, 0.5, rows)
+    model.close()
+
+
+def _add_byte_pairs(gguf: GGUFWriter, n_vocab: int, extra_control: tuple[str, ...] = ()) -> None:
     """Bytes, merges, words " w0", " w1", ... that no text is encoded to, and the control tokens last."""
+    control = (*CONTROL_TOKENS, *extra_control)
     tokens = [*_byte_chars(), *[merge.replace(" ", "") for merge in MERGES]]
-    tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(CONTROL_TOKENS))]
-    types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL] * len(CONTROL_TOKENS)
+    tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(control))]
+    types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL] * len(control)
     gguf.add_tokenizer_model("gpt2")
     gguf.add_tokenizer_pre("qwen2")
-    gguf.add_token_list([*tokens, *CONTROL_TOKENS])
+    gguf.add_token_list([*tokens, *control])
     gguf.add_token_types(types)
     gguf.add_token_merges(MERGES)
     gguf.add_eos_token_id(len(tokens) + CONTROL_TOKENS.index("<|im_end|>"))

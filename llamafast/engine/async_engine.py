@@ -64,6 +64,10 @@ class OutputStream(AsyncIterator[list[RequestOutput]]):
             self._is_done = True
             self._engine.abort(self.request_id)
 
+    def finish(self, index: int) -> None:
+        """End one choice before the next step, as a stop string would: its last output still comes."""
+        self._engine.finish(self.request_id, index)
+
     async def aclose(self) -> None:
         """Abort, and let a pending wait end."""
         self.abort()
@@ -100,7 +104,7 @@ class AsyncEngine:
         self._waiting = engine.scheduler.waiting
         self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
         self._streams: dict[str, weakref.ref[OutputStream]] = {}
-        self._inbox: SimpleQueue[Request | str | _Wake] = SimpleQueue()
+        self._inbox: SimpleQueue[Request | tuple[str, int] | str | _Wake] = SimpleQueue()
         self._posted: deque[list[RequestOutput]] = deque()  # by the engine's thread, for the event loop
         self._is_posted = False
         self._is_stopping = False
@@ -177,6 +181,10 @@ class AsyncEngine:
     def abort(self, request_id: str) -> None:
         """End a request before the next step; an unknown or finished one is ignored. From any thread."""
         self._inbox.put(request_id)
+
+    def finish(self, request_id: str, index: int) -> None:
+        """End one choice of a request before the next step; an unknown or finished one is ignored. From any thread."""
+        self._inbox.put((request_id, index))
 
     def _check_ready(self) -> None:
         if self.dead is not None:
@@ -257,6 +265,8 @@ class AsyncEngine:
                 return False
             if isinstance(item, Request):
                 engine.add(item)
+            elif isinstance(item, tuple):
+                engine.finish(*item)
             elif isinstance(item, str):
                 engine.abort(item)
         return True

@@ -224,6 +224,10 @@ class Engine:
         """End a request now, wherever it is; its last outputs come with the next step. An unknown id is ignored."""
         self.scheduler.abort(request_id)
 
+    def finish(self, request_id: str, index: int) -> None:
+        """End one choice of a request as a stop string would. An unknown or finished one is ignored."""
+        self.scheduler.finish(request_id, index)
+
     def abort_all(self) -> list[RequestOutput]:
         """End all requests now; their last outputs."""
         for request_id in list(self.scheduler.requests):

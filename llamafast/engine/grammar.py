@@ -14,6 +14,7 @@ from hashlib import sha256
 from llamafast.errors import GrammarError, ShuttingDownError
 from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
 from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.pushdown import compile_gbnf
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.request import StructuredKind, StructuredOutput
@@ -145,6 +146,8 @@ class GrammarCompiler:
             return compile_regex(vocabulary, text)
         if kind is StructuredKind.CHOICE:
             return compile_choice(vocabulary, _choices(text))
+        if kind is StructuredKind.LARK:
+            return compile_lark(vocabulary, text)
         return compile_gbnf(vocabulary, text)
 
 

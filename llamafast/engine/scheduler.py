@@ -98,6 +98,13 @@ class Scheduler:
             if sequence.status is not SequenceStatus.FINISHED:
                 self._stop(sequence, reason, error)
 
+    def finish(self, request_id: str, index: int) -> None:
+        """End one choice as if it had come to a stop; its last output comes with the next step. Others go on."""
+        state = self.requests.get(request_id)
+        for sequence in state.sequences if state is not None else ():
+            if sequence.index == index and sequence.status is not SequenceStatus.FINISHED:
+                self._stop(sequence, FinishReason.STOP, keep=True)
+
     def take_instant(self) -> list[RequestOutput]:
         """Outputs of requests that ended without a step, each once."""
         outputs, self._instant = self._instant, []
@@ -304,12 +311,14 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         self.waiting.put(sequence)
 
-    def _stop(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
-        """End a sequence without a token; its output comes with the next step."""
+    def _stop(
+        self, sequence: Sequence, reason: FinishReason, error: Exception | None = None, *, keep: bool = False
+    ) -> None:
+        """End a sequence without a token; its output comes with the next step. keep: its cells may serve others."""
         output = sequence.finish(reason, error)
         sequence.emit(output, self._instant)
         self._leave(sequence)
-        self._release(sequence, keep=False)
+        self._release(sequence, keep=keep)
         self._end(sequence, output, self._instant)
 
     def _end(self, sequence: Sequence, output: RequestOutput, outputs: list[RequestOutput]) -> None:

@@ -12,6 +12,8 @@ from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
 from llamafast.errors import GrammarError
+from llamafast.grammars.budget import BudgetConstraint
+from llamafast.grammars.constraint import Constraint
 from llamafast.request import (
     FinishReason,
     MissReason,
@@ -146,9 +148,9 @@ class Sequence:
         self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
-        self.constraint = None if request.grammar is None else request.grammar.start()
-        self.detokenizer = Detokenizer(tokenizer, request.skip_special)
-        self.stops = StopMatcher(params.stop) if params.stop else None
+        self.constraint = _constraint(request, tokenizer)
+        self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
+        self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
         # The tokens' own names too: a control token has no text in the completion, but it has a name.
         self.token_bytes = tokenizer.table(skip_special=False).token_bytes if sampler.num_logprobs >= 0 else []
@@ -353,3 +355,19 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
         sampler.prime(state.request.prompt_token_ids)
         sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
     return sequences
+
+
+def _constraint(request: Request, tokenizer: Tokenizer) -> Constraint | None:
+    grammar = None if request.grammar is None else request.grammar.start()
+    budget = request.params.reasoning_budget
+    if budget is None:
+        return grammar
+    return BudgetConstraint(
+        grammar,
+        budget.max_tokens,
+        is_open=budget.is_open,
+        start=budget.start.encode(),
+        end=budget.end.encode(),
+        closing_ids=budget.closing_ids,
+        token_bytes=tokenizer.table(skip_special=False).token_bytes,
+    )

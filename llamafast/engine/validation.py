@@ -48,6 +48,7 @@ def check_request(request: Request, limits: Limits) -> None:
     _check_stops(request.params, limits.n_vocab)
     _check_bias(request.params, limits.n_vocab)
     _check_words(request.params, limits.n_vocab)
+    _check_budget(request.params, limits.n_vocab)
 
 
 def _check_prompt(request: Request, limits: Limits) -> None:
@@ -167,6 +168,25 @@ def _check_words(params: SamplingParams, n_vocab: int) -> None:
             )
         for token_id in params.allowed_token_ids:
             _in_range("allowed_token_ids", token_id, 0, n_vocab - 1)
+
+
+def _check_budget(params: SamplingParams, n_vocab: int) -> None:
+    """The closing text must be possible beside what the request forbids."""
+    budget = params.reasoning_budget
+    if budget is None:
+        return
+    _in_range("reasoning_budget", budget.max_tokens, 0, _MAX_INT)
+    if not budget.end or not budget.closing_ids:
+        raise InvalidRequestError("reasoning_budget needs a text that closes reasoning", param="reasoning_budget")
+    for token_id in budget.closing_ids:
+        _in_range("reasoning_budget", token_id, 0, n_vocab - 1)
+    closing = set(budget.closing_ids)
+    banned = {token_id for token_id, value in params.logit_bias if value == -math.inf}
+    banned |= {word[0] for word in params.bad_words if len(word) == 1}
+    allowed = params.allowed_token_ids
+    if closing & banned or (allowed is not None and not closing <= set(allowed)):
+        message = "the text that closes reasoning holds tokens that this request forbids"
+        raise InvalidRequestError(message, param="reasoning_budget")
 
 
 def _is_unicode(text: str) -> bool:

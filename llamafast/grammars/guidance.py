@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LIMITS = LLParserLimits(verbose_errors=False)
 # Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
-_WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
+WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
 
@@ -31,7 +31,7 @@ def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = Fa
         "lenient": lenient,
         "coerce_one_of": lenient,
         "whitespace_flexible": True,
-        "whitespace_pattern": _WHITESPACE,
+        "whitespace_pattern": WHITESPACE,
     }
     try:
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)

@@ -34,7 +34,11 @@ _IDLE: dict[str, tuple[object, ...]] = {
 }
 # Without leap seconds, small letters and more than microseconds, which RFC 3339 allows and many parsers refuse.
 _TIME = r"[0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$"
-_FORMAT_PATTERNS = {"time": "^" + _TIME, "date-time": "^[0-9-]{10}T" + _TIME}
+# Only leap years have a 29th of February, and no calendar has the year 0.
+_YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
+_LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_DATE = f"^({_YEAR}-((0[13-9]|1[0-2])-[0-3][0-9]|02-([01][0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
+_FORMAT_PATTERNS = {"time": "^" + _TIME, "date": f"{_DATE}$", "date-time": f"{_DATE}T{_TIME}"}
 
 
 def prepare_schema(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -38,6 +39,17 @@ class Vocabulary:
     @cached_property
     def order(self) -> TokenOrder:
         return TokenOrder(self._token_bytes, sorted(self.eog_ids))
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """Control tokens by name."""
+        return {name.decode("utf-8", "replace"): i for i, name in sorted(self._names.items(), reverse=True) if name}
+
+    @cached_property
+    def control_pattern(self) -> re.Pattern[str] | None:
+        """Finds names of control tokens, as its first group, the longest where several begin; None: there are none."""
+        names = sorted(self.control_ids, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
     @cached_property
     def guidance(self) -> LLTokenizer:

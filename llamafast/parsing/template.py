@@ -6,13 +6,16 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llamafast.parsing.template_traits import TemplateTraits, find_traits
 
 Message = Mapping[str, object]
 
@@ -100,6 +103,27 @@ class ChatTemplate:
             if text.startswith(prefix):
                 ends.add(len(prefix))
         return sorted(ends - {0})
+
+    @cached_property
+    def traits(self) -> TemplateTraits:
+        """What the template reads. Found on first use, by some thirty small renderings."""
+        tree = _ENVIRONMENT.parse(self.source)
+        attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
+        variables = frozenset(meta.find_undeclared_variables(tree))
+        return find_traits(self._probe, variables, self.literals | attributes)
+
+    @cached_property
+    def literals(self) -> frozenset[str]:
+        """The texts that stand in the source: between the tags, and as strings."""
+        tree = _ENVIRONMENT.parse(self.source)
+        strings = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+        return frozenset(strings | {node.data for node in tree.find_all(nodes.TemplateData)})
+
+    def _probe(self, messages: Sequence[Message], tools: Sequence[object] | None) -> str | None:
+        try:
+            return self.render(messages, tools=tools, enable_thinking=True)
+        except TemplateError:
+            return None
 
     def _prefix(self, messages: Sequence[Message], kwargs: Mapping[str, object]) -> str:
         """A part of a conversation; empty where the template refuses it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,9 @@ import orjson
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter
 
+from llamafast.control_texts import ControlTexts
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, RequestTooLargeError
+from llamafast.parsing.tool_formats.registry import detect
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
 from llamafast.server.schemas.common import RequestBody, parse_body
@@ -22,7 +24,9 @@ from llamafast.server.sse import MergedOutputs, Outputs
 
 if TYPE_CHECKING:
     from llamafast.engine.async_engine import AsyncEngine
+    from llamafast.parsing.chat_format import ChatFormat
     from llamafast.parsing.template import ChatTemplate
+    from llamafast.tokenizer import Tokenizer
 
 logger = logging.getLogger("llamafast.server")
 
@@ -36,16 +40,23 @@ _MAX_FIELD_NAMES = 100
 _INLINE_CHARS = 20_000
 
 
+# What ends reasoning at its limit; the closing tag is put behind it.
+DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now.\n"
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """What the HTTP layer needs to know and cannot ask the engine.
 
-    meta: facts about the model for /v1/models. sampling_defaults, by names of SamplingParams, stand where a request is
-    silent.
+    chat_format None: the one that the template writes. meta: facts about the model for /v1/models. sampling_defaults,
+    by names of SamplingParams, stand where a request is silent, and so does chat_template_kwargs.
+    parse_special_in_messages: clients may write control tokens. reasoning_budget: the most tokens of reasoning, None:
+    no limit; the message is what then closes it.
     """
 
     alias: str
     chat_template: ChatTemplate | None = None
+    chat_format: ChatFormat | None = None
     max_body_bytes: int = 32 * 1024 * 1024
     strict_fields: bool = False
     keepalive_s: float = 15.0
@@ -54,6 +65,10 @@ class ServerSettings:
     version: str = ""
     meta: Mapping[str, int | float | str] = field(default_factory=dict)
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    parse_special_in_messages: bool = False
+    reasoning_budget: int | None = None
+    reasoning_budget_message: str = DEFAULT_BUDGET_MESSAGE
 
     @property
     def fingerprint(self) -> str:
@@ -92,6 +107,15 @@ class ServerState:
         self.fingerprint = settings.fingerprint
         self.registry = CollectorRegistry()
         self.unknown_fields = UnknownFields(self.registry)
+        template = settings.chat_template
+        self.chat_format = settings.chat_format or detect("" if template is None else template.source)
+        self.marker_ids = control_ids(engine.tokenizer, self.chat_format.markers)
+        # Those that clients must not write; finding them reads the whole vocabulary.
+        self.control_texts = (
+            ControlTexts(())
+            if template is None or settings.parse_special_in_messages
+            else ControlTexts(engine.tokenizer.control_texts(), template.literals)
+        )
 
     async def read(self, request: Request, model: type[Body]) -> Body:
         """The validated body of `request`. Raises RequestTooLargeError, InvalidRequestError, NotFoundError (model)."""
@@ -147,6 +171,12 @@ class ServerState:
 async def off_loop(cost: int, work: Callable[[], T]) -> T:
     """The result of `work`, done in a thread when its cost, in characters to tokenize, is high."""
     return work() if cost <= _INLINE_CHARS else await asyncio.to_thread(work)
+
+
+def control_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> frozenset[int]:
+    """The control tokens among texts; those that a vocabulary writes as several tokens are ordinary text."""
+    named = (tokenizer.encode(text, add_special=False, parse_special=True) for text in texts)
+    return frozenset(ids[0] for ids in named if len(ids) == 1 and not tokenizer.is_text(ids[0]))
 
 
 async def _read_bytes(request: Request, limit: int) -> bytes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from llamafast.control_texts import ControlTexts, new_mark
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.history import content_text, template_messages
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.server.deps import ServerState
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
 
@@ -22,37 +25,99 @@ _MIN_TOKENS = 64
 class ChatPrompt:
     """is_reasoning: the prompt leaves reasoning open. boundaries: ascending numbers of tokens."""
 
+    text: str
     token_ids: array[int]
     is_reasoning: bool
     boundaries: tuple[int, ...]
 
 
-def chat_prompt(template: ChatTemplate | None, tokenizer: Tokenizer, body: ChatBody) -> ChatPrompt:
-    """Render and tokenize a conversation. Raises InvalidRequestError."""
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """What the template gets. kwargs are the client's, defaults the operator's."""
+
+    messages: Sequence[Mapping[str, object]]
+    tools: Sequence[object] | None
+    kwargs: Mapping[str, object]
+    defaults: Mapping[str, object]
+
+    @property
+    def variables(self) -> dict[str, object]:
+        return {"documents": None, **self.defaults, **self.kwargs, "tools": self.tools}
+
+    def marked(self, texts: ControlTexts, mark: str) -> _Conversation:
+        """A copy with marks in all that the client wrote."""
+        try:
+            return _Conversation(
+                [
+                    {str(texts.mark(name, mark)): texts.mark(value, mark, is_answer=_is_answer(message, name))
+                     for name, value in message.items()}
+                    for message in self.messages
+                ],
+                None if self.tools is None else [texts.mark(tool, mark) for tool in self.tools],
+                {str(texts.mark(name, mark)): texts.mark(value, mark) for name, value in self.kwargs.items()},
+                self.defaults,
+            )  # fmt: skip
+        except RecursionError:
+            raise InvalidRequestError("the request is nested too deeply", param="messages") from None
+
+
+def _is_answer(message: Mapping[str, object], name: str) -> bool:
+    return name == "content" and message.get("role") == "assistant"
+
+
+def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | None = None) -> ChatPrompt:
+    """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
+    template, tokenizer = state.settings.chat_template, state.engine.tokenizer
     if template is None:
         raise InvalidRequestError("this model has no chat template: use /v1/completions", param="messages")
-    generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
-    messages = [message.for_template(i) for i, message in enumerate(body.messages)]
-    try:
-        text = template.render(
-            messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=generate,
-            continue_final_message=body.continue_final_message,
-            **body.template_kwargs,
-        )
-    except TemplateError as exc:
-        raise InvalidRequestError(f"the chat template refuses these messages: {exc}", param="messages") from exc
-    token_ids = array("i", tokenizer.encode(text, add_special=False, parse_special=True))
+    sent = [message.as_sent() for message in body.messages]
+    conversation = _Conversation(
+        template_messages(sent, template.traits),
+        _tools(template, tools),
+        body.template_kwargs(template.traits.variables),
+        state.settings.chat_template_kwargs,
+    )
+    segments = _rendered(template, conversation, state.control_texts, body)
+    text = "".join(segment for segment, _ in segments)
+    token_ids = array("i", tokenizer.encode_segments(segments))
     if not token_ids:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     boundaries: tuple[int, ...] = ()
     if len(token_ids) >= _MIN_TOKENS and body.cache_prompt:
-        ends = template.message_ends(messages, text, tools=None, documents=None, **body.template_kwargs)
+        ends = template.message_ends(conversation.messages, text, **conversation.variables)
         boundaries = _tokens_before(ends, text, token_ids, tokenizer)
-    continued = str(messages[-1]["content"]) if body.continue_final_message else None
-    return ChatPrompt(token_ids, leaves_reasoning_open(text, continued), boundaries)
+    continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
+    return ChatPrompt(text, token_ids, leaves_reasoning_open(text, state.chat_format.reasoning, continued), boundaries)
+
+
+def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[object] | None:
+    """The tools for the template. Raises InvalidRequestError if it has no place for them."""
+    if tools and "tools" not in template.traits.variables:
+        raise InvalidRequestError("this model's chat template has no place for tools", param="tools")
+    return tools or ([] if template.traits.empty_tools else None)
+
+
+def _rendered(
+    template: ChatTemplate, conversation: _Conversation, texts: ControlTexts, body: ChatBody
+) -> list[tuple[str, bool]]:
+    """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
+    mark = ""
+    client = (conversation.messages, conversation.tools, conversation.kwargs)
+    if texts.may_be_in(*client):
+        mark = new_mark()
+        conversation = conversation.marked(texts, mark)
+    generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
+    try:
+        text = template.render(
+            conversation.messages,
+            add_generation_prompt=generate,
+            continue_final_message=body.continue_final_message,
+            **conversation.variables,  # type: ignore[arg-type]
+        )
+    except TemplateError as exc:
+        reason = str(exc).replace(mark, "") if mark else str(exc)
+        raise InvalidRequestError(f"the chat template refuses these messages: {reason}", param="messages") from exc
+    return texts.segments(text, mark) if mark else [(text, True)]
 
 
 def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

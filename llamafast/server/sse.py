@@ -27,6 +27,9 @@ class Outputs(Protocol):
     def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
         """Everything delivered since the last await."""
 
+    def finish(self, index: int) -> None:
+        """End one choice: nothing more of it is wanted, but the rest and the usage are."""
+
     async def aclose(self) -> None:
         """Abort what still runs."""
 
@@ -69,6 +72,7 @@ class EventStream(Response):
         try:
             async for outputs in self._outputs:
                 data = formatter.events(outputs)
+                _finish_choices(self._outputs, formatter)
                 if formatter.error is not None:
                     await self._send(send, data + _error_event(formatter.error), more_body=False)
                     return
@@ -112,11 +116,17 @@ async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:
     try:
         async for delivered in outputs:
             formatter.add(delivered)
+            _finish_choices(outputs, formatter)
             if formatter.error is not None:
                 raise formatter.error
         return formatter.body()
     finally:
         await outputs.aclose()
+
+
+def _finish_choices(outputs: Outputs, formatter: Formatter) -> None:
+    while formatter.to_finish:
+        outputs.finish(formatter.to_finish.pop())
 
 
 async def _unless_disconnected(receive: Receive, work: Coroutine[None, None, T]) -> T | None:
@@ -148,6 +158,7 @@ class MergedOutputs:
         self._arrived: list[RequestOutput] = []
         self._wake = asyncio.Event()
         self._streams = streams
+        self._num_choices = num_choices
         self._num_open = len(streams)
         self._tasks = [
             asyncio.ensure_future(self._forward(stream, i * num_choices)) for i, stream in enumerate(streams)
@@ -173,6 +184,10 @@ class MergedOutputs:
                 yield arrived
         # Raises what ended a stream before its time.
         await asyncio.gather(*self._tasks)
+
+    def finish(self, index: int) -> None:
+        """End one choice of one stream."""
+        self._streams[index // self._num_choices].finish(index % self._num_choices)
 
     async def aclose(self) -> None:
         """Abort all streams."""

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llamafast.errors import GrammarError, InvalidRequestError
-from llamafast.request import StructuredOutput
+from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
 
 if TYPE_CHECKING:
     from llamafast.engine.async_engine import AsyncEngine
     from llamafast.engine.grammar import Grammar
+    from llamafast.parsing.call_syntax import ReasoningTags
+    from llamafast.parsing.chat_format import ChatFormat
+    from llamafast.parsing.output_grammar import CallRules
+    from llamafast.parsing.tools import Tool
     from llamafast.server.schemas.structured import Constraint
 
 _MAX_HEADER_CHARS = 2000
@@ -44,6 +48,35 @@ async def compile_constraint(
         message = f"{constraint.param}: {exc.message[:_MAX_MESSAGE_CHARS]}"
         raise GrammarError(message, param=constraint.param, code=exc.code) from exc
     return Compiled(structured, grammar, _warning_header(constraint.param, grammar.warnings))
+
+
+async def compile_calls(
+    engine: AsyncEngine, chat_format: ChatFormat, prompt: str, tools: Sequence[Tool], rules: CallRules
+) -> Compiled:
+    """The constraint that holds an answer to calls of these tools, in the format's own syntax.
+
+    prompt: its text, whose end says whether reasoning is open. Raises GrammarError naming the client's field.
+    """
+    structured = StructuredOutput(StructuredKind.LARK, chat_format.grammar(prompt, tools, rules))
+    try:
+        grammar = await engine.compile_grammar(structured)
+    except GrammarError as exc:
+        param = exc.param or "tools"
+        raise GrammarError(f"{param}: {exc.message[:_MAX_MESSAGE_CHARS]}", param=param, code=exc.code) from exc
+    return Compiled(structured, grammar, _warning_header("tools", grammar.warnings))
+
+
+def reasoning_budget(
+    engine: AsyncEngine, max_tokens: int, tags: ReasoningTags, closing: str, *, is_open: bool
+) -> ReasoningBudget:
+    """A limit of so many tokens on the reasoning between these tags. closing: the text that is forced at the limit.
+
+    The closing tag is put behind a text that does not hold it. is_open: the prompt leaves reasoning open.
+    """
+
+    text = closing if tags.close in closing else f"{closing}{tags.close}"
+    closing_ids = tuple(engine.tokenizer.encode(text, add_special=False, parse_special=True))
+    return ReasoningBudget(max_tokens, is_open, tags.close, closing_ids, tags.open)
 
 
 def end_of_reasoning(engine: AsyncEngine, constraint: Constraint, closing_tag: str) -> int:

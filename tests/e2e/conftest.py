@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -19,6 +20,9 @@ import psutil
 import pytest
 
 import llamafast
+
+# It needs an extra that the other tests do without (make test-schema).
+collect_ignore = [] if importlib.util.find_spec("schemathesis") else ["test_openapi_fuzz.py"]
 
 MODELS = Path(llamafast.__file__).parent / "models"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
-import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
 
 PARIS = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -16,17 +17,28 @@ NEAR_TIE_AFTER_100_TOKENS = 1e-2
 MOST_NEAR_TIES = 6  # the stories of 700 tokens
 
 
-def differs_only_by_a_near_tie(client, text, **options):
-    """Asked alone, the model says the same text, or had two nearly equal first choices where the two part."""
-    alone = client.chat.completions.create(**options, logprobs=True, top_logprobs=2)
+def differs_only_by_a_near_tie(client, model_name, item, text):
+    """Asked alone, the model writes the same text, or had two nearly equal first choices where the two part."""
+    alone = client.completions.create(
+        model=model_name, prompt=item["prompt"], max_tokens=item["completion_tokens"], temperature=0, logprobs=2,
+        extra_body={"skip_special_tokens": False},
+    )  # fmt: skip
+    logprobs = alone.choices[0].logprobs
     text, said = text.encode(), b""
-    for i, token in enumerate(alone.choices[0].logprobs.content):
-        first, second = token.top_logprobs
-        if not text.startswith(said + bytes(token.bytes)):
-            near = first.logprob - second.logprob <= (NEAR_TIE if i < 100 else NEAR_TIE_AFTER_100_TOKENS)
-            return near and text.startswith(said + bytes(second.bytes))
-        said += bytes(token.bytes)
+    for i, (token, top) in enumerate(zip(logprobs.tokens, logprobs.top_logprobs, strict=True)):
+        (_, first), (second, other) = sorted(top.items(), key=lambda pair: -pair[1])[:2]
+        if not text.startswith(said + token_bytes(token)):
+            near = first - other <= (NEAR_TIE if i < 100 else NEAR_TIE_AFTER_100_TOKENS)
+            return near and text.startswith(said + token_bytes(second))
+        said += token_bytes(token)
     return text == said
+
+
+def token_bytes(name):
+    """Of a token as completions name it: its text, or `bytes:` and hexadecimal escapes."""
+    if name.startswith("bytes:"):
+        return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
+    return name.encode()
 
 
 def chat_options(model_name, item):
@@ -36,16 +48,23 @@ def chat_options(model_name, item):
         "max_tokens": item["completion_tokens"] + (8 if item["finish"] == "eos" else 0),
         "temperature": 0,
         "extra_body": {"chat_template_kwargs": {"enable_thinking": item["thinking"]}},
+        **({"tools": item["tools"]} if item["tools"] else {}),
     }
+
+
+def raw(message):
+    """The model's text, as the recorded ones are, put together again from the message."""
+    reasoning = getattr(message, "reasoning_content", None)
+    parts = [message.content] if message.content else []
+    for call in message.tool_calls or []:
+        arguments = json.loads(call.function.arguments).items()
+        lines = [f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments]
+        parts.append(f"<tool_call>\n<function={call.function.name}>\n{''.join(lines)}</function>\n</tool_call>")
+    return (f"{reasoning}\n</think>\n\n" if reasoning else "") + "\n".join(parts)
 
 
 def stream_text(stream):
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-
-
-@pytest.fixture(scope="module")
-def plain_chats(transcripts):
-    return [item for item in transcripts if not item["tools"]]
 
 
 def test_chat_capital_of_france_is_paris(client, model_name):
@@ -73,44 +92,45 @@ def test_completions_every_transcript_one_at_a_time(client, model_name, transcri
             wrong.append(item)
     assert len(wrong) <= MOST_NEAR_TIES
     for item in wrong:
-        assert differs_only_by_a_near_tie(client, item["expected"], **chat_options(model_name, item)), item
+        assert differs_only_by_a_near_tie(client, model_name, item, item["expected"]), item
 
 
-def test_chat_every_plain_transcript_one_at_a_time(client, model_name, plain_chats):
+def test_chat_every_transcript_one_at_a_time(client, model_name, transcripts):
     wrong = []
-    for item in plain_chats:
+    for item in transcripts:
         options = chat_options(model_name, item)
         answer = client.chat.completions.create(**options)
-        if answer.choices[0].message.content != item["expected"]:
+        if raw(answer.choices[0].message) != item["expected"]:
             wrong.append(item)
-            assert differs_only_by_a_near_tie(client, item["expected"], **options), item
+            assert differs_only_by_a_near_tie(client, model_name, item, item["expected"]), item
     assert len(wrong) <= MOST_NEAR_TIES
 
 
-def test_chat_every_plain_transcript_32_at_once_streamed_and_not(server, client, model_name, plain_chats):
+def test_chat_every_transcript_32_at_once_streamed_and_not(server, client, model_name, transcripts):
     async def ask(client, gate, item, stream):
         async with gate:
             options = chat_options(model_name, item)
             if not stream:
                 answer = await client.chat.completions.create(**options)
-                return answer.choices[0].message.content
-            chunks = await client.chat.completions.create(**options, stream=True)
-            return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+                return raw(answer.choices[0].message)
+            state = ChatCompletionStreamState()
+            async for chunk in await client.chat.completions.create(**options, stream=True):
+                state.handle_chunk(chunk)
+            return raw(state.current_completion_snapshot.choices[0].message)
 
     async def ask_all():
         gate = asyncio.Semaphore(32)
         async with server.async_client() as client:
-            asked = [ask(client, gate, item, stream) for item in plain_chats for stream in (True, False)]
+            asked = [ask(client, gate, item, stream) for item in transcripts for stream in (True, False)]
             return await asyncio.gather(*asked)
 
     answers = asyncio.run(ask_all())
-    asked = [item for item in plain_chats for _ in (True, False)]
+    asked = [item for item in transcripts for _ in (True, False)]
     wrong = [(item, answer) for item, answer in zip(asked, answers, strict=True) if answer != item["expected"]]
     assert len(wrong) <= 2 * MOST_NEAR_TIES
     for item, answer in wrong:
-        options = chat_options(model_name, item)
-        assert differs_only_by_a_near_tie(client, item["expected"], **options), item
-        assert differs_only_by_a_near_tie(client, answer, **options), answer
+        assert differs_only_by_a_near_tie(client, model_name, item, item["expected"]), item
+        assert differs_only_by_a_near_tie(client, model_name, item, answer), answer
 
 
 def test_usage_counts_and_stream_usage_agree(client, model_name):

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import MODELS
+
 pytestmark = pytest.mark.node
-SCRIPT = Path(__file__).parent / "node" / "main_job.mjs"
+SCRIPTS = Path(__file__).parent / "node"
+
+
+def run(script, *arguments):
+    command = ["node", str(SCRIPTS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def said(server):
-    done = subprocess.run(["node", str(SCRIPT), server.url], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run("main_job.mjs", server.url)
 
 
 def test_node_chat_stream_equals_whole_answer(said):
@@ -48,3 +55,21 @@ def test_node_error_names_the_field(said):
 def test_node_stream_left_early_frees_its_sequence(server, said):
     assert said["model"]
     assert server.wait_for_metric("vllm:num_requests_running", lambda value: value == 0) == 0
+
+
+def test_node_tools_and_reasoning_streamed_equal_whole_and_the_runner_answers(server):
+    said = run("tools.mjs", server.url, MODELS / "transcripts.json")
+    assert len(said["pairs"]) == 24
+    for pair in said["pairs"]:
+        whole, streamed = (plain(pair[name]) for name in ("whole", "streamed"))
+        assert streamed == whole
+        assert pair["reasoning"] == pair["whole"]["message"].get("reasoning_content", "")
+    assert said["asked"] == ["Paris"]
+    assert said["said"]
+
+
+def plain(choice):
+    """What both ways must agree on: all but the calls' ids."""
+    message = choice["message"]
+    calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or []]
+    return message["content"], calls, choice["finish_reason"]

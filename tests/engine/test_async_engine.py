@@ -81,6 +81,21 @@ def test_submit_after_idling_wakes_the_thread():
     assert serve(make_engine(n_ctx=400), work) == (alone("abc"), alone("abd"))
 
 
+def test_stream_finish_ends_one_choice_and_the_other_goes_on():
+    async def work(engine):
+        stream = engine.submit(make_request("0", "abc", n=2, max_tokens=200))
+        texts = ["", ""]
+        async for outputs in stream:
+            stream.finish(0)
+            for output in outputs:
+                texts[output.index] += output.text
+        return texts, output
+
+    texts, last = serve(make_engine(scripted(ENDLESS, ENDLESS), n_ctx=500), work)
+    assert len(texts[0]) < len(texts[1]) == 200
+    assert last.usage.completion_tokens == sum(map(len, texts))
+
+
 def test_deliver_slow_reader_gets_all_in_one_item():
     async def work(engine):
         stream = engine.submit(make_request("0", "abc"))

@@ -250,6 +250,27 @@ def test_best_of_gives_the_best_by_mean_logprob():
     assert collector.usage["0"].completion_tokens == 9  # all that were generated, ends included
 
 
+def test_finish_ends_one_choice_as_a_stop_and_keeps_its_prefix():
+    engine = make_engine(scripted(LONG, LONG), n_ctx=400)
+    engine.add(make_request("0", "abc", n=2, max_tokens=12))
+    collector = run_steps(engine, 5)
+    for request_id, index in (("0", 0), ("0", 7), ("none", 0)):
+        engine.finish(request_id, index)
+    collector.run(engine)
+    assert [collector.finished["0", i].finish_reason for i in (0, 1)] == [FinishReason.STOP, FinishReason.LENGTH]
+    assert [len(collector.text["0", i]) for i in (0, 1)] == [5, 12]
+    assert collector.usage["0"].completion_tokens == 17
+
+
+def test_finish_keeps_the_prefix_for_the_next_turn():
+    engine = make_engine(scripted(LONG), n_ctx=400)
+    engine.add(make_request("0", "abc"))
+    text = run_steps(engine, 5).text["0", 0]
+    engine.finish("0", 0)
+    collector = Collector().run(engine, make_request("1", "abc" + text + "?", max_tokens=1))
+    assert collector.usage["1"].cached_tokens == 7
+
+
 def test_prefix_second_turn_computes_only_what_is_new():
     engine = make_engine(scripted("answer"), n_ctx=400, n_batch=64)
     Collector().run(engine, make_request("0", "a question"))

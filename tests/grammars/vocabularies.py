@@ -12,10 +12,11 @@ BUILT_IN = str(Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.ggu
 END = 256
 
 
-def bytes_vocabulary() -> Vocabulary:
-    """Token b is byte b, token 256 ends the output."""
-    token_bytes = [*(bytes([b]) for b in range(256)), b""]
-    return Vocabulary(token_bytes, {END: b"<end>"}, [END], lambda text: list(text.encode()))
+def bytes_vocabulary(*control: str) -> Vocabulary:
+    """Token b is byte b, token 256 ends the output; control tokens follow."""
+    token_bytes = [*(bytes([b]) for b in range(256)), b"", *(b"" for _ in control)]
+    names = {END: b"<end>"} | {END + 1 + i: name.encode() for i, name in enumerate(control)}
+    return Vocabulary(token_bytes, names, [END], lambda text: list(text.encode()))
 
 
 def text_of(token_ids: list[int]) -> str:

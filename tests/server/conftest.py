@@ -12,6 +12,7 @@ import pytest
 
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import InvalidRequestError, LlamaFastError
+from llamafast.parsing.template_traits import TemplateTraits
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 from llamafast.server.app import create_app
 from llamafast.server.deps import ServerSettings
@@ -44,6 +45,12 @@ class FakeTokenizer:
             token_ids += ([THE] if i else []) + list(plain.encode())
         return token_ids
 
+    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+        return [i for text, special in segments for i in self.encode(text, add_special=False, parse_special=special)]
+
+    def control_texts(self) -> frozenset[str]:
+        return frozenset()
+
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         return b"".join(self.token_bytes_of(i, not skip_special) for i in token_ids).decode("utf-8", "replace")
 
@@ -55,8 +62,8 @@ class FakeTokenizer:
             return b" the" if token_id == THE else b"<%d>" % token_id if special else b""
         return bytes([token_id])
 
-    def table(self, *, skip_special: bool) -> TokenTable:
-        names = [self.token_bytes_of(i, not skip_special) for i in range(self.n_vocab)]
+    def table(self, *, skip_special: bool, shown_ids: frozenset[int] = frozenset()) -> TokenTable:
+        names = [self.token_bytes_of(i, not skip_special or i in shown_ids) for i in range(self.n_vocab)]
         return TokenTable(names, [name.decode() if name.isascii() else None for name in names])
 
 
@@ -65,6 +72,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
+        self.finished: list[int] = []
         self._queue: asyncio.Queue[list[RequestOutput] | Exception | None] = asyncio.Queue()
 
     def push(self, item: list[RequestOutput] | Exception | None) -> None:
@@ -75,6 +83,9 @@ class FakeStream:
             if isinstance(item, Exception):
                 raise item
             yield item
+
+    def finish(self, index: int) -> None:
+        self.finished.append(index)
 
     async def aclose(self) -> None:
         self.closed.set()
@@ -147,7 +158,11 @@ class FakeEngine:
 
 
 class FakeTemplate:
-    """<role>content, one per line; `!` asks for an answer. Remembers its arguments."""
+    """<role>content, one per line; `!` asks for an answer. Remembers its arguments. Its source shows the format."""
+
+    source = "<think></think><tool_call><function=name><parameter=name>"
+    traits = TemplateTraits(variables=frozenset({"tools", "enable_thinking"}))
+    literals = frozenset()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamafast.parsing.tool_formats.qwen3_xml import Qwen3Xml
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 from llamafast.server.formats.chat import ChatFormatter
+from llamafast.server.formats.choice import Reading
 from llamafast.server.formats.common import Header, Options
 from llamafast.server.formats.completions import CompletionFormatter, Echo
 
@@ -39,7 +41,7 @@ def deliveries(draw, with_logprobs: bool):
 
 
 def chat(**options) -> ChatFormatter:
-    return ChatFormatter(HEADER, NUM_CHOICES, Options(**options))
+    return ChatFormatter(HEADER, NUM_CHOICES, Options(**options), Reading(lambda: Qwen3Xml().parser("", None)))
 
 
 def completion(echo=(), **options) -> CompletionFormatter:
@@ -112,12 +114,12 @@ def thoughts(draw):
 @settings(deadline=None, max_examples=100)
 def test_chat_stream_with_reasoning_equals_whole_answer(outputs):
     def formatter() -> ChatFormatter:
-        return ChatFormatter(HEADER, 1, Options(num_logprobs=0), end_of_reasoning=0)
+        return ChatFormatter(HEADER, 1, Options(num_logprobs=0), Reading(lambda: Qwen3Xml().parser("<think>", None)))
 
     chunks = [chunk["choices"][0] for chunk in streamed(formatter(), outputs)]
     (choice,) = whole(formatter(), outputs)["choices"]
     for name in ("content", "reasoning_content"):
-        assert "".join(chunk["delta"].get(name, "") for chunk in chunks) == choice["message"][name]
+        assert "".join(chunk["delta"].get(name, "") for chunk in chunks) == choice["message"].get(name, "")
     logprobs = [entry for chunk in chunks if chunk["logprobs"] for entry in chunk["logprobs"]["content"]]
     assert logprobs == choice["logprobs"]["content"]
     assert "".join(entry["token"] for entry in logprobs) in choice["message"]["content"]

@@ -193,24 +193,21 @@ def test_reasoning_prompt_starts_the_constraint_behind_the_tag(server):
     open_reasoning(server).chat(guided_regex="x")
     (request,) = server.engine.requests
     assert request.params.structured.start_after == (298,)
-    assert request.skip_special is False
+    assert (request.skip_special, request.shown_ids) == (True, {298})
 
 
-def test_reasoning_tag_that_is_text_leaves_control_tokens_out(server):
-    server.engine.tokenizer.shows_think = True
+def test_reasoning_tag_that_is_text_leaves_control_tokens_out(make_server, monkeypatch):
+    server = make_server()
+    monkeypatch.setattr(type(server.engine.tokenizer), "shows_think", True)
+    server = make_server()
     open_reasoning(server).chat(guided_regex="x")
-    assert server.engine.requests[0].skip_special is True
+    request = server.engine.requests[0]
+    assert (request.skip_special, request.shown_ids) == (True, frozenset())
 
 
 def test_reasoning_tag_of_several_tokens_is_refused(server):
     server.engine.tokenizer.has_think = False
     assert error_of(open_reasoning(server).chat(guided_regex="x"))["param"] == "guided_regex"
-
-
-def test_reasoning_prompt_without_a_constraint_is_plain_text(server):
-    answer = open_reasoning(server).chat().json()
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
-    assert server.engine.requests[0].skip_special is True
 
 
 def _thoughtful(request):
@@ -232,6 +229,7 @@ def test_reasoning_of_a_constrained_chat_stands_beside_its_content(server):
     (choice,) = answer["choices"]
     assert choice["message"] == {
         "role": "assistant", "content": '{"a":1}', "refusal": None, "reasoning_content": "hm,\nso",
+        "reasoning": "hm,\nso",
     }  # fmt: skip
     assert [entry["token"] for entry in choice["logprobs"]["content"]] == ['{"a"', ":1}"]
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
@@ -250,7 +248,7 @@ def test_reasoning_streamed_equals_whole(server, events):
     streamed = [entry for item in logprobs if item for entry in item["content"]]
     assert streamed == answer["choices"][0]["logprobs"]["content"]
     assert usage["usage"] == answer["usage"]
-    assert deltas[1] == {"reasoning_content": "hm"}
+    assert deltas[1] == {"reasoning_content": "hm", "reasoning": "hm"}
 
 
 def test_reasoning_that_never_ends_is_no_content(server, events):

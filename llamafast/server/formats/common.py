@@ -59,13 +59,17 @@ class Options:
 
 
 class _Choice:
-    """What one choice has said so far. texts and logprobs grow only where the answer is sent whole."""
+    """What one choice has said so far. texts and logprobs grow only where the answer is sent whole.
 
-    __slots__ = ("finish_reason", "logprobs", "opening", "prompt_logprobs", "started", "texts")
+    is_over: it has ended here, and what the engine still computed of it is not shown.
+    """
+
+    __slots__ = ("finish_reason", "is_over", "logprobs", "opening", "prompt_logprobs", "started", "texts")
 
     def __init__(self, opening: bytes) -> None:
         self.opening = opening  # of each of its chunks, up to the payload
         self.started = False
+        self.is_over = False
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: PromptLogprobs = []
@@ -76,7 +80,8 @@ class Formatter(ABC):
     """Formats the outputs of one HTTP request.
 
     Streamed: events() for every delivery, then end(). Whole: add() for every delivery, then body(). `error` is set
-    when the engine gave the request up; nothing may follow it.
+    when the engine gave the request up; nothing may follow it. to_finish: choices that ended here and not yet in the
+    engine; whoever tells the engine empties it.
     """
 
     id_prefix: str
@@ -88,10 +93,11 @@ class Formatter(ABC):
 
     def __init__(self, header: Header, num_choices: int, options: Options) -> None:
         self.error: Exception | None = None
+        self.to_finish: list[int] = []
         self._header = header
         self._options = options
         self._num_tokens = 0
-        self._num_reasoning_tokens = 0
+        self._num_unwanted = 0  # tokens computed behind the end of a choice
         self._usages: dict[int, Usage] = {}  # by a choice of the prompt
         # A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail: only payload, L and F are made anew.
         envelope = orjson.dumps(self._head(self.chunk_object_name))[:-1]
@@ -109,7 +115,7 @@ class Formatter(ABC):
         """The logprobs object of these tokens of a choice."""
 
     @abstractmethod
-    def choice(self, index: int, text: str, entries: Sequence[TokenLogprob], finish: str | None) -> JsonObject:
+    def choice(self, index: int, finish: str | None) -> JsonObject:
         """The choice object of a whole answer."""
 
     def first_logprobs(self, index: int) -> JsonObject | None:
@@ -122,6 +128,18 @@ class Formatter(ABC):
             return ()
         logprobs = orjson.dumps(self.logprobs(output.index, output.logprobs)) if output.logprobs else b"null"
         return ((self.text_open + orjson.dumps(output.text) + self.text_close, logprobs),)
+
+    def keep(self, output: RequestOutput) -> None:
+        """Take an output for choice()."""
+        choice = self._choices[output.index]
+        choice.texts.append(output.text)
+        if output.logprobs:
+            choice.logprobs += output.logprobs
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Tokens of the answer that are reasoning."""
+        return 0
 
     def extra_fields(self) -> JsonObject:
         """Fields of a whole answer beside the common ones."""
@@ -140,6 +158,8 @@ class Formatter(ABC):
                     parts += self._chunk(choice, payload, orjson.dumps(self.first_logprobs(output.index)))
             if not self._note(output):
                 break
+            if choice.is_over:
+                continue
             for payload, logprobs in self.deltas(output):
                 parts += self._chunk(choice, payload, logprobs)
             if choice.finish_reason is not None:
@@ -159,18 +179,14 @@ class Formatter(ABC):
             if not self._note(output):
                 break
             choice = self._choices[output.index]
-            choice.texts.append(output.text)
             if output.prompt_logprobs is not None:
                 choice.prompt_logprobs = output.prompt_logprobs
-            if output.logprobs:
-                choice.logprobs += output.logprobs
+            if not choice.is_over:
+                self.keep(output)
 
     def body(self) -> bytes:
         """The whole answer as one JSON document."""
-        choices = [
-            self.choice(index, "".join(choice.texts), choice.logprobs, choice.finish_reason)
-            for index, choice in enumerate(self._choices)
-        ]
+        choices = [self.choice(index, choice.finish_reason) for index, choice in enumerate(self._choices)]
         document = {**self._head(self.object_name), "choices": choices, "usage": self._usage(), **self.extra_fields()}
         return orjson.dumps(document)
 
@@ -184,7 +200,11 @@ class Formatter(ABC):
 
     def _note(self, output: RequestOutput) -> bool:
         """Keep counts and the end of a choice; False when the engine gave up."""
-        self._num_tokens += len(output.token_ids)
+        choice = self._choices[output.index]
+        if choice.is_over:
+            self._num_unwanted += len(output.token_ids)
+        else:
+            self._num_tokens += len(output.token_ids)
         if output.usage is not None:
             self._usages[output.index] = usage = output.usage
             logger.info(
@@ -201,8 +221,8 @@ class Formatter(ABC):
                 self.error.param = self._options.constraint
         elif reason is FinishReason.ABORT:
             self.error = ShuttingDownError("the request was aborted by the server")
-        else:
-            self._choices[output.index].finish_reason = reason.value
+        elif not choice.is_over:
+            choice.finish_reason = reason.value
         return self.error is None
 
     def _chunk(
@@ -214,7 +234,7 @@ class Formatter(ABC):
 
     def _running_tail(self) -> bytes:
         usage = Usage(self._options.prompt_tokens, self._num_tokens)
-        return b'],"usage":%b}\n\n' % orjson.dumps(usage_object(usage, self._num_reasoning_tokens))
+        return b'],"usage":%b}\n\n' % orjson.dumps(usage_object(usage, self.num_reasoning_tokens))
 
     def _head(self, object_name: str) -> JsonObject:
         header = self._header
@@ -230,10 +250,10 @@ class Formatter(ABC):
         usages = [usage for _, usage in sorted(self._usages.items())]
         total = Usage(
             sum(usage.prompt_tokens for usage in usages),
-            sum(usage.completion_tokens for usage in usages),
+            sum(usage.completion_tokens for usage in usages) - self._num_unwanted,
             sum(usage.cached_tokens for usage in usages),
         )
-        document = usage_object(total, self._num_reasoning_tokens)
+        document = usage_object(total, self.num_reasoning_tokens)
         if self._options.cache_info:
             misses = [{"reason": usage.miss_reason.value, "position": usage.cached_tokens} for usage in usages]
             cache_miss = misses[0] if len(misses) == 1 else misses

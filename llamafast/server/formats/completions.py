@@ -52,9 +52,10 @@ class CompletionFormatter(Formatter):
         """Parallel lists over the tokens; each token's alternatives hold the token itself too."""
         return _columns(self._rows(index, entries))
 
-    def choice(self, index: int, text: str, entries: Sequence[TokenLogprob], finish: str | None) -> JsonObject:
+    def choice(self, index: int, finish: str | None) -> JsonObject:
         """One choice of a whole answer."""
-        rows = self._rows(index, entries)
+        text = "".join(self._choices[index].texts)
+        rows = self._rows(index, self._choices[index].logprobs)
         if self._echo:
             text = self._echo[index].text + text
             rows = self._echoed_rows(index) + rows

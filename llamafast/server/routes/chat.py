@@ -6,16 +6,17 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
-from llamafast.parsing.reasoning import CLOSE
 from llamafast.request import Request as EngineRequest
+from llamafast.server.chat_rules import compile_rules, thinking_budget
 from llamafast.server.deps import ServerState, off_loop
 from llamafast.server.formats.chat import ChatFormatter
+from llamafast.server.formats.choice import Reading
 from llamafast.server.formats.common import Header
 from llamafast.server.openapi import body_docs
-from llamafast.server.prompt import chat_prompt
+from llamafast.server.prompt import ChatPrompt, chat_prompt
 from llamafast.server.schemas.chat import ChatBody
+from llamafast.server.schemas.tools import ToolUse
 from llamafast.server.sse import EventStream, whole_answer
-from llamafast.server.structured import compile_constraint, end_of_reasoning
 
 
 def chat_router(state: ServerState) -> APIRouter:
@@ -26,30 +27,50 @@ def chat_router(state: ServerState) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """Answer a conversation."""
         body = await state.read(request, ChatBody)
+        use = body.tool_use()
         constraint = body.constraint()
         params = await state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
-        template, tokenizer = state.settings.chat_template, state.engine.tokenizer
-        prompt = await off_loop(body.render_cost, lambda: chat_prompt(template, tokenizer, body))
-        end_id = None
-        if constraint is not None and prompt.is_reasoning:
-            end_id = end_of_reasoning(state.engine, constraint, CLOSE)
-        compiled = await compile_constraint(state.engine, constraint, start_after=() if end_id is None else (end_id,))
+        cost = body.render_cost + use.num_chars
+        prompt = await off_loop(cost, lambda: chat_prompt(state, body, use.shown or None))
+        compiled = await compile_rules(state, constraint, use, prompt)
+        budget = thinking_budget(state, body, prompt)
         header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
         engine_request = EngineRequest(
             header.id,
             prompt.token_ids,
-            replace(params, structured=compiled.structured),
-            # The formatter must see the tag, even if it is a control token.
-            skip_special=body.skip_special_tokens and (end_id is None or tokenizer.is_text(end_id)),
+            replace(params, structured=compiled.structured, reasoning_budget=budget),
+            skip_special=body.skip_special_tokens,
+            shown_ids=state.marker_ids,
+            match_stops=False,
             grammar=compiled.grammar,
             boundaries=prompt.boundaries,
             **body.cache_settings,
         )
         outputs = await state.submit([engine_request], params.n, body.param_names)
         options = body.options(body.num_logprobs, len(prompt.token_ids), constraint)
-        formatter = ChatFormatter(header, params.n, options, end_id)
+        formatter = ChatFormatter(header, params.n, options, _reading(state, body, use, prompt))
         if body.stream:
             return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
         return await whole_answer(request, outputs, formatter, compiled.headers)
 
     return router
+
+
+def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPrompt) -> Reading:
+    """How the answer's text is read."""
+    chat_format, tools = state.chat_format, use.tools or None
+    # A message that goes on inside its reasoning does not end in the tag.
+    tags = chat_format.reasoning
+    text = prompt.text
+    if tags is not None and prompt.is_reasoning and body.continue_final_message:
+        text += tags.open
+    return Reading(
+        lambda: chat_format.parser(text, tools),
+        stops=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+        include_stop=body.include_stop_str_in_output,
+        min_tokens=body.min_tokens,
+        calls=bool(use.tools),
+        is_parallel=use.is_parallel,
+        is_legacy=use.is_legacy,
+        shows_reasoning=body.shows_reasoning,
+    )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import ClassVar, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
 from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
-from llamafast.server.schemas.sampling import MAX_LOGPROBS
+from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
+from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
+from llamafast.server.schemas.tools import ToolFields
 
 _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
-    **NOT_YET,
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
+    **{name: values for name, values in NOT_YET.items() if name not in BUDGET_ALIASES},
+    "reasoning_format": ("auto", "deepseek"),
+    "separate_reasoning": (True,),
+    "stream_reasoning": (True,),
+    "reasoning_control": (False,),
+    "reasoning_budget_message": (),
+    "parse_tool_calls": (True,),
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
@@ -60,7 +63,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     tool_calls: list[dict[str, object]] | None = None
 
@@ -71,39 +74,37 @@ class ChatMessage(BaseModel):
             return sum(len(part.text) for part in self.content)
         return len(self.content or "")
 
-    def for_template(self, index: int) -> dict[str, object]:
-        """The message as templates know it: `system` for `developer`, content as one text, arguments as an object."""
-        message: dict[str, object] = dict(self.model_extra or {})
-        message["role"] = "system" if self.role == "developer" else self.role
+    def as_sent(self) -> dict[str, object]:
+        """The message as the client wrote it, every field that it gave."""
         content = self.content
-        message["content"] = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
-        if self.tool_calls:
-            message["tool_calls"] = [
-                _decoded(call, f"messages[{index}].tool_calls[{j}].function.arguments")
-                for j, call in enumerate(self.tool_calls)
-            ]
-        return message
+        parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
+        return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
 
 
-class ChatBody(RequestBody):
+class ChatBody(ToolFields, ReasoningFields, RequestBody):
     """OpenAI's fields and vLLM's extra sampling and template fields."""
 
     not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = _NOT_YET_CHAT
-    no_op: ClassVar[frozenset[str]] = NO_OP | {"parallel_tool_calls", "prediction"}
+    no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
+    aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES}
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    reasoning_effort: str | None = Field(None, description="Reaches the chat template under this name.")
-    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
+    messages: list[ChatMessage] = Field(
+        min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
+    )
+    max_tokens: int | None = Field(None, description="Older name of max_completion_tokens.")
+    max_completion_tokens: int | None = Field(
+        None, description="The most tokens of the answer, its reasoning included; absent: up to the context's end."
+    )
+    logprobs: bool = Field(False, description="Logprobs of the content's tokens.")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict, description="Variables of the template.")
+    add_generation_prompt: bool | None = Field(None, description="Whether the prompt asks for an answer.")
+    continue_final_message: bool = Field(False, description="The answer goes on with the last message.")
 
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""
         super().check()
+        self.check_reasoning()
         for i, message in enumerate(self.messages):
             for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
                 part.check(f"messages[{i}].content[{j}]")
@@ -140,22 +141,6 @@ class ChatBody(RequestBody):
         """How many alternatives per token; None is no logprobs at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    @property
-    def template_kwargs(self) -> dict[str, object]:
-        """What the template gets beside the messages."""
-        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        return {**effort, **self.chat_template_kwargs}
-
-
-def _decoded(call: dict[str, object], param: str) -> dict[str, object]:
-    """A tool call whose JSON arguments are an object: templates walk through them."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments: object = orjson.loads(function["arguments"] or "{}")
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequestError(f"{param}: not valid JSON", param=param) from exc
-    if not isinstance(arguments, dict):
-        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
-    return {**call, "function": {**function, "arguments": arguments}}
+    def template_kwargs(self, known: Container[str]) -> dict[str, object]:
+        """What the template gets beside the messages and tools. known: the variables that it reads."""
+        return {**self.switches(known), **self.chat_template_kwargs}

@@ -67,9 +67,11 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
     no_op: ClassVar[frozenset[str]] = NO_OP
 
     model: str | None = Field(None, description="The served model's alias; may be left out.")
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    skip_special_tokens: bool = True
+    stream: bool = Field(False, description="Server-sent events, a chunk for what each step brought.")
+    stream_options: StreamOptions | None = Field(
+        None, description="include_usage: a last chunk with the usage; continuous_usage_stats: on every chunk."
+    )
+    skip_special_tokens: bool = Field(True, description="false: control tokens are shown as text.")
 
     # By the engine's name of a field: what this client calls it.
     _names_given: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -29,12 +29,12 @@ class CompletionBody(RequestBody):
     no_op: ClassVar[frozenset[str]] = NO_OP | {"continue_final_message", "add_generation_prompt"}
 
     # A union of four list types would try every member on 100,000 token ids: `prompts` tells them apart instead.
-    prompt: object = Field(..., json_schema_extra=_PROMPT_SCHEMA)
+    prompt: object = Field(..., description="Text, token ids, or a list of either.", json_schema_extra=_PROMPT_SCHEMA)
     suffix: str | None = Field(None, description="Text after the gap; needs a model with fill-in-the-middle tokens.")
-    max_tokens: int = 16
-    echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    best_of: int | None = None
+    max_tokens: int = Field(16, description="The most tokens of each choice.")
+    echo: bool = Field(False, description="The prompt before each text.")
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
+    best_of: int | None = Field(None, description="Draw this many, give the n best by mean logprob.")
 
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""

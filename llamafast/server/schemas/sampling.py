@@ -41,31 +41,34 @@ class SamplingFields(BaseModel):
     }
 
     n: int = Field(1, description="Choices per prompt.")
-    seed: int | None = None
+    seed: int | None = Field(None, description="Equal seeds draw equal tokens.")
     temperature: float = Field(1.0, description="0 takes the most likely token.")
     dynatemp_range: float = Field(0.0, description="The temperature moves by this much with the entropy; 0: off.")
-    dynatemp_exponent: float = 1.0
+    dynatemp_exponent: float = Field(1.0, description="How the temperature follows the entropy.")
     top_k: int = Field(0, description="0 or -1 switches the filter off.")
-    top_p: float = 1.0
-    min_p: float = 0.0
+    top_p: float = Field(1.0, description="Draw among the likeliest tokens that make up this probability; 1: off.")
+    min_p: float = Field(0.0, description="The least probability, relative to the likeliest token; 0: off.")
     typical_p: float = Field(1.0, description="Locally typical sampling; 1: off. Also `typ_p`.")
     top_n_sigma: float = Field(-1.0, description="Keep logits within this many deviations of the best; -1: off.")
     xtc_probability: float = Field(0.0, description="How often the likeliest tokens are excluded; 0: never.")
-    xtc_threshold: float = 0.1
+    xtc_threshold: float = Field(0.1, description="How likely tokens must be for XTC to exclude them.")
     mirostat: int = Field(0, description="1 or 2: that version of Mirostat; 0: off.")
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    mirostat_tau: float = Field(5.0, description="Mirostat's wanted surprise, in bits.")
+    mirostat_eta: float = Field(0.1, description="Mirostat's learning rate.")
+    frequency_penalty: float = Field(0.0, description="Taken from a token's logit each time that it occurred.")
+    presence_penalty: float = Field(0.0, description="Taken once from the logit of a token that occurred.")
     repetition_penalty: float = Field(1.0, description="Also `repeat_penalty`.")
     penalty_last_n: int = Field(
         -1, description="Tokens the three penalties look back at; -1: all, 0: none. Also `repeat_last_n`."
     )
     dry_multiplier: float = Field(0.0, description="Penalty of a repeated token sequence; 0: off.")
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: list[str] = Field(default_factory=lambda: list(SamplingParams().dry_sequence_breakers))
+    dry_base: float = Field(1.75, description="How DRY's penalty grows with the repeated length.")
+    dry_allowed_length: int = Field(2, description="Repeated sequences up to this length cost nothing.")
+    dry_penalty_last_n: int = Field(-1, description="Tokens DRY looks back at; -1: all, 0: none.")
+    dry_sequence_breakers: list[str] = Field(
+        default_factory=lambda: list(SamplingParams().dry_sequence_breakers),
+        description="Texts that no repeated sequence reaches across.",
+    )
     logit_bias: dict[str, Bias] | list[BiasPair] = Field(
         default_factory=dict,
         description="What is added to a token's logit, by token id or by a text that is one token; `false`: never. "
@@ -73,11 +76,13 @@ class SamplingFields(BaseModel):
     )
     bad_words: list[str] = Field(default_factory=list, description="Texts that may not come out.")
     allowed_token_ids: list[int] | None = Field(None, description="No other tokens are drawn.")
-    stop: str | list[str] = Field(default_factory=list)
-    stop_token_ids: list[int] = Field(default_factory=list)
-    min_tokens: int = 0
-    ignore_eos: bool = False
-    include_stop_str_in_output: bool = False
+    stop: str | list[str] = Field(
+        default_factory=list, description="Texts that end the answer; in chats its content, never reasoning or calls."
+    )
+    stop_token_ids: list[int] = Field(default_factory=list, description="Tokens that end the answer.")
+    min_tokens: int = Field(0, description="Before this many tokens nothing ends the answer.")
+    ignore_eos: bool = Field(False, description="The model cannot end the answer itself.")
+    include_stop_str_in_output: bool = Field(False, description="The stop stays in the text.")
     prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
     )

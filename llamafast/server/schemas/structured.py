@@ -62,14 +62,18 @@ class StructuredOutputs(BaseModel):
 class StructuredFields(BaseModel):
     """Of all these fields a request may use one."""
 
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    guided_json: Schema | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    response_format: ResponseFormat | None = Field(
+        None, description="json_object and json_schema are enforced; beside tools the answer is calls or that JSON."
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="json, json_object, regex, choice or grammar: enforced."
+    )
+    guided_json: Schema | None = Field(None, description="A JSON Schema, enforced.")
+    guided_regex: str | None = Field(None, description="A regular expression, enforced.")
+    guided_choice: list[str] | None = Field(None, description="The answer is one of these.")
     guided_grammar: str | None = Field(None, description="GBNF, root rule `root`.")
     grammar: str | None = Field(None, description="GBNF, root rule `root`.")
-    json_schema: dict[str, object] | bool | None = None
+    json_schema: dict[str, object] | bool | None = Field(None, description="A JSON Schema, enforced.")
 
     def constraint(self) -> Constraint | None:
         """What the output must be, if anything. Raises InvalidRequestError."""

@@ -1,0 +1,60 @@
+"""The chat template and the format of answers that a configuration asks for, or else the model file's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamafast.config import ModelConfig
+from llamafast.errors import ConfigError
+from llamafast.parsing.chat_format import ChatFormat
+from llamafast.parsing.response_schema import SchemaFormat
+from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.parsing.tool_formats.registry import by_name, detect
+from llamafast.tokenizer import Tokenizer
+
+
+def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
+    """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
+
+    Raises ConfigError if it cannot be read or does not compile.
+    """
+    source = model.chat_template or _read(model.chat_template_file) or gguf_source
+    if source is None:
+        return None
+    ids = (-1, -1) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
+    bos, eos = ("" if tokenizer is None or i < 0 else _text(tokenizer, i) for i in ids)
+    try:
+        return ChatTemplate(source, bos_token=bos, eos_token=eos)
+    except TemplateError as error:
+        field = "chat_template_file" if model.chat_template_file else "chat_template"
+        raise ConfigError(f"model.{field}: {error}") from None
+
+
+def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
+    """How answers are taken apart: by the configuration, else as the template writes them. Raises ConfigError."""
+    if model.response_schema is not None:
+        try:
+            return SchemaFormat(model.response_schema)
+        except ValueError as error:
+            raise ConfigError(f"model.response_schema: {error}") from None
+    if model.tool_format is not None:
+        try:
+            return by_name(model.tool_format)
+        except ValueError as error:
+            raise ConfigError(f"model.tool_format: {error}") from None
+    return detect("" if template is None else template.source)
+
+
+def _read(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"model.chat_template_file: {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"model.chat_template_file: {path}: not UTF-8 text") from None
+
+
+def _text(tokenizer: Tokenizer, token_id: int) -> str:
+    return tokenizer.token_bytes_of(token_id, special=True).decode("utf-8", "replace")

@@ -1,0 +1,129 @@
+"""Texts of control tokens in what clients write: marked before rendering, and not parsed behind it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+
+Range = tuple[int, int]
+
+
+class ControlTexts:
+    """The texts that a tokenizer turns into control tokens. literals: the texts of the template that come between.
+
+    What a client sends goes through mark() before a template sees it: a mark stands behind the first character of
+    whatever may be such a text, or become one once the template has put pieces together. In the rendered text
+    segments() finds the control texts with a mark inside, and tells them from the template's own.
+    """
+
+    def __init__(self, texts: Iterable[str], literals: Iterable[str] = ()) -> None:
+        self.texts = frozenset(texts) - {""}
+        # Tags of reasoning: templates look for them in answers; what they open there clients may write anyway.
+        self._reasoning_tags = frozenset(text for text in self.texts if "think" in text.lower())
+        self._prefixes = frozenset(text[:n] for text in self.texts for n in range(1, len(text)))
+        self._lengths: dict[str, list[int]] = {}
+        for text in self.texts:
+            self._lengths.setdefault(text[:2], []).append(len(text))
+        for lengths in self._lengths.values():
+            lengths.sort(reverse=True)
+        heads = [re.escape(head) for head in sorted(self._lengths, key=len, reverse=True)]
+        ends = [re.escape(char) + r"\Z" for char in sorted({text[0] for text in self.texts})]
+        # Lookaheads, so that what overlaps is all found. Without texts: a pattern that matches nowhere.
+        self._heads = re.compile(f"(?={'|'.join(heads)})" if heads else r"(?!)")
+        self._begun = re.compile(f"(?={'|'.join(heads + ends)})" if heads else r"(?!)")
+
+        # A template that writes "<" before a name makes a control text of the name that is the rest of one.
+        openings = {literal[i:] for literal in literals for i in range(len(literal))} & self._prefixes
+        self._rests: dict[str, list[str]] = {}
+        for rest in {text[len(start) :] for start in openings for text in self.texts if text.startswith(start)}:
+            self._rests.setdefault(rest[0], []).append(rest)
+
+    def may_be_in(self, *values: object) -> bool:
+        """Whether mark() would mark any string in values, names in objects included."""
+        left: list[object] = list(values)
+        while left:
+            value = left.pop()
+            if isinstance(value, str):
+                if self._begun.search(value) or self._completes(value):
+                    return True
+            elif isinstance(value, Mapping):
+                left += value
+                left += value.values()
+            elif isinstance(value, (list, tuple)):
+                left += value
+        return False
+
+    def mark(self, value: object, mark: str, *, is_answer: bool = False) -> object:
+        """A copy of value with marks in its strings, names in objects included.
+
+        is_answer: the text is the model's own answer of an earlier turn. There only whole control texts and what may
+        become one are marked, for templates look into answers; and the tags of reasoning are not.
+        Raises RecursionError for a value nested too deeply.
+        """
+        if isinstance(value, str):
+            starts = [found.start() for found in self._begun.finditer(value)]
+            if is_answer:
+                starts = [start for start in starts if self._is_dangerous(value, start)]
+            places = [start + 1 for start in starts]
+            if self._completes(value):
+                places.insert(0, 0)
+            return mark.join(value[i:j] for i, j in zip([0, *places], [*places, len(value)], strict=True))
+        if isinstance(value, Mapping):
+            return {self.mark(name, mark): self.mark(inner, mark, is_answer=is_answer) for name, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.mark(inner, mark, is_answer=is_answer) for inner in value]
+        return value
+
+    def segments(self, marked: str, mark: str) -> list[tuple[str, bool]]:
+        """A marked text without its marks, as pieces for Tokenizer.encode_segments.
+
+        Not parsed are pieces between control texts of the template's own that hold one of somebody else's: the tokens
+        are those of the whole text, but for that.
+        """
+        pieces = marked.split(mark)
+        text = "".join(pieces)
+        marks: set[int] = set()
+        place = 0
+        for piece in pieces[:-1]:
+            place += len(piece)
+            marks.add(place)
+        segments: list[tuple[str, bool]] = []
+        emitted = piece_start = foreign_end = 0
+        for start, end in [*self._ranges(text), (len(text), len(text))]:
+            if any(place in marks for place in range(start + 1, max(end, start + 2))):
+                foreign_end = max(foreign_end, end)
+            elif start >= max(piece_start, foreign_end):
+                if foreign_end > piece_start:
+                    segments += [(text[emitted:piece_start], True), (text[piece_start:start], False)]
+                    emitted = start
+                piece_start = end
+        segments.append((text[emitted:], True))
+        return [segment for segment in segments if segment[0]]
+
+    def _completes(self, text: str) -> bool:
+        rests = self._rests.get(text[:1], ())
+        return any(text.startswith(rest) or rest.startswith(text) for rest in rests)
+
+    def _is_dangerous(self, text: str, start: int) -> bool:
+        if text[start:] in self._prefixes:
+            return True
+        length = self._length_at(text, start)
+        return bool(length) and text[start : start + length] not in self._reasoning_tags
+
+    def _ranges(self, text: str) -> Iterator[Range]:
+        """Where control texts stand, the longest at each place, ascending; they may overlap."""
+        for found in self._heads.finditer(text):
+            start = found.start()
+            if length := self._length_at(text, start):
+                yield start, start + length
+
+    def _length_at(self, text: str, start: int) -> int:
+        """The length of the longest control text that begins at start; 0 if there is none."""
+        lengths = [n for head in (text[start : start + 2], text[start]) for n in self._lengths.get(head, ())]
+        return next((n for n in lengths if text[start : start + n] in self.texts), 0)
+
+
+def new_mark() -> str:
+    """A text that nobody's text holds. Digits: no filter of a template changes them."""
+    return str(secrets.randbelow(10**24) + 10**24)

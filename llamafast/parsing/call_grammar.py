@@ -1,0 +1,161 @@
+"""The grammar of an answer that calls tools in a format's own syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llamafast.errors import GrammarError
+from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, ReasoningTags, TaggedArguments
+from llamafast.parsing.literal_grammar import literal_arguments
+from llamafast.parsing.output_grammar import CallRules, EmbeddedSchema, FreeText, OutputGrammar
+from llamafast.parsing.tagged_grammar import tagged_arguments
+from llamafast.parsing.tools import Tool
+
+_SPACE = r"/[ \t\r\n]{0,4}/"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEnd:
+    """What a prompt's end says: reasoning is open, or closed already; `opening` of the syntax is written."""
+
+    is_open: bool
+    is_closed: bool
+    is_begun: bool
+
+    @classmethod
+    def of(cls, prompt: str, syntax: CallSyntax, tags: ReasoningTags | None) -> PromptEnd:
+        """Of a prompt's text."""
+        text = prompt.rstrip()
+        is_open = tags is not None and text.endswith(tags.open)
+        is_closed = tags is None or text.endswith(tags.close)
+        return cls(is_open, is_closed, bool(syntax.opening) and prompt.endswith(syntax.opening))
+
+
+def call_grammar(
+    syntaxes: Sequence[CallSyntax],
+    reasoning: ReasoningTags | None,
+    end: PromptEnd,
+    tools: Sequence[Tool],
+    rules: CallRules,
+) -> OutputGrammar:
+    """What may follow a prompt; of several syntaxes, which begin alike, the model takes one.
+
+    The parameters of tools are known to clients as tools[i].function.parameters. Raises GrammarError naming the tool
+    whose parameters this format cannot enforce.
+    """
+    grammar, first = OutputGrammar(), syntaxes[0]
+    opened = first.opening if end.is_begun else ""
+    calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes]
+    grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, end)} output".strip())
+    any_calls = " | ".join(each.rule(opened) for each in calls)
+    if rules.answer_schema is not None:
+        grammar.rule("output", f"{any_calls} | {_answer(grammar, first, rules, opened)}")
+    elif rules.is_required:
+        grammar.rule("output", any_calls)
+    elif first.content is not None:
+        grammar.rule("output", _framed(grammar, first, calls, opened))
+    elif first.marker:
+        free = FreeText(first.marker, "" if reasoning is None else reasoning.open)
+        text, head = grammar.free(free)
+        grammar.rule("output", f"{text} | {head} ({' | '.join(each.rule(first.marker) for each in calls)})")
+    else:
+        # Text that does not begin as a call does.
+        char = (first.before_calls or str(first.before_name[0]))[0]
+        grammar.rule("output", rf'"" | /[^\s\{char}](?s:.*)/ | {any_calls}')
+    return grammar
+
+
+def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The schema of a tool's arguments, which are an object even where it does not say so."""
+    says_what = parameters.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+    return dict(parameters) if says_what else {"type": "object", **parameters}
+
+
+class _Calls:
+    """The calls that one syntax makes."""
+
+    def __init__(self, grammar: OutputGrammar, syntax: CallSyntax, tools: Sequence[Tool], rules: CallRules) -> None:
+        self._grammar = grammar
+        self._syntax = syntax
+        self._is_parallel = rules.is_parallel and syntax.has_many
+        self._tools = [(i, tool) for i, tool in enumerate(tools) if rules.names is None or tool.name in rules.names]
+        if not self._tools:
+            raise GrammarError("there is no tool that may be called", param="tool_choice")
+        self._arguments = [self._arguments_of(i, tool) for i, tool in self._tools]
+
+    def rule(self, written: str = "") -> str:
+        """A rule for one call or more. written: their beginning, as far as it has been matched before."""
+        syntax = self._syntax
+        first = _joined((syntax.before_calls, *syntax.before_name))
+        body = self._call((str(first[0]).removeprefix(written), *first[1:]))
+        if self._is_parallel:
+            body += f" {self._call(_joined((syntax.between, *syntax.before_name)))}*"
+        return self._grammar.new_rule(f"{body} {self._grammar.text(syntax.after_calls)}".strip())
+
+    def _call(self, before: Sequence[Piece]) -> str:
+        syntax, grammar = self._syntax, self._grammar
+        *head, last = before if isinstance(before[-1], str) else (*before, "")
+        first, *rest = _joined((syntax.after_name, *syntax.before_arguments))
+        alternatives = [
+            f"{grammar.text(str(last), tool.name, str(first))} {self._pieces(rest)} {arguments}"
+            for (_, tool), arguments in zip(self._tools, self._arguments, strict=True)
+        ]
+        after = self._pieces(syntax.after_arguments)
+        return grammar.new_rule(f"{self._pieces(head)} ({' | '.join(alternatives)}) {after}".strip())
+
+    def _pieces(self, pieces: Sequence[Piece]) -> str:
+        grammar = self._grammar
+        return " ".join(
+            grammar.terminal(f"/{piece.regex}/") if isinstance(piece, Pattern) else grammar.text(piece)
+            for piece in pieces
+        )
+
+    def _arguments_of(self, i: int, tool: Tool) -> str:
+        arguments = self._syntax.arguments
+        schema = EmbeddedSchema(as_object(tool.parameters), f"tools[{i}].function.parameters", tool.strict)
+        if isinstance(arguments, JsonArguments):
+            return self._grammar.json(schema)
+        self._grammar.checked.append(schema)
+        if isinstance(arguments, TaggedArguments):
+            return tagged_arguments(self._grammar, arguments, schema)
+        return literal_arguments(self._grammar, arguments, schema)
+
+
+def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
+    """The elements for what is left of the reasoning: all of it, its rest, or none."""
+    if tags is None or end.is_closed:
+        return grammar.text(behind)
+    rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
+    return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
+
+
+def _answer(grammar: OutputGrammar, syntax: CallSyntax, rules: CallRules, opened: str) -> str:
+    """The elements for an answer in JSON."""
+    schema = True if rules.answer_schema is None else rules.answer_schema
+    before = "" if syntax.content is None else grammar.text(syntax.content.opens[0].removeprefix(opened))
+    return f"{before} {grammar.json(EmbeddedSchema(schema, rules.answer_param, rules.answer_strict))}"
+
+
+def _framed(grammar: OutputGrammar, syntax: CallSyntax, calls: Sequence[_Calls], opened: str) -> str:
+    """The body of a rule for content in its frame, for calls, and for one behind the other."""
+    frame = syntax.content
+    assert frame is not None
+    opens = f"({' | '.join(grammar.text(text.removeprefix(opened)) for text in frame.opens)})"
+    text, head = grammar.free(FreeText(frame.close or syntax.marker))
+    written = "" if frame.close else syntax.marker
+    at_once = " | ".join(each.rule(opened) for each in calls)
+    behind = " | ".join(each.rule(written) for each in calls)
+    return f"{opens} {text} | {at_once} | {opens} {head} ({behind})"
+
+
+def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """The same pieces, texts that follow each other being one; the first one is a text."""
+    joined: list[Piece] = [""]
+    for piece in pieces:
+        last = joined[-1]
+        if isinstance(piece, str) and isinstance(last, str):
+            joined[-1] = last + piece
+        else:
+            joined.append(piece)
+    return tuple(joined)

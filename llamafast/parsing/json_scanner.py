@@ -1,0 +1,164 @@
+"""JsonScanner: follows one JSON value through a text that comes in pieces."""
+
+from __future__ import annotations
+
+import re
+
+# Longer numbers and deeper values than json.loads takes everywhere.
+_MAX_ATOM = 1000
+_MAX_DEPTH = 200
+
+_space = re.compile(r"[ \t\n\r]*").match
+_plain = re.compile(r'[^"\\\x00-\x1f]*').match
+_word = re.compile(r"[-+.0-9A-Za-z]*").match
+_hex = re.compile(r"[0-9a-fA-F]*").match
+_atom = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null").fullmatch
+
+
+class JsonScanner:
+    """Where a JSON value ends, or goes wrong. O(1) per character; keeps nothing of the text but a begun number.
+
+    Source: RFC 8259.
+    """
+
+    __slots__ = ("_begun", "_is_key", "_num_hex", "_open", "_step", "is_done", "is_wrong")
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.is_wrong = False
+        self._step = self._value
+        self._open: list[str] = []  # what closes the objects and arrays around
+        self._begun = ""
+        self._num_hex = 0
+        self._is_key = False
+
+    def scan(self, text: str, at: int) -> int:
+        """Go on at text[at]. Returns the place behind the last character that belongs to the value."""
+        end = len(text)
+        while at < end and not self.is_done and not self.is_wrong:
+            at = self._step(text, at)
+        return at
+
+    def _value(self, text: str, at: int) -> int:
+        at = _skip_space(text, at)
+        if at == len(text):
+            return at
+        char = text[at]
+        if char == '"':
+            self._step, self._is_key = self._string, False
+        elif char in "{[" and len(self._open) < _MAX_DEPTH:
+            self._open.append("}" if char == "{" else "]")
+            self._step = self._first
+        elif char in "-0123456789tfn":
+            self._step, self._begun = self._number_or_word, ""
+            return at
+        else:
+            return self._fail(at)
+        return at + 1
+
+    def _first(self, text: str, at: int) -> int:
+        """Behind a bracket."""
+        at = _skip_space(text, at)
+        if at == len(text):
+            return at
+        if text[at] == self._open[-1]:
+            return self._close(at)
+        self._step = self._key if self._open[-1] == "}" else self._value
+        return at
+
+    def _key(self, text: str, at: int) -> int:
+        at = _skip_space(text, at)
+        if at == len(text):
+            return at
+        if text[at] != '"':
+            return self._fail(at)
+        self._step, self._is_key = self._string, True
+        return at + 1
+
+    def _colon(self, text: str, at: int) -> int:
+        at = _skip_space(text, at)
+        if at == len(text):
+            return at
+        if text[at] != ":":
+            return self._fail(at)
+        self._step = self._value
+        return at + 1
+
+    def _next(self, text: str, at: int) -> int:
+        """Behind a member."""
+        at = _skip_space(text, at)
+        if at == len(text):
+            return at
+        if text[at] == self._open[-1]:
+            return self._close(at)
+        if text[at] != ",":
+            return self._fail(at)
+        self._step = self._key if self._open[-1] == "}" else self._value
+        return at + 1
+
+    def _string(self, text: str, at: int) -> int:
+        at = _end(_plain(text, at))
+        if at == len(text):
+            return at
+        if text[at] == "\\":
+            self._step = self._escape
+        elif text[at] != '"':
+            return self._fail(at)
+        elif self._is_key:
+            self._step = self._colon
+        else:
+            self._end_value()
+        return at + 1
+
+    def _escape(self, text: str, at: int) -> int:
+        if text[at] == "u":
+            self._step, self._num_hex = self._code, 4
+        elif text[at] in '"\\/bfnrt':
+            self._step = self._string
+        else:
+            return self._fail(at)
+        return at + 1
+
+    def _code(self, text: str, at: int) -> int:
+        end = min(_end(_hex(text, at)), at + self._num_hex)
+        self._num_hex -= end - at
+        if not self._num_hex:
+            self._step = self._string
+        elif end < len(text):
+            return self._fail(end)
+        return end
+
+    def _number_or_word(self, text: str, at: int) -> int:
+        end = min(_end(_word(text, at)), at + _MAX_ATOM - len(self._begun))
+        self._begun += text[at:end]
+        if len(self._begun) == _MAX_ATOM:
+            return self._fail(end)
+        if end < len(text):
+            if not _atom(self._begun):
+                return self._fail(end)
+            self._end_value()
+        return end
+
+    def _close(self, at: int) -> int:
+        self._open.pop()
+        self._end_value()
+        return at + 1
+
+    def _end_value(self) -> None:
+        if self._open:
+            self._step = self._next
+        else:
+            self.is_done = True
+
+    def _fail(self, at: int) -> int:
+        self.is_wrong = True
+        return at
+
+
+def _skip_space(text: str, at: int) -> int:
+    return _end(_space(text, at))
+
+
+def _end(match: re.Match[str] | None) -> int:
+    assert match is not None  # the patterns match the empty text
+    return match.end()

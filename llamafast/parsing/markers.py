@@ -1,0 +1,41 @@
+"""Markers: the texts between which a model's output changes its meaning, found as they come."""
+
+from __future__ import annotations
+
+import re
+
+
+class Markers:
+    """A set of markers, none of them the beginning of another."""
+
+    __slots__ = ("_first", "_search", "longest", "texts")
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+        self.longest = max(map(len, texts), default=0)
+        # An empty class of characters is no regex: (?!) matches nowhere.
+        firsts = "".join(sorted({re.escape(text[0]) for text in texts}))
+        self._first = re.compile(f"[{firsts}]" if firsts else "(?!)").search
+        self._search = re.compile("|".join(map(re.escape, texts)) if texts else "(?!)").search
+
+    def find(self, text: str, at: int, end: int | None = None) -> tuple[int, str | None]:
+        """(where the first marker behind `at` begins, that marker), in text up to `end`.
+
+        Without one: (where the end of that may begin one, else the end; None).
+        """
+        end = len(text) if end is None else min(end, len(text))
+        first = self._first(text, at, end)
+        if first is None:
+            return end, None
+        start = first.start()
+        found = self._search(text, start, end)
+        if found is not None:
+            return found.start(), found[0]
+        start = max(start, end - self.longest + 1)
+        while (first := self._first(text, start, end)) is not None:
+            start = first.start()
+            begun = text[start:end]
+            if any(marker.startswith(begun) for marker in self.texts):
+                return start, None
+            start += 1
+        return end, None

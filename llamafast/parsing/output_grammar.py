@@ -1,0 +1,129 @@
+"""A grammar of a whole output, as text: Lark rules, and what only the vocabulary and the schema compiler can settle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What the calls of an answer must be.
+
+    is_required: the answer is a call, nothing else (behind its reasoning). is_parallel: there may be several. names:
+    the tools that may be called, None: all. answer_schema: without a call the answer is JSON of this schema, which
+    clients know as answer_param; answer_strict False: what cannot be enforced of it is dropped.
+    """
+
+    is_required: bool = False
+    is_parallel: bool = True
+    names: tuple[str, ...] | None = None
+    answer_schema: Mapping[str, object] | bool | None = None
+    answer_param: str = "response_format"
+    answer_strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSchema:
+    """A JSON Schema that a rule stands for. param: the client's field. strict False: what cannot be enforced goes."""
+
+    schema: Mapping[str, object] | bool
+    param: str
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """Any text up to the first place where `end` stands. unless: what it does not begin with, white space aside."""
+
+    end: str
+    unless: str = ""
+
+
+@dataclass(slots=True)
+class OutputGrammar:
+    """Rules under construction; the first one is `start`. Whoever compiles the text adds the rules of the tables.
+
+    texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
+    frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. schemas: rules
+    that are JSON of a schema. checked: schemas that only have to be sound. Rules are in llguidance's dialect of Lark.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    frees: dict[str, FreeText] = field(default_factory=dict)
+    schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
+    checked: list[EmbeddedSchema] = field(default_factory=list)
+    _names: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def rule(self, name: str, body: str) -> str:
+        """Add a rule; its name."""
+        self.lines.append(f"{name}: {body}")
+        return name
+
+    def new_rule(self, body: str) -> str:
+        """The name of a rule with this body, equal ones being one."""
+        return self._interned("r", body, lambda name: self.rule(name, body))
+
+    def terminal(self, body: str) -> str:
+        """The name of a terminal with this body."""
+        return self._interned("T", body, lambda name: self.rule(name, body))
+
+    def text(self, *parts: str) -> str:
+        """The name of a rule that is these texts in a row, the format's and the client's by turns, the format's first.
+
+        Only the format's may name control tokens. "" where there is none to write.
+        """
+        if not any(parts):
+            return ""
+        return self._interned("x", json.dumps(parts), lambda name: self.texts.setdefault(name, parts))
+
+    def until(self, end: str) -> str:
+        """The name of a rule that is any text up to and with this one."""
+        return self.free(FreeText(end))[1]
+
+    def free(self, text: FreeText) -> tuple[str, str]:
+        """The names of a rule for a free text without its end, and of one for a free text with it."""
+        key = json.dumps([text.end, text.unless])
+        name = self._interned("f", key, lambda name: self.frees.setdefault(name, text))
+        return f"{name}_open", name
+
+    def json(self, schema: EmbeddedSchema) -> str:
+        """The name of a rule that is JSON of this schema."""
+        key = json.dumps([schema.schema, schema.param, schema.strict])
+        return self._interned("j", key, lambda name: self.schemas.setdefault(name, schema))
+
+    @property
+    def source(self) -> str:
+        """What StructuredOutput.text holds for StructuredKind.LARK."""
+
+        def plain(schema: EmbeddedSchema) -> list[object]:
+            return [schema.schema, schema.param, schema.strict]
+
+        return json.dumps(
+            {
+                "rules": "\n".join(self.lines),
+                "texts": self.texts,
+                "frees": {name: [free.end, free.unless] for name, free in self.frees.items()},
+                "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
+                "checked": [plain(schema) for schema in self.checked],
+            },
+            ensure_ascii=False,
+        )
+
+    def _interned(self, kind: str, key: str, add: Callable[[str], object]) -> str:
+        name = self._names.get((kind, key))
+        if name is None:
+            name = self._names[kind, key] = f"{kind}{len(self._names)}"
+            add(name)
+        return name
+
+
+def repeated(body: str, between: str, bounds: tuple[int, int | None]) -> str:
+    """The elements for a body that comes so many times, (least, most), with something between."""
+    least, most = bounds
+    if most == 0:
+        return '""'
+    several = f"{body} ({between} {body}){{{max(0, least - 1)},{'' if most is None else most - 1}}}"
+    return several if least > 0 else f"({several})?"

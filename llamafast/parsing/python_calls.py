@@ -1,0 +1,39 @@
+"""Calls written as Python: [get(city='Paris', days=3), now()]."""
+
+from __future__ import annotations
+
+import re
+
+from llamafast.parsing.json_calls import JsonMachine
+from llamafast.parsing.literals import PYTHON, LiteralReader
+from llamafast.parsing.machine import Wait
+
+_name = re.compile(r"[\w.-]*")
+
+
+class PythonMachine(JsonMachine):
+    """Reads a list of calls; some models write JSON into it."""
+
+    def python_calls(self) -> Wait[None]:
+        """The list, behind white space."""
+        yield from self.space()
+        yield from self.expect("[")
+        while True:
+            yield from self.space()
+            if (yield from self.peek()) == "{":
+                yield from self.json_call()
+            else:
+                yield from self.python_call()
+            yield from self.space()
+            if not (yield from self.accept(",")):
+                break
+        yield from self.expect("]")
+
+    def python_call(self) -> Wait[None]:
+        """One call."""
+        name = yield from self.word(_name)
+        yield from self.expect("(")
+        self.start_call(name)
+        yield from self.literal(LiteralReader(PYTHON, "("))
+        self.is_whole = True
+        self.end_call()

@@ -1,0 +1,174 @@
+"""What a chat template reads: found once, by looking into its source and by rendering small conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+# Fields under which templates read the reasoning of an earlier answer, the usual one first.
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
+
+Message = Mapping[str, object]
+Tools = Sequence[object] | None
+# Messages and tools -> text; None where the template refuses.
+Render = Callable[[Sequence[Message], Tools], str | None]
+_Probe = Callable[[Sequence[Message], bool], str | None]
+
+_NAME, _KEY, _VALUE, _RESULT, _THOUGHT = "probe_name", "probe_key", "probe_value", "probe_result", "probe_thought"
+_SECOND = "probe_second"
+_SHORT_ID, _LONG_ID = "call00001", "call_0123456789abcdef"
+_USER: Message = {"role": "user", "content": "probe_question"}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "A probe.",
+            "parameters": {
+                "type": "object",
+                "properties": {_KEY: {"type": "string", "description": "A probe."}},
+                "required": [_KEY],
+            },
+        },
+    }
+    for name in (_NAME, _SECOND)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTraits:
+    """How messages must look for one template.
+
+    variables: what it reads beside the messages (tools, enable_thinking ...).
+    reasoning_field: where it looks for the reasoning of an earlier answer; None if nowhere.
+    reasoning_parts: it takes that reasoning as a part of the content instead, of type "thinking".
+    knows_developer: it names the role; for others such messages are system messages.
+    part_roles, text_roles: roles whose content it reads as a list of parts, as one text; most read both.
+    text_arguments: it wants a call's arguments as JSON text, not as an object.
+    null_content: it shows the calls of a message only where the content is null.
+    single_calls: it shows one call per message.
+    joins_reasoning: beside a call it takes reasoning or content, not both.
+    short_ids: it insists on call ids of nine letters or digits.
+    empty_tools: without tools it needs an empty list of them.
+    """
+
+    variables: frozenset[str] = frozenset({"tools"})
+    reasoning_field: str | None = "reasoning_content"
+    reasoning_parts: bool = False
+    knows_developer: bool = False
+    part_roles: frozenset[str] = frozenset()
+    text_roles: frozenset[str] = frozenset({"system", "user", "assistant", "tool"})
+    text_arguments: bool = False
+    null_content: bool = False
+    single_calls: bool = False
+    joins_reasoning: bool = False
+    short_ids: bool = False
+    empty_tools: bool = False
+
+
+def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]) -> TemplateTraits:
+    """The traits of the template behind render. names: the attributes and the strings in its source."""
+    empty_tools = render([_USER], None) is None and render([_USER], []) is not None
+
+    def probe(messages: Sequence[Message], with_tools: bool) -> str | None:
+        return render(messages, TOOLS if with_tools else [] if empty_tools else None)
+
+    text_arguments, null_content, reads_calls = _call_shape(probe)
+    call = _call(_NAME, _VALUE, _SHORT_ID, text_arguments)
+    content = None if null_content else ""
+    turn: dict[str, object] = {"role": "assistant", "content": content, "tool_calls": [call]}
+    answered = [_USER, turn, _result(_SHORT_ID)]
+    field = _reasoning_field(probe, answered, names)
+    return TemplateTraits(
+        variables=variables,
+        reasoning_field=field,
+        reasoning_parts=field is None and "thinking" in names and _reads_thinking_part(probe),
+        knows_developer="developer" in names,
+        part_roles=frozenset(role for role in _ROLES if _reads(probe, role, answered, as_parts=True)),
+        text_roles=frozenset(role for role in _ROLES if _reads(probe, role, answered, as_parts=False)),
+        text_arguments=text_arguments,
+        null_content=null_content,
+        single_calls=reads_calls and not _reads_two(probe, turn, text_arguments),
+        joins_reasoning=_refuses_both(probe, answered, field),
+        short_ids=reads_calls and probe([_USER, _with_id(turn, call), _result(_LONG_ID)], True) is None,
+        empty_tools=empty_tools,
+    )
+
+
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+def _call(name: str, value: str, call_id: str, as_text: bool) -> dict[str, object]:
+    arguments = f'{{"{_KEY}": "{value}"}}' if as_text else {_KEY: value}
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _result(call_id: str, name: str = _NAME, content: object = _RESULT) -> Message:
+    return {"role": "tool", "tool_call_id": call_id, "name": name, "content": content}
+
+
+def _with_id(turn: Message, call: Message) -> Message:
+    return {**turn, "tool_calls": [{**call, "id": _LONG_ID}]}
+
+
+def _call_shape(probe: _Probe) -> tuple[bool, bool, bool]:
+    """(arguments as text, content null, whether calls are read at all): the first way that shows all of a call."""
+    for as_text in (False, True):
+        for content in ("", None):
+            turn = {"role": "assistant", "content": content}
+            call = _call(_NAME, _VALUE, _SHORT_ID, as_text)
+            text = probe([_USER, {**turn, "tool_calls": [call]}, _result(_SHORT_ID)], True)
+            # Tools are written into the prompt too: the value can only come from the call.
+            if text is not None and _VALUE in text and f"{{'{_KEY}'" not in text and "None" not in text:
+                return as_text, content is None, True
+    return False, False, False
+
+
+def _reads_two(probe: _Probe, turn: Message, as_text: bool) -> bool:
+    calls = [_call(_NAME, _VALUE, _SHORT_ID, as_text), _call(_SECOND, "probe_other", "call00002", as_text)]
+    text = probe([_USER, {**turn, "tool_calls": calls}, _result(_SHORT_ID), _result("call00002", _SECOND)], True)
+    return text is not None and _VALUE in text and "probe_other" in text
+
+
+def _reasoning_field(probe: _Probe, answered: Sequence[Message], names: frozenset[str]) -> str | None:
+    """The field whose text comes out; else the first that is named, for it may come out in other conversations."""
+    named = [field for field in REASONING_FIELDS if field in names]
+    question, turn, result = answered
+    for field in named:
+        thinking = {**turn, field: _THOUGHT}
+        last = {"role": "assistant", "content": "probe_answer", field: _THOUGHT}
+        if any(_THOUGHT in (probe(messages, True) or "") for messages in ([question, thinking, result], [_USER, last])):
+            return field
+    # `thinking` alone is more often a part's type, or a switch.
+    return named[0] if named and named != ["thinking"] else None
+
+
+def _reads_thinking_part(probe: _Probe) -> bool:
+    parts = [{"type": "thinking", "thinking": _THOUGHT}, {"type": "text", "text": "probe_answer"}]
+    text = probe([_USER, {"role": "assistant", "content": parts}, _USER], False)
+    return text is not None and _THOUGHT in text and f"'{_THOUGHT}'" not in text and "probe_answer" in text
+
+
+def _reads(probe: _Probe, role: str, answered: Sequence[Message], *, as_parts: bool) -> bool:
+    """Whether all of a content comes out, and nothing of how Python writes a list."""
+    texts = ["probe_first", "probe_last"]
+    content: object = [{"type": "text", "text": text} for text in texts] if as_parts else " ".join(texts)
+    message = {"role": role, "content": content}
+    if role == "system":
+        text = probe([message, _USER], False)
+    elif role == "tool":
+        text = probe([*answered[:2], _result(_SHORT_ID, content=content)], True)
+    else:
+        text = probe([message] if role == "user" else [_USER, message, _USER], False)
+    # In quotes they are a list as Python or JSON writes it.
+    return text is not None and all(t in text and f"'{t}'" not in text and f'"{t}"' not in text for t in texts)
+
+
+def _refuses_both(probe: _Probe, answered: Sequence[Message], field: str | None) -> bool:
+    if field is None:
+        return False
+    question, turn, result = answered
+    return (
+        probe([question, {**turn, field: _THOUGHT}, result], True) is not None
+        and probe([question, {**turn, field: _THOUGHT, "content": "probe_text"}, result], True) is None
+    )

@@ -1,0 +1,69 @@
+"""Apertus' calls: a list of objects, each with the name as its only key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.json_calls import JsonMachine
+from llamafast.parsing.machine import Tags, Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+
+class Apertus(ChatFormat):
+    """<|tools_prefix|>[{"NAME": {...}}]<|tools_suffix|>; reasoning between <|inner_prefix|> and <|inner_suffix|>."""
+
+    name: ClassVar[str] = "apertus"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<|inner_prefix|>",
+        "<|inner_suffix|>",
+        "<|tools_prefix|>",
+        "<|tools_suffix|>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<|tools_prefix|>[",
+            before_name=('{"',),
+            after_name='": ',
+            after_arguments=("}",),
+            between=", ",
+            after_calls="]<|tools_suffix|>",
+            marker="<|tools_prefix|>",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|tools_prefix|>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    tags = (Tags("<|inner_prefix|>", "<|inner_suffix|>"),)
+    starts = Markers("<|tools_prefix|>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a list."""
+        yield from self.space()
+        yield from self.expect("[")
+        while True:
+            yield from self.space()
+            yield from self.expect("{")
+            yield from self.space()
+            name = yield from self.json_string()
+            yield from self.space()
+            yield from self.expect(":")
+            self.start_call(name)
+            yield from self.json_arguments()
+            yield from self.accept_end("}")
+            if not (yield from self.accept_end(",")):
+                break
+        yield from self.accept_end("]")
+        yield from self.accept_end("<|tools_suffix|>")

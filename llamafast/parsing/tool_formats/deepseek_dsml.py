@@ -1,0 +1,108 @@
+"""DeepSeek V3.2's and V4's calls: elements that say whether a value is a string."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+_attribute = re.compile(r'[^"<>\n]*')
+_VALUE_END = Markers("</｜DSML｜parameter>")
+
+
+def _section(name: str) -> CallSyntax:
+    """V3.2 and V4 call it differently."""
+    return CallSyntax(
+        before_calls=f"<｜DSML｜{name}>\n",
+        before_name=('<｜DSML｜invoke name="',),
+        after_name='">\n',
+        arguments=TaggedArguments(
+            '<｜DSML｜parameter name="',
+            '" string="true">',
+            "</｜DSML｜parameter>\n",
+            "</｜DSML｜parameter>",
+            '" string="false">',
+        ),
+        after_arguments=("</｜DSML｜invoke>\n",),
+        between="",
+        after_calls=f"</｜DSML｜{name}>",
+        marker="<｜DSML｜",
+    )
+
+
+class DeepseekDsml(ChatFormat):
+    """<｜DSML｜invoke name="NAME"> with <｜DSML｜parameter name="KEY" string="true|false"> in it, within a section."""
+
+    name: ClassVar[str] = "deepseek_dsml"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<think>",
+        "</think>",
+        "｜DSML｜",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_section("function_calls"), _section("tool_calls"))
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "｜DSML｜" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(Machine):
+    starts = Markers("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a section."""
+        yield from self.space()
+        yield from self.expect('<｜DSML｜invoke name="')
+        while True:
+            yield from self._call()
+            if not (yield from self.accept_end('<｜DSML｜invoke name="')):
+                break
+        yield from self.accept_end(marker.replace("<", "</"))
+
+    def _call(self) -> Wait[None]:
+        name = yield from self._quoted()
+        yield from self.expect(">")
+        self.start_call(name)
+        writer = ArgumentWriter(name, self.tools)
+        while True:
+            yield from self.space()
+            if (yield from self.accept("</｜DSML｜invoke>")):
+                break
+            yield from self.expect('<｜DSML｜parameter name="')
+            yield from self._value(writer)
+        self.arguments(writer.close())
+        self.is_whole = True
+        self.end_call()
+
+    def _value(self, writer: ArgumentWriter) -> Wait[None]:
+        key = yield from self._quoted()
+        is_string = None
+        yield from self.space()
+        if (yield from self.accept('string="')):
+            is_string = (yield from self._quoted()) == "true"
+        yield from self.expect(">")
+        self.arguments(writer.begin(key, is_string=is_string))
+        try:
+            yield from self.copy(_VALUE_END, lambda text: self.arguments(writer.add(text)))
+        except TextEnd:
+            self.arguments(writer.cut())
+            raise
+        self.arguments(writer.end())
+
+    def _quoted(self) -> Wait[str]:
+        """An attribute's value, behind its opening quote."""
+        text = yield from self.word(_attribute)
+        if not (yield from self.accept('"')):
+            raise MalformedError
+        return text

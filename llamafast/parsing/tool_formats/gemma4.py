@@ -1,0 +1,63 @@
+"""Gemma 4's calls: bare keys, and strings in quotes that are tokens of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.literals import GEMMA, LiteralReader
+from llamafast.parsing.machine import Machine, Tags, Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+_name = re.compile(r"[^\s{\[<]*")
+
+
+class Gemma4(ChatFormat):
+    """<|tool_call>call:NAME{key:<|"|>text<|"|>,other:1}<tool_call|>; reasoning in a channel."""
+
+    name: ClassVar[str] = "gemma4"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<|channel>",
+        "<channel|>",
+        "<|tool_call>",
+        "<tool_call|>",
+        '<|"|>',
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<|tool_call>call:",),
+            after_name="{",
+            arguments=LiteralArguments(":", ",", '<|"|>'),
+            after_arguments=("}<tool_call|>",),
+            between="",
+            marker="<|tool_call>",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel>thought", "<channel|>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|tool_call>call:" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(Machine):
+    tags = (Tags("<|channel>thought", "<channel|>"),)
+    starts = Markers("<|tool_call>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        yield from self.expect("call:")
+        name = yield from self.word(_name)
+        self.start_call(name)
+        yield from self.literal(LiteralReader(GEMMA))
+        self.is_whole = True
+        self.end_call()
+        yield from self.accept_end("<tool_call|>")

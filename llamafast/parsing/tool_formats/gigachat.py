@@ -1,0 +1,36 @@
+"""GigaChat 3's calls: a message of its own, in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.json_calls import JsonMachine
+from llamafast.parsing.machine import Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+
+class GigaChat(ChatFormat):
+    """function call<|role_sep|> {"name": NAME, "arguments": {...}}; 3.1 has one token for it."""
+
+    name: ClassVar[str] = "gigachat"
+    markers: ClassVar[tuple[str, ...]] = ("<|role_sep|>", "<|message_sep|>", "<|function_call|>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|role_sep|>" in template and ("<|function_call|>" in template or "function call" in template)
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("function call<|role_sep|>", "<|function_call|>")
+    wrappers = ("<|message_sep|>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        yield from self.json_calls()

@@ -1,0 +1,102 @@
+"""GLM 4.5's calls and its successors', also Ling 3's, Laguna's and Spark 2.5's: tags around keys and values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.machine import Machine, TextEnd, Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+_name = re.compile(r"[-\w.:/]*")
+_key = re.compile(r"[^<>\n]*")
+
+
+def _in_lines(line: str) -> CallSyntax:
+    """4.6 puts each tag on its line, 4.7 does not."""
+    return CallSyntax(
+        before_name=("<tool_call>",),
+        after_name=line,
+        arguments=TaggedArguments("<arg_key>", f"</arg_key>{line}<arg_value>", f"</arg_value>{line}", "</arg_value>"),
+        after_arguments=("</tool_call>",),
+        between=line,
+        marker="<tool_call>",
+    )
+
+
+class Glm(ChatFormat):
+    """<tool_call>NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... </tool_call>, with or without lines."""
+
+    name: ClassVar[str] = "glm"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<arg_key>",
+        "</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_in_lines("\n"), _in_lines(""))
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<tool_call>" in template and "<arg_key>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class GlmMachine(Machine):
+    """Reads calls out of keys and values. suffix: what the tags end in."""
+
+    suffix = ""
+    _ends = Markers("</arg_value>")
+
+    def keyed_call(self) -> Wait[None]:
+        """The rest of a call, behind its opening tag."""
+        yield from self.space()
+        name = yield from self.word(_name)
+        yield from self.accept(f"<tool_sep{self.suffix}>")
+        yield from self.space()
+        is_closed = yield from self.accept(f"</tool_call{self.suffix}>")
+        if not is_closed:
+            yield from self.expect(f"<arg_key{self.suffix}>")
+        self.start_call(name)
+        writer = ArgumentWriter(name, self.tools)
+        while not is_closed:
+            yield from self._pair(writer)
+            yield from self.space()
+            is_closed = yield from self.accept(f"</tool_call{self.suffix}>")
+            if not is_closed:
+                yield from self.expect(f"<arg_key{self.suffix}>")
+        self.arguments(writer.close())
+        self.end_call()
+
+    def _pair(self, writer: ArgumentWriter) -> Wait[None]:
+        key = yield from self.word(_key)
+        yield from self.expect(f"</arg_key{self.suffix}>")
+        yield from self.space()
+        yield from self.expect(f"<arg_value{self.suffix}>")
+        self.arguments(writer.begin(key))
+        try:
+            yield from self.copy(self._ends, lambda text: self.arguments(writer.add(text)))
+        except TextEnd:
+            self.arguments(writer.cut())
+            raise
+        self.arguments(writer.end())
+
+
+class _Parser(GlmMachine):
+    starts = Markers("<tool_call>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        yield from self.keyed_call()

@@ -1,0 +1,55 @@
+"""Llama 3.2's and 4's calls in Python: the whole answer, or between markers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.bare_calls import BareMachine
+from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.machine import Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+
+class LlamaPythonic(ChatFormat):
+    """[name(key='text', other=1)], also between <|python_start|> and <|python_end|>."""
+
+    name: ClassVar[str] = "llama_pythonic"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<|python_start|>",
+        "<|python_end|>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="[",
+            before_name=("",),
+            after_name="(",
+            arguments=LiteralArguments("=", ", "),
+            after_arguments=(")",),
+            between=", ",
+            after_calls="]",
+        ),
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "func_name1(params_name1" in template or "<|python_start|>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(BareMachine):
+    first = "["
+    starts = Markers("<|python_start|>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a list."""
+        self.is_bare = marker == self.first
+        if self.is_bare:
+            self.at -= 1
+        yield from self.python_calls()
+        yield from self.accept_end("<|python_end|>")

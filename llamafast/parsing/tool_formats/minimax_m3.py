@@ -1,0 +1,104 @@
+"""MiniMax M3's calls: an element for each parameter, and within it for each value of an object or list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from json.encoder import encode_basestring
+from typing import ClassVar
+
+from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.machine import Machine, MalformedError, Tags, TextEnd, Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.shape import Shape
+from llamafast.parsing.tools import Tool
+
+_TAG = "]<]minimax[>["  # stands before every tag
+_ends = Markers(_TAG)
+_name = re.compile(r'[^<>"\n]*')
+_MAX_DEPTH = 50
+_OBJECT = frozenset({"object"})
+
+
+class MiniMaxM3(ChatFormat):
+    """<tool_call> <invoke name="NAME"><KEY>VALUE</KEY></invoke> </tool_call>, a token before each tag."""
+
+    name: ClassVar[str] = "minimax_m3"
+    markers: ClassVar[tuple[str, ...]] = ("<mm:think>", "</mm:think>", _TAG, "<tool_call>", "</tool_call>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return _TAG in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(Machine):
+    tags = (Tags("<mm:think>", "</mm:think>"),)
+    starts = Markers(f"{_TAG}<tool_call>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of an answer."""
+        while True:
+            yield from self.space()
+            yield from self.expect(f'{_TAG}<invoke name="')
+            name = yield from self.word(_name)
+            yield from self.expect('">')
+            self.start_call(name)
+            yield from self._parameters(ArgumentWriter(name, self.tools))
+            self.end_call()
+            if (yield from self.accept_end(f"{_TAG}</tool_call>")):
+                return
+
+    def _parameters(self, writer: ArgumentWriter) -> Wait[None]:
+        while True:
+            yield from self.space()
+            yield from self.expect(f"{_TAG}<")
+            if (yield from self.accept("/invoke>")):
+                break
+            key = yield from self.word(_name)
+            yield from self.expect(">")
+            self.arguments(writer.begin(key))
+            try:
+                nested = yield from self._value(key, writer)
+            except TextEnd:
+                self.arguments(writer.cut())
+                raise
+            self.arguments(nested if nested else writer.end())
+        self.arguments(writer.close())
+
+    def _value(self, key: str, writer: ArgumentWriter) -> Wait[str]:
+        """A parameter up to its closing tag: what stands in tags there, in JSON; empty: it was text, and is written."""
+        yield from self.copy(_ends, lambda text: self.arguments(writer.add(text)))
+        if (yield from self.accept(f"</{key}>")):
+            return ""
+        if writer.is_streaming:
+            raise MalformedError
+        return (yield from self._members(key, writer.shape, 0))
+
+    def _members(self, key: str, shape: Shape, depth: int) -> Wait[str]:
+        """An object or a list, in JSON, behind the token before its first tag."""
+        members: list[tuple[str, str]] = []
+        while not (yield from self.accept(f"</{key}>")):
+            yield from self.expect("<")
+            name = yield from self.word(_name)
+            yield from self.expect(">")
+            if depth == _MAX_DEPTH:
+                raise MalformedError
+            within = shape.item() if name == "item" and shape.types != _OBJECT else shape.member(name)
+            members.append((name, (yield from self._element(name, within, depth + 1))))
+            yield from self.space()
+            yield from self.expect(_TAG)
+        if all(name == "item" for name, _ in members) and shape.types != _OBJECT:
+            return f"[{', '.join(value for _, value in members)}]"
+        return "{" + ", ".join(f"{encode_basestring(name)}: {value}" for name, value in members) + "}"
+
+    def _element(self, key: str, shape: Shape, depth: int) -> Wait[str]:
+        pieces: list[str] = []
+        yield from self.copy(_ends, pieces.append)
+        if (yield from self.accept(f"</{key}>")):
+            return shape.value("".join(pieces))
+        return (yield from self._members(key, shape, depth))

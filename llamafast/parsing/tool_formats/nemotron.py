@@ -1,0 +1,38 @@
+"""Nemotron Nano 2's calls: a JSON list between tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.call_syntax import CallSyntax, json_list
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.json_calls import JsonMachine
+from llamafast.parsing.machine import Wait
+from llamafast.parsing.markers import Markers
+from llamafast.parsing.tools import Tool
+
+
+class Nemotron(ChatFormat):
+    """<TOOLCALL>[{"name": NAME, "arguments": {...}}, ...]</TOOLCALL>"""
+
+    name: ClassVar[str] = "nemotron"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<TOOLCALL>[", "]</TOOLCALL>"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<TOOLCALL>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<TOOLCALL>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """One list of calls."""
+        yield from self.json_calls()
+        yield from self.accept_end("</TOOLCALL>")

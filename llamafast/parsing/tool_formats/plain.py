@@ -1,0 +1,39 @@
+"""Models without a known way to call tools: reasoning and content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.parsing.chat_format import ChatFormat, StreamParser
+from llamafast.parsing.machine import THINK, Machine, Tags
+from llamafast.parsing.tools import Tool
+
+_TAGS = (
+    THINK,
+    Tags("<thinking>", "</thinking>"),
+    Tags("<reasoning>", "</reasoning>"),
+    Tags("<seed:think>", "</seed:think>"),
+    Tags("<mm:think>", "</mm:think>"),
+    Tags("[THINK]", "[/THINK]"),
+)
+
+
+class Plain(ChatFormat):
+    """Text in which only tags of reasoning mean something; template: those that it holds, None: all known ones."""
+
+    name: ClassVar[str] = "plain"
+    markers: ClassVar[tuple[str, ...]] = tuple(text for tags in _TAGS for text in (tags.open, tags.close))
+
+    def __init__(self, template: str | None = None) -> None:
+        self._tags = tuple(
+            tags for tags in _TAGS if template is None or tags.open in template or tags.close in template
+        )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return True
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return Machine(prompt, None, self._tags)

@@ -1,0 +1,95 @@
+"""The formats there are: by what a chat template writes, and by name."""
+
+from __future__ import annotations
+
+import difflib
+
+from llamafast.parsing.chat_format import ChatFormat
+from llamafast.parsing.tool_formats.apertus import Apertus
+from llamafast.parsing.tool_formats.apriel import Apriel
+from llamafast.parsing.tool_formats.command_r import CommandR
+from llamafast.parsing.tool_formats.command_r7b import CommandR7b
+from llamafast.parsing.tool_formats.deepseek_dsml import DeepseekDsml
+from llamafast.parsing.tool_formats.deepseek_v3 import DeepseekV3
+from llamafast.parsing.tool_formats.functionary_v31 import FunctionaryV31
+from llamafast.parsing.tool_formats.functionary_v32 import FunctionaryV32
+from llamafast.parsing.tool_formats.gemma4 import Gemma4
+from llamafast.parsing.tool_formats.gigachat import GigaChat
+from llamafast.parsing.tool_formats.glm import Glm
+from llamafast.parsing.tool_formats.granite import Granite
+from llamafast.parsing.tool_formats.harmony import Harmony
+from llamafast.parsing.tool_formats.hermes import Hermes
+from llamafast.parsing.tool_formats.hunyuan3 import Hunyuan3
+from llamafast.parsing.tool_formats.kimi_k2 import KimiK2
+from llamafast.parsing.tool_formats.kimi_k3 import KimiK3
+from llamafast.parsing.tool_formats.lfm2 import Lfm2
+from llamafast.parsing.tool_formats.llama3_json import Llama3Json
+from llamafast.parsing.tool_formats.llama_pythonic import LlamaPythonic
+from llamafast.parsing.tool_formats.minicpm5 import MiniCpm5
+from llamafast.parsing.tool_formats.minimax_m1 import MiniMaxM1
+from llamafast.parsing.tool_formats.minimax_m2 import MiniMaxM2
+from llamafast.parsing.tool_formats.minimax_m3 import MiniMaxM3
+from llamafast.parsing.tool_formats.mistral import Mistral
+from llamafast.parsing.tool_formats.muse import Muse
+from llamafast.parsing.tool_formats.nemotron import Nemotron
+from llamafast.parsing.tool_formats.phi import Phi
+from llamafast.parsing.tool_formats.plain import Plain
+from llamafast.parsing.tool_formats.qwen3_xml import Qwen3Xml
+from llamafast.parsing.tool_formats.seed_oss import SeedOss
+from llamafast.parsing.tool_formats.solar import Solar
+
+# The first one that matches a template is taken: those with markers of their own stand before those who share some.
+_FORMATS: tuple[ChatFormat, ...] = (
+    Harmony(),
+    Gemma4(),
+    DeepseekDsml(),
+    DeepseekV3(),
+    KimiK2(),
+    CommandR7b(),
+    CommandR(),
+    Apertus(),
+    Mistral(),
+    Lfm2(),
+    FunctionaryV32(),
+    FunctionaryV31(),
+    LlamaPythonic(),
+    Llama3Json(),
+    SeedOss(),
+    MiniMaxM2(),
+    MiniMaxM3(),
+    Muse(),
+    KimiK3(),
+    Solar(),
+    Hunyuan3(),
+    GigaChat(),
+    Nemotron(),
+    Apriel(),
+    MiniMaxM1(),
+    Phi(),
+    Granite(),
+    MiniCpm5(),
+    Glm(),
+    Qwen3Xml(),
+    Hermes(),
+)
+
+
+def detect(template: str) -> ChatFormat:
+    """The format that a chat template (its Jinja source) writes; a Plain one if it writes none that is known."""
+    return next((format for format in _FORMATS if format.matches(template)), Plain(template))
+
+
+def by_name(name: str) -> ChatFormat:
+    """The format of that name; "-" and capitals are allowed. Raises ValueError with the names there are."""
+    formats = {format.name: format for format in (*_FORMATS, Plain())}
+    key = name.lower().replace("-", "_")
+    if key not in formats:
+        near = difflib.get_close_matches(key, formats, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no tool format is called {name!r}.{hint} There are: {', '.join(names())}")
+    return formats[key]
+
+
+def names() -> list[str]:
+    """What the formats are called."""
+    return sorted(format.name for format in (*_FORMATS, Plain()))

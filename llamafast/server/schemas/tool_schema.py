@@ -1,0 +1,87 @@
+"""Whether a tool's parameters are a JSON Schema: the shapes of its keywords, checked before anything reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from llamafast.errors import InvalidRequestError
+
+_MAX_DEPTH = 100
+_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+_ONE = ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else", "additionalItems")
+_SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_STRINGS = ("pattern", "$ref", "format")
+
+
+def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
+    """schema: the parameters of a function; None: no arguments are declared.
+
+    Raises InvalidRequestError with OpenAI's code, naming `param`; the message has the place inside.
+    Source: JSON Schema, drafts 4 to 2020-12.
+    """
+    if schema is None:
+        return
+    declared = schema.get("type", "object")
+    if declared != "object" and declared != ["object"]:
+        raise _fault(param, "", "the arguments of a function are an object: 'type' must be 'object'")
+    waiting: list[tuple[object, str, int]] = [(schema, "", 0)]
+    while waiting:
+        part, place, depth = waiting.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, dict):
+            raise _fault(param, place, "a schema is an object or a boolean")
+        if depth > _MAX_DEPTH:
+            raise _fault(param, "", f"the schema is nested deeper than {_MAX_DEPTH}")
+        wrong = _fault_in(part)
+        if wrong is not None:
+            raise _fault(param, place, wrong)
+        waiting += ((inner, place + step, depth + 1) for inner, step in _parts(part))
+
+
+def _fault_in(schema: Mapping[str, object]) -> str | None:
+    """What is wrong with the keywords of one schema, if anything."""
+    given = schema.get("type", [])
+    types = given if isinstance(given, list) else [given]
+    if any(not isinstance(name, str) or name not in _TYPES for name in types):
+        return f"'type' is none of {', '.join(sorted(_TYPES))}"
+    required = schema.get("required", [])
+    # Draft 3 has a boolean here, and tools in the wild still write it.
+    if not isinstance(required, bool) and not (
+        isinstance(required, list) and all(isinstance(name, str) for name in required)
+    ):
+        return "'required' is a list of names"
+    if not isinstance(schema.get("enum", []), list):
+        return "'enum' is a list"
+    for name in _SEVERAL:
+        if not isinstance(schema.get(name, []), list):
+            return f"'{name}' is a list of schemas"
+    for name in _NAMED:
+        if not isinstance(schema.get(name, {}), dict):
+            return f"'{name}' is an object of schemas"
+    for name in _STRINGS:
+        if not isinstance(schema.get(name, ""), str):
+            return f"'{name}' is a string"
+    return None
+
+
+def _parts(schema: Mapping[str, object]) -> Iterator[tuple[object, str]]:
+    for name in _ONE:
+        if name in schema:
+            part = schema[name]
+            # Draft 4's tuples.
+            yield from ((item, f".{name}[{i}]") for i, item in enumerate(part if isinstance(part, list) else ()))
+            if not isinstance(part, list):
+                yield part, f".{name}"
+    for name in _SEVERAL:
+        parts = schema.get(name)
+        yield from ((part, f".{name}[{i}]") for i, part in enumerate(parts if isinstance(parts, list) else ()))
+    for name in _NAMED:
+        named = schema.get(name)
+        yield from ((part, f".{name}.{key}") for key, part in (named.items() if isinstance(named, dict) else ()))
+
+
+def _fault(param: str, place: str, reason: str) -> InvalidRequestError:
+    message = f"{param}{place}: {reason}"
+    return InvalidRequestError(message[:1000], param=param, code="invalid_function_parameters")

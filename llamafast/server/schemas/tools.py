@@ -1,0 +1,211 @@
+"""The fields that say which tools a model may call, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
+
+from llamafast.errors import InvalidRequestError
+from llamafast.parsing.tools import Tool
+from llamafast.server.schemas.tool_schema import check_parameters
+
+JsonObject = dict[str, object]
+
+# OpenAI's names, and the dots, slashes and colons of MCP servers; nothing that a format could take for a marker.
+Name = Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,128}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request lets the model call; by default nothing.
+
+    shown: the tools as the client wrote them, for the chat template: all of them, so that the beginning of the prompt
+    stays as it was. names: only these may be called; None: all. is_required: one has to be called.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    shown: tuple[JsonObject, ...] = ()
+    names: tuple[str, ...] | None = None
+    is_required: bool = False
+    is_parallel: bool = True
+    is_legacy: bool = False
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether what the model writes must be constrained."""
+        return self.is_required or self.names is not None or any(tool.strict for tool in self.tools)
+
+    @property
+    def num_chars(self) -> int:
+        """About as long as the tools stand in a prompt."""
+        return sum(len(repr(tool)) for tool in self.shown)
+
+
+class FunctionDefinition(BaseModel):
+    """A function that the model may call."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: Name
+    description: str | None = None
+    parameters: JsonObject | None = Field(None, description="JSON Schema of the arguments, an object.")
+    strict: bool | None = Field(None, description="true: the arguments follow the schema exactly.")
+
+    _document: JsonObject = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_document(
+        cls, value: object, handler: ModelWrapValidatorHandler[FunctionDefinition]
+    ) -> FunctionDefinition:
+        function = handler(value)
+        if isinstance(value, dict):
+            function._document = value
+        return function
+
+    @property
+    def document(self) -> JsonObject:
+        """The function as the client wrote it."""
+        return self._document
+
+    def tool(self, path: str) -> Tool:
+        """Raises InvalidRequestError for bad parameters, naming their place below `path`."""
+        check_parameters(self.parameters, f"{path}.parameters")
+        return Tool(self.name, self.description or "", self.parameters or {}, bool(self.strict))
+
+
+class ToolDefinition(BaseModel):
+    """A tool; only functions are supported."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+    @property
+    def document(self) -> JsonObject:
+        """The tool as the client wrote it."""
+        return {"type": self.type, **(self.model_extra or {}), "function": self.function.document}
+
+
+class NamedFunction(BaseModel):
+    """A function by its name."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str
+
+
+class NamedTool(BaseModel):
+    """A tool by its name: the one that must be called, or one of those that may be."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class AllowedToolList(BaseModel):
+    """auto: these may be called; required: one of these must be."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class AllowedTools(BaseModel):
+    """Some of the request's tools."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedToolList
+
+
+class ToolFields(BaseModel):
+    """OpenAI's tools, and the functions that they were before."""
+
+    tools: list[ToolDefinition] = Field(
+        default_factory=list, max_length=1024, description="Functions that may be called; strict: true is enforced."
+    )
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools = Field(
+        "auto", description="none hides the tools; required, a named tool and allowed_tools are enforced."
+    )
+    parallel_tool_calls: bool = Field(True, description="false: the answer ends behind its first call.")
+    functions: list[FunctionDefinition] = Field(default_factory=list, max_length=1024, description="Older `tools`.")
+    function_call: Literal["auto", "none"] | NamedFunction = Field("auto", description="Older `tool_choice`.")
+
+    def tool_use(self) -> ToolUse:
+        """What the model may call. Raises InvalidRequestError."""
+        if self.functions:
+            if self.tools:
+                raise InvalidRequestError("'functions' is the older name of 'tools': give one", param="functions")
+            return self._of_functions()
+        if self.function_call not in ("auto", "none"):
+            raise InvalidRequestError("function_call needs functions", param="function_call")
+        if not self.tools:
+            if self.tool_choice not in ("auto", "none"):
+                raise InvalidRequestError("tool_choice needs tools", param="tool_choice")
+            return ToolUse()
+        paths = tuple(f"tools[{i}].function" for i in range(len(self.tools)))
+        tools = _distinct([definition.function for definition in self.tools], paths)
+        choice = self.tool_choice
+        if choice == "none":
+            return ToolUse()
+        names, is_required = None, choice == "required"
+        if isinstance(choice, NamedTool):
+            names = _known([choice.function.name], tools, "tool_choice.function.name")
+            is_required = True
+        elif isinstance(choice, AllowedTools):
+            allowed = choice.allowed_tools
+            path = "tool_choice.allowed_tools.tools[{}].function.name"
+            names = _known([tool.function.name for tool in allowed.tools], tools, path)
+            is_required = allowed.mode == "required"
+        return ToolUse(
+            tools,
+            tuple(tool.document for tool in self.tools),
+            names,
+            is_required,
+            is_parallel=self.parallel_tool_calls and not isinstance(choice, NamedTool),
+        )
+
+    def _of_functions(self) -> ToolUse:
+        tools = _distinct(self.functions, tuple(f"functions[{i}]" for i in range(len(self.functions))))
+        choice = self.function_call
+        if choice == "none":
+            return ToolUse()
+        shown: tuple[JsonObject, ...] = tuple({"type": "function", "function": f.document} for f in self.functions)
+        if isinstance(choice, NamedFunction):
+            names = _known([choice.name], tools, "function_call.name")
+            return ToolUse(tools, shown, names, is_required=True, is_parallel=False, is_legacy=True)
+        return ToolUse(tools, shown, is_parallel=False, is_legacy=True)
+
+
+def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> tuple[Tool, ...]:
+    names: set[str] = set()
+    for function, path in zip(functions, paths, strict=True):
+        if function.name in names:
+            raise InvalidRequestError(f"{path}.name: '{function.name}' is there twice", param=f"{path}.name")
+        names.add(function.name)
+    return tuple(function.tool(path) for function, path in zip(functions, paths, strict=True))
+
+
+def _known(names: Sequence[str], tools: Sequence[Tool], path: str) -> tuple[str, ...]:
+    """The names, each once. path: of the field that says them, {} being the place in a list."""
+    known = {tool.name for tool in tools}
+    for i, name in enumerate(names):
+        if name not in known:
+            raise InvalidRequestError(f"{path.format(i)}: there is no tool of that name", param=path.format(i))
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,196 @@
+"""Outputs held to calls in a format's own syntax: names and arguments by schema, reasoning before, text where free."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+import jsonschema
+import pytest
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.lark import compile_lark
+from llamafast.parsing.call_grammar import PromptEnd, call_grammar
+from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.tools import Tool
+from tests.grammars.vocabularies import END, bytes_vocabulary
+from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, TAGGED, THINK, TOOL, WORDS, listed, walk
+
+PLAIN = bytes_vocabulary()
+CONTROL = bytes_vocabulary("[TOOL_CALLS]", "</think>", "<think>", "<tool_call>", "</tool_call>")
+VOCABULARIES = pytest.mark.parametrize("vocabulary", [PLAIN, CONTROL], ids=["text", "control tokens"])
+REQUIRED, ONE = CallRules(is_required=True), CallRules(is_required=True, is_parallel=False)
+ELEMENT = re.compile(r"<parameter=(.*?)>\n(.*?)\n?</parameter>\n", re.DOTALL)
+
+
+def is_valid(arguments: object, tool: Tool) -> bool:
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    return jsonschema.Draft202012Validator(tool.parameters, format_checker=checker).is_valid(arguments)
+
+
+def tool_of(parameters: dict, strict: bool = True) -> Tool:
+    return Tool("f", "", parameters, strict)
+
+
+def element(value: dict, seed: int = 0, words: Sequence[str] = WORDS) -> str:
+    """What stands between the tags of an argument of this schema."""
+    tool = tool_of({"type": "object", "properties": {"x": value}, "required": ["x"]})
+    text = walk(PLAIN, TAGGED, [tool], ONE, seed=seed, words=words)
+    [(name, written)] = ELEMENT.findall(text)
+    assert name == "x"
+    return written
+
+
+@VOCABULARIES
+def test_required_calls_in_a_list_name_a_tool_and_meet_its_schema(vocabulary) -> None:
+    for seed in range(6):
+        calls = listed(walk(vocabulary, LIST, OBJECT_TOOLS[:6], REQUIRED, seed=seed))
+        assert calls and all(is_valid(call["arguments"], TOOL[call["name"]]) for call in calls)
+
+
+def test_one_call_where_they_are_not_parallel_ends_the_output() -> None:
+    text = walk(PLAIN, OBJECTS, OBJECT_TOOLS[:3], ONE)
+    call = json.loads(text.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
+    assert is_valid(call["arguments"], TOOL[call["name"]])
+
+
+def test_named_tool_is_the_only_one_called() -> None:
+    rules = CallRules(is_required=True, names=("calculator",))
+    assert {call["name"] for call in listed(walk(PLAIN, LIST, OBJECT_TOOLS, rules, seed=2))} == {"calculator"}
+
+
+@VOCABULARIES
+def test_open_reasoning_ends_before_the_calls(vocabulary) -> None:
+    text = walk(vocabulary, LIST, OBJECT_TOOLS[:2], ONE, prompt="<think>\n", seed=1, words=(*WORDS, "</think>"))
+    reasoning, _, rest = text.partition("</think>")
+    assert reasoning and listed(rest.strip())
+
+
+@VOCABULARIES
+def test_closed_reasoning_is_not_opened_again(vocabulary) -> None:
+    texts = [walk(vocabulary, LIST, OBJECT_TOOLS[:2], ONE, prompt="<think>\n\n</think>\n\n", seed=i) for i in range(4)]
+    assert {text[: len("[TOOL_CALLS]")] for text in texts} == {"[TOOL_CALLS]"}
+
+
+def test_reasoning_that_the_model_opens_itself_comes_before_the_call() -> None:
+    texts = [walk(PLAIN, LIST, OBJECT_TOOLS[:2], ONE, prompt="", seed=i, words=(*WORDS, "</think>")) for i in range(6)]
+    assert {text[0] for text in texts} == {"<", "["}
+
+
+@VOCABULARIES
+def test_text_before_the_marker_is_free_and_behind_it_are_calls(vocabulary) -> None:
+    words = (*WORDS, "[TOOL_CALLS]", "Hello, ")
+    texts = [walk(vocabulary, LIST, OBJECT_TOOLS[:2], CallRules(), seed=i, words=words) for i in range(30)]
+    heads, calls = zip(*(text.split("[TOOL_CALLS]", 1) for text in texts if "[TOOL_CALLS]" in text), strict=True)
+    assert any(heads) and all(listed(call) for call in calls)
+
+
+def test_calls_inside_reasoning_are_free_text() -> None:
+    constraint = compile_lark(
+        PLAIN, call_grammar([TAGGED], THINK, PromptEnd(True, False, False), OBJECT_TOOLS[:1], CallRules()).source
+    )
+    started = constraint.start()
+    assert all(
+        started.accept(byte) for byte in b"I write <tool_call>x.</think>\n\nHi <tool_call>\n<function=get_weather>"
+    )
+    assert not started.accept(ord("x"))
+
+
+def test_answer_is_calls_or_json_of_the_schema() -> None:
+    rules = CallRules(answer_schema={"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]})
+    texts = [walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules, prompt="</think>\n", seed=i) for i in range(8)]
+    assert {text[0] for text in texts} == {"[", "{"}
+    assert all(json.loads(text)["a"] == 1 for text in texts if text[0] == "{")
+
+
+@pytest.mark.parametrize(
+    ("value", "pattern"),
+    [
+        ({"enum": ["a b", "c\n\"d\""]}, 'a b|c\n"d"'),
+        ({"type": "string", "const": "</p"}, "</p"),
+        ({"type": "string", "pattern": "^a/[b-d]{2}$"}, "a/[b-d]{2}"),
+        ({"type": "string", "pattern": r"^\d+$|^x"}, "[0-9]+|x[^<].*|x"),
+        ({"type": "string", "minLength": 2, "maxLength": 4}, "(?s:.){2,4}"),
+        ({"type": "string", "format": "uuid"}, "[0-9a-f-]{36}"),
+        ({"type": "integer", "minimum": 3, "maximum": 5}, "[345]"),
+        ({"anyOf": [{"type": "string", "pattern": "^a+$"}, {"type": "null"}]}, "a+|null"),
+        ({"type": ["boolean", "null"]}, "true|false|null"),
+        ({"$ref": "#/$defs/none"}, ""),
+        ({"allOf": [{"type": "string"}, {"enum": ["x"]}]}, "x"),
+        ({"enum": ["a", 1, None]}, "a|1|null"),
+    ],
+)  # fmt: skip
+def test_value_between_tags_matches_its_schema(value, pattern) -> None:
+    if "$ref" in value:
+        with pytest.raises(GrammarError, match="leads nowhere") as caught:
+            element(value)
+        assert caught.value.param == "tools[0].function.parameters"
+    else:
+        assert all(re.fullmatch(pattern, element(value, seed)) for seed in range(3))
+
+
+def test_string_between_tags_is_free_up_to_the_closing_tag() -> None:
+    assert any("<b>" in element({"type": "string"}, seed, ("</parameter>", "<b>")) for seed in range(4))
+
+
+def test_tagged_arguments_hold_the_required_ones_in_their_order() -> None:
+    for seed in range(4):
+        text = walk(PLAIN, TAGGED, OBJECT_TOOLS[:4], REQUIRED, seed=seed)
+        for call in text.split("<tool_call>")[1:]:
+            tool = TOOL[call.partition("=")[2].partition(">")[0]]
+            names = [name for name, _ in ELEMENT.findall(call)]
+            declared = list(tool.parameters["properties"])
+            assert set(tool.parameters["required"]) <= set(names) and names == sorted(names, key=declared.index)
+
+
+def test_arguments_without_a_schema_are_any_object() -> None:
+    assert isinstance(listed(walk(PLAIN, LIST, [Tool("f")], ONE))[0]["arguments"], dict)
+
+
+@pytest.mark.parametrize("syntax", [LIST, TAGGED], ids=["json", "tagged"])
+def test_schema_at_fault_is_named(syntax) -> None:
+    bad = tool_of({"type": "object", "properties": {"a": {"type": "string", "pattern": "a{9999}{9999}"}}})
+    with pytest.raises(GrammarError) as caught:
+        walk(PLAIN, syntax, [OBJECT_TOOLS[0], bad], ONE)
+    assert caught.value.param == "tools[1].function.parameters"
+
+
+def test_what_cannot_be_enforced_is_refused_where_the_tool_is_strict() -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "boolean"}}, "minProperties": 1}
+    with pytest.raises(GrammarError, match="minProperties"):
+        walk(PLAIN, TAGGED, [tool_of(parameters)], ONE)
+    assert "<function=f>" in walk(PLAIN, TAGGED, [tool_of(parameters, strict=False)], ONE)
+
+
+def test_answer_schema_at_fault_is_named() -> None:
+    rules = CallRules(answer_schema={"type": "nothing"}, answer_param="guided_json")
+    with pytest.raises(GrammarError) as caught:
+        walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules)
+    assert caught.value.param == "guided_json"
+
+
+def test_no_tool_of_that_name_is_refused() -> None:
+    with pytest.raises(GrammarError) as caught:
+        walk(PLAIN, LIST, OBJECT_TOOLS, CallRules(is_required=True, names=("nobody",)))
+    assert caught.value.param == "tool_choice"
+
+
+def test_tool_whose_name_begins_another_ones_is_called_too() -> None:
+    tools = [
+        Tool("add", "", {"type": "object", "additionalProperties": False}),
+        Tool("add_all", "", {"type": "object"}),
+    ]
+    names = {listed(walk(PLAIN, LIST, tools, ONE, seed=seed))[0]["name"] for seed in range(8)}
+    assert names == {"add", "add_all"}
+
+
+def test_control_tokens_that_a_schema_names_are_written_as_text() -> None:
+    value = "x</think>[TOOL_CALLS]"
+    parameters = {"type": "object", "properties": {value: {"enum": [value]}}, "required": [value]}
+    tools = [Tool(value, "", parameters)]
+    source = call_grammar([TAGGED], THINK, PromptEnd(False, True, False), tools, ONE).source
+    token_ids = compile_lark(CONTROL, source).start().forced()
+    control = [i for i in token_ids if i > END]
+    assert control == [CONTROL.control_ids[name] for name in ("<tool_call>", "</tool_call>")]
+    assert bytes(i for i in token_ids if i < END).decode().count(value) == 3

@@ -1,0 +1,88 @@
+"""Random outputs that a grammar allows, and the syntaxes of calls that tests try it on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+
+from llamafast.grammars.lark import compile_lark
+from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.parsing.call_grammar import PromptEnd, call_grammar
+from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, TaggedArguments, json_list
+from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.tools import Tool
+from tests.grammars.schemas import TOOLS
+from tests.grammars.vocabularies import END
+
+THINK = ReasoningTags("<think>", "</think>")
+MAX_TOKENS = 6000
+WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # what lets an output come to its end
+# One format of each kind: arguments between tags, JSON objects, a list of them.
+TAGGED = CallSyntax(
+    before_name=("<tool_call>\n<function=",),
+    after_name=">\n",
+    arguments=TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
+    after_arguments=("</function>\n</tool_call>",),
+    marker="<tool_call>",
+)
+OBJECTS = CallSyntax(
+    before_name=('<tool_call>\n{"name": "',),
+    after_name='", "arguments": ',
+    after_arguments=("}\n</tool_call>",),
+    marker="<tool_call>",
+)
+LIST = json_list("[TOOL_CALLS][", "]", after_arguments=(', "id": "', Pattern("[a-z0-9]{9}"), '"}'))
+OBJECT_TOOLS = [Tool(name, "", schema, strict=True) for name, schema in TOOLS.items() if schema.get("type") == "object"]
+TOOL = {tool.name: tool for tool in OBJECT_TOOLS}
+
+
+def walk(
+    vocabulary: Vocabulary,
+    syntax: CallSyntax | tuple[CallSyntax, ...],
+    tools: Sequence[Tool],
+    rules: CallRules,
+    *,
+    tags: ReasoningTags | None = THINK,
+    prompt: str = "</think>",
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+) -> str:
+    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    syntaxes = syntax if isinstance(syntax, tuple) else (syntax,)
+    constraint = compile_lark(
+        vocabulary, call_grammar(syntaxes, tags, PromptEnd.of(prompt, syntaxes[0], tags), tools, rules).source
+    ).start()
+    ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
+    rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
+    while len(token_ids) < MAX_TOKENS:
+        for token_id in constraint.forced():
+            assert constraint.accept(token_id)
+            token_ids.append(token_id)
+        if constraint.is_finished:
+            break
+        if not wanted and rng.random() < 0.4:
+            word = rng.choice(words)
+            parts = [word] if pattern is None else pattern.split(word)
+            wanted = [i for part in parts for i in ([ids[part]] if part in ids else part.encode())]
+        if wanted and constraint.accept(wanted[0]):
+            token_ids.append(wanted.pop(0))
+            continue
+        wanted = []
+        bits = int.from_bytes(constraint.mask(), "little")
+        allowed = [i for i in range(vocabulary.n_vocab) if bits >> i & 1]
+        if END in allowed and rng.random() < 0.5:
+            break
+        token_id = rng.choice(
+            [i for i in allowed if i == 10 or 32 <= i < 127 or i > END] or [i for i in allowed if i != END]
+        )
+        assert constraint.accept(token_id)
+        token_ids.append(token_id)
+    assert len(token_ids) < MAX_TOKENS, "the output does not end"
+    names = {i: name for name, i in ids.items()}
+    return b"".join(names[i].encode() if i in names else bytes([i]) for i in token_ids).decode("utf-8", "replace")
+
+
+def listed(text: str) -> list[dict]:
+    """The calls of an output in LIST."""
+    return json.loads(text.removeprefix("[TOOL_CALLS]"))

@@ -1,0 +1,133 @@
+"""Calls that a grammar forces out of random tokens: each format's parser reads them, and they meet their schemas."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import pytest
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.lark import compile_lark
+from llamafast.parsing.events import ParsedMessage
+from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.tool_formats import registry
+from llamafast.parsing.tools import Tool
+from tests.grammars.vocabularies import bytes_vocabulary
+from tests.grammars.walks import OBJECT_TOOLS, WORDS, walk
+from tests.parsing.calls import faults, read
+
+FORMATS = {name: registry.by_name(name) for name in registry.names()}
+ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntaxes]
+VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text", "control tokens"])
+
+
+def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, prompt: str = "") -> list[ParsedMessage]:
+    chat_format = FORMATS[name]
+    vocabulary = bytes_vocabulary(*(chat_format.markers if is_control else ()))
+    syntax = chat_format.syntaxes[0]
+    closing = getattr(syntax.arguments, "close", "") or getattr(syntax.arguments, "quote", "")
+    frame = () if syntax.content is None else (syntax.content.close, *syntax.content.opens)
+    begins = syntax.marker or syntax.before_calls or str(syntax.before_name[0])
+    # Inside reasoning these would be read as what they begin, where they are text.
+    heads = () if prompt.endswith(chat_format.reasoning.open) else (*frame, *(begins,) * (1 if syntax.marker else 20))
+    words = (*WORDS, *filter(None, (closing, *heads)), chat_format.reasoning.close)
+    messages = []
+    for seed in range(num_seeds):
+        tools = [OBJECT_TOOLS[(seed * 7 + i) % len(OBJECT_TOOLS)] for i in range(4)]
+        text = walk(
+            vocabulary,
+            chat_format.syntaxes,
+            tools,
+            rules,
+            tags=chat_format.reasoning,
+            prompt=prompt,
+            seed=seed,
+            words=words,
+        )
+        messages.append(read(chat_format, prompt, tools, text))
+    return messages
+
+
+def check_required(name: str, is_control: bool, num_seeds: int) -> None:
+    prompt = f"{FORMATS[name].reasoning.close}\n\n"
+    for message in outputs(name, is_control, CallRules(is_required=True), num_seeds, prompt):
+        assert message.calls and not message.content, message
+        assert faults(message) == []
+
+
+def check_free(name: str, is_control: bool, num_seeds: int) -> None:
+    messages = outputs(name, is_control, CallRules(), num_seeds, f"{FORMATS[name].reasoning.close}\n\n")
+    assert [faults(message) for message in messages if faults(message)] == []
+    assert any(message.calls for message in messages)
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_required_calls_are_read_and_meet_their_schemas(name) -> None:
+    check_required(name, is_control=True, num_seeds=1)
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_call_comes_behind_open_reasoning(name) -> None:
+    rules = CallRules(is_required=True, is_parallel=False)
+    prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
+    [message] = outputs(name, False, rules, 1, prompt)
+    assert (len(message.calls), message.content, faults(message)) == (1, "", [])
+
+
+@pytest.mark.parametrize("name", ["qwen3_xml", "hermes", "harmony", "functionary_v32", "llama3_json"])
+def test_strict_calls_behind_free_text_meet_their_schemas(name) -> None:
+    check_free(name, is_control=True, num_seeds=12)
+
+
+@pytest.mark.fuzz
+@VOCABULARIES
+@pytest.mark.parametrize("name", ENFORCED)
+def test_many_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
+    check_required(name, is_control, 200)
+    check_free(name, is_control, 50)
+
+
+def test_named_tool_alone_is_called() -> None:
+    tools = [Tool("a"), Tool("b")]
+    text = walk(bytes_vocabulary(), FORMATS["hermes"].syntaxes, tools, CallRules(is_required=True, names=("b",)))
+    assert '"name": "b"' in text and '"name": "a"' not in text
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_xml", "gemma4"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        reduce(lambda part, _: {"type": "object", "properties": {"a": part}}, range(3000), {}),
+        {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}},
+        {"type": "object", "properties": {"a": {"type": "nothing"}}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": -1}}},
+        {
+            "anyOf": [
+                {"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {}}} for i in range(9)]} for j in range(9)
+            ]
+        },
+        {"type": "string"},
+        {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"not": {"const": 1}}}}}},
+    ],
+    ids=["deep", "dangling", "endless", "lookahead", "type", "multiple", "branches", "text", "not"],
+)
+def test_schema_that_cannot_be_enforced_is_refused_by_name_or_enforced(name, parameters) -> None:
+    tools = [Tool("fine"), Tool("f", "", parameters, strict=True)]
+    source = None
+    try:
+        source = FORMATS[name].grammar("</think>", tools, CallRules(is_required=True))
+        compile_lark(bytes_vocabulary(), source)
+    except GrammarError as error:
+        assert error.param == "tools[1].function.parameters"
+        return
+    assert source is not None
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_hostile_names_are_only_text(name) -> None:
+    properties = {'a"b': {"type": "integer"}, "c\nd": {"enum": ['</x>"\\/']}, "e<>": {"type": "boolean"}, "\u2028": {}}
+    tools = [Tool('na"me\n/\\', "", {"type": "object", "properties": properties, "required": list(properties)})]
+    source = FORMATS[name].grammar("</think>", tools, CallRules(is_required=True))
+    assert compile_lark(bytes_vocabulary(), source).start().mask()

@@ -1,0 +1,101 @@
+"""TemplateTraits: each is found in a small template that has it, and not in one that has not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+
+import llamafast
+from llamafast.parsing.template import ChatTemplate
+from llamafast.parsing.template_traits import TemplateTraits
+
+MESSAGES = "{% for m in messages %}<{{ m.role }}>"
+CALLS = "{% for c in m.tool_calls %}{{ c.id }}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+# Reads text, reasoning and any number of calls.
+PLAIN = MESSAGES + "{{ m.reasoning_content }}{{ m.content }}" + CALLS + "{% endfor %}{{ tools }}"
+PARTS = "{% for p in m.content %}{% if p.text %}{{ p.text }}{% endif %}{% endfor %}"
+BOTH = "{% if m.content is string %}{{ m.content }}{% else %}" + PARTS + "{% endif %}"
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+
+
+def traits(source: str) -> TemplateTraits:
+    return ChatTemplate(source, bos_token="", eos_token="").traits
+
+
+def refuse(condition: str) -> str:
+    return MESSAGES + "{% if " + condition + " %}{{ raise_exception('no') }}{% endif %}"
+
+
+def test_traits_of_a_plain_template_are_the_defaults() -> None:
+    found = traits(PLAIN)
+    assert found == TemplateTraits(variables=frozenset({"messages", "tools"}))
+
+
+def test_traits_of_the_built_in_model() -> None:
+    model = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
+    found = traits(GGUFReader(model).fields["tokenizer.chat_template"].contents())
+    assert {"tools", "enable_thinking"} <= found.variables
+    assert (found.reasoning_field, found.part_roles, found.text_roles) == ("reasoning_content", ROLES, ROLES)
+    assert not (found.text_arguments or found.null_content or found.single_calls or found.short_ids)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking", "thought"])
+def test_traits_reasoning_field_is_the_one_that_is_shown(field: str) -> None:
+    assert traits(PLAIN.replace("m.reasoning_content", f"m.{field}")).reasoning_field == field
+
+
+def test_traits_reasoning_field_none_where_no_field_is_named() -> None:
+    assert traits(MESSAGES + "{{ m.content }}{% endfor %}").reasoning_field is None
+
+
+def test_traits_reasoning_parts_are_found() -> None:
+    part = "{% if p.type == 'thinking' %}{{ p['thinking'] }}{% else %}{{ p.text }}{% endif %}"
+    source = MESSAGES + "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}" + part
+    found = traits(source + "{% endfor %}{% endif %}{% endfor %}")
+    assert (found.reasoning_field, found.reasoning_parts) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "part_roles", "text_roles"),
+    [("{{ m.content }}", set(), ROLES), (BOTH, ROLES, ROLES), (PARTS, ROLES, set())],
+)
+def test_traits_roles_of_parts_and_texts(content: str, part_roles: set[str], text_roles: set[str]) -> None:
+    found = traits(MESSAGES + content + "{% endfor %}")
+    assert (found.part_roles, found.text_roles) == (part_roles, text_roles)
+
+
+def test_traits_developer_is_known_where_it_is_named() -> None:
+    assert traits("{% if messages[0].role == 'developer' %}D{% endif %}" + PLAIN).knows_developer
+
+
+def test_traits_arguments_are_text_where_only_text_can_be_shown() -> None:
+    found = traits(MESSAGES + "{% for c in m.tool_calls %}{{ '' + c.function.arguments }}{% endfor %}{% endfor %}")
+    assert found.text_arguments
+
+
+def test_traits_content_is_null_where_calls_need_it() -> None:
+    assert traits(MESSAGES + "{% if m.content is none %}" + CALLS + "{% else %}-{% endif %}{% endfor %}").null_content
+
+
+@pytest.mark.parametrize(
+    "source", [refuse("m.tool_calls and m.tool_calls | length > 1") + CALLS, MESSAGES + CALLS.replace("m.tool_calls",
+               "(m.tool_calls or [])[:1]")],
+)  # fmt: skip
+def test_traits_single_calls_where_the_second_is_refused_or_lost(source: str) -> None:
+    assert traits(source + "{{ m.content }}{% endfor %}").single_calls
+
+
+def test_traits_reasoning_beside_text_and_calls_is_refused() -> None:
+    source = refuse("m.tool_calls and m.content and m.thinking") + "{{ m.thinking }}{{ m.content }}" + CALLS
+    assert traits(source + "{% endfor %}").joins_reasoning
+
+
+def test_traits_short_ids_where_long_ones_are_refused() -> None:
+    source = refuse("m.tool_calls and m.tool_calls[0].id | length != 9") + CALLS + "{{ m.content }}{% endfor %}"
+    assert traits(source).short_ids
+
+
+def test_traits_empty_tools_where_none_is_refused() -> None:
+    assert traits("{% for t in tools %}{{ t }}{% endfor %}" + PLAIN.replace("{{ tools }}", "")).empty_tools
