@@ -45,44 +45,40 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs and return. Raises ConfigError, ModelLoadError."""
-    listener = _bind(config.server.host, config.server.port)
-    path = _local_path(config.model, "model")
-    threads, reason = _threads(config.model)
-    engine = Engine(str(path), _engine_config(config, threads))
-    try:
-        loras = _apply_loras(config.model, engine)
-        if config.disk_cache is not None:
-            engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
-        if engine.context.memory_kind == "none":
-            raise ConfigError(f"{path}: this model makes embeddings, which are not served yet")
-        template = chat_template(config.model, engine.model.chat_template(), engine.tokenizer)
-        answers = chat_format(config.model, template)
-        settings = _settings(config, path, engine, template, answers)
-        _console.print(_description(path, engine, reason, answers))
-        if config.model.mtmd is not None:
-            _console.print("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
-        async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
-        _listen(listener)
-        if config.server.access_log:
-            logging.basicConfig(format="%(levelname)s: %(message)s")
-            logging.getLogger("llamafast").setLevel(logging.INFO)
-        server = DrainingServer(
-            uvicorn.Config(
-                create_app(async_engine, settings=settings),
-                lifespan="on",
-                ws="none",
-                log_level="info" if config.server.access_log else "warning",
-                access_log=config.server.access_log,
-                timeout_graceful_shutdown=_FLUSH_S,
-            ),
-            async_engine,
-            settings.shutdown_deadline_s,
-            _greeting(listener, settings),
-        )
-        server.run(sockets=[listener])
-    finally:
-        engine.close()
-        listener.close()
+    with _bind(config.server.host, config.server.port) as listener:
+        path = _local_path(config.model, "model")
+        threads, reason = _threads(config.model)
+        with Engine(str(path), _engine_config(config, threads)) as engine:
+            loras = _apply_loras(config.model, engine)
+            if config.disk_cache is not None:
+                engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
+            if engine.context.memory_kind == "none":
+                raise ConfigError(f"{path}: this model makes embeddings, which are not served yet")
+            template = chat_template(config.model, engine.model.chat_template(), engine.tokenizer)
+            answers = chat_format(config.model, template)
+            settings = _settings(config, path, engine, template, answers)
+            _console.print(_description(path, engine, reason, answers))
+            if config.model.mtmd is not None:
+                _console.print("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
+            async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
+            _listen(listener)
+            if config.server.access_log:
+                logging.basicConfig(format="%(levelname)s: %(message)s")
+                logging.getLogger("llamafast").setLevel(logging.INFO)
+            server = DrainingServer(
+                uvicorn.Config(
+                    create_app(async_engine, settings=settings),
+                    lifespan="on",
+                    ws="none",
+                    log_level="info" if config.server.access_log else "warning",
+                    access_log=config.server.access_log,
+                    timeout_graceful_shutdown=_FLUSH_S,
+                ),
+                async_engine,
+                settings.shutdown_deadline_s,
+                _greeting(listener, settings),
+            )
+            server.run(sockets=[listener])
 
 
 class DrainingServer(uvicorn.Server):
