@@ -125,7 +125,7 @@ def twin(row, *, temperature=0.8, top_n_sigma=-1.0, top_k=0, typical_p=1.0, top_
 def test_draw_rare_filters_follow_the_exact_distribution(settings):
     row = make_row("normal", 150, seed=2)
     row[50:100] = make_row("holes", 50, seed=2)
-    tokens = Sampler(150, temperature=0.8, seed=13, **settings).draw(row, n_draws=100_000)
+    tokens = Sampler(150, temperature=0.8, seed=13, **settings).draw(row, n_draws=50_000)
     assert chi_square_excess(tokens, twin(row, **settings)) < 4
 
 
@@ -136,7 +136,8 @@ def test_draw_rare_filters_reach_the_survivors_and_nothing_else(kind, settings):
         row = make_row(kind, n, seed=1)
         p = twin(row, temperature=1e6, **settings)
         likely = np.flatnonzero(p > p.max() / 10)
-        drawn = Sampler(n, temperature=1e6, seed=3, **settings).draw(row, n_draws=int(len(likely) * 40) + 20)
+        n_draws = 20 + 40 * len(likely) if len(likely) <= 100 else 2000
+        drawn = Sampler(n, temperature=1e6, seed=3, **settings).draw(row, n_draws=n_draws)
         assert set(drawn) <= set(np.flatnonzero(p).tolist())
         assert set(likely.tolist()) <= set(drawn) or len(likely) > 100
 

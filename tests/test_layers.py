@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,15 @@ MODULES = {
 CYTHON = sorted([*SOURCE.glob("*.pyx"), *SOURCE.glob("*.pxd")])
 
 
+@cache
+def syntax(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
 def imports(module: str, *, at_run_time: bool = False) -> set[str]:
     """Full names that a module imports anywhere; at run time: only what its import itself needs."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = syntax(module)
     nodes = tree.body if at_run_time else list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     for node in nodes:
@@ -100,8 +107,8 @@ def test_functions_import_nothing_of_ours() -> None:
     # The command line alone does: it must answer --version and --help without libllama.
     hidden = {
         module
-        for module, path in MODULES.items()
-        for function in ast.walk(ast.parse(path.read_text()))
+        for module in MODULES
+        for function in ast.walk(syntax(module))
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llamafast")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +31,14 @@ EVASION = re.compile(r"\btime\.sl" + r"eep\(|\bmark\.(?:sk" + r"ip|xf" + r"ail)|
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def functions(path: Path) -> Iterator[Function]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, Function):
-            yield node
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def functions(path: Path) -> list[Function]:
+    return [node for node in ast.walk(syntax(path)) if isinstance(node, Function)]
 
 
 def cython_functions(path: Path) -> Iterator[tuple[str, int]]:
@@ -99,7 +104,7 @@ def test_functions_stay_under_their_cap() -> None:
 
 
 def test_modules_begin_with_docstring() -> None:
-    assert [name(path) for path in PYTHON if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [name(path) for path in PYTHON if not ast.get_docstring(syntax(path))] == []
 
 
 def test_source_holds_nothing_unfinished() -> None:

@@ -76,26 +76,33 @@ def assert_equal_or_near_tie(together, alone):
         assert ours.logprob == pytest.approx(theirs.logprob, abs=ROUNDING)
 
 
-def test_16_together_equal_each_alone(path):
-    with open_engine(path) as engine:
-        requests = requests_for(engine, 16)
-        together = run(engine, requests)
+@pytest.fixture(scope="module")
+def alone(path):
+    """What each of 16 requests writes with nobody beside it and nothing kept of the others."""
     with open_engine(path, enable_prefix_cache=False) as engine:
-        for request in requests_for(engine, 16):
-            assert_equal_or_near_tie(together[request.request_id], run(engine, [request])[request.request_id])
+        return {request.request_id: run(engine, [request])[request.request_id] for request in requests_for(engine, 16)}
 
 
-def test_prompt_in_small_chunks_equals_prompt_at_once(path):
+@pytest.fixture(scope="module")
+def together(path):
+    """What the 16 write together, twice."""
+    with open_engine(path) as engine:
+        return run(engine, requests_for(engine, 16)), run(engine, requests_for(engine, 16))
+
+
+def test_16_together_equal_each_alone(together, alone):
+    for request_id, tokens in together[0].items():
+        assert_equal_or_near_tie(tokens, alone[request_id])
+
+
+def test_prompt_in_small_chunks_equals_prompt_at_once(path, alone):
     with open_engine(path, n_batch=16, n_ubatch=16) as engine:
         chunked = run(engine, requests_for(engine, 8))
-    with open_engine(path, enable_prefix_cache=False) as engine:
-        for request in requests_for(engine, 8):
-            assert_equal_or_near_tie(chunked[request.request_id], run(engine, [request])[request.request_id])
+    for request_id, tokens in chunked.items():
+        assert_equal_or_near_tie(tokens, alone[request_id])
 
 
-def test_a_second_time_equals_the_first(path):
-    with open_engine(path) as engine:
-        first = run(engine, requests_for(engine, 16))
-        second = run(engine, requests_for(engine, 16))
+def test_a_second_time_equals_the_first(together):
+    first, second = together
     for request_id, tokens in first.items():
         assert_equal_or_near_tie(second[request_id], tokens)
