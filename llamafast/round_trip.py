@@ -55,10 +55,7 @@ def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation,
         text = _visible(header.tokenizer, text, answers)
     known = [Tool(str(_function(tool)["name"]), parameters=_schema(tool)) for tool in answer.tools or ()]
     parser = answers.parser(prompt, known or None)
-    message = ParsedMessage()
-    for i in range(0, len(text), _PIECE):
-        message.add(parser.feed(text[i : i + _PIECE]))
-    message.add(parser.finish())
+    message = ParsedMessage.of(parser.read(text[i : i + _PIECE] for i in range(0, len(text), _PIECE)))
     if header is None:
         # The tags that end a turn are control tokens, which a parser never sees.
         message.content = _END_TAGS.sub("", message.content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import ClassVar
@@ -40,6 +40,10 @@ class StreamParser(ABC):
 
         A call whose end marker is missing is complete if its arguments are (some models end with a stop token).
         """
+
+    def read(self, pieces: Iterable[str]) -> list[Event]:
+        """All events of a text in pieces, its end included."""
+        return [*(event for piece in pieces for event in self.feed(piece)), *self.finish()]
 
 
 class ChatFormat(ABC):

@@ -68,16 +68,23 @@ class ParsedMessage:
     content: str = ""
     calls: list[ParsedCall] = field(default_factory=list)
 
-    def add(self, events: Iterable[Event]) -> None:
-        """Take the next events."""
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> ParsedMessage:
+        """The sum of events in their order, in time proportional to their text."""
+        reasoning, content = list[str](), list[str]()
+        calls, arguments = list[ParsedCall](), list[list[str]]()
         for event in events:
             if isinstance(event, Content):
-                self.content += event.text
+                content.append(event.text)
             elif isinstance(event, Reasoning):
-                self.reasoning += event.text
+                reasoning.append(event.text)
             elif isinstance(event, CallStart):
-                self.calls.append(ParsedCall(event.name, call_id=event.call_id))
+                calls.append(ParsedCall(event.name, call_id=event.call_id))
+                arguments.append([])
             elif isinstance(event, CallArguments):
-                self.calls[event.index].arguments += event.fragment
+                arguments[event.index].append(event.fragment)
             else:
-                self.calls[event.index].is_complete = event.is_complete
+                calls[event.index].is_complete = event.is_complete
+        for call, fragments in zip(calls, arguments, strict=True):
+            call.arguments = "".join(fragments)
+        return cls("".join(reasoning), "".join(content), calls)

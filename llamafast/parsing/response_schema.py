@@ -60,11 +60,6 @@ class SchemaFormat(ChatFormat):
         """Texts of control tokens that the parser must see: those in the regexes."""
         return self._markers
 
-    @property
-    def is_streamed(self) -> bool:
-        """Whether answers are taken apart as they come."""
-        return self._known is not None or self._plan is not None
-
     def matches(self, template: str) -> bool:
         """Never: it is chosen by the config."""
         return False

@@ -15,12 +15,7 @@ from tests.grammars.walks import TOOL
 
 def read(chat_format: ChatFormat, prompt: str, tools: Sequence[Tool], text: str) -> ParsedMessage:
     """The message, read character by character."""
-    parser = chat_format.parser(prompt, tools)
-    message = ParsedMessage()
-    for char in text:
-        message.add(parser.feed(char))
-    message.add(parser.finish())
-    return message
+    return ParsedMessage.of(chat_format.parser(prompt, tools).read(text))
 
 
 def faults(message: ParsedMessage) -> list[str]:

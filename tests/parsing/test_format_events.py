@@ -19,8 +19,7 @@ CONTROL_TOKEN = re.compile(r'<\|[^<>|\s]*\|?>|<[^<>|\s]*\|>|<｜[^<>｜]*｜>|\[
 
 
 def events(format: str, prompt: str, pieces: list[str], *, has_tools: bool = True) -> list[Event]:
-    parser = registry.by_name(format).parser(prompt, TOOLS if has_tools else None)
-    return [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
+    return registry.by_name(format).parser(prompt, TOOLS if has_tools else None).read(pieces)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -55,8 +54,7 @@ def check_mixed(format: str, num_texts: int) -> None:
         for pieces in ([text], list(text), cut(text, draw)):
             told = events(format, prompt, pieces)
             assert all(text.startswith(event.text, event.start) for event in told if isinstance(event, Content)), text
-            messages.append(ParsedMessage())
-            messages[-1].add(told)
+            messages.append(ParsedMessage.of(told))
         assert messages[0] == messages[1] == messages[2], text
         assert all(isinstance(json.loads(call.arguments), dict) for call in messages[0].calls if call.is_complete), text
 
@@ -76,8 +74,7 @@ def test_format_much_mixed_up_output_means_the_same_in_pieces(format: str) -> No
 def test_format_without_tools_keeps_calls_as_content(format: str) -> None:
     for name in ("one call", "two calls", "text around"):
         written = WRITERS[format](MESSAGES[name], False)
-        message = ParsedMessage()
-        message.add(events(format, written.prompt, [written.text], has_tools=False))
+        message = ParsedMessage.of(events(format, written.prompt, [written.text], has_tools=False))
         assert message.calls == []
         assert all(text in message.content for call in MESSAGES[name].calls for text in (call[0], "Paris"))
 

@@ -65,22 +65,15 @@ def texts(format: str, number: int) -> list[tuple[str, str]]:
 
 
 def events(format: str, prompt: str, pieces: list[str]) -> list[Event]:
-    parser = registry.by_name(format).parser(prompt, TOOLS)
-    return [*(event for piece in pieces for event in parser.feed(piece)), *parser.finish()]
-
-
-def added(found: list[Event]) -> ParsedMessage:
-    message = ParsedMessage()
-    message.add(found)
-    return message
+    return registry.by_name(format).parser(prompt, TOOLS).read(pieces)
 
 
 def check(format: str, prompt: str, text: str, draw: random.Random) -> None:
     whole = events(format, prompt, [text])
-    message = added(whole)
+    message = ParsedMessage.of(whole)
     for pieces in (list(text), cut(text, draw), cut(text, draw)):
         cut_events = events(format, prompt, pieces)
-        assert added(cut_events) == message, (prompt, pieces)
+        assert ParsedMessage.of(cut_events) == message, (prompt, pieces)
         check_order(cut_events, text)
     check_order(whole, text)
     for call in message.calls:

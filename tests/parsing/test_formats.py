@@ -56,12 +56,7 @@ OUTPUTS = {format: written(format) + collected(format) for format in FORMATS}
 
 
 def parse(format: str, prompt: str, pieces: Iterable[str]) -> ParsedMessage:
-    parser = registry.by_name(format).parser(prompt, TOOLS)
-    message = ParsedMessage()
-    for piece in pieces:
-        message.add(parser.feed(piece))
-    message.add(parser.finish())
-    return message
+    return ParsedMessage.of(registry.by_name(format).parser(prompt, TOOLS).read(pieces))
 
 
 def values(message: ParsedMessage) -> tuple[str, str, list[tuple[str, object, bool]]]:

@@ -16,12 +16,7 @@ PARSED = ParsedCall("f", '{"s": "x"}', is_complete=True)
 
 
 def parse(text: str, prompt: str = "", tools=TOOLS, format: ChatFormat | None = None) -> ParsedMessage:
-    parser = (format or registry.by_name("hermes")).parser(prompt, tools)
-    message = ParsedMessage()
-    for char in text:
-        message.add(parser.feed(char))
-    message.add(parser.finish())
-    return message
+    return ParsedMessage.of((format or registry.by_name("hermes")).parser(prompt, tools).read(text))
 
 
 @pytest.mark.parametrize(
@@ -61,10 +56,8 @@ def test_machine_call_gone_wrong_ends_and_the_rest_is_content() -> None:
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_machine_endless_name_of_a_parameter_is_given_up_at_one_place(size: int) -> None:
     text = "<tool_call><function=f><parameter=" + "k" * 300
-    parser, message = registry.by_name("qwen3_xml").parser("", TOOLS), ParsedMessage()
-    for at in range(0, len(text), size):
-        message.add(parser.feed(text[at : at + size]))
-    message.add(parser.finish())
+    parser = registry.by_name("qwen3_xml").parser("", TOOLS)
+    message = ParsedMessage.of(parser.read(text[at : at + size] for at in range(0, len(text), size)))
     assert message == ParsedMessage(content="k" * 44, calls=[ParsedCall("f")])
 
 

@@ -53,15 +53,10 @@ calls = st.lists(st.tuples(st.sampled_from(["find"]), values), max_size=3)
 def parse(family: Family, text: str, cuts: Sequence[int] = (), prompt: str | None = None) -> ParsedMessage:
     """The message of a text that comes in pieces; each piece of content is where it says it is."""
     parser = SchemaFormat(family.schema).parser(family.prompt if prompt is None else prompt, TOOLS)
-    message = ParsedMessage()
     ends = [*sorted(cuts), len(text)]
-    for start, end in zip([0, *ends], ends, strict=False):
-        events = parser.feed(text[start:end])
-        for event in events:
-            assert not isinstance(event, Content) or text.startswith(event.text, event.start)
-        message.add(events)
-    message.add(parser.finish())
-    return message
+    events = [event for start, end in zip([0, *ends], ends, strict=False) for event in parser.feed(text[start:end])]
+    assert all(text.startswith(event.text, event.start) for event in events if isinstance(event, Content))
+    return ParsedMessage.of([*events, *parser.finish()])
 
 
 def told(message: ParsedMessage) -> tuple[object, ...]:
@@ -79,9 +74,8 @@ def test_schema_of_any_answer_streams_what_it_gives_exactly(
     family: Family, reasoning: str, content: str, calls: list[tuple[str, Arguments]], seed: int
 ) -> None:
     text = family.write(reasoning, content, calls)
-    exact = ParsedMessage()
     turn = family.prompt[family.prompt.rfind("<|me") :]
-    exact.add(message_events(compile_rule(family.schema), turn + text, len(turn), TOOLS))
+    exact = ParsedMessage.of(message_events(compile_rule(family.schema), turn + text, len(turn), TOOLS))
     expected = (reasoning, content, [(name, dict(arguments)) for name, arguments in calls])
     assert told(exact) == told(parse(family, text)) == told(parse(family, text, cuts_of(text, seed))) == expected
 
@@ -90,8 +84,7 @@ def test_schema_of_any_answer_streams_what_it_gives_exactly(
 def test_schema_of_a_call_streams_its_arguments_before_its_end(family: Family) -> None:
     text = family.write("hm", "", [CALL])
     parser = SchemaFormat(family.schema).parser(family.prompt, TOOLS)
-    message = ParsedMessage()
-    message.add(parser.feed(text[: text.index("b")]))
+    message = ParsedMessage.of(parser.feed(text[: text.index("b")]))
     assert message.reasoning == "hm"
     assert message.calls[0].arguments.startswith('{"text":')
 
@@ -150,8 +143,7 @@ def test_schema_of_text_that_it_does_not_know_is_content() -> None:
 def test_schema_without_tools_keeps_calls_as_content() -> None:
     text = LOOSE.write("", "Hi", [CALL])
     parser = SchemaFormat(LOOSE.schema).parser(LOOSE.prompt, None)
-    message = ParsedMessage()
-    message.add([*parser.feed(text), *parser.finish()])
+    message = ParsedMessage.of(parser.read([text]))
     assert (message.content, message.calls) == (text, [])
 
 

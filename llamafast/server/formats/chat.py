@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from llamafast.parsing.events import CallArguments, CallStart, Content, Event, ParsedCall, ParsedMessage, Reasoning
+from llamafast.parsing.events import CallArguments, CallStart, Content, Event, ParsedMessage, Reasoning
 from llamafast.request import RequestOutput, TokenLogprob
 from llamafast.server.formats.choice import ChoiceReader, Reading
 from llamafast.server.formats.common import Formatter, Header, JsonObject, Options, finite
@@ -85,7 +85,7 @@ class ChatFormatter(Formatter):
 
     def choice(self, index: int, finish: str | None) -> JsonObject:
         """One choice of a whole answer."""
-        parsed = _message(self._events[index])
+        parsed = ParsedMessage.of(self._events[index])
         content = None if parsed.calls and not parsed.content else parsed.content
         message: JsonObject = {"role": "assistant", "content": content, "refusal": None}
         if parsed.reasoning and self._reading.shows_reasoning:
@@ -151,23 +151,6 @@ class ChatFormatter(Formatter):
                 return b'"delta":{"function_call":%b}' % function
             return b'"delta":{"tool_calls":[{"index":%d,"function":%b}]}' % (event.index, function)
         return b""
-
-
-def _message(events: Sequence[Event]) -> ParsedMessage:
-    """What many events add up to, in time proportional to their text."""
-    message = ParsedMessage(
-        "".join([event.text for event in events if isinstance(event, Reasoning)]),
-        "".join([event.text for event in events if isinstance(event, Content)]),
-    )
-    fragments: dict[int, list[str]] = {}
-    for event in events:
-        if isinstance(event, CallArguments):
-            fragments.setdefault(event.index, []).append(event.fragment)
-        elif isinstance(event, CallStart):
-            message.calls.append(ParsedCall(event.name, call_id=event.call_id))
-    for index, pieces in fragments.items():
-        message.calls[index].arguments = "".join(pieces)
-    return message
 
 
 class _ContentLogprobs:
