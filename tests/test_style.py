@@ -49,9 +49,10 @@ def cython_functions(path: Path) -> Iterator[tuple[str, int]]:
         if match is None:
             continue
         indent, end = len(match[1]), start + 1
-        inside = [number for number in range(start + 1, len(lines)) if lines[number].strip()]
-        for number in inside:
+        for number in range(start + 1, len(lines)):
             text = lines[number]
+            if not text.strip():
+                continue
             if len(text) - len(text.lstrip()) <= indent and not text.lstrip().startswith(")"):
                 break
             end = number + 1
