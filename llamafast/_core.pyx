@@ -482,11 +482,6 @@ cdef class Context:
             p0 = p1 = -1
         lib.llama_memory_seq_cp(self.memory, src, dst, p0, p1)
 
-    def seq_keep(self, int seq_id) -> None:
-        """Forget all sequences but this one."""
-        self.check_seq(seq_id)
-        lib.llama_memory_seq_keep(self.memory, seq_id)
-
     def seq_add(self, int seq_id, int p0, int p1, int delta) -> None:
         """Shift positions [p0, p1) by delta. Raises ValueError if this memory cannot shift: llama.cpp would abort."""
         self.check_seq(seq_id)
@@ -543,10 +538,6 @@ cdef class Context:
             values.push_back(scale)
         if lib.llama_set_adapters_lora(self.ptr, adapters.data(), adapters.size(), values.data()) != 0:
             raise ValueError(f"llama.cpp refused the adapters: {take_log()}")
-
-    def num_graph_reuses(self) -> int:
-        """How many decodes ran the compute graph of the one before."""
-        return lib.llama_perf_context(self.ptr).n_reused
 
 
 cdef int check_sizes(int n_ctx, int n_batch, int n_ubatch, int n_seq_max, int n_outputs_max, int n_rs_seq,

@@ -104,9 +104,6 @@ cdef extern from "llama.h" nogil:
         bint swa_full
         bint kv_unified
 
-    ctypedef struct llama_perf_context_data:
-        int32_t n_reused
-
     void llama_backend_init() except +
     const char* llama_version()
     void llama_log_set(void (*log_callback)(ggml_log_level, const char*, void*) noexcept nogil, void* user_data)
@@ -166,13 +163,11 @@ cdef extern from "llama.h" nogil:
     uint32_t llama_n_seq_max(const llama_context* ctx)
     uint32_t llama_n_rs_seq(const llama_context* ctx)
     llama_memory_t llama_get_memory(const llama_context* ctx)
-    llama_perf_context_data llama_perf_context(const llama_context* ctx)
 
     void llama_memory_clear(llama_memory_t mem, bint data) except +
     bint llama_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1) except +
     void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst, llama_pos p0,
                              llama_pos p1) except +
-    void llama_memory_seq_keep(llama_memory_t mem, llama_seq_id seq_id) except +
     void llama_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1,
                               llama_pos delta) except +
     llama_pos llama_memory_seq_pos_min(llama_memory_t mem, llama_seq_id seq_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import ClassVar, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,8 +39,6 @@ class ReasoningOptions(BaseModel):
 
 class ReasoningFields(BaseModel):
     """Of two fields that say the same thing the values must be equal."""
-
-    budget_aliases: ClassVar[dict[str, str]] = BUDGET_ALIASES
 
     reasoning_effort: Effort | None = Field(
         None,
