@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Any
 
 from llamafast._sampling import Sampler
 from llamafast.cache.disk_cache import DiskLoad
@@ -342,7 +341,7 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
     eog_ids = tuple(tokenizer.eog_ids)
     never = tokenizer.suppress_ids + (eog_ids if params.ignore_eos else ())
     num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
-    settings: dict[str, Any] = {name: getattr(params, name) for name in _SAMPLER_FIELDS}
+    settings = {name: getattr(params, name) for name in _SAMPLER_FIELDS}
     settings["top_k"] = max(0, params.top_k)
     settings["logit_bias"] = params.logit_bias + tuple((i, -math.inf) for i in never)
     settings["num_logprobs"] = -1 if num_logprobs is None else num_logprobs

@@ -88,11 +88,12 @@ def test_parse_streamed_gives_the_same_object(client, model_name, task, expected
     assert "".join(deltas) == final.choices[0].message.content
 
 
-def test_example_of_the_readme_prints_what_it_says(server, capsys):
+@pytest.mark.parametrize("part", ["tools=[", "class Capital(BaseModel)"])
+def test_example_of_the_readme_prints_what_it_says(server, client, capsys, part):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = (text for text in readme.split("```python\n") if "class Capital(BaseModel)" in text)
+    (example,) = (text for text in readme.split("```python\n") if part in text.partition("```")[0])
     code = example.partition("```")[0]
-    exec(code.replace("http://127.0.0.1:8000", server.url), {"__name__": "example"})
+    exec(code.replace("http://127.0.0.1:8000", server.url), {"__name__": "example", "client": client})
     assert capsys.readouterr().out.strip() == code.strip().rpartition("# ")[2]
 
 

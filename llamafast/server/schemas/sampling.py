@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -110,7 +110,7 @@ class SamplingFields(BaseModel):
 
         Raises InvalidRequestError for a text that names no tokens.
         """
-        values: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        values = {name: getattr(self, name) for name in _PLAIN}
         values |= {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         return SamplingParams(
             **values,
