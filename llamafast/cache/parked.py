@@ -10,6 +10,9 @@ from llamafast.cache.slots import Slot
 _CALM = 8
 _MIN_REGRETTED = 32
 
+# So many idle slots dropped in a row, without anybody coming back to any, halve the idle time.
+_MANY_UNWANTED = 8
+
 # More turns of a conversation than this say no more about its next one.
 _MAX_TURNS = 8
 
@@ -17,8 +20,9 @@ _MAX_TURNS = 8
 class ParkedSlots:
     """In the order of their last use. Times are tokens that all sequences have generated.
 
-    A slot is idle when max_idle_tokens were generated since its last use, or more, where dropped ones were asked for
-    again; None: never. cost: tokens that would be computed again if a slot were gone.
+    A slot is idle when max_idle_tokens were generated since its last use; or more, where dropped ones were asked for
+    again; or less, where nobody ever comes back; None: never. cost: tokens that would be computed again if a slot were
+    gone.
 
     What goes first: cost by what is won, times the turns of the conversation, for whoever came back will come again;
     more so the later it was used. Source: GreedyDual-Size-Frequency, Cherkasova 1998. Of equals, the one that was used
@@ -29,6 +33,7 @@ class ParkedSlots:
         self._slots: dict[int, Slot] = {}  # by sequence id, least recently used first
         self._max_idle_tokens = max_idle_tokens
         self._max_idle = max_idle_tokens  # as it is now
+        self._num_unwanted = 0
         self._calm_at = 0  # when that shrinks again
         self._cost = cost
         # They rise to the weight of what is evicted: what stays unused gets lighter beside the rest.
@@ -82,12 +87,21 @@ class ParkedSlots:
         self._cell_floor = max(self._cell_floor, victims[victim])
         return victim
 
-    def idle(self, now: int) -> Slot | None:
-        """The least recently used one, if it is idle; O(1)."""
+    def take_idle(self, now: int) -> Slot | None:
+        """The least recently used one, to be dropped, if it is idle; O(1)."""
         oldest = next(iter(self), None)
         if oldest is None or self._max_idle is None or now - oldest.used_at <= self._max_idle:
             return None
+        self._num_unwanted += 1
+        if self._num_unwanted >= _MANY_UNWANTED:
+            self._num_unwanted = 0
+            self._max_idle //= 2
         return oldest
+
+    def want(self, slot: Slot, length: int) -> None:
+        """The first `length` tokens of a slot are asked for: if they are most of it, keeping slots pays."""
+        if 2 * length >= slot.length and length >= _MIN_REGRETTED:
+            self._keep_longer(0)
 
     def regret(self, num_tokens: int, used_at: int, now: int) -> None:
         """num_tokens were asked for whose slot was dropped, and used last at used_at: keep idle ones longer.
@@ -95,14 +109,20 @@ class ParkedSlots:
         Twice as long as would have done, until nothing was regretted for a while.
         """
         if self._max_idle is not None and num_tokens >= _MIN_REGRETTED:
-            self._max_idle = max(self._max_idle, 2 * (now - used_at))
+            self._keep_longer(2 * (now - used_at))
             self._calm_at = now + _CALM * self._max_idle
 
     def calm_down(self, now: int) -> None:
         """To be called now and then: forget old regrets."""
-        if now >= self._calm_at and self._max_idle is not None and self._max_idle_tokens is not None:
-            self._max_idle = max(self._max_idle_tokens, self._max_idle // 2)
+        base = self._max_idle_tokens
+        if now >= self._calm_at and self._max_idle is not None and base is not None and self._max_idle > base:
+            self._max_idle = max(base, self._max_idle // 2)
             self._calm_at = now + _CALM * self._max_idle
+
+    def _keep_longer(self, num_tokens: int) -> None:
+        self._num_unwanted = 0
+        if self._max_idle is not None and self._max_idle_tokens is not None:
+            self._max_idle = max(self._max_idle, self._max_idle_tokens, num_tokens)
 
     def _value(self, slot: Slot) -> int:
         return min(slot.num_turns, _MAX_TURNS) * self._cost(slot)

@@ -102,6 +102,7 @@ class PrefixCache:
             self.checkpoints.touch(checkpoint)
         if source is not None and source in self._parked:
             self._parked.use(source, self.num_generated)
+            self._parked.want(source, match.length)
         seq_id = self._take_id(source)
         if seq_id is None:
             assert source is not None
@@ -230,7 +231,7 @@ class PrefixCache:
 
     def drop_idle(self) -> None:
         """Free the parked slots that cost more than they are likely to save; to be called after each step, O(1)."""
-        while (idle := self._parked.idle(self.num_generated)) is not None:
+        while (idle := self._parked.take_idle(self.num_generated)) is not None:
             self._evict(idle)
         while self.num_cells > self.n_cells_kept and self._free_cells(self.num_cells - self.n_cells_kept):
             pass

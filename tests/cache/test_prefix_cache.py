@@ -270,6 +270,32 @@ def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
         assert bench.cache.num_parked == kept
 
 
+def idle_bench(*texts: str) -> Bench:
+    """Of eight texts, then these, nobody asks for one again."""
+    bench = Bench(n_cells=9999, max_idle_tokens=512)
+    for text in (*(f"{number} asks something that nobody asks again" for number in range(8)), *texts):
+        bench.park(bench.start(text), text)
+        bench.cache.num_generated += 513 if text[0].isdigit() else 0
+        bench.cache.drop_idle()
+    return bench
+
+
+def test_drop_idle_nobody_comes_back_goes_sooner():
+    bench = idle_bench("a last one")
+    bench.cache.num_generated += 257
+    bench.cache.drop_idle()
+    assert bench.cache.num_parked == 0
+
+
+def test_drop_idle_somebody_comes_back_goes_as_late_as_before():
+    text = "a prompt that is long enough to be wanted again"
+    bench = idle_bench(text)
+    bench.park(bench.start(text), text)
+    bench.cache.num_generated += 512
+    bench.cache.drop_idle()
+    assert bench.cache.num_parked > 0
+
+
 @pytest.mark.parametrize(("num_common", "length"), [(12, 0), (30, 30)])
 def test_match_in_a_sliding_window_only_where_it_still_is(num_common, length):
     text = "one text, longer than a window"
