@@ -28,7 +28,11 @@ class StreamParser(ABC):
     (up to its name) is malformed, comes out as content, verbatim. Behind its head a call that goes wrong ends with
     CallEnd(is_complete=False), and the text from there on is content. Reasoning is trimmed at both ends; white space
     between reasoning, content and calls belongs to none of them; all other white space stays.
+
+    is_reasoning: the text so far ends inside reasoning. Parsers that read at the end alone never say so.
     """
+
+    is_reasoning: bool = False
 
     @abstractmethod
     def feed(self, text: str) -> list[Event]:

@@ -90,14 +90,17 @@ def _calls(message: Message, index: int) -> list[_Call]:
         if isinstance(call, Mapping)
     ]
     legacy = message.get("function_call")
-    if isinstance(legacy, Mapping) and not found:
+    if legacy is not None and not found:
         found = [_call({"function": legacy}, f"{where}.function_call", f"call{index:03}00")]
     return found
 
 
 def _call(call: Message, param: str, default_id: str) -> _Call:
     function = call.get("function")
-    function = function if isinstance(function, Mapping) else {}
+    if not isinstance(function, Mapping):
+        raise InvalidRequestError(f"{param}: must be an object", param=param)
+    if not isinstance(function.get("name"), str):
+        raise InvalidRequestError(f"{param}.name: must be a string", param=f"{param}.name")
     arguments, text = _parsed(function.get("arguments"), f"{param}.arguments")
     extra = {name: value for name, value in call.items() if name not in ("id", "type", "function")}
     return _Call(str(call.get("id") or default_id), str(function.get("name", "")), arguments, text, extra)
@@ -107,9 +110,13 @@ def _parsed(arguments: object, param: str) -> tuple[object, str]:
     """Arguments as an object and as JSON text."""
     if isinstance(arguments, Mapping):
         return arguments, json.dumps(arguments, ensure_ascii=False)
-    text = arguments if isinstance(arguments, str) else ""
+    if arguments is not None and not isinstance(arguments, str):
+        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
+    text = arguments or ""
     try:
         value: object = json.loads(text or "{}", parse_constant=_refuse_constant)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise InvalidRequestError(f"{param}: not valid JSON", param=param) from None
     if not isinstance(value, dict):

@@ -148,9 +148,17 @@ class Machine(TextReader, StreamParser):
         """Take reasoning up to its closing tag."""
         self.begin_part()
         try:
-            yield from self.copy(Markers(close), self.add_reasoning)
+            yield from self.thoughts(Markers(close))
         finally:
             self.begin_part()
+
+    def thoughts(self, ends: Markers) -> Wait[str]:
+        """Take the text of reasoning and the marker that ends it; gives the marker."""
+        self.is_reasoning = True
+        try:
+            return (yield from self.copy(ends, self.add_reasoning))
+        finally:
+            self.is_reasoning = False
 
     def between(self) -> Wait[None]:
         """Take white space and reasoning where both may stand."""

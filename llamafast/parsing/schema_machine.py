@@ -136,7 +136,7 @@ class SchemaMachine(XmlMachine):
         assert segment is not None
         self.begin_part()
         try:
-            marker = yield from self.copy(Markers(*segment.closers), self.add_reasoning)
+            marker = yield from self.thoughts(Markers(*segment.closers))
         finally:
             self.begin_part()
         if not segment.is_skipped and not self._plan.is_inline:

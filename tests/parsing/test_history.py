@@ -204,3 +204,25 @@ def test_history_refusal_is_the_content_of_its_answer():
 def test_content_text_is_all_text_of_any_content():
     assert content_text([{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]) == "a\n\nb"
     assert (content_text("a"), content_text(None)) == ("a", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        ({"function": "f"}, "function"),
+        ({}, "function"),
+        ({"function": {"name": 5}}, "function.name"),
+        ({"function": {"name": "f", "arguments": 5}}, "function.arguments"),
+        ({"function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}, "function.arguments"),
+    ],
+)
+def test_call_of_the_wrong_shape_is_refused_by_name(call, field):
+    with pytest.raises(InvalidRequestError) as refused:
+        template_messages([{"role": "assistant", "tool_calls": [call]}], TemplateTraits())
+    assert refused.value.param == f"messages[0].tool_calls[0].{field}"
+
+
+def test_function_call_that_is_no_object_is_refused():
+    with pytest.raises(InvalidRequestError) as refused:
+        template_messages([{"role": "assistant", "function_call": "f"}], TemplateTraits())
+    assert refused.value.param == "messages[0].function_call"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamafast.request import FinishReason, RequestOutput, Usage
+from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 
 
 def reply(request):
@@ -33,7 +33,7 @@ def test_reasoning_stands_beside_the_content_under_both_names(thinking):
         "role": "assistant", "content": "Yes.", "refusal": None, "reasoning_content": "hm,\nso",
         "reasoning": "hm,\nso",
     }  # fmt: skip
-    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 4}
 
 
 def test_reasoning_streamed_has_both_names(thinking, events):
@@ -49,11 +49,34 @@ def test_reasoning_streamed_has_both_names(thinking, events):
     ]
 
 
+def test_reasoning_tokens_do_not_hold_the_head_of_a_call(thinking):
+    pieces = ["hm", "</think>", "\n\n", "<tool_call>", "\n<function=", "f", ">\n", "</function>\n</tool_call>"]
+    outputs = [RequestOutput("r", 0, text, [i]) for i, text in enumerate(pieces)]
+    outputs[-1].finish_reason, outputs[-1].usage = FinishReason.STOP, Usage(3, len(outputs))
+    thinking.engine.reply = lambda request: [[output] for output in outputs]
+    answer = thinking.chat(tools=[{"type": "function", "function": {"name": "f"}}]).json()
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+
+
+@pytest.mark.parametrize("pieces", [["hm", "</think>", "\n\n", " Yes", "."], ["hm</think>\n", "\nYes", "."]])
+def test_logprobs_hold_a_first_token_whose_white_space_is_cut(thinking, pieces):
+    outputs, offset = [], 0
+    for i, text in enumerate(pieces):
+        outputs.append(RequestOutput("r", 0, text, [i], [TokenLogprob(i, -1.0, text.encode(), offset)]))
+        offset += len(text)
+    outputs[-1].finish_reason, outputs[-1].usage = FinishReason.STOP, Usage(3, len(outputs))
+    thinking.engine.reply = lambda request: [[output] for output in outputs]
+    (choice,) = thinking.chat(logprobs=True).json()["choices"]
+    assert choice["message"]["content"] == "Yes."
+    assert [entry["token"] for entry in choice["logprobs"]["content"]] == pieces[-2:]
+
+
 @pytest.mark.parametrize("fields", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}])
 def test_reasoning_that_is_not_wanted_is_hidden_and_counted(thinking, events, fields):
     answer = thinking.chat(**fields).json()
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Yes.", "refusal": None}
-    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 4}
     *chunks, _ = events(thinking.chat(stream=True, **fields).content)
     assert all("reasoning" not in chunk["choices"][0]["delta"] for chunk in chunks)
 

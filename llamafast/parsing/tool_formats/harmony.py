@@ -121,8 +121,10 @@ class _Parser(Machine):
         recipient = _recipient(head)
         if recipient:
             yield from self._call(recipient.removeprefix("functions."))
-        sink = self.add_reasoning if head["channel"] == "analysis" and not recipient else self.add_content
-        self._end((yield from self.copy(_BODY_ENDS, sink)))
+        if head["channel"] == "analysis" and not recipient:
+            self._end((yield from self.thoughts(_BODY_ENDS)))
+        else:
+            self._end((yield from self.copy(_BODY_ENDS, self.add_content)))
 
     def _call(self, name: str) -> Wait[None]:
         self.start_call(name)

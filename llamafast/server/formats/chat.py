@@ -163,16 +163,27 @@ class _ContentLogprobs:
         self._end = 0  # of the content so far
 
     def of(self, content: Content) -> list[TokenLogprob]:
-        """Those whose text begins in this piece; what lies before it is forgotten."""
-        self._end = end = content.start + len(content.text)
-        entries = [entry for entry in self.waiting if content.start <= entry.text_offset < end]
-        self.waiting = [entry for entry in self.waiting if entry.text_offset >= end]
+        """Those with text in this piece that no earlier piece had; what lies before it is forgotten."""
+        start, waiting = content.start, self.waiting
+        self._end = end = start + len(content.text)
+        entries = [entry for entry in waiting if start <= entry.text_offset < end]
+        self.waiting = [entry for entry in waiting if entry.text_offset >= end]
+        num_before = next((i for i, entry in enumerate(waiting) if entry.text_offset >= start), len(waiting))
+        if num_before:  # the white space at the beginning of a token may be cut
+            last = waiting[num_before - 1]
+            after = waiting[num_before].text_offset if num_before < len(waiting) else last.text_offset + _length(last)
+            if after > start:
+                entries.insert(0, last)
         return entries
 
     def rest(self, num_chars: int) -> list[TokenLogprob]:
         """Those of tokens without text at the very end, if that is the end of the content."""
         entries, self.waiting = self.waiting, []
         return entries if self._end == num_chars else []
+
+
+def _length(entry: TokenLogprob) -> int:
+    return len(entry.token_bytes.decode("utf-8", "replace"))
 
 
 def _token(logprob: float, token_bytes: bytes) -> JsonObject:

@@ -66,7 +66,7 @@ class ChoiceReader:
         self._end = -1  # of the content that the matcher has seen
         self._num_tokens = 0
         self._num_held = 0  # tokens since the last event
-        self._is_reasoning = False
+        self._is_reasoning = self._parser.is_reasoning
         self.num_reasoning_tokens = 0
         self.num_chars = 0
         self.num_calls = 0
@@ -80,12 +80,14 @@ class ChoiceReader:
         self.num_chars += len(text)
         self._num_tokens += num_tokens
         is_last = output.finish_reason is not None
+        was_reasoning, self._is_reasoning = self._is_reasoning, self._parser.is_reasoning
+        is_reasoning = was_reasoning or self._is_reasoning
         if is_last:
             events = [*events, *self._parser.finish()]
-        elif len(events) == 1 and type(events[0]) is Content and not self._is_limited and not self._is_reasoning:
+        elif len(events) == 1 and type(events[0]) is Content and not self._is_limited and not is_reasoning:
             self._num_held = 0  # nearly all tokens come this way
             return events
-        self._count(events, num_tokens)
+        self._count(events, num_tokens, is_reasoning)
         return self._limited(events, is_last) if self._is_limited else events
 
     def finish_reason(self, reason: str) -> str:
@@ -94,16 +96,14 @@ class ChoiceReader:
             return reason
         return "function_call" if self._reading.is_legacy else "tool_calls"
 
-    def _count(self, events: list[Event], num_tokens: int) -> None:
-        if not events:
+    def _count(self, events: list[Event], num_tokens: int, is_reasoning: bool) -> None:
+        if is_reasoning or any(type(event) is Reasoning for event in events):
+            self.num_reasoning_tokens += self._num_held + num_tokens  # held: the tokens of an opening tag
+            self._num_held = 0
+        elif events:
+            self._num_held = 0
+        else:
             self._num_held += num_tokens
-            return
-        if type(events[0]) is Reasoning or (len(events) > 1 and any(type(event) is Reasoning for event in events)):
-            self.num_reasoning_tokens += self._num_held + num_tokens
-        elif self._is_reasoning:  # behind the reasoning came nothing but its closing tag
-            self.num_reasoning_tokens += self._num_held
-        self._num_held = 0
-        self._is_reasoning = type(events[-1]) is Reasoning
 
     def _limited(self, events: list[Event], is_last: bool) -> list[Event]:
         """The events up to where a stop or a single call ends the choice."""
