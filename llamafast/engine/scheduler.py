@@ -99,10 +99,14 @@ class Scheduler:
                 self._stop(sequence, reason, error)
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one choice as if it had come to a stop; its last output comes with the next step. Others go on."""
+        """End one choice as if it had come to a stop; its last output comes with the next step. Others go on.
+
+        Without a token there was no stop, and others may wait for this one's prompt: ignored.
+        """
         state = self.requests.get(request_id)
         for sequence in state.sequences if state is not None else ():
-            if sequence.index == index and sequence.status is not SequenceStatus.FINISHED:
+            is_open = sequence.status is not SequenceStatus.FINISHED and sequence.num_generated > 0
+            if sequence.index == index and is_open:
                 self._stop(sequence, FinishReason.STOP, keep=True)
 
     def take_instant(self) -> list[RequestOutput]:
