@@ -92,11 +92,15 @@ class Scheduler:
         self.waiting.put(first)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT, error: Exception | None = None) -> None:
-        """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored."""
+        """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored.
+
+        What it has computed stays for whoever begins alike, unless there was an error: who stops a long answer goes on
+        with that conversation.
+        """
         state = self.requests.get(request_id)
         for sequence in state.sequences if state is not None else ():
             if sequence.status is not SequenceStatus.FINISHED:
-                self._stop(sequence, reason, error)
+                self._stop(sequence, reason, error, keep=error is None)
 
     def finish(self, request_id: str, index: int) -> None:
         """End one choice as if it had come to a stop; its last output comes with the next step. Others go on.
