@@ -180,9 +180,16 @@ class _ContentLogprobs:
         self._end = 0  # of the content so far
 
     def of(self, content: Content) -> list[TokenLogprob]:
-        """Those whose text begins in this piece; what lies before it is forgotten."""
-        self._end = end = content.start + len(content.text)
-        entries = [entry for entry in self.waiting if content.start <= entry.text_offset < end]
+        """Those whose text begins in this piece, or reaches into it; what lies before it is forgotten.
+
+        The space in front of an answer's first word is dropped, but it is a part of that word's token.
+        """
+        start = content.start
+        self._end = end = start + len(content.text)
+        entries = [entry for entry in self.waiting if start <= entry.text_offset < end]
+        before = [entry for entry in self.waiting if entry.text_offset < start]
+        if before and before[-1].text_end > start and not (entries and entries[0].text_offset == start):
+            entries.insert(0, before[-1])
         self.waiting = [entry for entry in self.waiting if entry.text_offset >= end]
         return entries
 
