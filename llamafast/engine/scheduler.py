@@ -132,6 +132,7 @@ class Scheduler:
         """Take the sampled tokens of a plan, one per sampler: append, detokenize, match stops, finish, free."""
         now = time.monotonic()
         self.planner.done(plan)
+        self.cache.note_decode()
         outputs: list[RequestOutput] = []
         ended: list[tuple[Sequence, RequestOutput]] = []
         num_on_time, last_decode_s = 0, self._last_decode_s
