@@ -37,6 +37,14 @@ class MemoryKind:
         self.takes_checkpoints = self.has_state or not (swa_full or copies_cells)
         self.can_cut = kind == "attention"
         self._n_swa = n_swa
+        # Streams whose copies the next decode carries out: until then whole states are neither read nor set there.
+        self.uncopied: set[int] = set()
+
+    def copy(self, source_id: int, seq_id: int) -> None:
+        """Put all that a sequence holds into an empty one."""
+        self.memory.seq_cp(source_id, seq_id, -1, -1)
+        if self.copies_cells:
+            self.uncopied |= {source_id, seq_id}
 
     def can_fork(self, slot: Slot, length: int) -> bool:
         """Whether the first `length` tokens of a slot can be taken without a checkpoint."""
@@ -50,7 +58,7 @@ class MemoryKind:
         """Put the first `length` tokens of the source into an empty sequence; False if a window finds no room."""
         if source is not None:
             if self.copies_cells or (self.has_state and checkpoint is None):
-                self.memory.seq_cp(source.seq_id, seq_id, -1, -1)
+                self.copy(source.seq_id, seq_id)
             else:
                 # The state comes along as it is now, and has to be replaced by that of the place.
                 self.memory.seq_cp(source.seq_id, seq_id, 0, length)

@@ -113,11 +113,31 @@ class PrefixCache:
         slot.num_turns = num_turns
         return slot
 
+    def open_empty(self, salt: str | None) -> Slot | None:
+        """A new live slot whose state can be set at once; None: before the next decode there is none."""
+        victim = None if self._free_ids else self._parked.cheapest_id(None)
+        if victim is not None:
+            self._evict(victim)
+        seq_id = min((i for i in self._free_ids if i not in self._kind.uncopied), default=None)
+        if seq_id is None:
+            return None
+        self._free_ids.remove(seq_id)
+        heapq.heapify(self._free_ids)
+        return self._new_slot(seq_id, 0, None, salt)
+
+    def is_copied(self, slot: Slot) -> bool:
+        """Whether its whole state can be read: no copy of it is still to be carried out."""
+        return slot.seq_id not in self._kind.uncopied
+
+    def note_decode(self) -> None:
+        """To be called after each decode: it has carried out all copies."""
+        self._kind.uncopied.clear()
+
     def fork(self, source: Slot) -> Slot:
         """A new live slot with all that the source holds; right for every kind of memory."""
         seq_id = self._take_id(source)
         assert seq_id is not None, "a live slot cannot be taken over"
-        self.memory.seq_cp(source.seq_id, seq_id, -1, -1)
+        self._kind.copy(source.seq_id, seq_id)
         slot = self._new_slot(seq_id, source.length, source, source.salt)
         slot.num_turns, slot.turn_end = source.num_turns, source.turn_end
         return slot
@@ -306,7 +326,7 @@ class PrefixCache:
         seq_id, tokens = slot.seq_id, self._index.tokens(slot)
         self._index.forget(slot)
         slot.seq_id = heapq.heappop(self._free_ids)
-        self.memory.seq_cp(seq_id, slot.seq_id, -1, -1)
+        self._kind.copy(seq_id, slot.seq_id)
         self.memory.seq_rm(seq_id, -1, -1)
         heapq.heappush(self._free_ids, seq_id)
         self._index.hold(slot, tokens)

@@ -9,7 +9,6 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from llamafast.cache.disk_cache import DiskCache, DiskLoad, Entry
-from llamafast.cache.lookup import NOTHING
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.slots import Slot
 from llamafast.engine.sequence import Sequence
@@ -67,7 +66,9 @@ class DiskPrefixes:
             sequence.load = DiskLoad(load.match, None)
             self.disk.stats.misses += 1
             return None
-        slot = self._cache.open(NOTHING, sequence.cache_salt)
+        slot = self._cache.open_empty(sequence.cache_salt)
+        if slot is None:
+            return None
         if self._cache.make_room(num_promised + max(len(sequence.token_ids), load.match.entry.num_tokens)):
             if self._restore(slot, state, load.match.length, sequence):
                 self.disk.stats.hits += 1
@@ -79,10 +80,10 @@ class DiskPrefixes:
         return None
 
     def save(self, sequence: Sequence, slot: Slot) -> None:
-        """Store what a slot holds, if enough of it is new."""
+        """Store what a slot holds, if enough of it is new and it can be read."""
         request = sequence.state.request
         tokens = sequence.token_ids[: slot.length]
-        if request.use_cache and self.disk.wants(tokens, request.cache_salt):
+        if request.use_cache and self._cache.is_copied(slot) and self.disk.wants(tokens, request.cache_salt):
             self.disk.store(tokens, request.cache_salt, self._context.state_seq_get(slot.seq_id))
 
     def save_checkpoint(self, sequence: Sequence) -> None:

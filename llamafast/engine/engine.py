@@ -225,7 +225,7 @@ class Engine:
         self.scheduler.abort(request_id)
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one choice of a request as a stop string would. An unknown or finished one is ignored."""
+        """End one choice of a request as a stop string would. One unknown, finished or without a token is ignored."""
         self.scheduler.finish(request_id, index)
 
     def abort_all(self) -> list[RequestOutput]:

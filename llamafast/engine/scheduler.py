@@ -92,17 +92,25 @@ class Scheduler:
         self.waiting.put(first)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT, error: Exception | None = None) -> None:
-        """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored."""
+        """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored.
+
+        What it has computed stays for whoever begins alike, unless there was an error: who stops a long answer goes on
+        with that conversation.
+        """
         state = self.requests.get(request_id)
         for sequence in state.sequences if state is not None else ():
             if sequence.status is not SequenceStatus.FINISHED:
-                self._stop(sequence, reason, error)
+                self._stop(sequence, reason, error, keep=error is None)
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one choice as if it had come to a stop; its last output comes with the next step. Others go on."""
+        """End one choice as if it had come to a stop; its last output comes with the next step. Others go on.
+
+        Without a token there was no stop, and others may wait for this one's prompt: ignored.
+        """
         state = self.requests.get(request_id)
         for sequence in state.sequences if state is not None else ():
-            if sequence.index == index and sequence.status is not SequenceStatus.FINISHED:
+            is_open = sequence.status is not SequenceStatus.FINISHED and sequence.num_generated > 0
+            if sequence.index == index and is_open:
                 self._stop(sequence, FinishReason.STOP, keep=True)
 
     def take_instant(self) -> list[RequestOutput]:
@@ -124,6 +132,7 @@ class Scheduler:
         """Take the sampled tokens of a plan, one per sampler: append, detokenize, match stops, finish, free."""
         now = time.monotonic()
         self.planner.done(plan)
+        self.cache.note_decode()
         outputs: list[RequestOutput] = []
         ended: list[tuple[Sequence, RequestOutput]] = []
         num_on_time, last_decode_s = 0, self._last_decode_s

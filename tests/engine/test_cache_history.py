@@ -9,10 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafast.engine.engine import EngineConfig
-from tests.engine.fakes import Collector, alone, make_engine, make_request
+from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
+from tests.engine.fakes import Collector, alone, encode, make_engine, make_request
 
 # Prompts are made of these, so that they share beginnings and part at boundaries and inside of them.
 PARTS = ["s" * 40, "s" * 33 + "t" * 9, "ab", "question " * 4, "a longer turn of the conversation; ", "x"]
+# What holds an output to something, with much that is forced.
+LIMITS = [
+    {},
+    {"structured": StructuredOutput(StructuredKind.GBNF, 'root ::= "ABCDEFGH" [a-m]{2} ("KLMNOPQRST" [a-z])+')},
+    {"reasoning_budget": ReasoningBudget(3, True, "</t>", tuple(encode("Enough.</t>!")), "")},
+]
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(
@@ -22,10 +29,13 @@ OPERATIONS = st.lists(
             st.integers(0, 12),  # max_tokens
             st.sampled_from(["", "", "", "tenant", None]),
             st.booleans(),  # boundaries
+            st.sampled_from([0, 0, 0, 1, 2]),  # limits
+            st.sampled_from([0, 0, 1]),  # priority
         ),
         st.tuples(st.just("extend"), st.integers(0, 20), st.integers(0, len(PARTS) - 1)),
         st.tuples(st.just("step"), st.integers(1, 12)),
         st.tuples(st.just("abort"), st.integers(0, 20)),
+        st.tuples(st.just("finish"), st.integers(0, 20), st.integers(0, 1)),
         st.tuples(st.just("evict"), st.integers(0, 60)),
         st.tuples(st.just("fail"), st.sampled_from([1, 2])),
     ),
@@ -51,19 +61,37 @@ class History:
         self.collector = Collector()
         self.expected: dict[str, list[str]] = {}
         self.prompts: list[str] = []
-        self.aborted: set[str] = set()
+        self.ended: set[tuple[str, int]] = set()  # choices that did not come to their own end
 
-    def add(self, texts: list[str], n: int, max_tokens: int, salt: str | None, has_boundaries: bool) -> None:
+    def add(
+        self,
+        texts: list[str],
+        n: int,
+        max_tokens: int,
+        salt: str | None,
+        has_boundaries: bool,
+        limit: int = 0,
+        priority: int = 0,
+    ) -> None:
         prompt = "".join(texts)
         if len(prompt) + 1 >= self.engine.max_seq_len:
             return
         request_id = str(len(self.expected))
         places = tuple(len("".join(texts[:i])) for i in range(1, len(texts))) if has_boundaries else ()
-        request = make_request(request_id, prompt, n=n, max_tokens=max_tokens)
+        params = {"n": n, "max_tokens": max_tokens, **LIMITS[limit]}
+        request = make_request(request_id, prompt, priority, **params)
+        if limit == 1:
+            request = replace(request, grammar=self.engine.compile_grammar(request.params.structured))
         request = replace(request, boundaries=places, cache_salt=salt or "", use_cache=salt is not None)
         self.engine.validate(request)
         self.engine.add(request)
         self.prompts.append(prompt)
+        if limit:
+            cold = make_engine(config=EngineConfig(n_seq_max=n, enable_prefix_cache=False), n_ctx=2000, n_seq_max=n)
+            cold.scheduler.max_seq_len = self.engine.max_seq_len
+            texts = Collector().run(cold, replace(request, priority=0)).text
+            self.expected[request_id] = [texts[request_id, i] for i in range(n)]
+            return
         num_kept = None
         if self.engine.config.context_shift:
             num_kept = min(places[0] if places else 0, self.engine.max_seq_len // 2)
@@ -75,6 +103,15 @@ class History:
         if str(number) in self.collector.usage:
             turns = [self.prompts[number], self.collector.text[str(number), 0], text]
             self.add([turn for turn in turns if turn], 1, 5, "", True)
+
+    def end(self, request_id: str, index: int) -> None:
+        """A stop that was found outside of the engine."""
+        self.engine.finish(request_id, index)
+        self.ended.add((request_id, index))
+
+    def abort(self, request_id: str) -> None:
+        self.engine.abort(request_id)
+        self.ended |= {(request_id, 0), (request_id, 1)}
 
     def step(self) -> None:
         self.collector.add(self.engine.step())
@@ -92,7 +129,7 @@ class History:
         for request_id, texts in self.expected.items():
             for i, text in enumerate(texts):
                 ours = self.collector.text[request_id, i]
-                assert text.startswith(ours) if request_id in self.aborted else ours == text
+                assert text.startswith(ours) if (request_id, i) in self.ended else ours == text
         assert self.engine.cache.num_live_cells() == 0
 
 
@@ -108,7 +145,7 @@ def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_
 @given(OPERATIONS, st.booleans(), st.sampled_from([150, 250, 600]), st.sampled_from([24, 60, 100]))
 def test_cache_random_history_with_context_shift_gives_what_each_gives_alone(operations, kv_unified, n_ctx, max_len):
     long = [
-        (*operation[:3], 5 * operation[3], *operation[4:]) if len(operation) == 6 else operation
+        (*operation[:3], 5 * operation[3], *operation[4:6]) if operation[0] == "add" else operation
         for operation in operations
     ]
     history = History("attention", kv_unified, n_ctx, 0, context_shift=True, max_seq_len=max_len)
@@ -125,8 +162,9 @@ def replay(history: History, operations) -> set[str]:
         elif name == "extend":
             history.extend(values[0], PARTS[values[1]])
         elif name == "abort":
-            engine.abort(str(values[0]))
-            history.aborted.add(str(values[0]))
+            history.abort(str(values[0]))
+        elif name == "finish":
+            history.end(str(values[0]), values[1])
         elif name == "evict":
             cache = engine.cache
             _ = cache.make_room(cache.n_cells - cache.num_cells + values[0]) if values[0] else cache.evict()

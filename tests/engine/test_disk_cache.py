@@ -101,6 +101,22 @@ def test_other_prompt_with_the_same_beginning_is_cut_from_the_state(paths, tmp_p
     assert_equal_or_near_tie(warm["2"], cold["2"])
 
 
+def test_state_loaded_into_a_stream_leaves_what_moved_out_of_it_whole(paths, tmp_path):
+    settings = {"kv_unified": False, "n_ctx": 4096}
+    with open_engine(paths["attention"], tmp_path, **settings) as engine:
+        run(engine, request("1", prompt(200)))
+    again, other = request("2", prompt(200) + prompt(9, start=5)), request("3", prompt(150, start=90))
+    turn = request("4", other.prompt_token_ids + prompt(20, start=3))
+    with open_engine(paths["attention"], **settings) as engine:
+        cold, _ = run(engine, turn)
+    with open_engine(paths["attention"], tmp_path, min_tokens=1000, **settings) as engine:
+        for earlier in (other, again):
+            run(engine, earlier)
+        warm, usage = run(engine, turn)
+        assert (engine.disk.disk.stats.hits, usage["4"].cached_tokens) == (1, 150)
+    assert_equal_or_near_tie(warm["4"], cold["4"])
+
+
 @pytest.mark.parametrize("kv_unified", [True, False])
 def test_requests_that_wait_for_the_same_state_share_it(paths, tmp_path, kv_unified):
     settings = {"kv_unified": kv_unified, "n_ctx": 4096}

@@ -49,7 +49,7 @@ def test_generate_left_early_aborts_the_rest():
     next(outputs)
     outputs.close()
     assert not engine.has_work
-    assert engine.cache.num_cells == 0
+    assert engine.cache.num_live_cells() == 0
     assert texts(engine.generate("three", GREEDY)) == {"0": "a long text"}
 
 

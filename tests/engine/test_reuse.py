@@ -52,6 +52,25 @@ def test_same_prompt_again_computes_its_end_only(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *STREAMS])
+def test_stopped_answer_is_there_for_the_next_turn(kind):
+    engine = open_engine(kind, scripted("a long answer"), n_ctx=16 * 500)
+    engine.add(make_request("0", "q" * 60))
+    text = "".join(output.text for _ in range(4) for output in engine.step())
+    engine.abort("0")
+    assert computed_by(engine, make_request("1", "q" * 60 + text + "another")) == 1 + len("another")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_stopped_half_way_goes_on_where_it_was(kind):
+    engine = open_engine(kind)
+    prompt = "".join(chr(97 + i % 26) for i in range(1200))
+    engine.add(make_request("0", prompt))
+    engine.step()
+    engine.abort("0")
+    assert computed_by(engine, make_request("1", prompt, max_tokens=1)) == len(prompt) - 512
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *STREAMS])
 def test_next_turn_computes_what_is_new_only(kind):
     engine = open_engine(kind, scripted("answer"), n_ctx=16 * 500)
     Collector().run(engine, make_request("0", "q" * 60))

@@ -305,6 +305,13 @@ def test_prefix_burst_computes_the_common_part_once():
     assert [collector.usage[str(i)].cached_tokens for i in range(6)] == [0, 200, 200, 200, 200, 200]
 
 
+def test_finish_before_the_first_token_leaves_the_other_choices_running():
+    engine = make_engine(scripted("one", "two"))
+    engine.add(make_request("0", n=2))
+    engine.finish("0", 0)
+    assert Collector().run(engine).text == {("0", 0): "one", ("0", 1): "two"}
+
+
 def test_prefix_burst_goes_on_when_its_leader_is_aborted():
     engine = make_engine(n_ctx=1000, n_batch=16)
     for i in range(3):

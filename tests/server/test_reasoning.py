@@ -152,3 +152,17 @@ def test_thinking_budget_closes_with_the_operators_message(make_server):
 def test_thinking_budget_knows_that_the_prompt_leaves_reasoning_open(thinking):
     thinking.chat(thinking_budget=5)
     assert thinking.engine.requests[0].params.reasoning_budget.is_open
+
+
+def test_logprobs_hold_the_token_that_begins_with_the_space_before_the_answer(thinking):
+    def with_logprobs(request):
+        steps, num_chars = reply(request), 0
+        for output in (output for outputs in steps for output in outputs):
+            output.text = " Yes" if output.text == "Yes" else output.text
+            output.logprobs = [TokenLogprob(output.token_ids[0], -0.5, output.text.encode(), num_chars)]
+            num_chars += len(output.text)
+        return steps
+
+    thinking.engine.reply = with_logprobs
+    choice = thinking.chat(logprobs=True).json()["choices"][0]
+    assert [entry["token"] for entry in choice["logprobs"]["content"]] == [" Yes", "."]
