@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 
+from llamafast.grammars.constraint import Program
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
@@ -48,11 +49,15 @@ def walk(
     seed: int = 0,
     words: Sequence[str] = WORDS,
 ) -> str:
-    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    """An output with calls."""
     syntaxes = syntax if isinstance(syntax, tuple) else (syntax,)
-    constraint = compile_lark(
-        vocabulary, call_grammar(syntaxes, tags, PromptEnd.of(prompt, syntaxes[0], tags), tools, rules).source
-    ).start()
+    source = call_grammar(syntaxes, tags, PromptEnd.of(prompt, syntaxes, tags), tools, rules).source
+    return walk_program(compile_lark(vocabulary, source), seed, words)
+
+
+def walk_program(program: Program, seed: int, words: Sequence[str]) -> str:
+    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    constraint, vocabulary = program.start(), program.vocabulary
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
     while len(token_ids) < MAX_TOKENS:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import reduce
 
+import jsonschema
 import pytest
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.events import ParsedMessage
-from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.output_grammar import Answer, CallRules
 from llamafast.parsing.tool_formats import registry
 from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import bytes_vocabulary
-from tests.grammars.walks import OBJECT_TOOLS, WORDS, walk
+from tests.grammars.walks import OBJECT_TOOLS, WORDS, walk, walk_program
 from tests.parsing.calls import faults, read
 
 FORMATS = {name: registry.by_name(name) for name in registry.names()}
 ENFORCED = [name for name, chat_format in FORMATS.items() if chat_format.syntaxes]
 VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text", "control tokens"])
+
+
+def answers(name: str, answer: Answer, prompt: str, num_seeds: int) -> list[ParsedMessage]:
+    """Answers without tools, read as a format's."""
+    chat_format = FORMATS[name]
+    tags = chat_format.reasoning_at(prompt)
+    program = compile_lark(
+        bytes_vocabulary(*chat_format.markers), chat_format.grammar(prompt, (), CallRules(answer=answer))
+    )
+    words = (*WORDS, "</x>", "{", *(() if tags is None else (tags.open, tags.close)))
+    return [read(chat_format, prompt, None, walk_program(program, seed, words)) for seed in range(num_seeds)]
 
 
 def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, prompt: str = "") -> list[ParsedMessage]:
@@ -48,8 +62,8 @@ def outputs(name: str, is_control: bool, rules: CallRules, num_seeds: int, promp
     return messages
 
 
-def check_required(name: str, is_control: bool, num_seeds: int) -> None:
-    prompt = f"{FORMATS[name].reasoning.close}\n\n"
+def check_required(name: str, is_control: bool, num_seeds: int, prompt: str | None = None) -> None:
+    prompt = f"{FORMATS[name].reasoning.close}\n\n" if prompt is None else prompt
     for message in outputs(name, is_control, CallRules(is_required=True), num_seeds, prompt):
         assert message.calls and not message.content, message
         assert faults(message) == []
@@ -85,6 +99,43 @@ def test_strict_calls_behind_free_text_meet_their_schemas(name) -> None:
 def test_many_calls_are_read_and_meet_their_schemas(name, is_control) -> None:
     check_required(name, is_control, 200)
     check_free(name, is_control, 50)
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum": [1, 2]}}, "required": ["a", "b"]}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_answer_without_tools_is_json_behind_whatever_the_model_thinks(name) -> None:
+    messages = answers(name, Answer("response_format", SCHEMA), "<|im_start|>assistant\n", 4)
+    for message in messages:
+        jsonschema.validate(json.loads(message.content), SCHEMA)
+    assert any(message.reasoning for message in messages)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_answer_without_tools_comes_behind_open_reasoning(name) -> None:
+    prompt = FORMATS[name].reasoning_at("").open
+    for message in answers(name, Answer("guided_regex", regex=r"x[/\\\n]{2}y"), prompt, 2):
+        assert message.reasoning and re.fullmatch(r"x[/\\\n]{2}y", message.content)
+
+
+@pytest.mark.parametrize("name", ["harmony", "hermes", "apriel"])
+def test_answer_without_tools_is_one_of_the_choices(name) -> None:
+    found = {m.content for m in answers(name, Answer("guided_choice", choices=("no", "é </think>", "")), "</think>", 8)}
+    assert "no" in found and found <= {"no", "é </think>", ""}
+
+
+def test_prompt_that_opens_the_content_is_gone_on_with() -> None:
+    prompt = '<|open|>message role="assistant"<|sep|><|open|>response<|sep|>'
+    source = FORMATS["kimi_k3"].grammar(prompt, (), CallRules(answer=Answer("guided_regex", regex="x")))
+    assert walk_program(compile_lark(bytes_vocabulary(), source), 0, ()) == "x"
+    check_required("kimi_k3", is_control=True, num_seeds=2, prompt=prompt)
+
+
+def test_reasoning_that_only_a_template_opens_is_known() -> None:
+    prompt = "<|begin_assistant|>\nHere are my reasoning steps:\n"
+    [message] = answers("apriel", Answer("response_format", SCHEMA), prompt, 1)
+    assert message.reasoning and json.loads(message.content)
 
 
 def test_named_tool_alone_is_called() -> None:
