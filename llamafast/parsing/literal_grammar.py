@@ -15,6 +15,7 @@ from llamafast.parsing.text_regex import key_regex, string_regex
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _MAX_DEPTH = 6  # below it values are JSON, which the parsers of such formats read too
+_MAX_RULES = 20_000  # of one grammar
 _JSON_ALONE = frozenset({"prefixItems", "contains", "uniqueItems", "patternProperties", "propertyNames"})
 _SCALARS = frozenset({"number", "integer", "boolean", "null"})
 
@@ -52,6 +53,15 @@ def _object(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, ow
 
 
 def _value(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int) -> str:
+    key = (syntax, json.dumps(schema), owner.param, owner.strict, depth)
+    return grammar.once(key, lambda: _new_value(grammar, syntax, schema, owner, depth))
+
+
+def _new_value(
+    grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int
+) -> str:
+    if len(grammar.lines) > _MAX_RULES:
+        raise ValueError("it is too large")
     root = as_schema(owner.schema)
     found = schema_parts.branches(schema, root)
     if not syntax.quote or depth > _MAX_DEPTH or any(_JSON_ALONE & branch.keys() for branch in found):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -69,6 +69,7 @@ class OutputGrammar:
     checked: list[EmbeddedSchema] = field(default_factory=list)
     regexes: dict[str, tuple[str, str]] = field(default_factory=dict)
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
+    _made: dict[Hashable, str] = field(default_factory=dict)
 
     def rule(self, name: str, body: str) -> str:
         """Add a rule; its name."""
@@ -78,6 +79,12 @@ class OutputGrammar:
     def new_rule(self, body: str) -> str:
         """The name of a rule with this body, equal ones being one."""
         return self._interned("r", body, lambda name: self.rule(name, body))
+
+    def once(self, key: Hashable, make: Callable[[], str]) -> str:
+        """The elements that `make` gives, made once for each key: parts of schemas stand in many places."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def terminal(self, body: str) -> str:
         """The name of a terminal with this body."""

@@ -11,6 +11,7 @@ Schema: TypeAlias = Mapping[str, object]
 _MAX_BRANCHES = 32
 _MAX_DEPTH = 100
 _MAX_STEPS = 64  # references that may lead on to others
+_ROOT = "_root"  # the definition of the whole schema
 _DEFINITIONS = ("$defs", "definitions")
 # Where properties are written one by one, these are out of reach.
 _REFUSED = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "not", "if")
@@ -122,9 +123,50 @@ def bounds(schema: Schema, of: str) -> tuple[int, int | None]:
 
 
 def standalone(schema: Schema, root: Schema) -> dict[str, object]:
-    """A schema that means the same without its root."""
+    """A schema that means the same without its root.
+
+    What it takes from elsewhere than the root's definitions stays there, the root being one of them itself.
+    """
     definitions = {name: root[name] for name in _DEFINITIONS if name in root}
-    return {**definitions, **schema}
+    if _stays([definitions, schema]):
+        return {**definitions, **schema}
+    rest = {name: value for name, value in root.items() if name not in _DEFINITIONS}
+    whole = {**definitions, "$defs": {**as_schema(root.get("$defs")), _ROOT: rest}}
+    return _moved({**schema, **whole})
+
+
+def _stays(value: object) -> bool:
+    """Whether all references lead to the root's definitions."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, Mapping):
+            reference = part.get("$ref")
+            if isinstance(reference, str) and _is_elsewhere(reference):
+                return False
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+    return True
+
+
+def _moved(schema: Schema) -> dict[str, object]:
+    """The same with references to the root's new place."""
+    out = {name: _moved_part(part) for name, part in schema.items()}
+    reference = out.get("$ref")
+    if isinstance(reference, str) and _is_elsewhere(reference):
+        out["$ref"] = f"#/$defs/{_ROOT}{reference[1:]}"
+    return out
+
+
+def _moved_part(part: object) -> object:
+    if isinstance(part, list):
+        return [_moved_part(each) for each in part]
+    return _moved(part) if isinstance(part, Mapping) else part
+
+
+def _is_elsewhere(reference: str) -> bool:
+    return reference.startswith("#") and reference.split("/")[1:2] not in ([name] for name in _DEFINITIONS)
 
 
 def _branches(schema: dict[str, object], root: Schema) -> Iterator[dict[str, object]]:

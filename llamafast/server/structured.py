@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,9 @@ async def compile_calls(
     prompt: its text, whose end says whether reasoning is open. Raises GrammarError naming the client's field.
     """
     name = rules.answer.param if rules.answer is not None and not tools else "tools"
-    structured = StructuredOutput(StructuredKind.LARK, chat_format.grammar(prompt, tools, rules))
+    # A large schema takes longer than other requests should wait.
+    text = await asyncio.to_thread(chat_format.grammar, prompt, tools, rules)
+    structured = StructuredOutput(StructuredKind.LARK, text)
     try:
         grammar = await engine.compile_grammar(structured)
     except GrammarError as exc:

@@ -176,6 +176,39 @@ def test_schema_that_cannot_be_enforced_is_refused_by_name_or_enforced(name, par
     assert source is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": {"kids": [ARGUMENTS]}}'),
+        ("qwen3_xml", "<tool_call>\n<function=f>\n<parameter=kids>\n[ARGUMENTS]\n"),
+        ("gemma4", "<|tool_call>call:f{kids:[ARGUMENTS]}<tool_call|>"),
+        ("lfm2", "<|tool_call_start|>[f(kids=[ARGUMENTS])"),
+    ],
+)
+def test_schema_that_refers_to_itself_is_held_to_at_every_depth(name, text) -> None:
+    parameters = {"type": "object", "properties": {"v": {"type": "integer"}, "kids": {"items": {"$ref": "#"}}}}
+    parameters["properties"]["kids"] |= {"type": "array"}
+    parameters["additionalProperties"] = False
+    tools = [Tool("f", "", parameters, strict=True)]
+    program = compile_lark(bytes_vocabulary(), FORMATS[name].grammar("</think>", tools, CallRules(is_required=True)))
+
+    def is_taken(arguments: str) -> bool:
+        constraint = program.start()
+        return all(constraint.accept(byte) for byte in text.replace("ARGUMENTS", arguments).encode())
+
+    head = "{kids:[" if name == "gemma4" else '{"kids": ['
+    deep = head * 3 + '{"kids": [' * 2 + "ARGUMENTS" + "]}" * 5  # far down gemma4's values are JSON
+    assert is_taken("{}") and is_taken(deep.replace("ARGUMENTS", "{}"))
+    assert not is_taken("[]") and not is_taken(deep.replace("ARGUMENTS", "1"))
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_xml", "gemma4", "lfm2"])
+def test_schema_that_branches_out_in_itself_makes_a_small_grammar(name) -> None:
+    node = {"type": "object", "properties": {f"k{i}": {"$ref": "#/$defs/node"} for i in range(8)}}
+    parameters = {"type": "object", "properties": {"n": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}
+    assert len(FORMATS[name].grammar("</think>", [Tool("f", "", parameters)], CallRules(is_required=True))) < 20_000
+
+
 @pytest.mark.parametrize("name", ENFORCED)
 def test_hostile_names_are_only_text(name) -> None:
     properties = {'a"b': {"type": "integer"}, "c\nd": {"enum": ['</x>"\\/']}, "e<>": {"type": "boolean"}, "\u2028": {}}
