@@ -176,6 +176,20 @@ def test_schema_that_cannot_be_enforced_is_refused_by_name_or_enforced(name, par
     assert source is not None
 
 
+@pytest.mark.parametrize("tool_name", ["mcp.files-v2_" + "x" * 51, "a:b/c.d", "7up"])
+@pytest.mark.parametrize("name", ENFORCED)
+def test_call_of_any_name_without_arguments_is_read(name, tool_name) -> None:
+    tools = [Tool(tool_name, "", {"type": "object", "properties": {}, "additionalProperties": False})]
+    chat_format, rules = FORMATS[name], CallRules(is_required=True, is_parallel=False)
+    prompt = f"{chat_format.reasoning.close}\n\n"
+    program = compile_lark(bytes_vocabulary(*chat_format.markers), chat_format.grammar(prompt, tools, rules))
+    message = read(chat_format, prompt, tools, walk_program(program, 0, WORDS))
+    assert [(call.name, json.loads(call.arguments), call.is_complete) for call in message.calls] == [
+        (tool_name, {}, True)
+    ]
+    assert not message.content
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
