@@ -21,7 +21,7 @@ _ANY_TEXT = "/(?s:.*)/"
 
 
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked, regexes}.
+    """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked, regexes, dropped}.
 
     Raises GrammarError; its param is the client's field where a schema or a regex is at fault.
     """
@@ -36,7 +36,7 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     clients += [(f"{name}: ", _pattern(*entry), entry[1]) for name, entry in source["regexes"].items()]
     rules += (f"{name}{body}" for name, body, _ in clients)
     try:
-        return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
+        program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
     except GrammarError:
         # Which of the client's parts it is only shows when each stands alone.
         clients += [("", _embed(*entry), entry[1]) for entry in source["checked"]]
@@ -46,6 +46,8 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
             except GrammarError as error:
                 raise GrammarError(error.message, param=param) from None
         raise
+    program.warnings += tuple(source["dropped"])
+    return program
 
 
 def _prepare(schema: object, param: str) -> str:

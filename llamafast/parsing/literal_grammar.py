@@ -11,7 +11,7 @@ from llamafast.parsing import schema_parts
 from llamafast.parsing.call_syntax import LiteralArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.schema_parts import Schema, as_schema
-from llamafast.parsing.text_regex import key_regex, string_regex
+from llamafast.parsing.text_regex import key_regex, looks_around, string_regex
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _MAX_DEPTH = 6  # below it values are JSON, which the parsers of such formats read too
@@ -33,6 +33,7 @@ def literal_arguments(grammar: OutputGrammar, syntax: LiteralArguments, schema: 
 def _object(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int) -> str:
     """A rule for what stands between an object's braces."""
     members = schema_parts.members(schema, owner.strict)
+    grammar.drop(owner, schema_parts.unheld(schema))
     between = grammar.text(syntax.between)
     if not members:
         extra = schema.get("additionalProperties", True)
@@ -83,6 +84,7 @@ def _forms(
     forms = []
     if "string" in types:
         regex = string_regex(schema, quote, strict=owner.strict)
+        grammar.drop(owner, ["pattern"] if looks_around(schema) else [])
         inside = grammar.until(quote) if regex is None else f"{grammar.terminal(regex)} {grammar.text(quote)}"
         forms.append(f"{grammar.text(quote)} {inside}")
     scalars = sorted(types & _SCALARS)

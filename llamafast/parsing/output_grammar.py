@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -59,7 +59,8 @@ class OutputGrammar:
     texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
     frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. schemas: rules
     that are JSON of a schema. checked: schemas that only have to be sound. regexes: rules that match a client's regular
-    expression, and the field that it stands in. Rules are in llguidance's dialect of Lark.
+    expression, and the field that it stands in. dropped: what of schemas that are not strict no rule holds. Rules are
+    in llguidance's dialect of Lark.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -68,6 +69,7 @@ class OutputGrammar:
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
     regexes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
     _made: dict[Hashable, str] = field(default_factory=dict)
 
@@ -119,6 +121,10 @@ class OutputGrammar:
         key = json.dumps([regex, param])
         return self._interned("p", key, lambda name: self.regexes.setdefault(name, (regex, param)))
 
+    def drop(self, schema: EmbeddedSchema, what: Sequence[str]) -> None:
+        """Say what of a schema no rule will hold."""
+        self.dropped += (f"{schema.param}: {name}" for name in what if f"{schema.param}: {name}" not in self.dropped)
+
     @property
     def source(self) -> str:
         """What StructuredOutput.text holds for StructuredKind.LARK."""
@@ -134,6 +140,7 @@ class OutputGrammar:
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
                 "regexes": self.regexes,
+                "dropped": self.dropped,
             },
             ensure_ascii=False,
         )

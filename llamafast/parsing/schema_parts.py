@@ -103,17 +103,22 @@ def members(schema: Schema, strict: bool) -> list[tuple[str, Schema, bool]]:
     """
     if "object" not in types(schema):
         raise ValueError("arguments are an object")
-    table, required = as_schema(schema.get("properties")), schema.get("required")
-    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    table = {**table, **{name: {} for name in names if name not in table}}
-    least, most = bounds(schema, "Properties")
-    refused = [name for name in _REFUSED if name in schema]
-    if table:
-        refused += ["minProperties"] if least > len(names) else []
-        refused += ["maxProperties"] if most is not None and most < len(table) else []
+    refused = unheld(schema)
     if refused and strict:
         raise ValueError(f"the keyword {refused[0]!r}")
+    table, names = _properties(schema)
     return [(name, as_schema(value), name in names) for name, value in table.items() if value is not False]
+
+
+def unheld(schema: Schema) -> list[str]:
+    """The keywords of an object's schema to which its properties, written one by one, cannot hold it."""
+    table, names = _properties(schema)
+    least, most = bounds(schema, "Properties")
+    found = [name for name in _REFUSED if name in schema]
+    if table:
+        found += ["minProperties"] if least > len(names) else []
+        found += ["maxProperties"] if most is not None and most < len(table) else []
+    return found
 
 
 def bounds(schema: Schema, of: str) -> tuple[int, int | None]:
@@ -167,6 +172,13 @@ def _moved_part(part: object) -> object:
 
 def _is_elsewhere(reference: str) -> bool:
     return reference.startswith("#") and reference.split("/")[1:2] not in ([name] for name in _DEFINITIONS)
+
+
+def _properties(schema: Schema) -> tuple[Schema, list[str]]:
+    """All properties that are named, and the names of those that are required."""
+    table, required = as_schema(schema.get("properties")), schema.get("required")
+    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    return {**table, **{name: {} for name in names if name not in table}}, names
 
 
 def _branches(schema: dict[str, object], root: Schema) -> Iterator[dict[str, object]]:

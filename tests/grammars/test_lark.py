@@ -15,7 +15,7 @@ from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.output_grammar import Answer, CallRules
 from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import END, bytes_vocabulary
-from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, TAGGED, THINK, TOOL, WORDS, listed, walk
+from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, QUOTED, TAGGED, THINK, TOOL, WORDS, listed, walk
 
 PLAIN = bytes_vocabulary()
 CONTROL = bytes_vocabulary("[TOOL_CALLS]", "</think>", "<think>", "<tool_call>", "</tool_call>")
@@ -162,6 +162,16 @@ def test_what_cannot_be_enforced_is_refused_where_the_tool_is_strict() -> None:
     with pytest.raises(GrammarError, match="minProperties"):
         walk(PLAIN, TAGGED, [tool_of(parameters)], ONE)
     assert "<function=f>" in walk(PLAIN, TAGGED, [tool_of(parameters, strict=False)], ONE)
+
+
+@pytest.mark.parametrize("syntax", [TAGGED, QUOTED], ids=["tagged", "quoted"])
+@pytest.mark.parametrize("extra", [{"minProperties": 1}, {"properties": {"a": {"type": "string", "pattern": "(?=x)"}}}])
+def test_what_is_dropped_where_the_tool_is_not_strict_is_said(syntax, extra) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "boolean"}}, **extra}
+    tools = [tool_of({"type": "object", "properties": {}}), tool_of(parameters, strict=False)]
+    source = call_grammar([syntax], THINK, PromptEnd(False, True, False), tools, ONE).source
+    [warning] = compile_lark(PLAIN, source).warnings
+    assert warning in ("tools[1].function.parameters: minProperties", "tools[1].function.parameters: pattern")
 
 
 def test_answer_schema_at_fault_is_named() -> None:

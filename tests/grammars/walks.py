@@ -10,7 +10,14 @@ from llamafast.grammars.constraint import Program
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
-from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, TaggedArguments, json_list
+from llamafast.parsing.call_syntax import (
+    CallSyntax,
+    LiteralArguments,
+    Pattern,
+    ReasoningTags,
+    TaggedArguments,
+    json_list,
+)
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tools import Tool
 from tests.grammars.schemas import TOOLS
@@ -32,6 +39,9 @@ OBJECTS = CallSyntax(
     after_name='", "arguments": ',
     after_arguments=("}\n</tool_call>",),
     marker="<tool_call>",
+)
+QUOTED = CallSyntax(
+    before_name=("call:",), after_name="{", arguments=LiteralArguments(":", ",", "'"), after_arguments=("}",)
 )
 LIST = json_list("[TOOL_CALLS][", "]", after_arguments=(', "id": "', Pattern("[a-z0-9]{9}"), '"}'))
 OBJECT_TOOLS = [Tool(name, "", schema, strict=True) for name, schema in TOOLS.items() if schema.get("type") == "object"]
