@@ -18,24 +18,28 @@ _NO_SYNTAX = CallSyntax((), "")
 
 @dataclass(frozen=True, slots=True)
 class PromptEnd:
-    """What a prompt's end says: reasoning is open, or closed already; of the syntax, `opening` is written, or a header
-    of content.
+    """What a prompt's end says: reasoning is open, or closed just now; of the syntax, `opening` is written, or a header
+    of content. may_reason: the model may open reasoning itself.
     """
 
     is_open: bool
     is_closed: bool
     is_begun: bool
     is_content: bool = False
+    may_reason: bool = True
 
     @classmethod
-    def of(cls, prompt: str, syntaxes: Sequence[CallSyntax], tags: ReasoningTags | None) -> PromptEnd:
-        """Of a prompt's text."""
+    def of(
+        cls, prompt: str, syntaxes: Sequence[CallSyntax], tags: ReasoningTags | None, *, may_reason: bool = True
+    ) -> PromptEnd:
+        """Of a prompt's text; may_reason: the model is one that reasons."""
         text, opening = prompt.rstrip(), syntaxes[0].opening if syntaxes else ""
         is_open = tags is not None and text.endswith(tags.open)
         opens = tuple(text for syntax in syntaxes if syntax.content for text in syntax.content.opens)
         is_content = text.endswith(opens) if opens else False
-        is_closed = tags is None or is_content or text.endswith(tags.close)
-        return cls(is_open, is_closed, bool(opening) and prompt.endswith(opening), is_content)
+        is_closed = tags is not None and text.endswith(tags.close)
+        is_begun = bool(opening) and prompt.endswith(opening)
+        return cls(is_open, is_closed, is_begun, is_content, may_reason and not is_begun and not is_content)
 
 
 def call_grammar(
@@ -141,8 +145,10 @@ class _Calls:
 
 def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
     """The elements for what is left of the reasoning: all of it, its rest, or none."""
-    if tags is None or end.is_closed:
+    if end.is_closed:
         return grammar.text(behind)
+    if tags is None or not (end.is_open or end.may_reason):
+        return ""
     rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
     return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
 

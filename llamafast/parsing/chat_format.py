@@ -70,26 +70,16 @@ class ChatFormat(ABC):
         text = prompt.rstrip()
         return next((tags for tags in self.other_reasoning if text.endswith((tags.open, tags.close))), self.reasoning)
 
-    def has_head(self, prompt: str, template: str) -> bool:
-        """Whether answers begin with more than content: a frame, or reasoning that the model opens itself.
-
-        template: the source of a chat template; whoever reasons is shown earlier reasoning by it.
-        """
-        if self.is_framed:
-            return True
-        tags = self.reasoning_at(prompt)
-        return tags is not None and tags.open in template and not prompt.rstrip().endswith((tags.open, tags.close))
-
     @property
     def is_framed(self) -> bool:
         """Whether content stands in a frame."""
         return any(syntax.content is not None for syntax in self.syntaxes)
 
-    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules) -> str:
+    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:
         """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
 
-        Without tools it is the rules' answer. Raises GrammarError naming tool_choice, or the
-        tools[i].function.parameters that this format cannot enforce.
+        Without tools it is the rules' answer. may_reason: the model may open reasoning itself. Raises GrammarError
+        naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
         """
         if tools and not self.syntaxes:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
@@ -97,7 +87,7 @@ class ChatFormat(ABC):
             if is_too_deep(tool.parameters):
                 raise GrammarError("the schema is nested too deeply", param=f"tools[{i}].function.parameters")
         tags = self.reasoning_at(prompt)
-        end = PromptEnd.of(prompt, self.syntaxes, tags)
+        end = PromptEnd.of(prompt, self.syntaxes, tags, may_reason=may_reason)
         key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(rules)])
         return _source(self, tags, end, _Wanted(key, tools, rules))
 

@@ -83,9 +83,9 @@ class SchemaFormat(ChatFormat):
         """Of the format that the chat template writes."""
         return self._written.reasoning_at(prompt)
 
-    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules) -> str:
+    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:
         """Of the format that the chat template writes."""
-        return self._written.grammar(prompt, tools, rules)
+        return self._written.grammar(prompt, tools, rules, may_reason=may_reason)
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt, at whose end the schema's text may begin already."""

@@ -36,7 +36,7 @@ async def compile_rules(
                 raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
         rules = CallRules(use.is_required, use.is_parallel, use.names, answer)
         try:
-            return await compile_calls(state.engine, state.chat_format, prompt.text, use.tools, rules)
+            return await compile_calls(state.engine, state.chat_format, prompt, use.tools, rules)
         except GrammarError as exc:
             if not use.is_legacy or exc.param is None:
                 raise
@@ -64,16 +64,15 @@ def thinking_budget(state: ServerState, body: ChatBody, prompt: ChatPrompt) -> R
 
 async def _compile_answer(state: ServerState, constraint: Constraint, prompt: ChatPrompt) -> Compiled:
     """The constraint on an answer without tools, behind all that the format has before its content."""
-    tags, chat_format, template = prompt.tags, state.chat_format, state.settings.chat_template
+    tags, chat_format = prompt.tags, state.chat_format
     close = () if tags is None or not prompt.is_reasoning else tag_ids(state.engine, tags.close)
-    has_head = not prompt.is_continued and chat_format.has_head(
-        prompt.text, "" if template is None else template.source
-    )
+    may_open = prompt.may_reason and not prompt.is_reasoning
+    has_head = not prompt.is_continued and (chat_format.is_framed or may_open)
     # A closing tag of several tokens can be written in several ways.
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await compile_calls(state.engine, chat_format, prompt.text, (), CallRules(answer=answer))
+            return await compile_calls(state.engine, chat_format, prompt, (), CallRules(answer=answer))
         if chat_format.is_framed or len(close) > 1:
             raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
     return await compile_constraint(state.engine, constraint, start_after=close)

@@ -26,14 +26,15 @@ _MIN_TOKENS = 64
 class ChatPrompt:
     """text: for whoever reads its end; of a message that goes on inside its reasoning it ends in the opening tag.
 
-    tags: of the model's reasoning, None: it writes none; is_reasoning: it is open. is_continued: the model goes on with
-    a message. boundaries: ascending numbers of tokens.
+    tags: of the model's reasoning, None: it writes none; is_reasoning: it is open; may_reason: the model may open it
+    itself. is_continued: the model goes on with a message. boundaries: ascending numbers of tokens.
     """
 
     text: str
     token_ids: array[int]
     tags: ReasoningTags | None
     is_reasoning: bool
+    may_reason: bool
     is_continued: bool
     boundaries: tuple[int, ...]
 
@@ -96,9 +97,11 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
     continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
     tags = state.chat_format.reasoning_at(text)
     is_reasoning = leaves_reasoning_open(text, tags, continued)
+    # The templates of models that reason show them their earlier reasoning.
+    may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
     if tags is not None and is_reasoning and body.continue_final_message:
         text += tags.open
-    return ChatPrompt(text, token_ids, tags, is_reasoning, body.continue_final_message, boundaries)
+    return ChatPrompt(text, token_ids, tags, is_reasoning, may_reason, body.continue_final_message, boundaries)
 
 
 def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[object] | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llamafast.parsing.chat_format import ChatFormat
     from llamafast.parsing.output_grammar import CallRules
     from llamafast.parsing.tools import Tool
+    from llamafast.server.prompt import ChatPrompt
     from llamafast.server.schemas.structured import Constraint
 
 _MAX_HEADER_CHARS = 2000
@@ -52,15 +53,15 @@ async def compile_constraint(
 
 
 async def compile_calls(
-    engine: AsyncEngine, chat_format: ChatFormat, prompt: str, tools: Sequence[Tool], rules: CallRules
+    engine: AsyncEngine, chat_format: ChatFormat, prompt: ChatPrompt, tools: Sequence[Tool], rules: CallRules
 ) -> Compiled:
     """The constraint that holds an answer to calls of these tools, in the format's own syntax, or to the rules' answer.
 
-    prompt: its text, whose end says whether reasoning is open. Raises GrammarError naming the client's field.
+    Raises GrammarError naming the client's field.
     """
     name = rules.answer.param if rules.answer is not None and not tools else "tools"
     # A large schema takes longer than other requests should wait.
-    text = await asyncio.to_thread(chat_format.grammar, prompt, tools, rules)
+    text = await asyncio.to_thread(chat_format.grammar, prompt.text, tools, rules, may_reason=prompt.may_reason)
     structured = StructuredOutput(StructuredKind.LARK, text)
     try:
         grammar = await engine.compile_grammar(structured)

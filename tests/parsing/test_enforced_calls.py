@@ -132,6 +132,13 @@ def test_prompt_that_opens_the_content_is_gone_on_with() -> None:
     check_required("kimi_k3", is_control=True, num_seeds=2, prompt=prompt)
 
 
+def test_nothing_is_thought_where_the_prompt_has_opened_the_answer() -> None:
+    rules = CallRules(is_required=True)
+    for prompt, may_reason, begin in ((">>>", True, b"f\n"), ("<|eot|>", False, b">>>f\n")):
+        source = FORMATS["functionary_v32"].grammar(prompt, [Tool("f")], rules, may_reason=may_reason)
+        assert bytes(compile_lark(bytes_vocabulary(), source).start().forced()).startswith(begin)
+
+
 def test_reasoning_that_only_a_template_opens_is_known() -> None:
     prompt = "<|begin_assistant|>\nHere are my reasoning steps:\n"
     [message] = answers("apriel", Answer("response_format", SCHEMA), prompt, 1)
