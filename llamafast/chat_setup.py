@@ -32,9 +32,10 @@ def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokeni
 
 def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
     """How answers are taken apart: by the configuration, else as the template writes them. Raises ConfigError."""
+    detected = detect("" if template is None else template.source)
     if model.response_schema is not None:
         try:
-            return SchemaFormat(model.response_schema)
+            return SchemaFormat(model.response_schema, detected)
         except ValueError as error:
             raise ConfigError(f"model.response_schema: {error}") from None
     if model.tool_format is not None:
@@ -42,7 +43,7 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
             return by_name(model.tool_format)
         except ValueError as error:
             raise ConfigError(f"model.tool_format: {error}") from None
-    return detect("" if template is None else template.source)
+    return detected
 
 
 def _read(path: str | None) -> str | None:

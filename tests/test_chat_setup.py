@@ -8,8 +8,11 @@ import pytest
 
 from llamafast.chat_setup import chat_format, chat_template
 from llamafast.config import load_config
-from llamafast.errors import ConfigError
+from llamafast.errors import ConfigError, GrammarError
+from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.template import ChatTemplate
+from llamafast.parsing.tool_formats.registry import detect
+from llamafast.parsing.tools import Tool
 
 
 def model(**fields):
@@ -49,6 +52,17 @@ def test_chat_format_is_the_configured_one_else_the_templates():
 def test_chat_format_of_a_response_schema_follows_it():
     schema = {"type": "object", "properties": {"content": {"type": "string", "x-regex": "^(.*)$"}}}
     assert chat_format(model(response_schema=schema), None).name == "response_schema"
+
+
+def test_calls_of_a_response_schema_are_held_to_the_templates_format():
+    schema = {"type": "object", "properties": {"content": {"type": "string", "x-regex": "^(.*)$"}}}
+    template = ChatTemplate("<|inner_prefix|><|tools_prefix|>", bos_token="", eos_token="")
+    configured, tools = chat_format(model(response_schema=schema), template), [Tool("f")]
+    assert configured.reasoning_at("").open == "<|inner_prefix|>"
+    assert configured.grammar("", tools, CallRules()) == detect(template.source).grammar("", tools, CallRules())
+    with pytest.raises(GrammarError) as caught:
+        chat_format(model(response_schema=schema), None).grammar("", tools, CallRules())
+    assert caught.value.param == "tool_choice"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from llguidance import LLMatcher
 from llamafast.errors import GrammarError
 from llamafast.grammars.guidance import WHITESPACE, GuidanceProgram
 from llamafast.grammars.json_schema import prepare_schema
+from llamafast.grammars.regex import check_regex, slashed
 from llamafast.grammars.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ _ANY_TEXT = "/(?s:.*)/"
 
 
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked}.
+    """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked, regexes, dropped}.
 
-    Raises GrammarError; its param is the client's field where a schema is at fault.
+    Raises GrammarError; its param is the client's field where a schema or a regex is at fault.
     """
     source = json.loads(text)
     for schema, param, _ in source["checked"]:
@@ -31,17 +32,22 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
     for name, free in source["frees"].items():
         rules += _free(vocabulary, name, *free)
-    rules += (f"{name}: {_embed(*entry)}" for name, entry in source["schemas"].items())
+    clients = [(f"{name}: ", _embed(*entry), entry[1]) for name, entry in source["schemas"].items()]
+    clients += [(f"{name}: ", _pattern(*entry), entry[1]) for name, entry in source["regexes"].items()]
+    rules += (f"{name}{body}" for name, body, _ in clients)
     try:
-        return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
+        program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
     except GrammarError:
-        # Which schema it is only shows when each stands alone.
-        for entry in (*source["schemas"].values(), *source["checked"]):
+        # Which of the client's parts it is only shows when each stands alone.
+        clients += [("", _embed(*entry), entry[1]) for entry in source["checked"]]
+        for _, body, param in clients:
             try:
-                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {_embed(*entry)}"))
+                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {body}"))
             except GrammarError as error:
-                raise GrammarError(error.message, param=entry[1]) from None
+                raise GrammarError(error.message, param=param) from None
         raise
+    program.warnings += tuple(source["dropped"])
+    return program
 
 
 def _prepare(schema: object, param: str) -> str:
@@ -60,6 +66,14 @@ def _embed(schema: object, param: str, strict: bool) -> str:
         "whitespace_pattern": WHITESPACE,
     }
     return f"%json {json.dumps(root)}"
+
+
+def _pattern(regex: str, param: str) -> str:
+    try:
+        check_regex(regex)
+    except GrammarError as error:
+        raise GrammarError(error.message, param=param) from None
+    return slashed(regex)
 
 
 def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[str]:

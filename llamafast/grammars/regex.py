@@ -1,4 +1,4 @@
-"""How large a regular expression becomes when its repetitions are written out."""
+"""Clients' regular expressions: how large one becomes with its repetitions written out, and how Lark writes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from llamafast.errors import GrammarError
 
 _MAX_SIZE = 10_000
+_PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
 _REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
@@ -35,6 +36,12 @@ def check_regex(text: str) -> None:
             i = _class_end(text, i) if char == "[" else i + (2 if char == "\\" else 1)
         if sums[-1] > _MAX_SIZE and last > 1:
             raise GrammarError(f"the repetitions of the pattern make it larger than {_MAX_SIZE}")
+
+
+def slashed(text: str) -> str:
+    """A regular expression as Lark writes one; two slashes begin a comment there."""
+    written = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\\\n": "\\n"}
+    return f"/{''.join(written.get(piece, piece) for piece in _PIECE.findall(text)) or '()'}/"
 
 
 def _class_end(text: str, start: int) -> int:

@@ -8,28 +8,38 @@ from dataclasses import dataclass
 from llamafast.errors import GrammarError
 from llamafast.parsing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, ReasoningTags, TaggedArguments
 from llamafast.parsing.literal_grammar import literal_arguments
-from llamafast.parsing.output_grammar import CallRules, EmbeddedSchema, FreeText, OutputGrammar
+from llamafast.parsing.output_grammar import Answer, CallRules, EmbeddedSchema, FreeText, OutputGrammar
 from llamafast.parsing.tagged_grammar import tagged_arguments
 from llamafast.parsing.tools import Tool
 
 _SPACE = r"/[ \t\r\n]{0,4}/"
+_NO_SYNTAX = CallSyntax((), "")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEnd:
-    """What a prompt's end says: reasoning is open, or closed already; `opening` of the syntax is written."""
+    """What a prompt's end says: reasoning is open, or closed just now; of the syntax, `opening` is written, or a header
+    of content. may_reason: the model may open reasoning itself.
+    """
 
     is_open: bool
     is_closed: bool
     is_begun: bool
+    is_content: bool = False
+    may_reason: bool = True
 
     @classmethod
-    def of(cls, prompt: str, syntax: CallSyntax, tags: ReasoningTags | None) -> PromptEnd:
-        """Of a prompt's text."""
-        text = prompt.rstrip()
+    def of(
+        cls, prompt: str, syntaxes: Sequence[CallSyntax], tags: ReasoningTags | None, *, may_reason: bool = True
+    ) -> PromptEnd:
+        """Of a prompt's text; may_reason: the model is one that reasons."""
+        text, opening = prompt.rstrip(), syntaxes[0].opening if syntaxes else ""
         is_open = tags is not None and text.endswith(tags.open)
-        is_closed = tags is None or text.endswith(tags.close)
-        return cls(is_open, is_closed, bool(syntax.opening) and prompt.endswith(syntax.opening))
+        opens = tuple(text for syntax in syntaxes if syntax.content for text in syntax.content.opens)
+        is_content = text.endswith(opens) if opens else False
+        is_closed = tags is not None and text.endswith(tags.close)
+        is_begun = bool(opening) and prompt.endswith(opening)
+        return cls(is_open, is_closed, is_begun, is_content, may_reason and not is_begun and not is_content)
 
 
 def call_grammar(
@@ -41,20 +51,27 @@ def call_grammar(
 ) -> OutputGrammar:
     """What may follow a prompt; of several syntaxes, which begin alike, the model takes one.
 
+    Without tools it is the answer of the rules, behind its reasoning and in its frame; then there may be no syntax.
     The parameters of tools are known to clients as tools[i].function.parameters. Raises GrammarError naming the tool
     whose parameters this format cannot enforce.
     """
-    grammar, first = OutputGrammar(), syntaxes[0]
-    opened = first.opening if end.is_begun else ""
-    calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes]
+    grammar, first = OutputGrammar(), syntaxes[0] if syntaxes else _NO_SYNTAX
+    opened, frame = first.opening if end.is_begun else "", first.content
+    opens = [] if frame is None or end.is_content else [grammar.text(text.removeprefix(opened)) for text in frame.opens]
+    before = grammar.text(frame.close) if frame is not None and end.is_content else ""
+    calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes if tools]
     grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, end)} output".strip())
-    any_calls = " | ".join(each.rule(opened) for each in calls)
-    if rules.answer_schema is not None:
-        grammar.rule("output", f"{any_calls} | {_answer(grammar, first, rules, opened)}")
+    any_calls = f"{before} ({' | '.join(each.rule(opened) for each in calls)})"
+    if rules.answer is not None:
+        answer = f"{''.join(opens[:1])} {_answer(grammar, rules.answer)}"
+        grammar.rule("output", f"{any_calls} | {answer}" if calls else answer)
     elif rules.is_required:
         grammar.rule("output", any_calls)
-    elif first.content is not None:
-        grammar.rule("output", _framed(grammar, first, calls, opened))
+    elif frame is not None:
+        header = f"({' | '.join(opens)})" if opens else ""
+        text, head = grammar.free(FreeText(frame.close or first.marker))
+        behind = " | ".join(each.rule("" if frame.close else first.marker) for each in calls)
+        grammar.rule("output", f"{any_calls} | {header} {text} | {header} {head} ({behind})")
     elif first.marker:
         free = FreeText(first.marker, "" if reasoning is None else reasoning.open)
         text, head = grammar.free(free)
@@ -98,11 +115,15 @@ class _Calls:
         *head, last = before if isinstance(before[-1], str) else (*before, "")
         first, *rest = _joined((syntax.after_name, *syntax.before_arguments))
         alternatives = [
-            f"{grammar.text(str(last), tool.name, str(first))} {self._pieces(rest)} {arguments}"
+            f"{grammar.text(str(last), *self._names(tool), str(first))} {self._pieces(rest)} {arguments}"
             for (_, tool), arguments in zip(self._tools, self._arguments, strict=True)
         ]
         after = self._pieces(syntax.after_arguments)
         return grammar.new_rule(f"{self._pieces(head)} ({' | '.join(alternatives)}) {after}".strip())
+
+    def _names(self, tool: Tool) -> tuple[str, ...]:
+        again = self._syntax.name_again
+        return (tool.name, again, tool.name) if again else (tool.name,)
 
     def _pieces(self, pieces: Sequence[Piece]) -> str:
         grammar = self._grammar
@@ -124,29 +145,24 @@ class _Calls:
 
 def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
     """The elements for what is left of the reasoning: all of it, its rest, or none."""
-    if tags is None or end.is_closed:
+    if end.is_closed:
         return grammar.text(behind)
+    if tags is None or not (end.is_open or end.may_reason):
+        return ""
     rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
     return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
 
 
-def _answer(grammar: OutputGrammar, syntax: CallSyntax, rules: CallRules, opened: str) -> str:
-    """The elements for an answer in JSON."""
-    schema = True if rules.answer_schema is None else rules.answer_schema
-    before = "" if syntax.content is None else grammar.text(syntax.content.opens[0].removeprefix(opened))
-    return f"{before} {grammar.json(EmbeddedSchema(schema, rules.answer_param, rules.answer_strict))}"
-
-
-def _framed(grammar: OutputGrammar, syntax: CallSyntax, calls: Sequence[_Calls], opened: str) -> str:
-    """The body of a rule for content in its frame, for calls, and for one behind the other."""
-    frame = syntax.content
-    assert frame is not None
-    opens = f"({' | '.join(grammar.text(text.removeprefix(opened)) for text in frame.opens)})"
-    text, head = grammar.free(FreeText(frame.close or syntax.marker))
-    written = "" if frame.close else syntax.marker
-    at_once = " | ".join(each.rule(opened) for each in calls)
-    behind = " | ".join(each.rule(written) for each in calls)
-    return f"{opens} {text} | {at_once} | {opens} {head} ({behind})"
+def _answer(grammar: OutputGrammar, answer: Answer) -> str:
+    """The elements for an answer without calls."""
+    if answer.schema is not None:
+        return grammar.json(EmbeddedSchema(answer.schema, answer.param, answer.strict))
+    if answer.regex is not None:
+        return grammar.regex(answer.regex, answer.param)
+    if not answer.choices:
+        raise GrammarError("there is nothing to choose from", param=answer.param)
+    choices = [grammar.text("", choice) or '""' for choice in answer.choices]
+    return f"({' | '.join(choices)})"
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

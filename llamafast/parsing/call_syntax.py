@@ -66,7 +66,8 @@ class ContentFrame:
 class CallSyntax:
     """before_calls, then calls with `between` between them, then after_calls.
 
-    A call is before_name, NAME, after_name, before_arguments, arguments, after_arguments. marker: the beginning of
+    A call is before_name, NAME, after_name, before_arguments, arguments, after_arguments. name_again: what stands
+    between NAME and NAME once more, where a call says it twice. marker: the beginning of
     before_calls and before_name together that starts no other text; "": the whole answer is calls if its first
     character is that of one. after_reasoning stands behind the tag that ends it, where there was any. opening: what
     begins calls and content alike, and may be written by the prompt. Tokens that end a generation are left out: it ends
@@ -86,6 +87,7 @@ class CallSyntax:
     after_reasoning: str = ""
     opening: str = ""
     content: ContentFrame | None = None
+    name_again: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ class ChatFormat(ABC):
     # How calls are written, for holding a model to them: in one of these ways, which begin alike. None: it cannot be.
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = ()
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<think>", "</think>")
+    # What prompts of some templates open or close instead.
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = ()
 
     @abstractmethod
     def matches(self, template: str) -> bool:
@@ -71,19 +73,31 @@ class ChatFormat(ABC):
         tools None: calls are not looked for, their markers are content.
         """
 
-    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules) -> str:
+    def reasoning_at(self, prompt: str) -> ReasoningTags | None:
+        """The tags of the reasoning that the prompt's end opens or closes, or else of what the model would write."""
+        text = prompt.rstrip()
+        return next((tags for tags in self.other_reasoning if text.endswith((tags.open, tags.close))), self.reasoning)
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether content stands in a frame."""
+        return any(syntax.content is not None for syntax in self.syntaxes)
+
+    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:
         """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
 
-        Raises GrammarError naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
+        Without tools it is the rules' answer. may_reason: the model may open reasoning itself. Raises GrammarError
+        naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
         """
-        if not self.syntaxes:
+        if tools and not self.syntaxes:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
         for i, tool in enumerate(tools):
             if is_too_deep(tool.parameters):
                 raise GrammarError("the schema is nested too deeply", param=f"tools[{i}].function.parameters")
-        end = PromptEnd.of(prompt, self.syntaxes[0], self.reasoning)
+        tags = self.reasoning_at(prompt)
+        end = PromptEnd.of(prompt, self.syntaxes, tags, may_reason=may_reason)
         key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(rules)])
-        return _source(self, end, _Wanted(key, tools, rules))
+        return _source(self, tags, end, _Wanted(key, tools, rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +110,6 @@ class _Wanted:
 
 
 @lru_cache(maxsize=_NUM_CACHED)
-def _source(chat_format: ChatFormat, end: PromptEnd, wanted: _Wanted) -> str:
+def _source(chat_format: ChatFormat, tags: ReasoningTags | None, end: PromptEnd, wanted: _Wanted) -> str:
     """Clients send the same tools again and again."""
-    return call_grammar(chat_format.syntaxes, chat_format.reasoning, end, wanted.tools, wanted.rules).source
+    return call_grammar(chat_format.syntaxes, tags, end, wanted.tools, wanted.rules).source

@@ -11,10 +11,11 @@ from llamafast.parsing import schema_parts
 from llamafast.parsing.call_syntax import LiteralArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.schema_parts import Schema, as_schema
-from llamafast.parsing.text_regex import key_regex, string_regex
+from llamafast.parsing.text_regex import key_regex, looks_around, string_regex
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _MAX_DEPTH = 6  # below it values are JSON, which the parsers of such formats read too
+_MAX_RULES = 20_000  # of one grammar
 _JSON_ALONE = frozenset({"prefixItems", "contains", "uniqueItems", "patternProperties", "propertyNames"})
 _SCALARS = frozenset({"number", "integer", "boolean", "null"})
 
@@ -32,6 +33,7 @@ def literal_arguments(grammar: OutputGrammar, syntax: LiteralArguments, schema: 
 def _object(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int) -> str:
     """A rule for what stands between an object's braces."""
     members = schema_parts.members(schema, owner.strict)
+    grammar.drop(owner, schema_parts.unheld(schema))
     between = grammar.text(syntax.between)
     if not members:
         extra = schema.get("additionalProperties", True)
@@ -52,6 +54,15 @@ def _object(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, ow
 
 
 def _value(grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int) -> str:
+    key = (syntax, json.dumps(schema), owner.param, owner.strict, depth)
+    return grammar.once(key, lambda: _new_value(grammar, syntax, schema, owner, depth))
+
+
+def _new_value(
+    grammar: OutputGrammar, syntax: LiteralArguments, schema: Schema, owner: EmbeddedSchema, depth: int
+) -> str:
+    if len(grammar.lines) > _MAX_RULES:
+        raise ValueError("it is too large")
     root = as_schema(owner.schema)
     found = schema_parts.branches(schema, root)
     if not syntax.quote or depth > _MAX_DEPTH or any(_JSON_ALONE & branch.keys() for branch in found):
@@ -73,6 +84,7 @@ def _forms(
     forms = []
     if "string" in types:
         regex = string_regex(schema, quote, strict=owner.strict)
+        grammar.drop(owner, ["pattern"] if looks_around(schema) else [])
         inside = grammar.until(quote) if regex is None else f"{grammar.terminal(regex)} {grammar.text(quote)}"
         forms.append(f"{grammar.text(quote)} {inside}")
     scalars = sorted(types & _SCALARS)

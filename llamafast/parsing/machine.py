@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 
+from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.chat_format import StreamParser
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.parsing.literals import LiteralReader
@@ -14,20 +14,12 @@ from llamafast.parsing.markers import Markers
 from llamafast.parsing.text_reader import MalformedError, TextEnd, TextReader, Wait
 from llamafast.parsing.tools import Tool
 
-__all__ = ["THINK", "Machine", "MalformedError", "Tags", "TextEnd", "Wait"]
+__all__ = ["THINK", "Machine", "MalformedError", "TextEnd", "Wait"]
 
 NO_MARKERS = Markers()
 
 
-@dataclass(frozen=True, slots=True)
-class Tags:
-    """What stands before and behind reasoning."""
-
-    open: str
-    close: str
-
-
-THINK = Tags("<think>", "</think>")
+THINK = ReasoningTags("<think>", "</think>")
 
 
 class Machine(TextReader, StreamParser):
@@ -39,12 +31,14 @@ class Machine(TextReader, StreamParser):
     """
 
     # Reasoning may stand at the beginning and behind calls.
-    tags: tuple[Tags, ...] = (THINK,)
+    tags: tuple[ReasoningTags, ...] = (THINK,)
     starts: Markers = NO_MARKERS
     # Texts around content that mean nothing.
     wrappers: tuple[str, ...] = ()
 
-    def __init__(self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[Tags, ...] | None = None) -> None:
+    def __init__(
+        self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[ReasoningTags, ...] | None = None
+    ) -> None:
         super().__init__()
         if tags is not None:
             self.tags = tags

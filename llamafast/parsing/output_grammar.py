@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an answer without a call is: JSON of a schema, or what a regex matches, or else one of some choices.
+
+    param: the client's field. strict False: what cannot be enforced of the schema is dropped.
+    """
+
+    param: str
+    schema: Mapping[str, object] | bool | None = None
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,16 +26,13 @@ class CallRules:
     """What the calls of an answer must be.
 
     is_required: the answer is a call, nothing else (behind its reasoning). is_parallel: there may be several. names:
-    the tools that may be called, None: all. answer_schema: without a call the answer is JSON of this schema, which
-    clients know as answer_param; answer_strict False: what cannot be enforced of it is dropped.
+    the tools that may be called, None: all. answer: what it is without a call, None: any text.
     """
 
     is_required: bool = False
     is_parallel: bool = True
     names: tuple[str, ...] | None = None
-    answer_schema: Mapping[str, object] | bool | None = None
-    answer_param: str = "response_format"
-    answer_strict: bool = True
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,9 @@ class OutputGrammar:
 
     texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
     frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. schemas: rules
-    that are JSON of a schema. checked: schemas that only have to be sound. Rules are in llguidance's dialect of Lark.
+    that are JSON of a schema. checked: schemas that only have to be sound. regexes: rules that match a client's regular
+    expression, and the field that it stands in. dropped: what of schemas that are not strict no rule holds. Rules are
+    in llguidance's dialect of Lark.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -55,7 +68,10 @@ class OutputGrammar:
     frees: dict[str, FreeText] = field(default_factory=dict)
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
+    regexes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
+    _made: dict[Hashable, str] = field(default_factory=dict)
 
     def rule(self, name: str, body: str) -> str:
         """Add a rule; its name."""
@@ -65,6 +81,12 @@ class OutputGrammar:
     def new_rule(self, body: str) -> str:
         """The name of a rule with this body, equal ones being one."""
         return self._interned("r", body, lambda name: self.rule(name, body))
+
+    def once(self, key: Hashable, make: Callable[[], str]) -> str:
+        """The elements that `make` gives, made once for each key: parts of schemas stand in many places."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def terminal(self, body: str) -> str:
         """The name of a terminal with this body."""
@@ -94,6 +116,15 @@ class OutputGrammar:
         key = json.dumps([schema.schema, schema.param, schema.strict])
         return self._interned("j", key, lambda name: self.schemas.setdefault(name, schema))
 
+    def regex(self, regex: str, param: str) -> str:
+        """The name of a rule that matches a regular expression, which stands in this field."""
+        key = json.dumps([regex, param])
+        return self._interned("p", key, lambda name: self.regexes.setdefault(name, (regex, param)))
+
+    def drop(self, schema: EmbeddedSchema, what: Sequence[str]) -> None:
+        """Say what of a schema no rule will hold."""
+        self.dropped += (f"{schema.param}: {name}" for name in what if f"{schema.param}: {name}" not in self.dropped)
+
     @property
     def source(self) -> str:
         """What StructuredOutput.text holds for StructuredKind.LARK."""
@@ -108,6 +139,8 @@ class OutputGrammar:
                 "frees": {name: [free.end, free.unless] for name, free in self.frees.items()},
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
+                "regexes": self.regexes,
+                "dropped": self.dropped,
             },
             ensure_ascii=False,
         )

@@ -8,7 +8,7 @@ from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.literals import PYTHON, LiteralReader
 from llamafast.parsing.machine import Wait
 
-_name = re.compile(r"[\w.-]*")
+_name = re.compile(r"[\w.:/-]*")
 
 
 class PythonMachine(JsonMachine):

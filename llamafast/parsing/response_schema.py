@@ -7,14 +7,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.events import Event
+from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.patterns import TooRichError, literal, take_apart
 from llamafast.parsing.schema_machine import SchemaMachine
 from llamafast.parsing.schema_message import REASONING_NAMES, message_events
 from llamafast.parsing.schema_plan import compile_plan
 from llamafast.parsing.schema_rules import Rule, compile_rule
 from llamafast.parsing.tool_formats.harmony import Harmony
+from llamafast.parsing.tool_formats.plain import Plain
 from llamafast.parsing.tools import Tool
 
 # <|name|>, <name>, [NAME]; not the name of a group.
@@ -32,19 +35,21 @@ class SchemaFormat(ChatFormat):
 
     A schema of literal texts with gaps between them is followed as the text comes; any other is applied once, at the
     text's end, as the log says; one that describes harmony is read as that. Fields of a message that no client knows
-    are left out. Raises ValueError naming the place in the schema that is not valid. Source: Hugging Face
-    transformers, response parsing.
+    are left out. `written`: the format that the chat template writes, to which calls are held: a schema does not say
+    how. Raises ValueError naming the place in the schema that is not valid. Source: Hugging Face transformers,
+    response parsing.
     """
 
     name: ClassVar[str] = "response_schema"
 
-    def __init__(self, schema: object) -> None:
+    def __init__(self, schema: object, written: ChatFormat | None = None) -> None:
         self._root = compile_rule(schema)
         if self._root.type != "object" and self._root.properties:
             raise ValueError(f"{self._root.path}.type: a message is an object")
         regexes = "".join(_regexes(schema)).replace("\\", "")
         # Its models write more kinds of headers than a regex tells, and leave end tokens out.
         self._known = Harmony() if all(text in regexes for text in _HARMONY) else None
+        self._written = self._known or written or Plain()
         self._plan = compile_plan(self._root)
         self._markers = self._known.markers if self._known else tuple(dict.fromkeys(_markers(schema)))
         if self._known is not None:
@@ -63,6 +68,19 @@ class SchemaFormat(ChatFormat):
     def matches(self, template: str) -> bool:
         """Never: it is chosen by the config."""
         return False
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether content stands in a frame."""
+        return self._written.is_framed
+
+    def reasoning_at(self, prompt: str) -> ReasoningTags | None:
+        """Of the format that the chat template writes."""
+        return self._written.reasoning_at(prompt)
+
+    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:
+        """Of the format that the chat template writes."""
+        return self._written.grammar(prompt, tools, rules, may_reason=may_reason)
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt, at whose end the schema's text may begin already."""

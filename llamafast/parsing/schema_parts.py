@@ -11,6 +11,7 @@ Schema: TypeAlias = Mapping[str, object]
 _MAX_BRANCHES = 32
 _MAX_DEPTH = 100
 _MAX_STEPS = 64  # references that may lead on to others
+_ROOT = "_root"  # the definition of the whole schema
 _DEFINITIONS = ("$defs", "definitions")
 # Where properties are written one by one, these are out of reach.
 _REFUSED = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "not", "if")
@@ -102,17 +103,22 @@ def members(schema: Schema, strict: bool) -> list[tuple[str, Schema, bool]]:
     """
     if "object" not in types(schema):
         raise ValueError("arguments are an object")
-    table, required = as_schema(schema.get("properties")), schema.get("required")
-    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    table = {**table, **{name: {} for name in names if name not in table}}
-    least, most = bounds(schema, "Properties")
-    refused = [name for name in _REFUSED if name in schema]
-    if table:
-        refused += ["minProperties"] if least > len(names) else []
-        refused += ["maxProperties"] if most is not None and most < len(table) else []
+    refused = unheld(schema)
     if refused and strict:
         raise ValueError(f"the keyword {refused[0]!r}")
+    table, names = _properties(schema)
     return [(name, as_schema(value), name in names) for name, value in table.items() if value is not False]
+
+
+def unheld(schema: Schema) -> list[str]:
+    """The keywords of an object's schema to which its properties, written one by one, cannot hold it."""
+    table, names = _properties(schema)
+    least, most = bounds(schema, "Properties")
+    found = [name for name in _REFUSED if name in schema]
+    if table:
+        found += ["minProperties"] if least > len(names) else []
+        found += ["maxProperties"] if most is not None and most < len(table) else []
+    return found
 
 
 def bounds(schema: Schema, of: str) -> tuple[int, int | None]:
@@ -122,9 +128,57 @@ def bounds(schema: Schema, of: str) -> tuple[int, int | None]:
 
 
 def standalone(schema: Schema, root: Schema) -> dict[str, object]:
-    """A schema that means the same without its root."""
+    """A schema that means the same without its root.
+
+    What it takes from elsewhere than the root's definitions stays there, the root being one of them itself.
+    """
     definitions = {name: root[name] for name in _DEFINITIONS if name in root}
-    return {**definitions, **schema}
+    if _stays([definitions, schema]):
+        return {**definitions, **schema}
+    rest = {name: value for name, value in root.items() if name not in _DEFINITIONS}
+    whole = {**definitions, "$defs": {**as_schema(root.get("$defs")), _ROOT: rest}}
+    return _moved({**schema, **whole})
+
+
+def _stays(value: object) -> bool:
+    """Whether all references lead to the root's definitions."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, Mapping):
+            reference = part.get("$ref")
+            if isinstance(reference, str) and _is_elsewhere(reference):
+                return False
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+    return True
+
+
+def _moved(schema: Schema) -> dict[str, object]:
+    """The same with references to the root's new place."""
+    out = {name: _moved_part(part) for name, part in schema.items()}
+    reference = out.get("$ref")
+    if isinstance(reference, str) and _is_elsewhere(reference):
+        out["$ref"] = f"#/$defs/{_ROOT}{reference[1:]}"
+    return out
+
+
+def _moved_part(part: object) -> object:
+    if isinstance(part, list):
+        return [_moved_part(each) for each in part]
+    return _moved(part) if isinstance(part, Mapping) else part
+
+
+def _is_elsewhere(reference: str) -> bool:
+    return reference.startswith("#") and reference.split("/")[1:2] not in ([name] for name in _DEFINITIONS)
+
+
+def _properties(schema: Schema) -> tuple[Schema, list[str]]:
+    """All properties that are named, and the names of those that are required."""
+    table, required = as_schema(schema.get("properties")), schema.get("required")
+    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    return {**table, **{name: {} for name in names if name not in table}}, names
 
 
 def _branches(schema: dict[str, object], root: Schema) -> Iterator[dict[str, object]]:

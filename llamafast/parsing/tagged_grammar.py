@@ -11,7 +11,7 @@ from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.guarded_schema import guarded
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.schema_parts import Schema, as_schema
-from llamafast.parsing.text_regex import key_regex, string_regex
+from llamafast.parsing.text_regex import key_regex, looks_around, string_regex
 
 
 def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
@@ -29,6 +29,7 @@ def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: Embe
 
 def _object(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
     members = schema_parts.members(schema, owner.strict)
+    grammar.drop(owner, schema_parts.unheld(schema))
     if not members:
         extra = schema.get("additionalProperties", True)
         if extra is False:
@@ -60,7 +61,7 @@ def _value(
     after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
     is_apart = after_other != tags.after_key
     found = schema_parts.branches(schema, root)
-    strings = [form for branch in found for form in _strings(grammar, tags, branch, owner.strict)]
+    strings = [form for branch in found for form in _strings(grammar, tags, branch, owner)]
     if not strings:
         others = [_json(grammar, tags, schema, owner)]
     elif is_apart or grammar.until(tags.close) not in " ".join(strings):
@@ -75,14 +76,15 @@ def _value(
     return f"({' | '.join(bodies)})"
 
 
-def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, strict: bool) -> list[str]:
+def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> list[str]:
     """The forms of the string values that a schema without combinations allows, each with what ends it."""
     if "string" not in schema_parts.types(schema):
         return []
     end, allowed = grammar.text(tags.after_value), schema_parts.values(schema)
     if allowed is not None:
         return [f"{grammar.text('', value)} {end}" for value in allowed if isinstance(value, str)]
-    regex = string_regex(schema, tags.close, strict=strict)
+    regex = string_regex(schema, tags.close, strict=owner.strict)
+    grammar.drop(owner, ["pattern"] if looks_around(schema) else [])
     if regex is not None:
         return [f"{grammar.terminal(regex)} {end}"]
     rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]

@@ -39,10 +39,9 @@ def string_regex(schema: Schema, close: str = "", *, strict: bool = True) -> str
     """
     parts: list[str] = []
     pattern, name = schema.get("pattern"), schema.get("format")
-    looks_around = isinstance(pattern, str) and _LOOKS_AROUND.search(pattern) is not None
-    if looks_around and strict:
+    if strict and looks_around(schema):
         raise ValueError(f"the pattern {pattern!r} looks around or back")
-    if isinstance(pattern, str) and not looks_around:
+    if isinstance(pattern, str) and not looks_around(schema):
         parts.append(_slashed(_whole(pattern)))
     if isinstance(name, str) and name in _FORMATS:
         parts.append(_slashed(_FORMATS[name]))
@@ -55,6 +54,12 @@ def string_regex(schema: Schema, close: str = "", *, strict: bool = True) -> str
     if close:
         parts.append(f"~{_slashed(f'(?s:.)*{re.escape(close)}(?s:.)*')}")
     return " & ".join(parts)
+
+
+def looks_around(schema: Schema) -> bool:
+    """Whether the pattern of strings needs more than one look at them, which no grammar takes."""
+    pattern = schema.get("pattern")
+    return isinstance(pattern, str) and _LOOKS_AROUND.search(pattern) is not None
 
 
 def key_regex(schema: Schema) -> str:

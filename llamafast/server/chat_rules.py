@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 
 from llamafast.errors import GrammarError, InvalidRequestError
-from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.output_grammar import Answer, CallRules
 from llamafast.request import ReasoningBudget, StructuredKind
 from llamafast.server.deps import ServerState
 from llamafast.server.prompt import ChatPrompt
@@ -18,8 +16,8 @@ from llamafast.server.structured import (
     Compiled,
     compile_calls,
     compile_constraint,
-    end_of_reasoning,
     reasoning_budget,
+    tag_ids,
 )
 
 
@@ -30,29 +28,29 @@ async def compile_rules(
 
     With both, the answer is calls or that JSON. Raises InvalidRequestError or GrammarError, naming the client's field.
     """
-    chat_format = state.chat_format
     if use.is_enforced or (use.tools and constraint is not None):
-        schema = None if constraint is None or use.is_required else _answer_schema(constraint)
-        rules = CallRules(use.is_required, use.is_parallel, use.names, schema)
-        if constraint is not None:
-            rules = replace(rules, answer_param=constraint.param, answer_strict=constraint.structured.strict)
+        answer = None
+        if constraint is not None and not use.is_required:
+            answer = _answer(constraint)
+            if answer is None or answer.schema is None:
+                raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
+        rules = CallRules(use.is_required, use.is_parallel, use.names, answer)
         try:
-            return await compile_calls(state.engine, chat_format, prompt.text, use.tools, rules)
+            return await compile_calls(state.engine, state.chat_format, prompt, use.tools, rules)
         except GrammarError as exc:
             if not use.is_legacy or exc.param is None:
                 raise
             param = exc.param.replace("tools[", "functions[").replace(".function.", ".")
             param = param.replace("tool_choice", "function_call")
             raise GrammarError(exc.message.replace(exc.param, param), param=param, code=exc.code) from exc
-    start_after: tuple[int, ...] = ()
-    if constraint is not None and prompt.is_reasoning and chat_format.reasoning is not None:
-        start_after = (end_of_reasoning(state.engine, constraint, chat_format.reasoning.close),)
-    return await compile_constraint(state.engine, constraint, start_after=start_after)
+    if constraint is None:
+        return Compiled()
+    return await _compile_answer(state, constraint, prompt)
 
 
 def thinking_budget(state: ServerState, body: ChatBody, prompt: ChatPrompt) -> ReasoningBudget | None:
     """The limit on the reasoning: the request's, else the operator's. Raises InvalidRequestError."""
-    wanted, settings, tags = body.budget, state.settings, state.chat_format.reasoning
+    wanted, settings, tags = body.budget, state.settings, prompt.tags
     if tags is None and wanted is not None and wanted >= 0:
         name = body.param_names.get("thinking_budget", "thinking_budget")
         raise InvalidRequestError(f"'{name}': this model writes no reasoning that could be limited", param=name)
@@ -64,21 +62,44 @@ def thinking_budget(state: ServerState, body: ChatBody, prompt: ChatPrompt) -> R
     return reasoning_budget(state.engine, limit, tags, closing, is_open=prompt.is_reasoning)
 
 
-def _answer_schema(constraint: Constraint) -> dict[str, object] | bool:
-    """The JSON Schema of an answer without calls. Raises InvalidRequestError for a constraint of another kind."""
-    structured = constraint.structured
+async def _compile_answer(state: ServerState, constraint: Constraint, prompt: ChatPrompt) -> Compiled:
+    """The constraint on an answer without tools, behind all that the format has before its content."""
+    tags, chat_format = prompt.tags, state.chat_format
+    close = () if tags is None or not prompt.is_reasoning else tag_ids(state.engine, tags.close)
+    may_open = prompt.may_reason and not prompt.is_reasoning
+    has_head = not prompt.is_continued and (chat_format.is_framed or may_open)
+    # A closing tag of several tokens can be written in several ways.
+    if has_head or len(close) > 1 or (close and chat_format.is_framed):
+        answer = _answer(constraint)
+        if answer is not None:
+            return await compile_calls(state.engine, chat_format, prompt, (), CallRules(answer=answer))
+        if chat_format.is_framed or len(close) > 1:
+            raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
+    return await compile_constraint(state.engine, constraint, start_after=close)
+
+
+def _unsupported(constraint: Constraint, why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"'{constraint.param}' {why}", param=constraint.param, code="unsupported_parameter")
+
+
+def _answer(constraint: Constraint) -> Answer | None:
+    """What an answer without calls is; None for what cannot be a part of a larger grammar.
+
+    Raises GrammarError for a text that is not what the field takes.
+    """
+    structured, param = constraint.structured, constraint.param
     if structured.kind is StructuredKind.JSON_OBJECT:
-        return {"type": "object"}
+        return Answer(param, {"type": "object"})
+    if structured.kind is StructuredKind.REGEX:
+        return Answer(param, regex=structured.text)
+    if structured.kind is StructuredKind.CHOICE:
+        return Answer(param, choices=tuple(orjson.loads(structured.text)))
     if structured.kind is not StructuredKind.JSON_SCHEMA:
-        raise InvalidRequestError(
-            f"'{constraint.param}' cannot go with tools: beside calls an answer can only be held to a JSON Schema",
-            param=constraint.param,
-            code="unsupported_parameter",
-        )
+        return None
     try:
         schema: object = orjson.loads(structured.text)
     except orjson.JSONDecodeError as exc:
-        raise GrammarError(f"{constraint.param}: the schema is not JSON: {exc}", param=constraint.param) from exc
+        raise GrammarError(f"{param}: the schema is not JSON: {exc}", param=param) from exc
     if not isinstance(schema, (dict, bool)):
-        raise GrammarError(f"{constraint.param}: a schema is an object or a boolean", param=constraint.param)
-    return schema
+        raise GrammarError(f"{param}: a schema is an object or a boolean", param=param)
+    return Answer(param, schema, strict=structured.strict)

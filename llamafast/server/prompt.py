@@ -10,6 +10,7 @@ from itertools import accumulate
 
 from llamafast.control_texts import ControlTexts, new_mark
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.history import content_text, template_messages
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
@@ -23,11 +24,18 @@ _MIN_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """is_reasoning: the prompt leaves reasoning open. boundaries: ascending numbers of tokens."""
+    """text: for whoever reads its end; of a message that goes on inside its reasoning it ends in the opening tag.
+
+    tags: of the model's reasoning, None: it writes none; is_reasoning: it is open; may_reason: the model may open it
+    itself. is_continued: the model goes on with a message. boundaries: ascending numbers of tokens.
+    """
 
     text: str
     token_ids: array[int]
+    tags: ReasoningTags | None
     is_reasoning: bool
+    may_reason: bool
+    is_continued: bool
     boundaries: tuple[int, ...]
 
 
@@ -87,7 +95,13 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
         ends = template.message_ends(conversation.messages, text, **conversation.variables)
         boundaries = _tokens_before(ends, text, token_ids, tokenizer)
     continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
-    return ChatPrompt(text, token_ids, leaves_reasoning_open(text, state.chat_format.reasoning, continued), boundaries)
+    tags = state.chat_format.reasoning_at(text)
+    is_reasoning = leaves_reasoning_open(text, tags, continued)
+    # The templates of models that reason show them their earlier reasoning.
+    may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
+    if tags is not None and is_reasoning and body.continue_final_message:
+        text += tags.open
+    return ChatPrompt(text, token_ids, tags, is_reasoning, may_reason, body.continue_final_message, boundaries)
 
 
 def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[object] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from llamafast.errors import GrammarError, InvalidRequestError
+from llamafast.errors import GrammarError
 from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from llamafast.parsing.chat_format import ChatFormat
     from llamafast.parsing.output_grammar import CallRules
     from llamafast.parsing.tools import Tool
+    from llamafast.server.prompt import ChatPrompt
     from llamafast.server.schemas.structured import Constraint
 
 _MAX_HEADER_CHARS = 2000
@@ -51,19 +53,22 @@ async def compile_constraint(
 
 
 async def compile_calls(
-    engine: AsyncEngine, chat_format: ChatFormat, prompt: str, tools: Sequence[Tool], rules: CallRules
+    engine: AsyncEngine, chat_format: ChatFormat, prompt: ChatPrompt, tools: Sequence[Tool], rules: CallRules
 ) -> Compiled:
-    """The constraint that holds an answer to calls of these tools, in the format's own syntax.
+    """The constraint that holds an answer to calls of these tools, in the format's own syntax, or to the rules' answer.
 
-    prompt: its text, whose end says whether reasoning is open. Raises GrammarError naming the client's field.
+    Raises GrammarError naming the client's field.
     """
-    structured = StructuredOutput(StructuredKind.LARK, chat_format.grammar(prompt, tools, rules))
+    name = rules.answer.param if rules.answer is not None and not tools else "tools"
+    # A large schema takes longer than other requests should wait.
+    text = await asyncio.to_thread(chat_format.grammar, prompt.text, tools, rules, may_reason=prompt.may_reason)
+    structured = StructuredOutput(StructuredKind.LARK, text)
     try:
         grammar = await engine.compile_grammar(structured)
     except GrammarError as exc:
-        param = exc.param or "tools"
+        param = exc.param or name
         raise GrammarError(f"{param}: {exc.message[:_MAX_MESSAGE_CHARS]}", param=param, code=exc.code) from exc
-    return Compiled(structured, grammar, _warning_header("tools", grammar.warnings))
+    return Compiled(structured, grammar, _warning_header(name, grammar.warnings))
 
 
 def reasoning_budget(
@@ -79,20 +84,9 @@ def reasoning_budget(
     return ReasoningBudget(max_tokens, is_open, tags.close, closing_ids, tags.open)
 
 
-def end_of_reasoning(engine: AsyncEngine, constraint: Constraint, closing_tag: str) -> int:
-    """The token behind which a constraint begins where the prompt leaves reasoning open.
-
-    Raises InvalidRequestError if the tag is several tokens: the model may then write it in several ways, and the
-    constraint might never begin.
-    """
-    token_ids = engine.tokenizer.encode(closing_tag, add_special=False, parse_special=True)
-    if len(token_ids) != 1:
-        raise InvalidRequestError(
-            f"'{constraint.param}' needs reasoning to be switched off: this model has no token for {closing_tag}",
-            param=constraint.param,
-            code="unsupported_parameter",
-        )
-    return token_ids[0]
+def tag_ids(engine: AsyncEngine, tag: str) -> tuple[int, ...]:
+    """The tokens that a tag is written in, if it is written as the vocabulary would."""
+    return tuple(engine.tokenizer.encode(tag, add_special=False, parse_special=True))
 
 
 def _warning_header(param: str, warnings: Sequence[str]) -> dict[str, str]:

@@ -79,3 +79,16 @@ def test_tool_whose_schema_cannot_be_enforced_is_refused_by_name(server):
     messages = [{"role": "user", "content": "Hi"}]
     answer = post(server, "chat/completions", messages=messages, tools=tools, tool_choice="required")
     assert refused(answer, "tools[1].function.parameters")
+
+
+def test_required_call_that_does_not_fit_is_cut(server):
+    for choice in asked(server, tool_choice="required", enable_thinking=False, max_tokens=24, n=2):
+        [call] = choice["message"]["tool_calls"]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("length", None)
+        assert call["function"]["name"] in SCHEMAS
+
+
+def test_required_calls_that_are_not_parallel_are_one(server):
+    for choice in asked(server, tool_choice="required", enable_thinking=False, parallel_tool_calls=False, n=4):
+        check_calls(choice)
+        assert len(choice["message"]["tool_calls"]) == 1

@@ -12,10 +12,10 @@ import pytest
 from llamafast.errors import GrammarError
 from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
-from llamafast.parsing.output_grammar import CallRules
+from llamafast.parsing.output_grammar import Answer, CallRules
 from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import END, bytes_vocabulary
-from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, TAGGED, THINK, TOOL, WORDS, listed, walk
+from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, QUOTED, TAGGED, THINK, TOOL, WORDS, listed, walk
 
 PLAIN = bytes_vocabulary()
 CONTROL = bytes_vocabulary("[TOOL_CALLS]", "</think>", "<think>", "<tool_call>", "</tool_call>")
@@ -98,7 +98,8 @@ def test_calls_inside_reasoning_are_free_text() -> None:
 
 
 def test_answer_is_calls_or_json_of_the_schema() -> None:
-    rules = CallRules(answer_schema={"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]})
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}
+    rules = CallRules(answer=Answer("response_format", schema))
     texts = [walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules, prompt="</think>\n", seed=i) for i in range(8)]
     assert {text[0] for text in texts} == {"[", "{"}
     assert all(json.loads(text)["a"] == 1 for text in texts if text[0] == "{")
@@ -163,8 +164,18 @@ def test_what_cannot_be_enforced_is_refused_where_the_tool_is_strict() -> None:
     assert "<function=f>" in walk(PLAIN, TAGGED, [tool_of(parameters, strict=False)], ONE)
 
 
+@pytest.mark.parametrize("syntax", [TAGGED, QUOTED], ids=["tagged", "quoted"])
+@pytest.mark.parametrize("extra", [{"minProperties": 1}, {"properties": {"a": {"type": "string", "pattern": "(?=x)"}}}])
+def test_what_is_dropped_where_the_tool_is_not_strict_is_said(syntax, extra) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "boolean"}}, **extra}
+    tools = [tool_of({"type": "object", "properties": {}}), tool_of(parameters, strict=False)]
+    source = call_grammar([syntax], THINK, PromptEnd(False, True, False), tools, ONE).source
+    [warning] = compile_lark(PLAIN, source).warnings
+    assert warning in ("tools[1].function.parameters: minProperties", "tools[1].function.parameters: pattern")
+
+
 def test_answer_schema_at_fault_is_named() -> None:
-    rules = CallRules(answer_schema={"type": "nothing"}, answer_param="guided_json")
+    rules = CallRules(answer=Answer("guided_json", {"type": "nothing"}))
     with pytest.raises(GrammarError) as caught:
         walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules)
     assert caught.value.param == "guided_json"

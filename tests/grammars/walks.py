@@ -6,10 +6,18 @@ import json
 import random
 from collections.abc import Sequence
 
+from llamafast.grammars.constraint import Program
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
-from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, TaggedArguments, json_list
+from llamafast.parsing.call_syntax import (
+    CallSyntax,
+    LiteralArguments,
+    Pattern,
+    ReasoningTags,
+    TaggedArguments,
+    json_list,
+)
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tools import Tool
 from tests.grammars.schemas import TOOLS
@@ -32,6 +40,9 @@ OBJECTS = CallSyntax(
     after_arguments=("}\n</tool_call>",),
     marker="<tool_call>",
 )
+QUOTED = CallSyntax(
+    before_name=("call:",), after_name="{", arguments=LiteralArguments(":", ",", "'"), after_arguments=("}",)
+)
 LIST = json_list("[TOOL_CALLS][", "]", after_arguments=(', "id": "', Pattern("[a-z0-9]{9}"), '"}'))
 OBJECT_TOOLS = [Tool(name, "", schema, strict=True) for name, schema in TOOLS.items() if schema.get("type") == "object"]
 TOOL = {tool.name: tool for tool in OBJECT_TOOLS}
@@ -48,11 +59,15 @@ def walk(
     seed: int = 0,
     words: Sequence[str] = WORDS,
 ) -> str:
-    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    """An output with calls."""
     syntaxes = syntax if isinstance(syntax, tuple) else (syntax,)
-    constraint = compile_lark(
-        vocabulary, call_grammar(syntaxes, tags, PromptEnd.of(prompt, syntaxes[0], tags), tools, rules).source
-    ).start()
+    source = call_grammar(syntaxes, tags, PromptEnd.of(prompt, syntaxes, tags), tools, rules).source
+    return walk_program(compile_lark(vocabulary, source), seed, words)
+
+
+def walk_program(program: Program, seed: int, words: Sequence[str]) -> str:
+    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    constraint, vocabulary = program.start(), program.vocabulary
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
     while len(token_ids) < MAX_TOKENS:

@@ -160,7 +160,7 @@ class FakeEngine:
 class FakeTemplate:
     """<role>content, one per line; `!` asks for an answer. Remembers its arguments. Its source shows the format."""
 
-    source = "<think></think><tool_call><function=name><parameter=name>"
+    source = "<tool_call><function=name><parameter=name>"
     traits = TemplateTraits(variables=frozenset({"tools", "enable_thinking"}))
     literals = frozenset()
 

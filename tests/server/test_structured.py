@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llamafast.errors import GrammarError
-from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
+from llamafast.request import FinishReason, RequestOutput, StructuredKind, TokenLogprob, Usage
+
+from .conftest import FakeGrammar, FakeTemplate
 
 SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"enum": ["é", None]}}}
 TEXT = '{"type":"object","properties":{"z":{"type":"integer"},"a":{"enum":["é",null]}}}'
@@ -205,9 +209,59 @@ def test_reasoning_tag_that_is_text_leaves_control_tokens_out(make_server, monke
     assert (request.skip_special, request.shown_ids) == (True, frozenset())
 
 
-def test_reasoning_tag_of_several_tokens_is_refused(server):
+def server_of(make_server, source):
+    """A server whose model writes the format of this template."""
+    template = FakeTemplate()
+    template.source = source
+    return make_server(chat_template=template)
+
+
+def test_reasoning_tag_of_several_tokens_is_a_part_of_the_grammar(server):
     server.engine.tokenizer.has_think = False
-    assert error_of(open_reasoning(server).chat(guided_regex="x"))["param"] == "guided_regex"
+    open_reasoning(server).chat(guided_regex="x+")
+    (structured,) = server.engine.compiled
+    assert (structured.kind, structured.start_after) == (StructuredKind.LARK, ())
+    assert json.loads(structured.text)["regexes"] == {"p2": ["x+", "guided_regex"]}
+
+
+def test_grammar_behind_a_reasoning_tag_of_several_tokens_is_refused(server):
+    server.engine.tokenizer.has_think = False
+    assert error_of(open_reasoning(server).chat(grammar="root ::= x"))["param"] == "grammar"
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "kind"),
+    [
+        ("<think>{{ x }}", {"guided_choice": ["a", ""]}, "lark"),
+        ("<think>{{ x }}", {"grammar": "root ::= x"}, "gbnf"),
+        ("<think>{{ x }}", {"guided_json": SCHEMA, "continue_final_message": True}, "json_schema"),
+        ("<|channel|><|message|><|start|>", {"response_format": {"type": "json_object"}}, "lark"),
+        ("<|channel|><|message|><|start|>", {"guided_regex": "a", "continue_final_message": True}, "regex"),
+        ("<tool_call>", {"guided_json": SCHEMA}, "json_schema"),
+    ],
+)
+def test_constraint_leaves_room_for_what_stands_before_the_content(make_server, source, fields, kind):
+    server = server_of(make_server, source)
+    messages = [{"role": "assistant", "content": "Hi"}]
+    assert server.post("/v1/chat/completions", {"messages": messages, **fields}).status_code == 200
+    assert server.engine.compiled[0].kind.value == kind
+
+
+def test_grammar_in_a_frame_is_refused(make_server):
+    server = server_of(make_server, "<|channel|><|message|><|start|>")
+    assert error_of(server.chat(grammar="root ::= x"))["param"] == "grammar"
+
+
+def test_answer_in_a_frame_that_does_not_compile_names_the_clients_field(make_server):
+    server = server_of(make_server, "<think>{{ x }}")
+    server.engine.grammar = GrammarError("not this")
+    assert error_of(server.chat(json_schema=SCHEMA))["param"] == "json_schema"
+
+
+def test_answer_behind_reasoning_names_its_field_in_the_warning(make_server):
+    server = server_of(make_server, "<think>{{ x }}")
+    server.engine.grammar = FakeGrammar(("'not'",))
+    assert "json_schema: not enforced" in server.chat(json_schema=SCHEMA).headers["warning"]
 
 
 def _thoughtful(request):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
-from llamafast.parsing.machine import Tags, Wait
+from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -46,7 +46,7 @@ class Apertus(ChatFormat):
 
 
 class _Parser(JsonMachine):
-    tags = (Tags("<|inner_prefix|>", "<|inner_suffix|>"),)
+    tags = (ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),)
     starts = Markers("<|tools_prefix|>")
 
     def call(self, marker: str) -> Wait[None]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, json_list
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
-from llamafast.parsing.machine import THINK, Tags, Wait
+from llamafast.parsing.machine import THINK, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -26,6 +26,10 @@ class Apriel(ChatFormat):
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<tool_calls>[", "]</tool_calls>"),)
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<thinking>", "</thinking>")
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (
+        ReasoningTags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+        THINK,
+    )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -37,11 +41,7 @@ class Apriel(ChatFormat):
 
 
 class _Parser(JsonMachine):
-    tags = (
-        THINK,
-        Tags("<thinking>", "</thinking>"),
-        Tags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
-    )
+    tags = (ReasoningTags("<thinking>", "</thinking>"), *Apriel.other_reasoning)
     starts = Markers("<tool_calls>")
     wrappers = ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]")
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
-from llamafast.parsing.machine import Tags, Wait
+from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -51,7 +51,7 @@ class CommandR7b(ChatFormat):
 
 
 class _Parser(JsonMachine):
-    tags = (Tags("<|START_THINKING|>", "<|END_THINKING|>"),)
+    tags = (ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),)
     name_keys = ("tool_name", "name")
     id_keys = ("tool_call_id",)
 

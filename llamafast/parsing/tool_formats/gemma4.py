@@ -9,7 +9,7 @@ from typing import ClassVar
 from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.literals import GEMMA, LiteralReader
-from llamafast.parsing.machine import Machine, Tags, Wait
+from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -49,7 +49,7 @@ class Gemma4(ChatFormat):
 
 
 class _Parser(Machine):
-    tags = (Tags("<|channel>thought", "<channel|>"),)
+    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
     starts = Markers("<|tool_call>")
 
     def call(self, marker: str) -> Wait[None]:

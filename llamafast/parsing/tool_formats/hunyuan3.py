@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Tags, Wait
+from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tool_formats.glm import GlmMachine
 from llamafast.parsing.tools import Tool
@@ -53,7 +53,7 @@ class Hunyuan3(ChatFormat):
 
 
 class _Parser(GlmMachine):
-    tags = (Tags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>"),)
+    tags = (ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>"),)
     starts = Markers(f"<tool_calls{_SUFFIX}>")
     suffix = _SUFFIX
     _ends = Markers(f"</arg_value{_SUFFIX}>")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, Tags, TextEnd, Wait
+from llamafast.parsing.machine import Machine, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -21,6 +22,20 @@ class KimiK3(ChatFormat):
 
     name: ClassVar[str] = "kimi_k3"
     markers: ClassVar[tuple[str, ...]] = ("<|open|>", "<|close|>", "<|sep|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="<|open|>tools<|sep|>",
+            before_name=('<|open|>call tool="',),
+            after_name='" index="',
+            before_arguments=(Pattern("[1-9][0-9]?"), '"<|sep|><|open|>json type="object"<|sep|>'),
+            after_arguments=("<|close|>json<|sep|><|close|>call<|sep|>",),
+            between="",
+            after_calls="<|close|>tools<|sep|>",
+            marker="<|open|>tools<|sep|>",
+            content=ContentFrame(("<|open|>response<|sep|>",), "<|close|>response<|sep|>"),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -32,7 +47,7 @@ class KimiK3(ChatFormat):
 
 
 class _Parser(Machine):
-    tags = (Tags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),)
+    tags = (ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),)
     starts = Markers("<|open|>call ")
     wrappers = (
         "<|open|>response<|sep|>",

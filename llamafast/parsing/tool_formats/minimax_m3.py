@@ -8,8 +8,9 @@ from json.encoder import encode_basestring
 from typing import ClassVar
 
 from llamafast.parsing.arguments import ArgumentWriter
+from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, MalformedError, Tags, TextEnd, Wait
+from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.shape import Shape
 from llamafast.parsing.tools import Tool
@@ -26,6 +27,7 @@ class MiniMaxM3(ChatFormat):
 
     name: ClassVar[str] = "minimax_m3"
     markers: ClassVar[tuple[str, ...]] = ("<mm:think>", "</mm:think>", _TAG, "<tool_call>", "</tool_call>")
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<mm:think>", "</mm:think>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -37,7 +39,7 @@ class MiniMaxM3(ChatFormat):
 
 
 class _Parser(Machine):
-    tags = (Tags("<mm:think>", "</mm:think>"),)
+    tags = (ReasoningTags("<mm:think>", "</mm:think>"),)
     starts = Markers(f"{_TAG}<tool_call>")
 
     def call(self, marker: str) -> Wait[None]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from llamafast.parsing.call_syntax import CallSyntax, Pattern, ReasoningTags, json_list
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
-from llamafast.parsing.machine import THINK, Tags, Wait
+from llamafast.parsing.machine import THINK, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -39,6 +39,7 @@ class Mistral(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("[THINK]", "[/THINK]")
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (THINK,)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -50,7 +51,7 @@ class Mistral(ChatFormat):
 
 
 class _Parser(JsonMachine):
-    tags = (Tags("[THINK]", "[/THINK]"), THINK)
+    tags = (ReasoningTags("[THINK]", "[/THINK]"), THINK)
     starts = Markers("[TOOL_CALLS]")
     id_keys = ("id",)
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, ReasoningTags, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import MalformedError, Tags, TextEnd, Wait
+from llamafast.parsing.machine import MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 from llamafast.parsing.xml_calls import Elements, XmlMachine
@@ -20,6 +21,20 @@ class Muse(ChatFormat):
 
     name: ClassVar[str] = "muse"
     markers: ClassVar[tuple[str, ...]] = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=(" to=",),
+            name_again='<|message|><atem:function_calls>\n<atem:invoke name="',
+            after_name='">\n',
+            arguments=TaggedArguments('<atem:parameter name="', '">', "</atem:parameter>\n", "</atem:parameter>"),
+            after_arguments=("</atem:invoke>\n</atem:function_calls>",),
+            between="<|eom|><|start|>assistant",
+            marker=" to=",
+            after_reasoning="<|start|>assistant",
+            content=ContentFrame((" to=user<|message|>",), "<|eom|><|start|>assistant"),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(" to=self<|message|>", "<|eom|>")
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -31,7 +46,7 @@ class Muse(ChatFormat):
 
 
 class _Parser(XmlMachine):
-    tags = (Tags("to=self<|message|>", "<|eom|>"),)
+    tags = (ReasoningTags("to=self<|message|>", "<|eom|>"),)
     starts = Markers("<atem:function_calls>")
     wrappers = ("<|start|>assistant", "<|eom|>", "<|eot|>")
     elements = Elements('<atem:invoke name="', "</atem:invoke>", '<atem:parameter name="', "</atem:parameter>", '">')

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import THINK, Machine, Tags
+from llamafast.parsing.machine import THINK, Machine
 from llamafast.parsing.tools import Tool
 
 _TAGS = (
     THINK,
-    Tags("<thinking>", "</thinking>"),
-    Tags("<reasoning>", "</reasoning>"),
-    Tags("<seed:think>", "</seed:think>"),
-    Tags("<mm:think>", "</mm:think>"),
-    Tags("[THINK]", "[/THINK]"),
+    ReasoningTags("<thinking>", "</thinking>"),
+    ReasoningTags("<reasoning>", "</reasoning>"),
+    ReasoningTags("<seed:think>", "</seed:think>"),
+    ReasoningTags("<mm:think>", "</mm:think>"),
+    ReasoningTags("[THINK]", "[/THINK]"),
 )
 
 
@@ -29,6 +30,12 @@ class Plain(ChatFormat):
         self._tags = tuple(
             tags for tags in _TAGS if template is None or tags.open in template or tags.close in template
         )
+
+    def reasoning_at(self, prompt: str) -> ReasoningTags | None:
+        """The tags that the prompt's end opens or closes, or else the first ones of the template."""
+        text = prompt.rstrip()
+        at_end = (tags for tags in self._tags if text.endswith((tags.open, tags.close)))
+        return next(at_end, self._tags[0] if self._tags else None)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import THINK, Tags, Wait
+from llamafast.parsing.machine import THINK, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 from llamafast.parsing.xml_calls import Elements, XmlMachine
@@ -28,6 +28,7 @@ class SeedOss(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<seed:think>", "</seed:think>")
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (THINK,)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -39,7 +40,7 @@ class SeedOss(ChatFormat):
 
 
 class _Parser(XmlMachine):
-    tags = (Tags("<seed:think>", "</seed:think>"), THINK)
+    tags = (ReasoningTags("<seed:think>", "</seed:think>"), THINK)
     starts = Markers("<seed:tool_call>")
     elements = Elements("<function=", "</function>", "<parameter=", "</parameter>")
     outer_close = "</seed:tool_call>"

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, Tags, Wait
+from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -55,7 +55,7 @@ class Solar(ChatFormat):
 
 
 class _Parser(Machine):
-    tags = (Tags("<|think|>", "<|end|>"),)
+    tags = (ReasoningTags("<|think|>", "<|end|>"),)
     starts = Markers("<|tool_call:begin|>")
     wrappers = ("<|begin|>assistant", "<|content|>", "<|end|>", "<|tool_calls|>", "<|calls|>")
 

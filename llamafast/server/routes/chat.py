@@ -59,13 +59,8 @@ def chat_router(state: ServerState) -> APIRouter:
 def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPrompt) -> Reading:
     """How the answer's text is read."""
     chat_format, tools = state.chat_format, use.tools or None
-    # A message that goes on inside its reasoning does not end in the tag.
-    tags = chat_format.reasoning
-    text = prompt.text
-    if tags is not None and prompt.is_reasoning and body.continue_final_message:
-        text += tags.open
     return Reading(
-        lambda: chat_format.parser(text, tools),
+        lambda: chat_format.parser(prompt.text, tools),
         stops=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         include_stop=body.include_stop_str_in_output,
         min_tokens=body.min_tokens,
