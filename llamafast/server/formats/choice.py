@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llamafast.parsing.chat_format import StreamParser
-from llamafast.parsing.events import CallEnd, CallStart, Content, Event, Reasoning
+from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.request import RequestOutput
 from llamafast.tokenizer import StopMatcher
 
@@ -97,13 +97,17 @@ class ChoiceReader:
         return "function_call" if self._reading.is_legacy else "tool_calls"
 
     def _count(self, events: list[Event], num_tokens: int, is_reasoning: bool) -> None:
-        if is_reasoning or any(type(event) is Reasoning for event in events):
-            self.num_reasoning_tokens += self._num_held + num_tokens  # held: the tokens of an opening tag
-            self._num_held = 0
+        num_held, self._num_held = self._num_held + num_tokens, 0  # held: the tokens of an opening tag
+        if is_reasoning:
+            self.num_reasoning_tokens += num_held
         elif events:
-            self._num_held = 0
+            # Some formats are read at the end alone: nothing tells their tokens apart but the text.
+            thoughts = sum(len(event.text) for event in events if isinstance(event, Reasoning))
+            others = sum(len(event.text) for event in events if isinstance(event, Content))
+            others += sum(len(event.fragment) for event in events if isinstance(event, CallArguments))
+            self.num_reasoning_tokens += round(num_held * thoughts / max(1, thoughts + others))
         else:
-            self._num_held += num_tokens
+            self._num_held = num_held
 
     def _limited(self, events: list[Event], is_last: bool) -> list[Event]:
         """The events up to where a stop or a single call ends the choice."""

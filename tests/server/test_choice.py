@@ -1,0 +1,25 @@
+"""One choice's text, read: how many of its tokens are reasoning."""
+
+from __future__ import annotations
+
+from llamafast.parsing.response_schema import SchemaFormat
+from llamafast.request import FinishReason, RequestOutput
+from llamafast.server.formats.choice import ChoiceReader, Reading
+
+# The content before the reasoning: no plan reads that as it comes.
+AT_THE_END = {
+    "type": "object",
+    "properties": {
+        "content": {"type": "string", "x-regex": r"^(.*?)(?=\[\[|$)"},
+        "reasoning_content": {"type": "string", "x-regex": r"\[\[([a-z]+)\]\](?!x)"},
+    },
+}
+
+
+def test_reasoning_tokens_of_a_format_read_at_the_end_are_its_share_of_the_text():
+    reader = ChoiceReader(Reading(lambda: SchemaFormat(AT_THE_END).parser("", None)))
+    for i, text in enumerate(["abcd", "efgh", "ijkl", "[[mn", "op]]"]):
+        output = RequestOutput("r", 0, text, [i], finish_reason=FinishReason.STOP if i == 4 else None)
+        events = reader.read(output)
+    assert len(events) == 2
+    assert reader.num_reasoning_tokens == 1
