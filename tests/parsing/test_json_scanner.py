@@ -41,10 +41,11 @@ def test_scanner_any_value_ends_where_it_ends(value, pieces, indent, is_ascii) -
 @given(VALUES.filter(lambda value: isinstance(value, (dict, list))), st.data())
 def test_scanner_text_is_whole_only_where_json_says_so(value, data) -> None:
     text = json.dumps(value)
-    place = data.draw(st.integers(0, len(text) - 1))
+    # Not the first character: what a bare number ends at is a matter of taste ("0null").
+    place = data.draw(st.integers(1, len(text) - 1))
     text = text[:place] + data.draw(st.sampled_from(list('{}[]",:\\0a-. \n'))) + text[place + 1 :]
     try:
-        end = json.JSONDecoder(parse_constant=lambda _: 1 / 0).raw_decode(text, len(text) - len(text.lstrip()))[1]
+        end = json.JSONDecoder(parse_constant=lambda _: 1 / 0).raw_decode(text)[1]
     except (ValueError, ZeroDivisionError):
         end = -1
     taken, scanner = scan(text, 3)
