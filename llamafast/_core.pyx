@@ -16,7 +16,7 @@ cimport llamafast._sampling as sampling
 import array as _array
 import os
 
-from llamafast.errors import DecodeError, GrammarError, ModelLoadError
+from llamafast.errors import DecodeError, GrammarError, ModelLoadError, request_failure
 
 cdef extern from *:
     """
@@ -745,8 +745,8 @@ cdef class ModelRunner:
                     token = sampling.draw_masked(state, logits, words, &self.scratches[0])
                 if token < 0 or not constraint.accept(token):
                     raise GrammarError("the grammar and the other settings leave no token that may come next")
-        except GrammarError as error:
-            constraint.error = error
+        except BaseException as error:  # whatever it is, the other sequences go on
+            constraint.error = request_failure(error)
             return -1
         with nogil:
             sampling.keep_logprobs(state, logits, token)

@@ -108,15 +108,13 @@ def serve(
         bool | None, _option("--prefix-cache/--no-prefix-cache", "Reuse of common prompt beginnings [on].")
     ] = None,
     disk_cache: Annotated[
-        str | None, _option("--disk-cache", "Folder where computed prefixes outlive the server [none].")
+        str | None, _option("--disk-cache", "Folder where prefixes outlive the server [none].")
     ] = None,
     disk_cache_max_bytes: Annotated[
         int | None, _option("--disk-cache-max-bytes", "Largest size of that folder [8 GiB].")
     ] = None,
     tool_format: Annotated[str | None, _option("--tool-format", "How it writes calls [the template's way].")] = None,
-    chat_template_file: Annotated[
-        str | None, _option("--chat-template-file", "Chat template (Jinja) [the model's].")
-    ] = None,
+    chat_template_file: Annotated[str | None, _option("--chat-template-file", "Chat template [the model's].")] = None,
     gguf_sampling_defaults: Annotated[
         bool | None,
         _option("--gguf-sampling-defaults/--no-gguf-sampling-defaults", "The file's sampling settings [on]."),
@@ -133,6 +131,7 @@ def serve(
         float | None, _option("--shutdown-deadline-s", "Seconds that running requests have after SIGTERM.")
     ] = None,
     access_log: Annotated[bool | None, _option("--access-log/--no-access-log", "A line per request [off].")] = None,
+    keep_dead: Annotated[bool | None, _option("--keep-dead/--no-keep-dead", "Stay when the engine died [off].")] = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API. Without CONFIG and --model: the small built-in model."""
     file = BUILT_IN_CONFIG if config is None and model is None else config

@@ -98,7 +98,10 @@ class LoraConfig(FileConfig):
 
 
 class ServerConfig(_Section):
-    """Where to listen, and what to take in."""
+    """Where to listen, and what to take in.
+
+    keep_dead: a process whose engine has died stays, and answers with 503; otherwise it ends, to be started again.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -108,6 +111,7 @@ class ServerConfig(_Section):
     strict_fields: bool = False
     shutdown_deadline_s: float = Field(default=30.0, ge=0)
     access_log: bool = False
+    keep_dead: bool = False
 
 
 class SamplingDefaults(_Section):

@@ -80,6 +80,12 @@ class EngineDeadError(LlamaFastError):
     default_code = "engine_dead"
 
 
+class RequestFailedError(LlamaFastError):
+    """The work for one request failed in the engine, which goes on with the others."""
+
+    default_code = "request_failed"
+
+
 class DecodeError(LlamaFastError):
     """llama_decode failed. `status_code` 1: no KV room, nothing changed; 2: cancelled; negative: fatal."""
 
@@ -100,3 +106,15 @@ class ConfigError(LlamaFastError):
     """The configuration is wrong; the message names the field."""
 
     default_code = "bad_config"
+
+
+def request_failure(error: BaseException) -> LlamaFastError:
+    """What a request is told whose own work raised `error`. Raises it again if it is meant to end the program.
+
+    Every other exception counts, also one that is no Exception: a panic of a Rust library.
+    """
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        raise error
+    if isinstance(error, LlamaFastError):
+        return error
+    return RequestFailedError(f"the engine failed at this request: {type(error).__name__}: {error}")

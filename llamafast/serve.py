@@ -24,7 +24,7 @@ from llamafast.config import BUILT_IN, Config, FileConfig, ModelConfig
 from llamafast.cpu import default_threads
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.errors import ConfigError, InvalidRequestError
+from llamafast.errors import ConfigError, EngineDeadError, InvalidRequestError
 from llamafast.hub import resolve
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.template import ChatTemplate
@@ -78,7 +78,11 @@ def serve(config: Config) -> None:
                 settings.shutdown_deadline_s,
                 _greeting(listener, settings),
             )
+            if not config.server.keep_dead:
+                async_engine.on_death = server.leave
             server.run(sockets=[listener])
+            if async_engine.dead is not None:
+                raise EngineDeadError(f"the engine died: {async_engine.dead}")
 
 
 class DrainingServer(uvicorn.Server):
@@ -113,6 +117,10 @@ class DrainingServer(uvicorn.Server):
             for number in handled:
                 loop.remove_signal_handler(number)
 
+    def leave(self, reason: str) -> None:
+        """End the process once the last bytes are sent: an engine has died, and only a new process has another."""
+        self.should_exit = True
+
     def _on_signal(self) -> None:
         if self._drain_task is not None:
             _console.print("stopped at once")
@@ -138,7 +146,7 @@ def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
     values = {**(engine.model.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
     params: dict[str, Any] = dict(values)
     try:
-        engine.validate(Request("", array("i", [0]), SamplingParams(**params)))
+        engine.prepare(Request("", array("i", [0]), SamplingParams(**params)))
     except InvalidRequestError as error:
         if error.param in given:
             raise ConfigError(f"model.sampling_defaults: {error}") from None

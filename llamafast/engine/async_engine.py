@@ -7,7 +7,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from queue import SimpleQueue
 from threading import Thread
@@ -15,12 +15,17 @@ from threading import Thread
 from llamafast.engine.engine import Engine
 from llamafast.engine.grammar import Grammar
 from llamafast.engine.metrics import EngineStats
+from llamafast.engine.prepare import prepare_cost, prepare_request
+from llamafast.engine.sequence import RequestState
 from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 
 logger = logging.getLogger(__name__)
 
 _MAX_RETRY_AFTER_S = 60.0
+
+# Microseconds of prepare_cost that the event loop can spare.
+_INLINE_COST = 2_000
 
 
 class _Wake(Enum):
@@ -91,7 +96,8 @@ class OutputStream(AsyncIterator[list[RequestOutput]]):
 class AsyncEngine:
     """Runs an Engine on a thread of its own and delivers its outputs to one event loop. Closes the engine at its end.
 
-    max_queued_requests None: the engine's. All methods but abort() belong to the event loop.
+    max_queued_requests None: the engine's. All methods but prepare(), abort() and finish() belong to the event loop.
+    on_death: called there once, with the reason, when the engine has died and everyone who waited knows it.
     """
 
     def __init__(self, engine: Engine, *, max_queued_requests: int | None = None) -> None:
@@ -101,10 +107,11 @@ class AsyncEngine:
         limit = engine.config.max_queued_requests if max_queued_requests is None else max_queued_requests
         self.max_queued_requests = limit
         self.dead: str | None = None
+        self.on_death: Callable[[str], None] | None = None
         self._waiting = engine.scheduler.waiting
         self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
         self._streams: dict[str, weakref.ref[OutputStream]] = {}
-        self._inbox: SimpleQueue[Request | tuple[str, int] | str | _Wake] = SimpleQueue()
+        self._inbox: SimpleQueue[RequestState | tuple[str, int] | str | _Wake] = SimpleQueue()
         self._posted: deque[list[RequestOutput]] = deque()  # by the engine's thread, for the event loop
         self._is_posted = False
         self._is_stopping = False
@@ -120,7 +127,11 @@ class AsyncEngine:
     @property
     def ready(self) -> bool:
         """Whether submit() takes requests."""
-        return self._thread is not None and not self._is_stopping and self.dead is None
+        return self._is_alive and not self._is_stopping and self.dead is None
+
+    @property
+    def _is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def num_running(self) -> int:
@@ -160,10 +171,21 @@ class AsyncEngine:
         self._check_ready()
         return await self.engine.grammars.compile_async(structured)
 
-    def submit(self, request: Request) -> OutputStream:
-        """Queue a request. Raises what Engine.validate does, EngineDeadError, ShuttingDownError, QueueFullError."""
+    async def prepare(self, request: Request) -> RequestState:
+        """What submit() takes without a pause: checked and built, in a thread if that takes long.
+
+        Raises InvalidRequestError or ContextLengthError, naming the field, EngineDeadError, ShuttingDownError.
+        """
         self._check_ready()
-        self.engine.validate(request)
+        if prepare_cost(request) <= _INLINE_COST:
+            return self._prepare(request)
+        return await asyncio.to_thread(self._prepare, request)
+
+    def submit(self, request: Request | RequestState) -> OutputStream:
+        """Queue a request. Raises what Engine.prepare does, EngineDeadError, ShuttingDownError, QueueFullError."""
+        self._check_ready()
+        prepared = request if isinstance(request, RequestState) else self._prepare(request)
+        request = prepared.request
         if request.request_id in self._streams:
             raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
         num_waiting = self.num_waiting
@@ -175,7 +197,7 @@ class AsyncEngine:
         stream = OutputStream(self, request.request_id)
         self._streams[request.request_id] = weakref.ref(stream)
         self._is_idle.clear()
-        self._inbox.put(request)
+        self._inbox.put(prepared)
         return stream
 
     def abort(self, request_id: str) -> None:
@@ -186,9 +208,15 @@ class AsyncEngine:
         """End one choice of a request before the next step; an unknown or finished one is ignored. From any thread."""
         self._inbox.put((request_id, index))
 
+    def _prepare(self, request: Request) -> RequestState:
+        # Not the engine's own method: it may be closed meanwhile.
+        return prepare_request(request, self.tokenizer, self.engine.limits)
+
     def _check_ready(self) -> None:
         if self.dead is not None:
             raise EngineDeadError(f"the engine is dead: {self.dead}")
+        if not self._is_stopping and self._thread is not None and not self._is_alive:
+            raise EngineDeadError("the engine is dead: its thread has ended")
         if not self.ready:
             raise ShuttingDownError("the server is shutting down and takes no new requests")
 
@@ -220,6 +248,7 @@ class AsyncEngine:
     def _fail(self, message: str) -> None:
         """The engine's thread has ended for this reason: everyone still waiting learns it."""
         self.dead = message
+        self._deliver_posted()
         error = EngineDeadError(f"the engine died: {message}")
         self._deliver(
             [
@@ -227,13 +256,15 @@ class AsyncEngine:
                 for request_id in list(self._streams)
             ]
         )
+        if self.on_death is not None:
+            self.on_death(message)
 
     # What follows runs on the engine's thread.
 
     def _main(self) -> None:
         try:
             self._run()
-        except Exception as error:  # the last guard: whatever it is, nobody may wait for ever
+        except BaseException as error:  # the last guard: whatever it is, a Rust panic too, nobody may wait for ever
             logger.exception("the engine's thread failed")
             self._post_failure(f"{type(error).__name__}: {error}")
         finally:
@@ -263,7 +294,7 @@ class AsyncEngine:
             engine.is_stalled = False
             if item is _Wake.STOP:
                 return False
-            if isinstance(item, Request):
+            if isinstance(item, RequestState):
                 engine.add(item)
             elif isinstance(item, tuple):
                 engine.finish(*item)

@@ -18,7 +18,9 @@ from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.planner import StepPlanner
+from llamafast.engine.prepare import prepare_request
 from llamafast.engine.scheduler import Scheduler
+from llamafast.engine.sequence import RequestState
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
@@ -141,10 +143,11 @@ class Engine:
         n_ctx_seq = context.n_ctx if context.kv_unified else context.n_ctx // context.n_seq_max
         self.max_seq_len = min(n_ctx_seq, config.max_seq_len or n_ctx_seq)
         n_seq_max = min(config.n_seq_max, context.n_seq_max, context.n_batch)
-        self._limits = Limits(
+        self.limits = Limits(
             n_vocab=model.n_vocab,
             n_seq_max=n_seq_max,
             max_seq_len=self.max_seq_len,
+            max_output_tokens=config.max_output_tokens,
             generates=context.memory_kind != "none",
             context_shift=config.context_shift,
             bos_id=model.bos_id,
@@ -163,13 +166,10 @@ class Engine:
             equal_lengths=equal_lengths,
         )
         self.scheduler = Scheduler(
-            self.tokenizer,
             self.cache,
             planner,
             self.stats,
             n_seq_max=n_seq_max,
-            max_seq_len=self.max_seq_len,
-            max_output_tokens=config.max_output_tokens,
             context_shift=context_shift,
         )
 
@@ -182,7 +182,7 @@ class Engine:
     @property
     def n_seq_max(self) -> int:
         """Sequences that run at once."""
-        return self._limits.n_seq_max
+        return self.limits.n_seq_max
 
     @property
     def has_work(self) -> bool:
@@ -206,19 +206,33 @@ class Engine:
 
     def validate(self, request: Request) -> None:
         """Raises InvalidRequestError or ContextLengthError, naming the field. Thread-safe; touches no llama context."""
-        check_request(request, self._limits)
+        check_request(request, self.limits)
 
     def compile_grammar(self, structured: StructuredOutput) -> Grammar:
         """What Request.grammar takes. Equal ones are compiled once. Thread-safe. Raises GrammarError."""
         return self.grammars.compile(structured)
 
-    def add(self, request: Request) -> None:
-        """Queue a valid request. Raises EngineDeadError, and InvalidRequestError if its id is in use."""
+    def prepare(self, request: Request) -> RequestState:
+        """What add() takes: the request checked, with all that is built for it alone. Thread-safe.
+
+        Raises InvalidRequestError or ContextLengthError, naming the field.
+        """
+        return prepare_request(request, self.tokenizer, self.limits)
+
+    def add(self, request: Request | RequestState) -> None:
+        """Queue a request. Raises what prepare() does, EngineDeadError, InvalidRequestError if its id is in use.
+
+        One that prepare() made ready can fail here or later only by a mistake of the engine's: it then ends with ERROR.
+        """
         if self.dead is not None:
             raise EngineDeadError(f"the engine is dead: {self.dead}")
-        if request.request_id in self.scheduler.requests:
-            raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
-        self.scheduler.add(request)
+        state = request if isinstance(request, RequestState) else self.prepare(request)
+        if state.request.request_id in self.scheduler.requests:
+            raise InvalidRequestError(f"request id {state.request.request_id!r} is in use", param="request_id")
+        try:
+            self.scheduler.add(state)
+        except BaseException as error:
+            self.scheduler.fail(state, error)
 
     def abort(self, request_id: str) -> None:
         """End a request now, wherever it is; its last outputs come with the next step. An unknown id is ignored."""

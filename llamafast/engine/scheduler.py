@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import time
 from bisect import insort
 from collections.abc import Callable
@@ -13,10 +13,12 @@ from llamafast.engine.context_shift import ContextShift
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.planner import StepPlanner
-from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence, make_sequences
+from llamafast.engine.sequence import NO_SLOT, Logprobs, RequestState, Sequence
 from llamafast.engine.waiting_queue import WaitingQueue
-from llamafast.request import FinishReason, Request, RequestOutput, SequenceStatus
-from llamafast.tokenizer import Tokenizer
+from llamafast.errors import LlamaFastError, request_failure
+from llamafast.request import FinishReason, RequestOutput, SequenceStatus
+
+_log = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -28,24 +30,18 @@ class Scheduler:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
         cache: PrefixCache,
         planner: StepPlanner,
         stats: EngineStats,
         *,
         n_seq_max: int,
-        max_seq_len: int,
-        max_output_tokens: int | None,
         context_shift: ContextShift | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
         self.cache = cache
         self.planner = planner
         self.batch = planner.batch
         self.stats = stats
         self.n_seq_max = n_seq_max
-        self.max_seq_len = max_seq_len
-        self.max_output_tokens = max_output_tokens
         self.context_shift = context_shift
         self.requests: dict[str, RequestState] = {}
         self.waiting = WaitingQueue(cache, stats)
@@ -53,6 +49,7 @@ class Scheduler:
         self.running = planner.running
         self._full: list[Sequence] = []  # have no room for their next token
         self._instant: list[RequestOutput] = []  # of requests that ended without a step
+        self._failed: dict[str, tuple[RequestState, LlamaFastError]] = {}  # whose own work raised an exception
         self._num_added = 0
         self._num_reserved = 0  # sequence ids promised to the forks of prefilling sequences
         self._last_decode_s = 0.0
@@ -66,23 +63,13 @@ class Scheduler:
         """Sequences that hold a sequence id."""
         return len(self.running) + len(self.prefilling)
 
-    def add(self, request: Request) -> None:
-        """Queue a request that passed check_request."""
-        params = request.params
+    def add(self, state: RequestState) -> None:
+        """Queue a request that prepare_request made ready."""
         self._num_added += 1
-        state = RequestState(request, self._num_added)
-        num_prompt = len(request.prompt_token_ids)
-        limits = (params.max_tokens, self.max_output_tokens)
-        # Without a limit not even those that can go on do so for ever.
-        end_len = num_prompt + min((limit for limit in limits if limit is not None), default=self.max_seq_len)
-        max_len = min(end_len, self.max_seq_len)
-        seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
-        state.sequences = make_sequences(state, self.tokenizer, max_len, seed)
-        for sequence in state.sequences if self.context_shift is not None else ():
-            sequence.end_len = end_len
-        state.num_unfinished = len(state.sequences)
+        state.number = self._num_added
+        request = state.request
         self.requests[request.request_id] = state
-        self.stats.add_request(num_prompt, params.n)
+        self.stats.add_request(len(request.prompt_token_ids), request.params.n)
         first = state.sequences[0]
         if first.is_prompt_only and not first.is_scored:
             for sequence in state.sequences:
@@ -124,6 +111,7 @@ class Scheduler:
             self._shift_full(self.context_shift)
         if self.waiting and not (self.waiting.is_closed and self.num_active):
             self._admit()
+        self._end_failed(self._instant)
         return self.planner.plan()
 
     def update(
@@ -145,12 +133,15 @@ class Scheduler:
             else:
                 self.stats.inter_token_latency.observe(now - sequence.last_s)
             sequence.last_s = now
-            if sequence.is_plain and token_id not in sequence.stop_ids and num_tokens + 1 < sequence.max_len:
-                sequence.append(token_id)
-                text = sequence.detokenizer.add(token_id)
-                outputs.append(RequestOutput(sequence.request_id, sequence.index, text, [token_id]))
-            else:
-                self._advance(sequence, token_id, i, logprobs, outputs, ended)
+            try:
+                if sequence.is_plain and token_id not in sequence.stop_ids and num_tokens + 1 < sequence.max_len:
+                    sequence.append(token_id)
+                    text = sequence.detokenizer.add(token_id)
+                    outputs.append(RequestOutput(sequence.request_id, sequence.index, text, [token_id]))
+                else:
+                    self._advance(sequence, token_id, i, logprobs, outputs, ended)
+            except BaseException as error:
+                self._note_failure(sequence.state, error)
         if num_on_time:
             self.stats.inter_token_latency.observe(now - last_decode_s, num_on_time)
         if plan.decodes:
@@ -164,6 +155,7 @@ class Scheduler:
             self._leave(sequence)
             self._release(sequence, keep=True)
             self._end(sequence, output, outputs)
+        self._end_failed(outputs)
         self.cache.drop_idle()
         self.stats.add_step(now, self.batch.num_tokens, num_generated)
         return outputs
@@ -200,10 +192,40 @@ class Scheduler:
             if not self.cache.cut(sequence.slot):
                 self._requeue(sequence)
 
+    def fail(self, state: RequestState, error: BaseException) -> None:
+        """End a request whose own work raised `error`, in all its choices; the others go on."""
+        self._note_failure(state, error)
+        self._end_failed(self._instant)
+
+    def _note_failure(self, state: RequestState, error: BaseException) -> None:
+        self._failed.setdefault(state.request.request_id, (state, request_failure(error)))
+        if not isinstance(error, LlamaFastError):
+            _log.error("request %s failed", state.request.request_id, exc_info=error)
+
+    def _end_failed(self, outputs: list[RequestOutput]) -> None:
+        """End what _note_failure noted, without touching a text. Raises AssertionError if others have suffered too."""
+        if not self._failed:
+            return
+        failed, self._failed = self._failed, {}
+        for state, error in failed.values():
+            for sequence in state.sequences:
+                if sequence.status is SequenceStatus.FINISHED and sequence.slot is NO_SLOT:
+                    continue
+                output = RequestOutput(sequence.request_id, sequence.index, "", [], finish_reason=FinishReason.ERROR)
+                output.error = error
+                sequence.emit(output, outputs)
+                self._leave(sequence)
+                self._release(sequence, keep=False)
+                self._end(sequence, output, outputs)
+        self.check_integrity()
+
     def _admit(self) -> None:
         num_ids = self.n_seq_max - self.num_active - self._num_reserved
         num_promised = len(self.running) + sum(sequence.num_remaining for sequence in self.prefilling)
-        for sequence in self.waiting.admit(num_ids, num_promised):
+        admitted, failed = self.waiting.admit(num_ids, num_promised)
+        for sequence, error in failed:
+            self._note_failure(sequence.state, error)
+        for sequence in admitted:
             sequence.status = SequenceStatus.PREFILLING
             self.planner.enter(sequence)
             self._num_reserved += len(sequence.forks)
@@ -231,20 +253,28 @@ class Scheduler:
                     self._stop(done, FinishReason.LENGTH)
         i = len(plan.decodes)
         for first in plan.prefilled:
-            self._leave(first)
-            self.cache.register(first.slot, first.token_ids)
-            state = first.state
-            if not state.first_token_s:
-                state.first_token_s = now
-                self.stats.add_first_token(now, state.request.arrival_s, state.scheduled_s)
             forks, first.forks = first.forks, []
-            for sequence in (first, *forks):
-                sequence.last_s = now
-                num_ended = len(ended)
-                self._advance(sequence, token_ids[i], i, logprobs, outputs, ended)
-                if len(ended) == num_ended:
-                    self._run(sequence, first)
-                i += 1
+            try:
+                self._leave(first)
+                self._num_reserved -= len(forks)
+                self._start_output(first, now)
+                for k, sequence in enumerate((first, *forks), i):
+                    sequence.last_s = now
+                    num_ended = len(ended)
+                    self._advance(sequence, token_ids[k], k, logprobs, outputs, ended)
+                    if len(ended) == num_ended:
+                        self._run(sequence, first)
+            except BaseException as error:
+                self._note_failure(first.state, error)
+            i += 1 + len(forks)
+
+    def _start_output(self, first: Sequence, now: float) -> None:
+        """Book a prompt that has been computed."""
+        state = first.state
+        self.cache.register(first.slot, first.token_ids)
+        if not state.first_token_s:
+            state.first_token_s = now
+            self.stats.add_first_token(now, state.request.arrival_s, state.scheduled_s)
 
     def _run(self, sequence: Sequence, source: Sequence) -> None:
         if sequence is not source:
@@ -284,8 +314,11 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue
             self.stats.context_shifts += 1
-            if not context_shift.drop(sequence) and sequence.status is SequenceStatus.RUNNING:
-                self._requeue(sequence)
+            try:
+                if not context_shift.drop(sequence) and sequence.status is SequenceStatus.RUNNING:
+                    self._requeue(sequence)
+            except BaseException as error:
+                self._note_failure(sequence.state, error)
 
     def _leave(self, sequence: Sequence) -> None:
         """Out of whatever list it stands in."""
@@ -337,7 +370,7 @@ class Scheduler:
         state.num_unfinished -= 1
         if state.num_unfinished:
             return
-        del self.requests[sequence.request_id]
+        self.requests.pop(sequence.request_id, None)  # not there if it failed before it was queued
         if state.ranked:
             best = state.best()
             outputs += best

@@ -38,7 +38,10 @@ NO_SLOT = Slot(-1, 0)
 
 
 class RequestState:
-    """A request in the engine, with what all its sequences have in common."""
+    """A request in the engine, with what all its sequences have in common.
+
+    number: its place among the requests as they arrive, from 1; 0 until it is queued.
+    """
 
     __slots__ = (
         "cached_tokens",
@@ -54,9 +57,9 @@ class RequestState:
         "sequences",
     )
 
-    def __init__(self, request: Request, number: int) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
-        self.number = number  # requests count up as they arrive
+        self.number = 0
         self.sequences: list[Sequence] = []
         self.num_unfinished = 0
         self.cached_tokens = 0

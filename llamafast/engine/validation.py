@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from ctypes import c_float
 from dataclasses import dataclass
 
 from llamafast.engine.context_shift import MIN_MOVABLE, num_kept
@@ -23,12 +24,14 @@ _MAX_BAD_WORD_TOKENS = 256
 class Limits:
     """What one request may ask for. max_seq_len counts prompt and output tokens together.
 
-    context_shift: an output may go on beyond that. bos_id: negative if there is none.
+    max_output_tokens: where a request does not say less; None: no limit. context_shift: an output may go on beyond
+    max_seq_len. bos_id: negative if there is none.
     """
 
     n_vocab: int
     n_seq_max: int
     max_seq_len: int
+    max_output_tokens: int | None = None
     generates: bool = True
     context_shift: bool = False
     bos_id: int = -1
@@ -124,7 +127,7 @@ def _check_counts(params: SamplingParams, limits: Limits) -> None:
         _in_range("best_of", params.best_of, params.n, limits.n_seq_max)
     if params.max_tokens is not None:
         _in_range("max_tokens", params.max_tokens, 0, math.inf)
-    most = math.inf if params.max_tokens is None else params.max_tokens
+    most = _MAX_INT if params.max_tokens is None else min(params.max_tokens, _MAX_INT)
     _in_range("min_tokens", params.min_tokens, 0, most)
     for name, value in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
         if value is not None:
@@ -194,8 +197,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    # Written so that NaN fails too; `above`: low itself is out.
-    if not low <= value <= high or (above and value == low):
+    # Written so that NaN fails too; `above`: low itself is out, also what becomes low as a 32-bit float.
+    if not low <= value <= high or (above and c_float(value).value <= low):
         text = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if math.isinf(high) else f" and at most {high:g}"
         raise InvalidRequestError(f"{name} is {value}; it must be {text}{limit}", param=name)

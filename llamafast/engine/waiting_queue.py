@@ -39,28 +39,34 @@ class WaitingQueue(deque[Sequence]):
             i -= 1
         self.insert(i, sequence)
 
-    def admit(self, num_ids: int, num_promised: int) -> list[Sequence]:
-        """Take out those that can start, each with a slot that holds its cached prefix.
+    def admit(self, num_ids: int, num_promised: int) -> tuple[list[Sequence], list[tuple[Sequence, BaseException]]]:
+        """Take out those that can start, each with a slot that holds its cached prefix; and those that raised an error.
 
         num_ids sequence ids are free; num_promised cells will be taken by those that run and prefill already.
         """
         admitted: list[Sequence] = []
         passed: list[Sequence] = []
+        failed: list[tuple[Sequence, BaseException]] = []
         while self:
             sequence = self[0]
             num_ids -= 1 + len(sequence.forks)
             if num_ids < 0:
                 break
-            if self._waits(sequence) or (self.disk is not None and self.disk.is_loading(sequence)):
-                passed.append(self.popleft())
-            elif self._start(sequence, num_promised):
-                admitted.append(self.popleft())
-                num_promised += sequence.num_remaining
-            else:
-                self.is_closed = True
-                break
+            try:
+                if self._waits(sequence) or (self.disk is not None and self.disk.is_loading(sequence)):
+                    passed.append(self.popleft())
+                elif self._start(sequence, num_promised):
+                    admitted.append(self.popleft())
+                    num_promised += sequence.num_remaining
+                else:
+                    self.is_closed = True
+                    break
+            except BaseException as error:
+                failed.append((sequence, error))
+                num_ids += 1 + len(sequence.forks)
+                self.popleft()
         self.extendleft(reversed(passed))
-        return admitted
+        return admitted, failed
 
     def _waits(self, sequence: Sequence) -> bool:
         """Whether an active sequence is about to compute a long part of this prompt."""

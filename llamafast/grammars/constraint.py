@@ -7,7 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 
-from llamafast.errors import GrammarError
+from llamafast.errors import LlamaFastError
 from llamafast.grammars.vocabulary import Vocabulary
 
 
@@ -17,7 +17,7 @@ class Constraint(ABC):
     Only a token that was not allowed costs a mask. error: why the sequence had to end here. One thread at a time.
     """
 
-    error: GrammarError | None = None
+    error: LlamaFastError | None = None
 
     @abstractmethod
     def accept(self, token_id: int) -> bool:

@@ -157,8 +157,8 @@ class ServerState:
         """
         streams: list[Outputs] = []
         try:
-            for request in requests:
-                streams.append(self.engine.submit(request))
+            for prepared in [await self.engine.prepare(request) for request in requests]:
+                streams.append(self.engine.submit(prepared))
         except LlamaFastError as exc:
             if exc.param is not None and param_names is not None:
                 exc.param = param_names.get(exc.param, exc.param)

@@ -34,13 +34,14 @@ def free_port():
 
 
 class Server:
-    """`llamafast serve` as a child process on a free port."""
+    """`llamafast serve` as a child process on a free port. patch: Python that runs in it first."""
 
-    def __init__(self, *arguments, environment=None):
+    def __init__(self, *arguments, environment=None, patch=None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-m", "llamafast", "serve", *arguments, "--port", str(self.port)]
+        program = ("-m", "llamafast") if patch is None else ("-c", f"{patch}\nfrom llamafast.cli import main\nmain()")
+        command = [sys.executable, *program, "serve", *arguments, "--port", str(self.port)]
         # The package under test, not the source folder that `-m` finds first on Python 3.10.
         path = str(MODELS.parents[1])
         self.process = subprocess.Popen(

@@ -7,8 +7,9 @@ import zlib
 from array import array
 from dataclasses import replace
 
+from llamafast._sampling import Sampler
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.errors import DecodeError, GrammarError
+from llamafast.errors import DecodeError, GrammarError, request_failure
 from llamafast.request import Request, SamplingParams
 
 EOS = 1
@@ -172,17 +173,23 @@ class FakeBatch:
 
 
 class FakeSampler:
-    """Keeps what it was made with. num_drawn stands for all state that a preemption must not lose."""
+    """Keeps what it was made with. num_drawn stands for all state that a preemption must not lose.
+
+    What the native sampler refuses, it refuses too: it makes one.
+    """
 
     def __init__(self, n_vocab: int, **settings) -> None:
+        self._native = Sampler(n_vocab, **settings)
         self.settings = settings
         self.num_logprobs = settings["num_logprobs"]
         self.num_drawn = 0
 
     def prime(self, token_ids: array[int]) -> None:
+        self._native.prime(token_ids)
         self.primed = list(token_ids)
 
     def accept(self, token_id: int) -> None:
+        self._native.accept(token_id)
         self.num_drawn += 1
 
 
@@ -246,8 +253,8 @@ class FakeRunner:
                 raise GrammarError("nothing is allowed")
             token = (bits & -bits).bit_length() - 1
             assert constraint.accept(token)
-        except GrammarError as error:
-            constraint.error = error
+        except BaseException as error:
+            constraint.error = request_failure(error)
             return -1
         return token
 
@@ -273,7 +280,7 @@ def alone(
 ) -> str:
     """What `hashed` continues a prompt with when nothing else runs. num_kept: shifts behind so many; None: never."""
     history = tuple(encode(prompt))
-    sampler = FakeSampler(0, seed=seed, min_tokens=0, num_logprobs=-1)
+    sampler = FakeSampler(FakeModel.n_vocab, seed=seed, min_tokens=0, num_logprobs=-1)
     text = ""
     while len(text) < max_tokens:
         if len(history) >= max_seq_len:

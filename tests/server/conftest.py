@@ -11,7 +11,10 @@ import orjson
 import pytest
 
 from llamafast.engine.metrics import EngineStats
-from llamafast.errors import InvalidRequestError, LlamaFastError
+from llamafast.engine.prepare import prepare_request
+from llamafast.engine.sequence import RequestState
+from llamafast.engine.validation import Limits
+from llamafast.errors import LlamaFastError
 from llamafast.parsing.template_traits import TemplateTraits
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 from llamafast.server.app import create_app
@@ -34,8 +37,14 @@ class FakeTokenizer:
     add_bos = False
     bos_id = -1
     fim_ids: tuple[int, int, int] | None = (256, 257, 258)
+    eog_ids: frozenset[int] = frozenset()
+    suppress_ids: tuple[int, ...] = ()
     has_think = True
     shows_think = False
+
+    @property
+    def token_bytes(self) -> list[bytes]:
+        return [self.token_bytes_of(i) for i in range(self.n_vocab)]
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         if text == "</think>" and self.has_think:
@@ -106,9 +115,12 @@ class FakeGrammar:
 
     warnings: tuple[str, ...] = ()
 
+    def start(self) -> None:
+        return None
+
 
 class FakeEngine:
-    """Takes what AsyncEngine takes. `reply` None leaves the pushing to the test."""
+    """Takes what AsyncEngine takes, and refuses what it refuses. `reply` None leaves the pushing to the test."""
 
     max_seq_len = 512
     num_running = 0
@@ -141,12 +153,15 @@ class FakeEngine:
         self.ready = False
         self.log.append(f"stop {deadline_s}")
 
-    def submit(self, request: Request) -> FakeStream:
+    async def prepare(self, request: Request) -> RequestState:
+        limits = Limits(n_vocab=self.tokenizer.n_vocab, n_seq_max=32, max_seq_len=self.max_seq_len)
+        return prepare_request(request, self.tokenizer, limits)
+
+    def submit(self, prepared: RequestState) -> FakeStream:
+        request = prepared.request
         refusal = self.refuse(request)
         if refusal is not None:
             raise refusal
-        if request.params.temperature < 0:
-            raise InvalidRequestError("temperature must not be negative", param="temperature")
         stream = FakeStream()
         self.requests.append(request)
         self.streams.append(stream)

@@ -1,0 +1,54 @@
+"""A request made ready for the engine: all that can fail or take long for it alone, before it reaches that thread."""
+
+from __future__ import annotations
+
+import os
+
+from llamafast.engine.sequence import RequestState, make_sequences
+from llamafast.engine.validation import Limits, check_request
+from llamafast.errors import InvalidRequestError
+from llamafast.request import Request, SamplingParams
+from llamafast.tokenizer import Tokenizer
+
+# What a request without lists costs, in the unit of prepare_cost.
+_BASE_COST = 10
+
+
+def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> RequestState:
+    """Check a request and build its sequences: samplers, constraints, detokenizers, stop matchers. Thread-safe.
+
+    Raises InvalidRequestError or ContextLengthError, naming the field where it is known.
+    """
+    check_request(request, limits)
+    params = request.params
+    num_prompt = len(request.prompt_token_ids)
+    most = (params.max_tokens, limits.max_output_tokens)
+    # Without a limit not even those that can go on do so for ever.
+    end_len = num_prompt + min((limit for limit in most if limit is not None), default=limits.max_seq_len)
+    seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
+    state = RequestState(request)
+    try:
+        state.sequences = make_sequences(state, tokenizer, min(end_len, limits.max_seq_len), seed)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise InvalidRequestError(f"the sampler refuses these settings: {error}") from error
+    for sequence in state.sequences if limits.context_shift else ():
+        sequence.end_len = end_len
+    state.num_unfinished = len(state.sequences)
+    return state
+
+
+def prepare_cost(request: Request) -> int:
+    """About how many microseconds prepare_request takes: whether it is a matter for a thread.
+
+    DRY's breakers and the names of all tokens are searched or built once per vocabulary, which takes longest.
+    """
+    params = request.params
+    lists = params.logit_bias, params.stop_token_ids, params.allowed_token_ids or ()
+    num_entries = sum(map(len, lists)) + sum(map(len, params.bad_words)) + sum(map(len, params.stop))
+    return _fixed_cost(params) + (params.best_of or params.n) * (_BASE_COST + num_entries)
+
+
+def _fixed_cost(params: SamplingParams) -> int:
+    needs_vocabulary = params.dry_multiplier or params.reasoning_budget is not None
+    has_logprobs = params.logprobs is not None or params.prompt_logprobs is not None
+    return 1_000_000 if needs_vocabulary or has_logprobs else 0
