@@ -19,13 +19,14 @@ export PYTHONSAFEPATH := 1
 
 # `make test-fuzz` cuts what models write at 200 places and enforces 200 calls, in every tool format. `make test-node`
 # adds the tests with openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema`
-# fuzzes the OpenAPI, `make test-templates` compares llama.cpp's collection of chat templates with transformers.
-.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz docs lint bench debug clean
+# fuzzes the OpenAPI, `make test-templates` compares llama.cpp's collection of chat templates with transformers, and
+# `make test-hostile` sends 50,000 odd bodies beside a stream that must not wait.
+.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile docs lint bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make serve | test | test-node | test-clients | test-schema | test-templates | test-fuzz | docs | lint | bench | debug | clean"
+	@echo "make serve | test | test-node | test-clients | test-schema | test-templates | test-fuzz | test-hostile | docs | lint | bench | debug | clean"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafast serve $(ARGS)
@@ -51,6 +52,9 @@ docs: $(VENV)/.installed
 
 test-fuzz: $(VENV)/.test-installed
 	$(BIN)/pytest -m fuzz $(ARGS)
+
+test-hostile: $(VENV)/.test-installed
+	$(BIN)/pytest -s -m hostile $(ARGS)
 
 # The sdist of the llama-cpp-python that runs holds llama.cpp's templates and the example server's configurations.
 SDIST := $(VENV)/sdist
