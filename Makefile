@@ -17,48 +17,43 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-# `make test-fuzz` cuts what models write at 200 places and enforces 200 calls, in every tool format. `make test-node`
-# adds the tests with openai-node (needs Node.js and npm), `make test-clients` those with frameworks, `make test-schema`
-# fuzzes the OpenAPI, `make test-templates` compares llama.cpp's collection of chat templates with transformers, and
-# `make test-hostile` sends 50,000 odd bodies beside a stream that must not wait.
-.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile docs lint bench debug clean
+.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile docs lint coverage bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help:
-	@echo "make serve | test | test-node | test-clients | test-schema | test-templates | test-fuzz | test-hostile | docs | lint | bench | debug | clean"
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.installed
+serve: $(VENV)/.installed ## set everything up and serve the built-in model
 	$(BIN)/llamafast serve $(ARGS)
 
-test: $(VENV)/.test-installed
+test: $(VENV)/.test-installed ## the tests, as CI runs them
 	$(BIN)/pytest $(ARGS)
 
-test-node: $(VENV)/.test-installed
+test-node: $(VENV)/.test-installed ## openai-node against a real server (needs Node.js and npm)
 	npm install --silent --no-audit --no-fund --prefix tests/e2e/node
 	$(BIN)/pytest -m node $(ARGS)
 
-test-clients: $(VENV)/.test-installed
+test-clients: $(VENV)/.test-installed ## LangChain, LlamaIndex, instructor, LiteLLM and openai-agents against a real server
 	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[clients]"
 	$(BIN)/pytest -m clients -W default $(ARGS)
 
-test-schema: $(VENV)/.test-installed
+test-schema: $(VENV)/.test-installed ## the OpenAPI document, fuzzed
 	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[schema]"
 	$(BIN)/pytest -m schema -W default $(ARGS)
 
-# What is generated from the code: the tables of docs/api.md.
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed ## write what is generated from the code: docs/api.md
 	$(BIN)/python tools/api_docs.py > docs/api.md
 
-test-fuzz: $(VENV)/.test-installed
+test-fuzz: $(VENV)/.test-installed ## every tool format, cut at 200 places and enforced 200 times
 	$(BIN)/pytest -m fuzz $(ARGS)
 
-test-hostile: $(VENV)/.test-installed
+test-hostile: $(VENV)/.test-installed ## 50,000 odd request bodies beside a stream that must not wait
 	$(BIN)/pytest -s -m hostile $(ARGS)
 
 # The sdist of the llama-cpp-python that runs holds llama.cpp's templates and the example server's configurations.
 SDIST := $(VENV)/sdist
-test-templates: $(VENV)/.test-installed $(SDIST)/.unpacked
+test-templates: $(VENV)/.test-installed $(SDIST)/.unpacked ## llama.cpp's chat templates against transformers
 	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[templates]"
 	LLAMAFAST_SDIST=$(abspath $(SDIST)) $(BIN)/pytest -m templates $(ARGS)
 
@@ -68,21 +63,26 @@ $(SDIST)/.unpacked: pyproject.toml
 	tar -xzf $(SDIST)/llama_cpp_python-*.tar.gz -C $(SDIST) --strip-components 1
 	touch $@
 
-lint: $(VENV)/.lint-installed
+lint: $(VENV)/.lint-installed ## format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PATH="$(BIN):$$PATH" cython-lint --max-line-length 120 llamafast
 	$(BIN)/mypy
 
-bench: $(VENV)/.test-installed
+coverage: $(VENV)/.test-installed ## which lines the tests reach (servers that tests start do not count)
+	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[coverage]"
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+bench: $(VENV)/.test-installed ## all benchmarks
 	set -e; for script in benchmarks/bench_*.py; do PYTHONPATH=benchmarks $(BIN)/python $$script $(ARGS); done
 
 # Bounds checks and live-handle counters. Its C++ files differ from a release build's: none of them may stay.
-debug:
+debug: ## the tests on a build with bounds checks
 	rm -rf build llamafast/*.cpp
 	LLAMAFAST_DEBUG=1 $(MAKE) VENV=.venv-debug test; status=$$?; rm -rf build llamafast/*.cpp; exit $$status
 
-clean:
+clean: ## remove everything that was built
 	rm -rf $(VENV) .venv-debug build dist *.egg-info llamafast/*.so llamafast/*.cpp .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
