@@ -289,7 +289,7 @@ class PrefixCache:
         assert self.num_cells == sum(segment.num_cells() for segment in segments), "cells do not add up"
         assert all(self._slots.get(slot.seq_id) is slot for slot in self._parked), "a parked slot is gone"
         for slot in self._slots.values():
-            assert all(slot in segment.readers for segment in slot.segments), "a slot lost a segment"
+            slot.check_integrity()
             assert self.memory.seq_pos_max(slot.seq_id) == slot.length - 1, f"sequence {slot.seq_id} is cut elsewhere"
             assert slot.num_unmoved is None or slot.num_listed <= slot.num_unmoved, "others find what has moved"
             assert slot.next_place is None or slot.next_place > slot.length, "a checkpoint was not taken"
