@@ -15,7 +15,7 @@ class Slot:
         B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
 
     Their starts ascend, and each reader of a segment reads all before it too. Where all of a segment's readers go on to
-    the same next one, the two become one: a conversation has as many segments as slots part from it, whatever its turns.
+    the same next one, the two become one: a slot has as many segments as others part from it, however many turns ago.
     """
 
     __slots__ = (
