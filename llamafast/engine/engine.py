@@ -136,6 +136,7 @@ class Engine:
         self.batch = batch or Batch(context.n_batch)
         self.stats = EngineStats()
         self.dead: str | None = None
+        self._num_runs = 0  # of generate()
         self.disk: DiskPrefixes | None = None
         self.is_stalled = False  # all that is left to do waits for the disk
         n_ctx_seq = context.n_ctx if context.kv_unified else context.n_ctx // context.n_seq_max
@@ -214,8 +215,7 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a valid request. Raises EngineDeadError, and InvalidRequestError if its id is in use."""
-        if self.dead is not None:
-            raise EngineDeadError(f"the engine is dead: {self.dead}")
+        self._check_alive()
         if request.request_id in self.scheduler.requests:
             raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
         self.scheduler.add(request)
@@ -267,18 +267,19 @@ class Engine:
         """Continue one prompt or several (text or token ids), yielding deltas as they come.
 
         RequestOutput.request_id is the number of the prompt, "0", "1", ... Raises InvalidRequestError before anything
-        runs, and RuntimeError if the engine is busy. Leaving the iterator early aborts what is left.
+        runs, and RuntimeError if the engine is busy, now or when the iteration begins. Leaving the iterator early
+        aborts what is left.
         """
+        self._check_free()
         params = params or SamplingParams()
         grammar = None if params.structured is None else self.compile_grammar(params.structured)
+        self._num_runs += 1
         requests = [
-            Request(str(i), array("i", self._token_ids(prompt)), params, grammar=grammar)
+            Request(f"run {self._num_runs} {i}", array("i", self._token_ids(prompt)), params, grammar=grammar)
             for i, prompt in enumerate(_as_list(prompts))
         ]
         for request in requests:
             self.validate(request)
-        if self.has_work:
-            raise RuntimeError("the engine is busy with other requests")
         return self._run(requests)
 
     def check_integrity(self) -> None:
@@ -286,24 +287,46 @@ class Engine:
         self.scheduler.check_integrity()
 
     def close(self) -> None:
-        """Free the context and the model. Idempotent; afterwards only validate() and stats are left."""
+        """Free the context and the model. Idempotent; afterwards only validate() and stats are left.
+
+        A model that was given as such stays its owner's.
+        """
+        self.dead = self.dead or "it is closed"
         self.grammars.close()
         if self.disk is not None:
             self.disk.disk.close()
             self.disk = None
+        if "tokenizer" in self.__dict__:
+            self.tokenizer.close()
         for name in ("scheduler", "cache", "batch", "runner", "context", "tokenizer", "model"):
             self.__dict__.pop(name, None)
 
     def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
+        self._check_free()
+        numbers = {request.request_id: str(i) for i, request in enumerate(requests)}
+        left = set(numbers)
         try:
             for request in requests:
                 self.add(request)
-            while self.has_work:
-                yield from self.step()
+            while left:
+                self._check_alive()
+                for output in self.step():
+                    if output.usage is not None:
+                        left.discard(output.request_id)
+                    output.request_id = numbers.get(output.request_id, output.request_id)
+                    yield output
         finally:
-            for request in requests:
-                self.abort(request.request_id)
-            self.scheduler.take_instant()
+            if self.dead is None:
+                self.scheduler.drop(left)
+
+    def _check_alive(self) -> None:
+        if self.dead is not None:
+            raise EngineDeadError(f"the engine is dead: {self.dead}")
+
+    def _check_free(self) -> None:
+        self._check_alive()
+        if self.has_work:
+            raise RuntimeError("the engine is busy with other requests")
 
     def _token_ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if isinstance(prompt, str):

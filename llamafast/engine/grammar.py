@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 
 from llamafast.errors import GrammarError, ShuttingDownError
@@ -97,12 +97,7 @@ class GrammarCompiler:
         tokenizer = self._tokenizer
         names = tokenizer.table(skip_special=False).token_bytes
         control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
-        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), self._tokenize)
-
-    def _tokenize(self, text: str) -> list[int]:
-        """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
-        before = self._tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
-        return self._tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
+        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), partial(_tokenize, tokenizer))
 
     def _program(self, structured: StructuredOutput) -> Future[Program]:
         try:
@@ -149,6 +144,12 @@ class GrammarCompiler:
         if kind is StructuredKind.LARK:
             return compile_lark(vocabulary, text)
         return compile_gbnf(vocabulary, text)
+
+
+def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
+    """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
+    before = tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
+    return tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
 
 
 def _choices(text: str) -> list[str]:
