@@ -127,6 +127,7 @@ def test_generate_dropped_after_the_engine_was_closed_is_silent():
     next(outputs)
     engine.close()
     outputs.close()
+    assert list(outputs) == []
 
 
 def test_validate_prompt_that_never_fits_is_too_long():
