@@ -20,6 +20,7 @@ from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.planner import StepPlanner
 from llamafast.engine.scheduler import Scheduler
+from llamafast.engine.scoring import num_scored_rows
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
@@ -299,14 +300,15 @@ def _make_context(model: Model, config: EngineConfig) -> Context:
     if config.enable_prefix_cache and config.kv_unified:  # ids for finished prefixes
         n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
     threads = config.threads or default_threads()[0]
+    n_batch = max(config.n_batch, config.n_seq_max)
     values = asdict(config)
     return Context(
         model,
         n_ctx=config.n_ctx or min(model.n_ctx_train, _DEFAULT_N_CTX),
-        n_batch=max(config.n_batch, config.n_seq_max),
+        n_batch=n_batch,
         n_ubatch=config.n_ubatch,
         n_seq_max=n_seq_ids,
-        n_outputs_max=config.n_seq_max,
+        n_outputs_max=max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
         threads=threads,
         threads_batch=config.threads_batch or threads,
         **{name: values[name] for name in _CONTEXT_FIELDS},
