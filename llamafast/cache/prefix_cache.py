@@ -12,7 +12,7 @@ from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.slot_states import SlotStates
-from llamafast.cache.slots import Segment, Slot
+from llamafast.cache.slots import Slot, num_held
 
 # A parked slot gives its last cells, so many at least, if so many of its own are left: the beginning is worth more.
 _MIN_FREED = 64
@@ -77,6 +77,11 @@ class PrefixCache:
     def num_announced(self) -> int:
         """Slots that are about to compute something."""
         return self._index.num_announced
+
+    def reserve_id(self) -> int:
+        """Leave the highest sequence id to the caller for good; to be called before the first open()."""
+        self.n_slots -= 1
+        return self._free_ids.pop()
 
     def match(self, token_ids: array[int], salt: str | None = "") -> Match:
         """As PrefixLookup.match."""
@@ -275,12 +280,7 @@ class PrefixCache:
 
     def num_live_cells(self) -> int:
         """Cells that a live slot holds; O(slots)."""
-        ends: dict[Segment, int] = {}
-        for slot in self._slots.values():
-            if slot not in self._parked:
-                for segment in slot.segments:
-                    ends[segment] = max(ends.get(segment, 0), slot.end_in(segment))
-        return sum(end - segment.start for segment, end in ends.items())
+        return num_held(slot for slot in self._slots.values() if slot not in self._parked)
 
     def check_integrity(self) -> None:
         """Assert that ids, cells, trees, checkpoints and the memory's positions add up. For tests and debug runs."""

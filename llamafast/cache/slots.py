@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from itertools import pairwise
 
 
@@ -156,6 +157,15 @@ class Segment:
         if i < len(some.segments) and len(some.segments[i].readers) == len(readers):
             for slot in readers:
                 del slot.segments[i]
+
+
+def num_held(slots: Iterable[Slot]) -> int:
+    """Cells that some of these slots hold, each counted once."""
+    ends: dict[Segment, int] = {}
+    for slot in slots:
+        for segment in slot.segments:
+            ends[segment] = max(ends.get(segment, 0), slot.end_in(segment))
+    return sum(end - segment.start for segment, end in ends.items())
 
 
 def _start(segment: Segment) -> int:

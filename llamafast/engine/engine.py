@@ -126,7 +126,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether step() has anything to do."""
-        return self.scheduler.has_work
+        return self.scheduler.has_work or (self.disk is not None and len(self.disk.copies) > 0)
 
     def open_disk_cache(
         self, path: str, *, max_bytes: int, min_tokens: int = 128, loras: Sequence[tuple[str, float]] = ()
@@ -140,7 +140,10 @@ class Engine:
         can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
         key = state_key(self.model, context, self.config, loras)
         disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
-        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context)
+        # A part of a sequence is copied by way of another one, of which this kind of memory has some to spare.
+        has_spare = can_cut and context.kv_unified and self.cache.n_slots > self.n_seq_max
+        spare_id = self.cache.reserve_id() if has_spare else None
+        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context, spare_id)
         self.stats.disk_cache = disk.stats
 
     def validate(self, request: Request) -> None:
@@ -176,7 +179,8 @@ class Engine:
         """One decode, and what it brought. After a fatal error all requests end with ERROR, and `dead` says why.
 
         With nothing to compute but prompts whose beginning is being loaded, it waits for that; but if disk.on_load is
-        set, it only sets is_stalled: the next step is of use after that call.
+        set, it only sets is_stalled: the next step is of use after that call. A slice of what goes to the disk is
+        copied, too.
         """
         scheduler = self.scheduler
         outputs: list[RequestOutput] = []
@@ -194,7 +198,8 @@ class Engine:
         scheduler.count_active()
         instant = scheduler.take_instant()
         if self.disk is not None:
-            self.is_stalled = plan is None and not instant and self.disk.is_reading
+            self.disk.copies.step()
+            self.is_stalled = plan is None and not instant and self.disk.is_reading and not self.disk.copies
             if self.is_stalled and self.disk.on_load is None:
                 self.disk.wait()
         return instant + outputs if instant else outputs
@@ -229,11 +234,11 @@ class Engine:
 
         A model that was given as such stays its owner's.
         """
-        self.dead = self.dead or "it is closed"
         self.grammars.close()
         if self.disk is not None:
-            self.disk.disk.close()
+            self.disk.close(copy_all=self.dead is None)
             self.disk = None
+        self.dead = self.dead or "it is closed"
         if "tokenizer" in self.__dict__:
             self.tokenizer.close()
         for name in ("scheduler", "cache", "batch", "runner", "context", "tokenizer", "model"):
@@ -263,7 +268,7 @@ class Engine:
 
     def _check_free(self) -> None:
         self._check_alive()
-        if self.has_work:
+        if self.scheduler.has_work:
             raise RuntimeError("the engine is busy with other requests")
 
     def _token_ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
