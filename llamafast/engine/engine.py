@@ -126,7 +126,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether step() has anything to do."""
-        return self.scheduler.has_work or (self.disk is not None and len(self.disk.copies) > 0)
+        is_copying = self.disk is not None and self.dead is None and len(self.disk.copies) > 0
+        return self.scheduler.has_work or is_copying
 
     def open_disk_cache(
         self, path: str, *, max_bytes: int, min_tokens: int = 128, loras: Sequence[tuple[str, float]] = ()
@@ -197,7 +198,7 @@ class Engine:
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
-        if self.disk is not None:
+        if self.disk is not None and self.dead is None:
             self.disk.copies.step()
             self.is_stalled = plan is None and not instant and self.disk.is_reading and not self.disk.copies
             if self.is_stalled and self.disk.on_load is None:

@@ -132,6 +132,17 @@ def test_close_copies_what_waits(paths, tmp_path):
     assert usage["2"].cached_tokens == 399
 
 
+def test_dead_engine_copies_nothing(paths, tmp_path):
+    with open_engine(paths["attention"], tmp_path) as engine:
+        recorder = Recorder(engine)
+        until_copies_wait(engine, request("1", prompt(400)))
+        num_copied = len(recorder.sizes)
+        engine.dead = "a fatal error"
+        assert not engine.has_work
+        engine.step()
+    assert len(recorder.sizes) == num_copied
+
+
 def test_generate_waits_for_no_copy(paths, tmp_path):
     with open_engine(paths["attention"], tmp_path) as engine:
         until_copies_wait(engine, request("1", prompt(400)))
