@@ -499,6 +499,11 @@ cdef class Context:
         self.check_seq(seq_id)
         return lib.llama_memory_seq_pos_max(self.memory, seq_id)
 
+    def state_seq_size(self, int seq_id) -> int:
+        """Bytes of state_seq_get(seq_id)."""
+        self.check_seq(seq_id)
+        return lib.llama_state_seq_get_size_ext(self.ptr, seq_id, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
+
     def state_seq_get(self, int seq_id, bint partial_only=False) -> bytes:
         """State of one sequence; partial_only: only the recurrent or sliding-window part."""
         self.check_seq(seq_id)

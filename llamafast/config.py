@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -67,7 +67,7 @@ class FromPretrained(_Section):
     filename: str
     additional_files: tuple[str, ...] = ()
     local_dir: str | None = None
-    local_dir_use_symlinks: bool | str = "auto"
+    local_dir_use_symlinks: Literal["auto", False] = "auto"  # the hub's client makes no links there any more
     cache_dir: str | None = None
 
     @model_validator(mode="before")
@@ -244,15 +244,13 @@ class Config(_Section):
     disk_cache: DiskCacheConfig | None = None
 
 
-# Fields whose capability has not landed: where, what it is, values that ask for nothing.
-_NOT_YET: tuple[tuple[tuple[str, ...], str, tuple[JsonValue, ...]], ...] = (
-    (("model", "draft_model"), "draft models are", ()),
-    (("model", "draft_model_path"), "draft models are", ()),
-    (("model", "draft_model_from_pretrained"), "draft models are", ()),
-    (("model", "embedding"), "embeddings are", (False,)),
-    (("model", "pooling_type"), "embeddings are", (-1, 0)),
-    (("model", "attention_type"), "non-causal models are", (-1, 0)),
-    (("model", "vocab_only"), "serving a vocabulary without weights is", (False,)),
+# Fields whose capability has not landed: of model, what it is, values that ask for nothing beside null and the default.
+_NOT_YET: tuple[tuple[str, str, tuple[JsonValue, ...]], ...] = (
+    *((name, "draft models are", ()) for name in ModelConfig.model_fields if name.startswith("draft_model")),
+    ("embedding", "embeddings are", (False,)),
+    ("pooling_type", "embeddings are", (-1, 0)),
+    ("attention_type", "non-causal models are", (-1, 0)),
+    ("vocab_only", "serving a vocabulary without weights is", (False,)),
 )
 
 
@@ -338,7 +336,8 @@ def _section_in(annotation: object) -> type[BaseModel] | None:
 
 
 def _refusals(config: Config) -> Iterator[tuple[Where, str]]:
-    for where, what, no_ops in _NOT_YET:
-        value = getattr(config.model if len(where) > 1 else config, where[-1])
-        if value is not None and value not in no_ops:
-            yield where, f"{what} not supported yet by llamafast {llamafast.__version__}; remove the field"
+    for name, what, no_ops in _NOT_YET:
+        value = getattr(config.model, name)
+        if value not in (None, ModelConfig.model_fields[name].default, *no_ops):
+            reason = f"{what} not supported yet by llamafast {llamafast.__version__}; remove the field"
+            yield ("model", name), reason

@@ -23,7 +23,8 @@ from llamafast.chat_setup import chat_format, chat_template
 from llamafast.config import BUILT_IN, Config, FileConfig, ModelConfig
 from llamafast.cpu import default_threads
 from llamafast.engine.async_engine import AsyncEngine
-from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.engine.config import EngineConfig
+from llamafast.engine.engine import Engine
 from llamafast.errors import ConfigError, EngineDeadError, InvalidRequestError
 from llamafast.hub import resolve
 from llamafast.parsing.chat_format import ChatFormat

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from llamafast.errors import InvalidRequestError
+from llamafast.errors import InvalidRequestError, ShuttingDownError
 
 if TYPE_CHECKING:
     from llamafast._core import Model
@@ -38,7 +38,7 @@ class Tokenizer:
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._open_model: Model | None = model
         self.n_vocab = model.n_vocab
         # A byte-pair vocabulary that names no such token gets llama.cpp's fallback, token 11: an ordinary word.
         self.bos_id = model.bos_id if model.bos_id >= 0 and model.is_control(model.bos_id) else -1
@@ -53,6 +53,17 @@ class Tokenizer:
         self.pieces = self._plain.pieces
         # SentencePiece vocabularies write a space before a text, so a text cut in two would gain one at the cut.
         self._adds_space = self.decode(self.encode("a", add_special=False, parse_special=False)).startswith(" ")
+
+    def close(self) -> None:
+        """Let go of the model, whoever still holds this; what needs it raises ShuttingDownError from now on."""
+        self._open_model = None
+
+    @property
+    def _model(self) -> Model:
+        model = self._open_model
+        if model is None:
+            raise ShuttingDownError("the engine is closed")
+        return model
 
     def table(self, *, skip_special: bool, shown_ids: frozenset[int] = frozenset()) -> TokenTable:
         """The token table; control tokens write their own text, with skip_special only those of shown_ids."""

@@ -218,6 +218,13 @@ def test_load_config_several_faults_one_line_each(tmp_path: Path) -> None:
     [
         ({"model": {"draft_model": "draft-mtp"}}, "model.draft_model: draft models are"),
         ({"model": {"draft_model_path": "p"}}, "model.draft_model_path: draft models are"),
+        ({"model": {"draft_model_num_pred_tokens": 8}}, "model.draft_model_num_pred_tokens: draft models are"),
+        ({"model": {"draft_model_max_ngram_size": 3}}, "model.draft_model_max_ngram_size: draft models are"),
+        ({"model": {"draft_model_top_k": 2}}, "model.draft_model_top_k: draft models are"),
+        ({"model": {"draft_model_p_min": 0.5}}, "model.draft_model_p_min: draft models are"),
+        ({"model": {"draft_model_max_batch_size": 64}}, "model.draft_model_max_batch_size: draft models are"),
+        ({"model": {"draft_model_threads": 2}}, "model.draft_model_threads: draft models are"),
+        ({"model": {"draft_model_threads_batch": 2}}, "model.draft_model_threads_batch: draft models are"),
         ({"model": {"embedding": True}}, "model.embedding: embeddings are"),
         ({"model": {"pooling_type": "mean"}}, "model.pooling_type: embeddings are"),
         ({"model": {"attention_type": 1}}, "model.attention_type: non-causal models are"),
@@ -230,6 +237,13 @@ def test_load_config_capability_not_landed_is_refused(
     document = {**document, "model": {"path": "m", **document["model"]}}
     expected = f"{message} not supported yet by llamafast {llamafast.__version__}; remove the field"
     assert fault(tmp_path, document) == expected
+
+
+@pytest.mark.parametrize("value", [True, "always"])
+def test_load_config_links_into_the_cache_are_refused(tmp_path: Path, value: JsonValue) -> None:
+    source: JsonValue = {"repo_id": "o/r", "filename": "f", "local_dir_use_symlinks": value}
+    message = "model.from_pretrained.local_dir_use_symlinks: should be 'auto' or False"
+    assert fault(tmp_path, {"model": {"from_pretrained": source}}) == message
 
 
 @pytest.mark.parametrize(

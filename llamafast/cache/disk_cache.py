@@ -77,7 +77,11 @@ class _Job:
     number: int
     token_ids: array[int]
     salt: str  # its digest in hex
-    state: bytes
+    parts: tuple[bytes, ...]
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(map(len, self.parts))
 
 
 class DiskCache:
@@ -89,6 +93,7 @@ class DiskCache:
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int, min_tokens: int, key: bytes, can_cut: bool) -> None:
+        self.max_bytes = max_bytes
         self.min_tokens = min_tokens
         self.can_cut = can_cut
         self.stats = DiskCacheStats()
@@ -141,21 +146,21 @@ class DiskCache:
             self._reader.submit(self._folder.touch, entry.name)
         return False
 
-    def store(self, token_ids: array[int], salt: str, state: bytes) -> None:
-        """Have a state written soon. If too much waits for the disk, the oldest is dropped.
+    def store(self, token_ids: array[int], salt: str, *parts: bytes) -> None:
+        """Have a state, its parts in a row, written soon. If too much waits for the disk, the oldest is dropped.
 
         What is still waiting and would be covered by this state is not written at all.
         """
-        if file_bytes(len(token_ids), len(state)) > self._folder.max_bytes:
+        job = _Job(next(self._numbers), token_ids, _salted(salt), parts)
+        if file_bytes(len(token_ids), job.state_bytes) > self.max_bytes:
             self.stats.dropped += 1
             return
-        job = _Job(next(self._numbers), token_ids, _salted(salt), state)
         with self._lock:
             for number in self._queued.prefixes(token_ids, job.salt) if self.can_cut else ():
                 if number in self._queue:
                     self._drop(number)
             self._queue[job.number] = job
-            self._num_queued_bytes += len(state)
+            self._num_queued_bytes += job.state_bytes
             self._queued.insert(job.number, token_ids, job.salt)
             while self._num_queued_bytes > _MAX_QUEUED_BYTES and len(self._queue) > 1:
                 self._drop(next(iter(self._queue)))
@@ -199,7 +204,7 @@ class DiskCache:
     def _take(self, number: int) -> _Job:
         """Out of the queue, but not out of the index: it is about to be written."""
         job = self._queue.pop(number)
-        self._num_queued_bytes -= len(job.state)
+        self._num_queued_bytes -= job.state_bytes
         return job
 
     def _drop(self, number: int) -> None:
@@ -218,7 +223,7 @@ class DiskCache:
 
     def _write(self, job: _Job) -> None:
         salt = bytes.fromhex(job.salt)
-        header = StateHeader(self._key, salt, job.token_ids, len(job.state), digest(job.state))
+        header = StateHeader(self._key, salt, job.token_ids, job.state_bytes, digest(*job.parts))
         stem = digest(self._key + salt + job.token_ids.tobytes()).hex()
         covered: Collection[str] = ()
         if self.can_cut:
@@ -227,7 +232,7 @@ class DiskCache:
                 covered = [self._numbered[number].name for number in numbers]
         is_written = False
         try:
-            is_written = self._folder.write(stem, (header.pack(), job.state), covered)
+            is_written = self._folder.write(stem, (header.pack(), *job.parts), covered)
         except OSError as error:
             self._fail("cannot be written", error)
         if is_written:

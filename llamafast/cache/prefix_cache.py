@@ -12,7 +12,7 @@ from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.slot_states import SlotStates
-from llamafast.cache.slots import Segment, Slot
+from llamafast.cache.slots import Slot, num_held
 
 # A parked slot gives its last cells, so many at least, if so many of its own are left: the beginning is worth more.
 _MIN_FREED = 64
@@ -77,6 +77,11 @@ class PrefixCache:
     def num_announced(self) -> int:
         """Slots that are about to compute something."""
         return self._index.num_announced
+
+    def reserve_id(self) -> int:
+        """Leave the highest sequence id to the caller for good; to be called before the first open()."""
+        self.n_slots -= 1
+        return self._free_ids.pop()
 
     def match(self, token_ids: array[int], salt: str | None = "") -> Match:
         """As PrefixLookup.match."""
@@ -275,12 +280,7 @@ class PrefixCache:
 
     def num_live_cells(self) -> int:
         """Cells that a live slot holds; O(slots)."""
-        ends: dict[Segment, int] = {}
-        for slot in self._slots.values():
-            if slot not in self._parked:
-                for segment in slot.segments:
-                    ends[segment] = max(ends.get(segment, 0), slot.end_in(segment))
-        return sum(end - segment.start for segment, end in ends.items())
+        return num_held(slot for slot in self._slots.values() if slot not in self._parked)
 
     def check_integrity(self) -> None:
         """Assert that ids, cells, trees, checkpoints and the memory's positions add up. For tests and debug runs."""
@@ -289,7 +289,7 @@ class PrefixCache:
         assert self.num_cells == sum(segment.num_cells() for segment in segments), "cells do not add up"
         assert all(self._slots.get(slot.seq_id) is slot for slot in self._parked), "a parked slot is gone"
         for slot in self._slots.values():
-            assert all(slot in segment.readers for segment in slot.segments), "a slot lost a segment"
+            slot.check_integrity()
             assert self.memory.seq_pos_max(slot.seq_id) == slot.length - 1, f"sequence {slot.seq_id} is cut elsewhere"
             assert slot.num_unmoved is None or slot.num_listed <= slot.num_unmoved, "others find what has moved"
             assert slot.next_place is None or slot.next_place > slot.length, "a checkpoint was not taken"

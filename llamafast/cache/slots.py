@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import pairwise
+
 
 class Slot:
     """One sequence id in use. Positions [0, length) are in the KV memory.
@@ -10,6 +14,9 @@ class Slot:
 
         A: [----- s0 -----------)          s0 is written by A alone, B reads the first part of it
         B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
+
+    Their starts ascend, and each reader of a segment reads all before it too. Where all of a segment's readers go on to
+    the same next one, the two become one: a slot has as many segments as others part from it, however many turns ago.
     """
 
     __slots__ = (
@@ -69,20 +76,26 @@ class Slot:
                 segment.readers.add(self)
 
     def grow_from(self, start: int) -> None:
-        """What is computed from `start` on gets a segment of its own."""
+        """What is computed from `start` on gets a segment of its own, unless the last one is that already."""
+        if self.segments and len(self.segments[-1].readers) == 1:
+            return
         tail = Segment(start)
         tail.readers.add(self)
         self.segments.append(tail)
 
     def shorten(self, length: int) -> int:
         """Give back all behind `length` tokens; how many cells nobody holds any more."""
-        segments = self.segments
-        num_before = sum(segment.num_cells() for segment in segments)
-        self.segments = [segment for segment in segments if segment.start < length]
-        for segment in segments[len(self.segments) :]:
+        num_kept = bisect_left(self.segments, length, key=_start)
+        left = self.segments[num_kept:]
+        touched = self.segments[max(0, num_kept - 1) :]
+        num_before = sum(segment.num_cells() for segment in touched)
+        del self.segments[num_kept:]
+        for segment in left:
             segment.readers.remove(self)
         self.length = length
-        num_freed = num_before - sum(segment.num_cells() for segment in segments)
+        num_freed = num_before - sum(segment.num_cells() for segment in touched)
+        for segment in reversed(left):  # the last first: none is taken in before it has taken in its own next one
+            segment.merge_next()
         self.grow_from(length)
         return num_freed
 
@@ -106,8 +119,20 @@ class Slot:
 
     def end_in(self, segment: Segment) -> int:
         """Where it leaves a segment: at the start of its next one, or at its own end."""
-        i = self.segments.index(segment)
-        return self.segments[i + 1].start if i + 1 < len(self.segments) else self.length
+        i = self.place_of(segment) + 1
+        return self.segments[i].start if i < len(self.segments) else self.length
+
+    def place_of(self, segment: Segment) -> int:
+        """Its number among the slot's segments."""
+        return bisect_left(self.segments, segment.start, key=_start)
+
+    def check_integrity(self) -> None:
+        """Assert that it reads its segments, that they ascend, and that none should be part of the one before it."""
+        segments = self.segments
+        assert all(self in segment.readers for segment in segments), "a slot lost a segment"
+        for segment, following in pairwise(segments):
+            assert segment.start < following.start, "segments are out of order"
+            assert segment.readers > following.readers, "two segments should be one"
 
 
 class Segment:
@@ -119,6 +144,29 @@ class Segment:
         self.start = start
         self.readers: set[Slot] = set()
 
-    def num_cells(self, without: Slot | None = None) -> int:
-        ends = (slot.end_in(self) for slot in self.readers if slot is not without)
-        return max(ends, default=self.start) - self.start
+    def num_cells(self) -> int:
+        return max((slot.end_in(self) for slot in self.readers), default=self.start) - self.start
+
+    def merge_next(self) -> None:
+        """Take in the next segment if all who read this one read that too; to be called when a reader has left."""
+        readers = self.readers
+        some = next(iter(readers), None)
+        if some is None:
+            return
+        i = some.place_of(self) + 1
+        if i < len(some.segments) and len(some.segments[i].readers) == len(readers):
+            for slot in readers:
+                del slot.segments[i]
+
+
+def num_held(slots: Iterable[Slot]) -> int:
+    """Cells that some of these slots hold, each counted once."""
+    ends: dict[Segment, int] = {}
+    for slot in slots:
+        for segment in slot.segments:
+            ends[segment] = max(ends.get(segment, 0), slot.end_in(segment))
+    return sum(end - segment.start for segment, end in ends.items())
+
+
+def _start(segment: Segment) -> int:
+    return segment.start

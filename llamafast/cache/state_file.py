@@ -55,9 +55,12 @@ class StateHeader:
         return head + digest(head)
 
 
-def digest(data: bytes) -> bytes:
-    """BLAKE2b; does not hold the GIL for long data."""
-    return blake2b(data, digest_size=_DIGEST_BYTES).digest()
+def digest(*parts: bytes) -> bytes:
+    """BLAKE2b of the parts in a row; does not hold the GIL for long data."""
+    found = blake2b(digest_size=_DIGEST_BYTES)
+    for part in parts:
+        found.update(part)
+    return found.digest()
 
 
 def file_bytes(num_tokens: int, state_bytes: int) -> int:

@@ -7,17 +7,17 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 from enum import Enum
 from queue import SimpleQueue
 from threading import Thread
 
 from llamafast.engine.engine import Engine
-from llamafast.engine.grammar import Grammar
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.prepare import prepare_cost, prepare_request
 from llamafast.engine.sequence import RequestState
 from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
+from llamafast.grammars.constraint import Grammar
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class OutputStream(AsyncIterator[list[RequestOutput]]):
 
     def finish(self, index: int) -> None:
         """End one choice before the next step, as a stop string would: its last output still comes."""
-        self._engine.finish(self.request_id, index)
+        if not self._is_done:
+            self._engine.finish(self.request_id, index)
 
     async def aclose(self) -> None:
         """Abort, and let a pending wait end."""
@@ -108,7 +109,9 @@ class AsyncEngine:
         self.max_queued_requests = limit
         self.dead: str | None = None
         self.on_death: Callable[[str], None] | None = None
-        self._waiting = engine.scheduler.waiting
+        self._waiting: Sized = engine.scheduler.waiting
+        self._num_submitted = 0  # requests put into the inbox, by the event loop
+        self._num_taken = 0  # and out of it, by the engine's thread
         self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
         self._streams: dict[str, weakref.ref[OutputStream]] = {}
         self._inbox: SimpleQueue[RequestState | tuple[str, int] | str | _Wake] = SimpleQueue()
@@ -141,7 +144,7 @@ class AsyncEngine:
     @property
     def num_waiting(self) -> int:
         """Requests that have no sequence yet."""
-        return len(self._waiting) + self._inbox.qsize()
+        return len(self._waiting) + self._num_submitted - self._num_taken
 
     async def start(self) -> None:
         """Start the engine's thread; outputs go to the running event loop. Raises RuntimeError the second time."""
@@ -197,6 +200,7 @@ class AsyncEngine:
         stream = OutputStream(self, request.request_id)
         self._streams[request.request_id] = weakref.ref(stream)
         self._is_idle.clear()
+        self._num_submitted += 1
         self._inbox.put(prepared)
         return stream
 
@@ -268,6 +272,7 @@ class AsyncEngine:
             logger.exception("the engine's thread failed")
             self._post_failure(f"{type(error).__name__}: {error}")
         finally:
+            self._waiting = ()  # it knows the context
             self.engine.close()
 
     def _run(self) -> None:
@@ -295,6 +300,7 @@ class AsyncEngine:
             if item is _Wake.STOP:
                 return False
             if isinstance(item, RequestState):
+                self._num_taken += 1
                 engine.add(item)
             elif isinstance(item, tuple):
                 engine.finish(*item)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llamafast._core import Model, supports_gpu_offload
-
-if TYPE_CHECKING:
-    from llamafast.engine.engine import EngineConfig
+from llamafast.engine.config import EngineConfig
 
 # With more sequences in one memory, going over the cells of all of them costs more than slower work on one's own.
 _MAX_SEQS = 12

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 from llamafast.cache.disk_cache import DiskCache, DiskLoad, Entry
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.slots import Slot
 from llamafast.engine.sequence import Sequence
+from llamafast.engine.state_copies import StateCopies, StateMemory, is_sliced, put_back
 
 # Fewer tokens are computed as fast as a state is loaded, and so are those that are a small part of a long state.
 _MIN_GAIN = 32
 _MIN_SHARE = 1 / 8
 
 
-class SequenceStates(Protocol):
-    """The part of a context that copies a sequence's memory out."""
-
-    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes: ...
-
-
 class DiskPrefixes:
     """Belongs to the engine's thread; reads, writes and checksums happen on the disk cache's own.
 
-    on_load: called there whenever a prefix has come, or was found to be gone.
+    on_load: called there whenever a prefix has come, or was found to be gone. spare_id: as in StateCopies.
     """
 
-    def __init__(self, disk: DiskCache, cache: PrefixCache, context: SequenceStates) -> None:
+    def __init__(self, disk: DiskCache, cache: PrefixCache, context: StateMemory, spare_id: int | None) -> None:
         self.disk = disk
+        self.copies = StateCopies(disk, cache, context, spare_id)
         self.on_load: Callable[[], None] | None = None
         self._cache = cache
-        self._context = context
+        self._spare_id = spare_id
         self._reads: WeakValueDictionary[int, Future[bytes | None]] = WeakValueDictionary()  # by entry
 
     def is_loading(self, sequence: Sequence) -> bool:
@@ -62,7 +58,7 @@ class DiskPrefixes:
         if load.match.length - self._num_computed(sequence) < _MIN_GAIN:
             return None
         state = load.state.result()
-        if state is None:
+        if state is None or (self._spare_id is None and is_sliced(state)):
             sequence.load = DiskLoad(load.match, None)
             self.disk.stats.misses += 1
             return None
@@ -80,25 +76,41 @@ class DiskPrefixes:
         return None
 
     def save(self, sequence: Sequence, slot: Slot) -> None:
-        """Store what a slot holds, if enough of it is new and it can be read."""
-        request = sequence.state.request
-        tokens = sequence.token_ids[: slot.length]
-        if request.use_cache and self._cache.is_copied(slot) and self.disk.wants(tokens, request.cache_salt):
-            self.disk.store(tokens, request.cache_salt, self._context.state_seq_get(slot.seq_id))
+        """Have stored what a slot holds that is going to be parked, if enough of it is new and it can be read."""
+        tokens = self._wanted(sequence, slot)
+        if tokens is not None and self._cache.reuse:
+            self.copies.add(tokens, sequence.state.request.cache_salt)
+        elif tokens is not None:  # nothing is parked
+            self.copies.copy_now(slot, tokens, sequence.state.request.cache_salt)
 
     def save_checkpoint(self, sequence: Sequence) -> None:
         """Store a prompt that has come to where the next one is likely to part from it, if its state is needed there.
 
         That is before the answer's opening, or before the last token, which is always computed anew.
         """
-        if sequence.slot.length == _place(sequence) and not self.disk.can_cut:
-            self.save(sequence, sequence.slot)
+        slot = sequence.slot
+        if slot.length == _place(sequence) and not self.disk.can_cut:
+            tokens = self._wanted(sequence, slot)
+            if tokens is not None:
+                self.copies.copy_now(slot, tokens, sequence.state.request.cache_salt)
 
     def plan_checkpoint(self, sequence: Sequence) -> None:
         """Have the prompt's chunks end where save_checkpoint() stores it."""
         slot, place = sequence.slot, _place(sequence)
         if not self.disk.can_cut and slot.length < place < sequence.num_prompt and place not in slot.places:
             insort(slot.places, place, key=lambda other: -other)
+
+    def close(self, *, copy_all: bool) -> None:
+        """Write what is waiting, also what is still to be copied if copy_all, then stop."""
+        if copy_all:
+            self.copies.flush()
+        self.disk.close()
+
+    def _wanted(self, sequence: Sequence, slot: Slot) -> array[int] | None:
+        request = sequence.state.request
+        tokens = sequence.token_ids[: slot.length]
+        can_read = request.use_cache and self._cache.is_copied(slot)
+        return tokens if can_read and self.disk.wants(tokens, request.cache_salt) else None
 
     def _send_for(self, sequence: Sequence) -> DiskLoad:
         request = sequence.state.request
@@ -121,7 +133,7 @@ class DiskPrefixes:
         """Put a state into an empty slot and keep its first `length` tokens; False if the memory cannot."""
         memory = self._cache.memory
         try:
-            memory.state_seq_set(slot.seq_id, state)
+            put_back(memory, slot.seq_id, state, length, self._spare_id)
         except ValueError:
             return False  # the slot is freed, whatever has come into it
         num_tokens = memory.seq_pos_max(slot.seq_id) + 1

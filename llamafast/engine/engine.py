@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from llamafast._core import Batch, Context, Model, ModelRunner
 from llamafast.cache.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cpu import default_threads
 from llamafast.engine.attention import flash_attention
+from llamafast.engine.config import EngineConfig
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
-from llamafast.engine.grammar import Grammar, GrammarCompiler
+from llamafast.engine.grammar import GrammarCompiler
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.planner import StepPlanner
 from llamafast.engine.prepare import prepare_request
 from llamafast.engine.scheduler import Scheduler
+from llamafast.engine.scoring import num_scored_rows
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
+from llamafast.grammars.constraint import Grammar
 from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
@@ -41,78 +44,14 @@ _CONTEXT_FIELDS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """How the model is loaded and run. None leaves a choice to llama.cpp.
-
-    n_ctx: KV cells, shared by all sequences if kv_unified; 0: the model's own, 16384 at most. n_seq_max: sequences that
-    run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: most
-    prompt tokens per step while others generate; None: n_batch. max_step_ms: such a step gets as many prompt tokens as
-    let it take about so long; None: 1.6 times as long as without; 0: no limit. max_seq_len: prompt and output of
-    one sequence.
-    max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: all. max_idle_tokens: tokens
-    that others generate before an unused finished prefix is dropped; None: it stays while there is room, though their
-    attention is slower meanwhile. max_checkpoint_bytes: host memory for the states of memories that cannot be cut, by
-    which prompts that part inside of a sequence still share; checkpoint_every: how many tokens apart they are taken in
-    prompts that come without boundaries, 0: not; the default is n_batch's, where a step ends anyway.
-    context_shift: a sequence that has max_seq_len tokens loses half of those behind its first message and goes on; what
-    was computed behind the lost ones stays. Otherwise it ends.
-    """
-
-    n_ctx: int = 0
-    n_batch: int = 512
-    n_ubatch: int = 512
-    n_seq_max: int = 32
-    n_rs_seq: int = 0
-    threads: int = 0
-    threads_batch: int = 0
-    kv_unified: bool = True
-    swa_full: bool = True
-    offload_kqv: bool | None = None
-    op_offload: bool | None = None
-    flash_attn: bool | None = None
-    no_perf: bool | None = None
-    embedding: bool | None = None
-    type_k: int | None = None
-    type_v: int | None = None
-    rope_scaling_type: int | None = None
-    pooling_type: int | None = None
-    attention_type: int | None = None
-    rope_freq_base: float | None = None
-    rope_freq_scale: float | None = None
-    yarn_ext_factor: float | None = None
-    yarn_attn_factor: float | None = None
-    yarn_beta_fast: float | None = None
-    yarn_beta_slow: float | None = None
-    yarn_orig_ctx: int | None = None
-
-    n_gpu_layers: int | None = None
-    split_mode: int | None = None
-    main_gpu: int | None = None
-    tensor_split: tuple[float, ...] | None = None
-    use_mmap: bool | None = None
-    use_mlock: bool | None = None
-    kv_overrides: dict[str, bool | int | float | str] | None = None
-
-    max_prefill_tokens: int | None = None
-    max_step_ms: float | None = None
-    max_queued_requests: int = 1024
-    max_seq_len: int | None = None
-    max_output_tokens: int | None = None
-    enable_prefix_cache: bool = True
-    max_cached_tokens: int | None = None
-    max_idle_tokens: int | None = 512
-    max_checkpoint_bytes: int = 1 << 30
-    checkpoint_every: int = 512
-    context_shift: bool = False
-
-
 class Engine:
     """Continuous batching over one model. All but validate() belong to one thread.
 
     model: a path to a GGUF file, or a loaded Model. context, runner and batch are made here unless given, as tests do.
     Use it as a context manager, or close() it. Raises ModelLoadError.
     """
+
+    _num_runs = 0  # of generate()
 
     def __init__(
         self,
@@ -187,7 +126,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether step() has anything to do."""
-        return self.scheduler.has_work
+        is_copying = self.disk is not None and self.dead is None and len(self.disk.copies) > 0
+        return self.scheduler.has_work or is_copying
 
     def open_disk_cache(
         self, path: str, *, max_bytes: int, min_tokens: int = 128, loras: Sequence[tuple[str, float]] = ()
@@ -201,7 +141,10 @@ class Engine:
         can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
         key = state_key(self.model, context, self.config, loras)
         disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
-        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context)
+        # A part of a sequence is copied by way of another one, of which this kind of memory has some to spare.
+        has_spare = can_cut and context.kv_unified and self.cache.n_slots > self.n_seq_max
+        spare_id = self.cache.reserve_id() if has_spare else None
+        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context, spare_id)
         self.stats.disk_cache = disk.stats
 
     def validate(self, request: Request) -> None:
@@ -224,8 +167,7 @@ class Engine:
 
         One that prepare() made ready can fail here or later only by a mistake of the engine's: it then ends with ERROR.
         """
-        if self.dead is not None:
-            raise EngineDeadError(f"the engine is dead: {self.dead}")
+        self._check_alive()
         state = request if isinstance(request, RequestState) else self.prepare(request)
         if state.request.request_id in self.scheduler.requests:
             raise InvalidRequestError(f"request id {state.request.request_id!r} is in use", param="request_id")
@@ -252,7 +194,8 @@ class Engine:
         """One decode, and what it brought. After a fatal error all requests end with ERROR, and `dead` says why.
 
         With nothing to compute but prompts whose beginning is being loaded, it waits for that; but if disk.on_load is
-        set, it only sets is_stalled: the next step is of use after that call.
+        set, it only sets is_stalled: the next step is of use after that call. A slice of what goes to the disk is
+        copied, too.
         """
         scheduler = self.scheduler
         outputs: list[RequestOutput] = []
@@ -269,8 +212,9 @@ class Engine:
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
-        if self.disk is not None:
-            self.is_stalled = plan is None and not instant and self.disk.is_reading
+        if self.disk is not None and self.dead is None:
+            self.disk.copies.step()
+            self.is_stalled = plan is None and not instant and self.disk.is_reading and not self.disk.copies
             if self.is_stalled and self.disk.on_load is None:
                 self.disk.wait()
         return instant + outputs if instant else outputs
@@ -281,18 +225,19 @@ class Engine:
         """Continue one prompt or several (text or token ids), yielding deltas as they come.
 
         RequestOutput.request_id is the number of the prompt, "0", "1", ... Raises InvalidRequestError before anything
-        runs, and RuntimeError if the engine is busy. Leaving the iterator early aborts what is left.
+        runs, and RuntimeError if the engine is busy, now or when the iteration begins. Leaving the iterator early
+        aborts what is left.
         """
+        self._check_free()
         params = params or SamplingParams()
         grammar = None if params.structured is None else self.compile_grammar(params.structured)
+        self._num_runs += 1
         requests = [
-            Request(str(i), array("i", self._token_ids(prompt)), params, grammar=grammar)
+            Request(f"run {self._num_runs} {i}", array("i", self._token_ids(prompt)), params, grammar=grammar)
             for i, prompt in enumerate(_as_list(prompts))
         ]
         for request in requests:
             self.validate(request)
-        if self.has_work:
-            raise RuntimeError("the engine is busy with other requests")
         return self._run(requests)
 
     def check_integrity(self) -> None:
@@ -300,24 +245,46 @@ class Engine:
         self.scheduler.check_integrity()
 
     def close(self) -> None:
-        """Free the context and the model. Idempotent; afterwards only validate() and stats are left."""
+        """Free the context and the model. Idempotent; afterwards only validate() and stats are left.
+
+        A model that was given as such stays its owner's.
+        """
         self.grammars.close()
         if self.disk is not None:
-            self.disk.disk.close()
+            self.disk.close(copy_all=self.dead is None)
             self.disk = None
+        self.dead = self.dead or "it is closed"
+        if "tokenizer" in self.__dict__:
+            self.tokenizer.close()
         for name in ("scheduler", "cache", "batch", "runner", "context", "tokenizer", "model"):
             self.__dict__.pop(name, None)
 
     def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
+        self._check_free()
+        numbers = {request.request_id: str(i) for i, request in enumerate(requests)}
+        left = set(numbers)
         try:
             for request in requests:
                 self.add(request)
-            while self.has_work:
-                yield from self.step()
+            while left:
+                self._check_alive()
+                for output in self.step():
+                    if output.usage is not None:
+                        left.discard(output.request_id)
+                    output.request_id = numbers.get(output.request_id, output.request_id)
+                    yield output
         finally:
-            for request in requests:
-                self.abort(request.request_id)
-            self.scheduler.take_instant()
+            if self.dead is None:
+                self.scheduler.drop(left)
+
+    def _check_alive(self) -> None:
+        if self.dead is not None:
+            raise EngineDeadError(f"the engine is dead: {self.dead}")
+
+    def _check_free(self) -> None:
+        self._check_alive()
+        if self.scheduler.has_work:
+            raise RuntimeError("the engine is busy with other requests")
 
     def _token_ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if isinstance(prompt, str):
@@ -353,14 +320,15 @@ def _make_context(model: Model, config: EngineConfig) -> Context:
     if config.enable_prefix_cache and config.kv_unified:  # ids for finished prefixes
         n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
     threads = config.threads or default_threads()[0]
+    n_batch = max(config.n_batch, config.n_seq_max)
     values = asdict(config)
     return Context(
         model,
         n_ctx=config.n_ctx or min(model.n_ctx_train, _DEFAULT_N_CTX),
-        n_batch=max(config.n_batch, config.n_seq_max),
+        n_batch=n_batch,
         n_ubatch=config.n_ubatch,
         n_seq_max=n_seq_ids,
-        n_outputs_max=config.n_seq_max,
+        n_outputs_max=max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
         threads=threads,
         threads_batch=config.threads_batch or threads,
         **{name: values[name] for name in _CONTEXT_FIELDS},

@@ -7,12 +7,11 @@ import json
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 
 from llamafast.errors import GrammarError, ShuttingDownError
-from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
+from llamafast.grammars.constraint import Grammar, Program
 from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.pushdown import compile_gbnf
@@ -28,26 +27,6 @@ _MAX_CACHED_BYTES = 8 * 1024 * 1024  # of their texts
 _STACK_BYTES = 64 * 1024 * 1024  # of address space
 _ANCHOR = "\n"
 _ANY_OBJECT = '{"type": "object"}'
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """A compiled constraint, shared by all requests that use it.
-
-    warnings: what was dropped because it cannot be enforced (only where StructuredOutput.strict is False).
-    start_after: as in StructuredOutput.
-    """
-
-    program: Program
-    warnings: tuple[str, ...] = ()
-    start_after: tuple[int, ...] = ()
-
-    def start(self) -> Constraint:
-        """A constraint for one sequence, at the beginning of its output."""
-        constraint = self.program.start()
-        if self.start_after:
-            return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)
-        return constraint
 
 
 class GrammarCompiler:
@@ -97,12 +76,7 @@ class GrammarCompiler:
         tokenizer = self._tokenizer
         names = tokenizer.table(skip_special=False).token_bytes
         control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
-        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), self._tokenize)
-
-    def _tokenize(self, text: str) -> list[int]:
-        """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
-        before = self._tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
-        return self._tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
+        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), partial(_tokenize, tokenizer))
 
     def _program(self, structured: StructuredOutput) -> Future[Program]:
         try:
@@ -149,6 +123,12 @@ class GrammarCompiler:
         if kind is StructuredKind.LARK:
             return compile_lark(vocabulary, text)
         return compile_gbnf(vocabulary, text)
+
+
+def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
+    """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
+    before = tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
+    return tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
 
 
 def _choices(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 
 from llamafast.cache.prefix_cache import PrefixCache
@@ -88,6 +88,12 @@ class Scheduler:
         for sequence in state.sequences if state is not None else ():
             if sequence.status is not SequenceStatus.FINISHED:
                 self._stop(sequence, reason, error, keep=error is None)
+
+    def drop(self, request_ids: Set[str]) -> None:
+        """End requests of which nobody wants to hear any more. Those that have ended are ignored."""
+        for request_id in request_ids:
+            self.abort(request_id)
+        self._instant = [output for output in self._instant if output.request_id not in request_ids]
 
     def finish(self, request_id: str, index: int) -> None:
         """End one choice as if it had come to a stop; its last output comes with the next step. Others go on.

@@ -10,6 +10,14 @@ from llamafast.request import TokenLogprob
 
 Score = tuple[float, int, list[tuple[int, float]]]
 
+# Of logits in one step; llama.cpp holds them twice.
+_MAX_LOGITS_BYTES = 64 * 2**20
+
+
+def num_scored_rows(n_vocab: int) -> int:
+    """Rows of a prompt that one step may score: few steps for a vocabulary of any size, within a bound of memory."""
+    return max(1, _MAX_LOGITS_BYTES // (4 * n_vocab))
+
 
 class PromptScores:
     """entries[i] is the logprob of prompt token i, None for the first one, which nothing precedes.

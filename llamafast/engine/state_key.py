@@ -10,12 +10,9 @@ from collections.abc import Iterable, Iterator
 from glob import escape, glob
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llamafast._core import COMPILED_LLAMA_CPP_PYTHON, Context, Model, libllama_version
-
-if TYPE_CHECKING:
-    from llamafast.engine.engine import EngineConfig
+from llamafast.engine.config import EngineConfig
 
 # Larger files are read in this many pieces, evenly spread: all of a large model would delay each start by minutes.
 _NUM_PIECES = 256

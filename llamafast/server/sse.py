@@ -152,7 +152,10 @@ def _error_event(exc: Exception) -> bytes:
 
 
 class MergedOutputs:
-    """Several output streams as one. Choice c of stream s becomes choice s * num_choices + c."""
+    """Several output streams as one. Choice c of stream s becomes choice s * num_choices + c.
+
+    Dropping it drops the streams; dropping an iterator over it aborts them.
+    """
 
     def __init__(self, streams: Sequence[Outputs], num_choices: int) -> None:
         self._arrived: list[RequestOutput] = []
@@ -160,9 +163,7 @@ class MergedOutputs:
         self._streams = streams
         self._num_choices = num_choices
         self._num_open = len(streams)
-        self._tasks = [
-            asyncio.ensure_future(self._forward(stream, i * num_choices)) for i, stream in enumerate(streams)
-        ]
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def _forward(self, stream: Outputs, base: int) -> None:
         try:
@@ -176,14 +177,22 @@ class MergedOutputs:
             self._wake.set()
 
     async def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
-        while self._num_open or self._arrived:
-            await self._wake.wait()
-            self._wake.clear()
-            arrived, self._arrived = self._arrived, []
-            if arrived:
-                yield arrived
-        # Raises what ended a stream before its time.
-        await asyncio.gather(*self._tasks)
+        # Not sooner: the tasks keep the streams alive, and nobody but an iterator can be sure to end them.
+        self._tasks = [
+            asyncio.ensure_future(self._forward(stream, i * self._num_choices))
+            for i, stream in enumerate(self._streams)
+        ]
+        try:
+            while self._num_open or self._arrived:
+                await self._wake.wait()
+                self._wake.clear()
+                arrived, self._arrived = self._arrived, []
+                if arrived:
+                    yield arrived
+            # Raises what ended a stream before its time.
+            await asyncio.gather(*self._tasks)
+        finally:
+            await self.aclose()
 
     def finish(self, index: int) -> None:
         """End one choice of one stream."""

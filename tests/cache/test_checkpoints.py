@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 
 import pytest
 
@@ -81,6 +82,36 @@ def test_drop_forgets_the_longer_ones_on_the_path():
     store.drop(ids("abcdef"), "", above=2)
     store.check_integrity()
     assert [store.has(ids(text), "") for text in ("ab", "abcd", "abx")] == [True, False, True]
+
+
+def long_conversation() -> tuple[CheckpointStore, array]:
+    """A checkpoint each ten tokens, 300 times; the one behind the first ten is used by others too."""
+    store, tokens = CheckpointStore(10**6), array("i")
+    for i in range(300):
+        tokens.extend([i] * 10)
+        store.add(tokens, "", bytes(16))
+        store.touch(store.find(tokens, "", 10))
+    store.check_integrity()
+    return store, tokens
+
+
+def test_add_long_conversation_keeps_a_few():
+    store, _ = long_conversation()
+    assert len(store) == 64
+    assert store.num_evicted == 300 - 64
+
+
+def test_add_long_conversation_keeps_the_last_and_what_others_use():
+    store, tokens = long_conversation()
+    kept = [length for length in range(10, 3001, 10) if store.has(tokens[:length], "")]
+    assert kept[-4:] == [2970, 2980, 2990, 3000]
+    assert kept[0] == 10
+
+
+def test_add_long_conversation_leaves_no_wide_gap():
+    store, tokens = long_conversation()
+    kept = [length for length in range(10, 3001, 10) if store.has(tokens[:length], "")]
+    assert max(after - before for before, after in pairwise(kept)) <= 100
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 
 import pytest
 
@@ -185,6 +186,42 @@ def test_submit_before_the_first_step_counts_free_ids():
     assert serve(engine, work, max_queued_requests=1) == 3
 
 
+def test_submit_counts_requests_and_not_what_else_is_on_its_way():
+    engine = make_engine(scripted("hello", "hello"), n_ctx=400, n_seq_max=1)
+    gate = Gate(engine)
+
+    async def work(async_engine):
+        running = async_engine.submit(make_request("0"))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        for _ in range(9):
+            running.finish(7)
+            async_engine.abort("gone")
+        assert async_engine.num_waiting == 0
+        waiting = async_engine.submit(make_request("1"))
+        assert async_engine.num_waiting == 1
+        gate.opened.set()
+        return [(await read(stream))[0] for stream in (running, waiting)]
+
+    assert serve(engine, work, max_queued_requests=1) == ["hello", "hello"]
+
+
+def test_stream_that_has_ended_finishes_no_later_request_of_its_id():
+    engine = make_engine(scripted("hello"), n_ctx=400)
+    gate = Gate(engine, num_free=8)
+
+    async def work(async_engine):
+        first = async_engine.submit(make_request("0"))
+        await read(first)
+        second = async_engine.submit(make_request("0"))
+        text = "".join(output.text for output in await anext(second))
+        first.finish(0)
+        first.abort()
+        gate.opened.set()
+        return text + (await read(second))[0]
+
+    assert serve(engine, work) == "hello"
+
+
 @pytest.mark.parametrize("leave", ["aclose", "abort", "drop", "cancel"])
 def test_stream_left_early_frees_its_sequence(leave):
     engine = make_engine(scripted(ENDLESS), n_ctx=4000)
@@ -346,3 +383,18 @@ def test_debug_checks_integrity_when_idle(monkeypatch):
 
     serve(engine, work)
     assert checked == [False]
+
+
+def test_stop_frees_context_and_model_while_the_async_engine_stays():
+    engine = make_engine(n_ctx=400)
+    context, model = weakref.ref(engine.context), weakref.ref(engine.model)
+    stopped = []
+
+    async def work(async_engine):
+        stopped.append(async_engine)
+        await read(async_engine.submit(make_request("0")))
+
+    serve(engine, work)
+    gc.collect()
+    assert (context(), model()) == (None, None)
+    assert stopped[0].num_waiting == 0

@@ -8,8 +8,8 @@ import weakref
 import pytest
 
 from llamafast.engine.engine import EngineConfig
-from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError
-from llamafast.request import FinishReason, SamplingParams
+from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, ShuttingDownError
+from llamafast.request import FinishReason, SamplingParams, StructuredKind, StructuredOutput
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request, scripted
 
 GREEDY = SamplingParams(seed=0)
@@ -59,6 +59,75 @@ def test_generate_busy_engine_is_refused():
     next(outputs)
     with pytest.raises(RuntimeError):
         engine.generate("two")
+
+
+def test_generate_second_iterator_of_a_busy_engine_is_refused_and_the_first_goes_on():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    first, second = engine.generate("one", GREEDY), engine.generate("two", GREEDY)
+    text = next(first).text
+    with pytest.raises(RuntimeError):
+        next(second)
+    assert text + "".join(output.text for output in first) == "a long text"
+
+
+def all_but_the_end(engine):
+    """An iterator of generate() that has given its last output, but was not asked for more."""
+    outputs = engine.generate("one", GREEDY)
+    while next(outputs).usage is None:
+        pass
+    return outputs
+
+
+def test_generate_dropped_late_leaves_a_later_one_alone():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    first, second = all_but_the_end(engine), engine.generate("two", GREEDY)
+    text = next(second).text
+    first.close()
+    assert text + "".join(output.text for output in second) == "a long text"
+
+
+def test_generate_resumed_late_takes_nothing_from_a_later_one():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    first, second = all_but_the_end(engine), engine.generate("two", GREEDY)
+    text = next(second).text
+    assert list(first) == []
+    assert text + "".join(output.text for output in second) == "a long text"
+
+
+def test_generate_never_started_leaves_a_later_one_alone():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    first, second = engine.generate("one", GREEDY), engine.generate("two", GREEDY)
+    text = next(second).text
+    first.close()
+    assert text + "".join(output.text for output in second) == "a long text"
+
+
+def test_generate_left_early_leaves_other_requests_alone():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    outputs = engine.generate("one", GREEDY)
+    next(outputs)
+    engine.add(make_request("0", "two"))
+    outputs.close()
+    assert Collector().run(engine).text == {("0", 0): "a long text"}
+
+
+def test_generate_of_a_closed_engine_says_so():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    outputs = engine.generate("one", GREEDY)
+    next(outputs)
+    engine.close()
+    for call in (lambda: next(outputs), lambda: engine.generate("two"), lambda: engine.add(make_request("0"))):
+        with pytest.raises(EngineDeadError, match="closed"):
+            call()
+
+
+def test_generate_dropped_after_the_engine_was_closed_is_silent():
+    engine = make_engine(scripted("a long text"), n_ctx=400)
+    outputs = engine.generate("one", GREEDY)
+    next(outputs)
+    engine.close()
+    outputs.close()
+    assert list(outputs) == []
 
 
 def test_validate_prompt_that_never_fits_is_too_long():
@@ -174,3 +243,23 @@ def test_close_frees_the_context_and_can_be_repeated():
     engine.close()
     gc.collect()
     assert context() is None
+
+
+def test_close_frees_the_model_whoever_holds_the_tokenizer():
+    engine = make_engine(n_ctx=400)
+    Collector().run(engine, make_request("0"))
+    model, tokenizer = weakref.ref(engine.model), engine.tokenizer
+    engine.close()
+    assert model() is None
+    with pytest.raises(ShuttingDownError):
+        tokenizer.encode("text", add_special=False, parse_special=False)
+
+
+def test_close_frees_what_compiled_grammars():
+    engine = make_engine(n_ctx=400)
+    engine.compile_grammar(StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}'))
+    compiler, tokenizer = weakref.ref(engine.grammars), weakref.ref(engine.tokenizer)
+    engine.close()
+    del engine
+    gc.collect()
+    assert (compiler(), tokenizer()) == (None, None)

@@ -11,12 +11,13 @@ import llamafast
 from llamafast._core import live_handles
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import DecodeError
-from llamafast.request import FinishReason, Request, SamplingParams
+from llamafast.request import FinishReason, Request, SamplingParams, StructuredKind, StructuredOutput
 from tests import tiny_models
 from tests.engine.fakes import Collector
 
 BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+GBNF = "root ::= [0-9]+"
 QUESTIONS = {
     "What is the capital of France?": "The capital of France is Paris.",
     "Hello!": "Hello! How can I help you today?",
@@ -135,8 +136,14 @@ def test_cancelled_decode_is_made_good(model, attention_path):
 
 def test_native_handles_are_freed_on_close():
     before = live_handles()
-    with open_engine(BUILT_IN) as engine:
-        Collector().run(engine, *chats(engine))
-        assert live_handles()["Context"] == before["Context"] + 1
-    del engine
-    assert live_handles() == before
+    engine = open_engine(BUILT_IN)
+    grammar = engine.compile_grammar(StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}'))
+    Collector().run(engine, *chats(engine, dry_multiplier=1.0))
+    list(
+        engine.generate(
+            "1 + 1 = ", SamplingParams(max_tokens=4, structured=StructuredOutput(StructuredKind.GBNF, GBNF))
+        )
+    )
+    assert live_handles()["Context"] == before["Context"] + 1
+    engine.close()
+    assert live_handles() == before, f"{engine} and {grammar} are still there"

@@ -10,6 +10,7 @@ import pytest
 
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.engine.scoring import num_scored_rows
 from llamafast.errors import DecodeError
 from llamafast.request import FinishReason, Request, SamplingParams
 from tests import tiny_models
@@ -49,6 +50,23 @@ def expected(request: Request) -> list:
 
 def brief(entries: list) -> list:
     return [entry and (entry.logprob, entry.rank) for entry in entries]
+
+
+@pytest.mark.parametrize(("n_vocab", "num_rows"), [(3_584, 4681), (32_000, 524), (151_936, 110), (248_320, 67)])
+def test_num_scored_rows_stays_within_the_bound_on_memory(n_vocab, num_rows):
+    assert num_scored_rows(n_vocab) == num_rows
+
+
+@pytest.mark.usefixtures("native")
+def test_prompt_logprobs_take_no_more_steps_than_the_prompt():
+    steps = {}
+    with Engine(str(BUILT_IN), EngineConfig(n_ctx=1024, n_seq_max=2, n_batch=256, threads=1)) as engine:
+        for prompt_logprobs in (None, 0):
+            before = engine.stats.steps
+            params = SamplingParams(max_tokens=1, prompt_logprobs=prompt_logprobs)
+            list(engine.generate([300 + i for i in range(600)], params))
+            steps[prompt_logprobs] = engine.stats.steps - before
+    assert steps[0] <= steps[None] + 1
 
 
 @pytest.mark.parametrize(("kind", "kv_unified"), KINDS)
@@ -213,7 +231,7 @@ def test_prompt_logprobs_equal_those_of_the_same_tokens_generated(tmp_path, name
 
 @pytest.mark.usefixtures("native")
 def test_prompt_logprobs_real_cancelled_decode_is_made_good():
-    config = EngineConfig(n_ctx=1024, n_seq_max=4, threads=1)
+    config = EngineConfig(n_ctx=1024, n_batch=12, n_seq_max=4, threads=1)
     with Engine(str(BUILT_IN), config) as engine:
         prompt = engine.tokenizer.encode("The capital of France is Paris.", add_special=True, parse_special=True)
         prompt *= 8

@@ -9,6 +9,8 @@ import pytest
 
 from llamafast.errors import EngineDeadError
 from llamafast.request import FinishReason, RequestOutput, Usage
+from llamafast.server.sse import MergedOutputs
+from tests.server.conftest import FakeStream
 
 CHAT = "/v1/chat/completions"
 DONE = b"data: [DONE]\n\n"
@@ -145,6 +147,53 @@ def test_many_prompts_whose_client_leaves_are_all_aborted(held, connect):
         return [stream.closed.is_set() for stream in held.engine.streams]
 
     assert asyncio.run(go()) == [True, True]
+
+
+class DroppedStream(FakeStream):
+    """Ends as an engine's stream does: when it is dropped."""
+
+    def __init__(self, ended: list[str], name: str) -> None:
+        super().__init__()
+        self.ended, self.name = ended, name
+
+    async def aclose(self) -> None:
+        self.ended.append(self.name)
+
+    def __del__(self) -> None:
+        self.ended.append(self.name)
+
+
+async def turns_of_the_loop() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_many_prompts_dropped_unread_end_all_streams():
+    async def go():
+        ended = []
+        merged = MergedOutputs([DroppedStream(ended, "a"), DroppedStream(ended, "b")], 1)
+        await turns_of_the_loop()
+        del merged
+        await turns_of_the_loop()
+        return set(ended)
+
+    assert asyncio.run(go()) == {"a", "b"}
+
+
+def test_many_prompts_dropped_while_read_end_all_streams():
+    async def go():
+        ended = []
+        streams = [DroppedStream(ended, "a"), DroppedStream(ended, "b")]
+        streams[1].push([out("text")])
+        reader = aiter(MergedOutputs(streams, 1))
+        del streams
+        first = await anext(reader)
+        assert not ended
+        del reader
+        await turns_of_the_loop()
+        return first[0].index, set(ended)
+
+    assert asyncio.run(go()) == (1, {"a", "b"})
 
 
 def test_body_whose_client_leaves_midway_starts_nothing(held, connect):
