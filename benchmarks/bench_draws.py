@@ -13,7 +13,9 @@ The last line of the output is one JSON object.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import zlib
 from array import array
 from pathlib import Path
 
@@ -21,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 import llamafast
-from llamafast import EngineConfig, SamplingParams, _kernels
-from llamafast.engine.engine import Engine
-from llamafast.request import Request
+from llamafast import _kernels
+from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.request import Request, SamplingParams
 
 Row = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -72,8 +74,8 @@ def inverse_flips(p: Floats, q: Floats) -> float:
 
 
 def kernel_case(shape: str, n_vocab: int, temperature: float, filters: dict[str, float], n: int) -> dict[str, object]:
-    """n rows, 500 draws each."""
-    flips, tv, inverse, n_draws = 0, 0.0, 0.0, 500
+    """n rows, 1,000 draws each."""
+    flips, tv, inverse, n_draws = 0, 0.0, 0.0, 1000
     for number in range(n):
         row = make_row(shape, n_vocab, number)
         noise = np.random.default_rng(number).normal(0, SHIFT, n_vocab)
@@ -81,9 +83,10 @@ def kernel_case(shape: str, n_vocab: int, temperature: float, filters: dict[str,
         p, q = (distribution(x, temperature, filters) for x in rows)
         tv += float(np.abs(p - q).sum()) / 2 / n
         inverse += inverse_flips(p, q) / n
+        seed = zlib.crc32(repr((shape, n_vocab, temperature, filters, number)).encode())
         top_k, top_p, min_p = int(filters.get("top_k", 0)), filters.get("top_p", 1.0), filters.get("min_p", 0.0)
         first, second = (
-            _kernels.draw(x, n_draws, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=number)
+            _kernels.draw(x, n_draws, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
             for x in rows
         )
         flips += sum(a != b for a, b in zip(first, second, strict=True))
@@ -146,6 +149,11 @@ def main() -> None:
                     tv, race, inverse = (float(str(case[key])) for key in ("tv", "race", "inverse"))
                     ratios = f"{race / tv:.1f} | {inverse / tv:.1f}"
                     print(f"| {n_vocab} | {shape} | {temperature} | {filters} | {tv:.1e} | {ratios} |", flush=True)
+    print("\n| V | row | tv | race / tv | inverse / tv |\n| ---: | --- | ---: | ---: | ---: |")
+    for place, cases in itertools.groupby(kernel, lambda case: (case["n_vocab"], case["row"])):
+        group = list(cases)
+        tv, race, inverse = (float(np.mean([float(str(c[key])) for c in group])) for key in ("tv", "race", "inverse"))
+        print(f"| {place[0]} | {place[1]} | {tv:.1e} | {race / tv:.1f} | {inverse / tv:.1f} |", flush=True)
     model = {} if options.no_model else model_case(64)
     print(json.dumps({"benchmark": "draws", "shift": SHIFT, "kernel": kernel, "model": model}))
 

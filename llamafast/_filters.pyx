@@ -11,8 +11,6 @@ cdef extern from "_vecmath.h" nogil:
     uint32_t vm_order(float x)
     float vm_maxima(const float* row, int32_t n, float* maxima)
     int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
-    int32_t vm_count_bits(int32_t n, const uint32_t* mask, const uint32_t* also)
-    void vm_hide(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* shown)
     int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
                     int32_t* ids)
     int32_t vm_pack_cut(const float* order, const float* row, const int32_t* ids, int32_t n, float floor,
@@ -49,13 +47,10 @@ cdef int32_t filtered_draw(const float* row, int32_t n, const uint32_t* mask, co
     if mask is not NULL:
         kernels.scratch_reserve_packed(scratch)
         view.logits = scratch.packed
-        if not is_rare(params) and vm_count_bits(n, mask, also) > n // 4:
-            vm_hide(row, n, mask, also, scratch.packed)     # a race is quickest where places are ids
-        else:
-            view.ids = scratch.packed_ids
-            view.n = vm_pack(row, n, mask, also, scratch.packed, scratch.packed_ids)
-            if view.n == 0:
-                return -1
+        view.ids = scratch.packed_ids
+        view.n = vm_pack(row, n, mask, also, scratch.packed, scratch.packed_ids)
+        if view.n == 0:
+            return -1
     place = draw_view(&view, params, mu, noise, scratch, surprise)
     if mask is not NULL and not view.logits[place] > -INFINITY:
         return -1

@@ -1,4 +1,4 @@
-"""Sampling of one sequence: its settings, its stream of random numbers and what its penalties have seen. Not thread-safe."""
+"""Sampling of one sequence: its settings, its random numbers and what its penalties have seen. Not thread-safe."""
 
 from array import array
 from collections.abc import Iterable, Sequence

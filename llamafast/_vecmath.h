@@ -280,30 +280,6 @@ static int32_t vm_count(const float* row, int32_t n, const float* maxima, float 
     return count;
 }
 
-/* How many of n bits are set in mask, and in `also` unless that is NULL. */
-static int32_t vm_count_bits(int32_t n, const uint32_t* mask, const uint32_t* also) {
-    int32_t start, count = 0;
-    for (start = 0; start < n; start += 32) {
-        uint32_t bits = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
-        count += __builtin_popcount(n - start < 32 ? bits & ((1u << (n - start)) - 1) : bits);
-    }
-    return count;
-}
-
-/* OUT shown (n,): row where the bit is set in mask, and in `also` unless that is NULL; else -inf. */
-VM_CLONES
-static void vm_hide(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* shown) {
-    int32_t start, j;
-    for (start = 0; start + 32 <= n; start += 32) {
-        uint32_t bits = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
-        for (j = 0; j < 32; j++) shown[start + j] = bits >> j & 1 ? row[start + j] : -INFINITY;
-    }
-    for (; start < n; start++) {
-        uint32_t bits = also ? mask[start / 32] & also[start / 32] : mask[start / 32];
-        shown[start] = bits >> start % 32 & 1 ? row[start] : -INFINITY;
-    }
-}
-
 /* From place start on, a multiple of 32: OUT packed, ids from n_packed on. */
 static int32_t vm_pack_words(const float* row, int32_t start, int32_t n, const uint32_t* mask, const uint32_t* also,
                              float* packed, int32_t* ids, int32_t n_packed) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_draw_probed_then_masked_follows_the_distribution_of_the_allowed() -> No
 
 @pytest.mark.parametrize("depth", [5.0, 12.0, 20.0])
 def test_draw_unlikely_tokens_are_as_likely_as_they_should_be(depth: float) -> None:
-    """The tail of a long row: 50,000 tokens that together hold as much as the top, each exp(-depth) and a common shift."""
+    """A long tail, about depth below zero, that together holds as much as the one token at the top."""
     row = np.full(50_000, -depth, np.float32)
     row[777] = math.log(50_000) - depth
     hits = _kernels.draw(row, 20_000, seed=2).count(777)
@@ -137,7 +138,7 @@ def test_draw_places_of_a_block_are_independent_of_their_time() -> None:
 def test_draw_neighbours_are_independent(step: str) -> None:
     row = np.zeros(40, np.float32)
     tokens = [_kernels.draw(row, 1, **{step: i})[0] for i in range(30_001)]
-    pairs = [a * 40 + b for a, b in zip(tokens[:-1], tokens[1:], strict=True)]
+    pairs = [a * 40 + b for a, b in itertools.pairwise(tokens)]
     assert chi_square_excess(pairs, np.full(1600, 1 / 1600)) < 4
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 
 def choice_seed(seed: int, index: int) -> int:
-    """The seed of choice `index` of a request with this seed: 0 has it as it is, the others one that is hashed from both.
+    """The seed of choice `index` of a request: 0 has the request's own, the others one that is hashed from both.
 
     So choice 1 of seed 7 has nothing to do with choice 0 of seed 8. Seeds count modulo 2**64.
     """
