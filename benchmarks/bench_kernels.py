@@ -62,7 +62,8 @@ def drawing(seen: array[int] | None = None, **settings) -> Callable[[int], Calla
         sampler = Sampler(n_vocab, seed=1, **own)
         if seen is not None:
             sampler.prime(seen)
-        return lambda row: sampler.draw(row, n_draws=N_DRAWS)
+        positions = itertools.count(0, N_DRAWS)
+        return lambda row: sampler.draw(row, None, N_DRAWS, next(positions))
 
     return make
 
@@ -148,8 +149,8 @@ def numpy_top_n(row: Row) -> list[int]:
 
 def half_allowed(n_vocab: int) -> Callable[[Row], object]:
     mask = np.random.default_rng(1).integers(0, 2**32, (n_vocab + 31) // 32, dtype=np.uint32)
-    sampler = Sampler(n_vocab, temperature=0.8, seed=1)
-    return lambda row: sampler.draw(row, mask, N_DRAWS)
+    sampler, positions = Sampler(n_vocab, temperature=0.8, seed=1), itertools.count(0, N_DRAWS)
+    return lambda row: sampler.draw(row, mask, N_DRAWS, next(positions))
 
 
 def usual_cases() -> list[Case]:

@@ -657,7 +657,8 @@ cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
     cdef int32_t i
     for i in range(rows.starts[group], rows.starts[group + 1]):
         if rows.is_constrained[i]:
-            rows.drawn[i] = sampling.draw_token(rows.states[i], rows.logits[i], &rows.scratches[thread])
+            rows.drawn[i] = sampling.draw_token(rows.states[i], rows.logits[i], rows.states[i].num_accepted,
+                                                 &rows.scratches[thread])
         else:
             rows.drawn[i] = sampling.draw_row(rows.states[i], rows.logits[i], &rows.scratches[thread])
 
@@ -732,8 +733,8 @@ cdef class ModelRunner:
         return [self.drawn[i] for i in range(n_rows)]
 
     cdef int32_t settle(self, Py_ssize_t i, constraint) except -2:
-        """Accept what was drawn if the constraint allows it, else what is drawn among the tokens it allows: together
-        this is the exact distribution. The token, or -1.
+        """Accept what was drawn if the constraint allows it, else the winner of the same race among the tokens that it
+        allows: without filters both are the winner of that race. The token, or -1.
         """
         cdef sampling.SamplerState* state = self.states[i]
         cdef float* logits = self.logit_rows[i]
@@ -747,7 +748,7 @@ cdef class ModelRunner:
                     raise ValueError(f"a mask of {len(mask)} bytes for {state.n_vocab} tokens")
                 words = <const uint32_t*> PyBytes_AS_STRING(mask)
                 with nogil:
-                    token = sampling.draw_masked(state, logits, words, &self.scratches[0])
+                    token = sampling.draw_masked(state, logits, words, state.num_accepted, &self.scratches[0])
                 if token < 0 or not constraint.accept(token):
                     raise GrammarError("the grammar and the other settings leave no token that may come next")
         except BaseException as error:  # whatever it is, the other sequences go on
@@ -774,7 +775,7 @@ cdef class ModelRunner:
         if not PARALLEL_AVAILABLE or <int64_t> n_rows * n_vocab < PARALLEL_LOGITS or not self.is_independent():
             n_threads = 1
         while self.scratches.size() < <size_t> n_threads:
-            self.scratches.push_back(kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0))
+            self.scratches.push_back(kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0))
         for i in range(n_threads):
             kernels.scratch_reserve(&self.scratches[i], n_vocab)
         self.drawn.assign(n_rows, NOT_DRAWN)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from llamafast._kernels cimport RowParams, Scratch
+from llamafast._kernels cimport Noise, RowParams, Scratch
 
 cdef struct FilterParams:
     RowParams row
@@ -14,11 +14,11 @@ cdef struct FilterParams:
     float dynatemp_exponent
     int32_t mirostat            # 0: off; 1, 2: in place of all filters above
 
-# One draw: top_n_sigma -> top_k -> typical_p -> top_p -> min_p -> xtc -> temperature -> draw (llama.cpp's default
-# order), or temperature -> mirostat -> draw. Greedy, all else aside, if the temperature cannot be above 0.
+# One draw: top_n_sigma -> top_k -> typical_p -> top_p -> min_p -> xtc -> temperature -> race (llama.cpp's default
+# order), or temperature -> mirostat -> race. Greedy, all else aside, if the temperature cannot be above 0.
 # IN mask, also: only places whose bit (i % 32 of word i // 32) is set in both are there; NULL: all. -1 if mask is given
 # and none of them is above -inf. mu: mirostat's, in bits; OUT surprise (mirostat only): the token's, in bits.
 # Does not change row. scratch must be reserved for n.
 cdef int32_t filtered_draw(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also,
-                           const FilterParams* params, float mu, uint64_t* rng, Scratch* scratch,
+                           const FilterParams* params, float mu, const Noise* noise, Scratch* scratch,
                            float* surprise) except -2 nogil

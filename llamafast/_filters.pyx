@@ -5,7 +5,7 @@ from libc.math cimport INFINITY, exp2, fabs, log, pow, sqrt
 from libc.string cimport memcpy
 
 cimport llamafast._kernels as kernels
-from llamafast._kernels cimport Cut, RowParams, Scratch
+from llamafast._kernels cimport Cut, Noise, RowParams, Scratch
 
 cdef extern from "_vecmath.h" nogil:
     uint32_t vm_order(float x)
@@ -40,7 +40,7 @@ cdef inline Cut everything(const View* view) noexcept nogil:
 
 
 cdef int32_t filtered_draw(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also,
-                           const FilterParams* params, float mu, uint64_t* rng, Scratch* scratch,
+                           const FilterParams* params, float mu, const Noise* noise, Scratch* scratch,
                            float* surprise) except -2 nogil:
     cdef View view = View(row, NULL, n)
     cdef int32_t place
@@ -51,13 +51,13 @@ cdef int32_t filtered_draw(const float* row, int32_t n, const uint32_t* mask, co
         view.n = vm_pack(row, n, mask, also, scratch.packed, scratch.packed_ids)
         if view.n == 0:
             return -1
-    place = draw_view(&view, params, mu, rng, scratch, surprise)
+    place = draw_view(&view, params, mu, noise, scratch, surprise)
     if mask is not NULL and not view.logits[place] > -INFINITY:
         return -1
     return place if view.ids is NULL else view.ids[place]
 
 
-cdef int32_t draw_view(View* view, const FilterParams* params, float mu, uint64_t* rng, Scratch* scratch,
+cdef int32_t draw_view(View* view, const FilterParams* params, float mu, const Noise* noise, Scratch* scratch,
                        float* surprise) except -2 nogil:
     # OUT view: what the filters left, where the place returned stands
     cdef RowParams last = params.row
@@ -66,12 +66,12 @@ cdef int32_t draw_view(View* view, const FilterParams* params, float mu, uint64_
     if not last.temperature + max(params.dynatemp_range, <float> 0) > 0:
         return kernels.row_argmax(view.logits, view.n)
     if not is_rare(params):
-        return kernels.row_draw(view.logits, view.n, &last, rng, scratch)
+        return kernels.row_draw(view.logits, view.ids, view.n, &last, noise, scratch)
     top = top_of(view, scratch)
     if not -INFINITY < top < INFINITY:
         return kernels.row_argmax(view.logits, view.n)
     if params.mirostat > 0:
-        return draw_mirostat(view, params, mu, rng, scratch, surprise)
+        return draw_mirostat(view, top, params, mu, noise, scratch, surprise)
     kernels.scratch_reserve_packed(scratch)
     if params.top_n_sigma > 0:
         narrow(view, view.logits, sigma_cut(view, top, params.top_n_sigma), scratch)
@@ -79,7 +79,7 @@ cdef int32_t draw_view(View* view, const FilterParams* params, float mu, uint64_
         last = RowParams(last.temperature, 0, last.top_p, last.min_p)
         cut_usual(view, RowParams(1, params.row.top_k, 1, 0), scratch)
         keep_typical(view, params.typical_p, scratch)
-    xtc = params.xtc_probability > 0 and kernels.rng_uniform(rng) < params.xtc_probability
+    xtc = params.xtc_probability > 0 and kernels.uniform_of(noise.coin) < params.xtc_probability
     if xtc or params.dynatemp_range > 0:
         cut_usual(view, last, scratch)
         last = RowParams(last.temperature, 0, 1, 0)
@@ -87,7 +87,7 @@ cdef int32_t draw_view(View* view, const FilterParams* params, float mu, uint64_
         exclude_top(view, params.xtc_threshold, scratch)
     if params.dynatemp_range > 0:
         last.temperature = dynamic_temperature(view, params, scratch)
-    return kernels.row_draw(view.logits, view.n, &last, rng, scratch)
+    return kernels.row_draw(view.logits, view.ids, view.n, &last, noise, scratch)
 
 
 cdef inline bint is_rare(const FilterParams* params) noexcept nogil:
@@ -106,10 +106,11 @@ cdef void narrow(View* view, const float* order, Cut cut, Scratch* scratch) noex
 cdef void cut_usual(View* view, RowParams params, Scratch* scratch) noexcept nogil:
     """Keep what top_k, top_p and min_p leave."""
     cdef float top
+    cdef int32_t n_keys
     if not 0 < params.top_k < view.n and not params.top_p < 1 and not params.min_p > 0:
         return
     top = top_of(view, scratch)
-    narrow(view, view.logits, kernels.row_cut(view.logits, view.n, top, &params, scratch), scratch)
+    narrow(view, view.logits, kernels.row_cut(view.logits, view.n, top, &params, scratch, &n_keys), scratch)
 
 
 cdef Cut sigma_cut(const View* view, float top, float n_sigma) noexcept nogil:
@@ -173,23 +174,23 @@ cdef float dynamic_temperature(const View* view, const FilterParams* params, Scr
 
 # ---- mirostat
 
-cdef int32_t draw_mirostat(const View* view, const FilterParams* params, float mu, uint64_t* rng, Scratch* scratch,
-                           float* surprise) noexcept nogil:
+cdef int32_t draw_mirostat(const View* view, float top, const FilterParams* params, float mu, const Noise* noise,
+                           Scratch* scratch, float* surprise) noexcept nogil:
+    # IN scratch.maxima, top: of the view
     cdef RowParams limit = RowParams(1, 0, 1, 0)
     cdef Cut cut = everything(view)
-    cdef float top, scale, temperature = params.row.temperature
+    cdef float scale, temperature = params.row.temperature
     cdef double total, floor
-    cdef int32_t place
+    cdef int32_t place, n_keys = 0
     surprise[0] = 0
     if params.dynatemp_range > 0:
         temperature = dynamic_temperature(view, params, scratch)
     if not temperature > 0:
         return kernels.row_argmax(view.logits, view.n)
     scale = min(<float> 1 / temperature, FLT_MAX)
-    top = top_of(view, scratch)
     if params.mirostat == 1:
         limit.top_k = mirostat_k(view, scale, mu)
-        cut = kernels.row_cut(view.logits, view.n, top, &limit, scratch)
+        cut = kernels.row_cut(view.logits, view.n, top, &limit, scratch, &n_keys)
     else:
         total = kernels.row_sum_cut(view.logits, view.n, top, scale, cut, scratch)
         floor = top + (log(total) - mu * LN2) / scale
@@ -197,7 +198,8 @@ cdef int32_t draw_mirostat(const View* view, const FilterParams* params, float m
             cut = Cut(top, kernels.row_argmax(view.logits, view.n))
         elif floor > -FLT_MAX:
             cut.floor = <float> floor
-    place = kernels.row_draw_cut(view.logits, view.n, top, scale, cut, kernels.rng_uniform(rng), scratch, &total)
+    total = kernels.row_sum_cut(view.logits, view.n, top, scale, cut, scratch)
+    place = kernels.row_race(view.logits, view.ids, view.n, top, scale, cut, n_keys, noise, scratch)
     surprise[0] = <float> ((log(total) - (view.logits[place] - top) * scale) / LN2)
     return place
 

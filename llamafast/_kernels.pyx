@@ -3,23 +3,40 @@
 from array import array
 
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY, exp, log, logf, nextafterf
+from libc.math cimport INFINITY, exp, log, log1p, logf, nextafterf
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 cdef extern from "_vecmath.h" nogil:
     enum:
         VM_BLOCK
         VM_REST
     float vm_exp(float x)
+    uint64_t vm_mix(uint64_t x)
+    uint64_t vm_random(uint64_t key, uint64_t place)
     uint32_t vm_order(float x)
     float vm_unorder(uint32_t order)
     int32_t vm_bin(float x, float max, float scale, int32_t last)
     float vm_maxima(const float* row, int32_t n, float* maxima)
     double vm_sums(const float* row, int32_t n, const float* maxima, float max, float scale, float floor, double* sums)
+    double vm_mass(const float* row, int32_t n, const float* maxima, float max, float floor, int32_t place,
+                   double* better)
+    uint64_t vm_contenders(const float* row, int32_t n, int32_t b, float max, float scale, float floor, float hash,
+                           float limit, float* w)
+    int32_t vm_lowest(uint64_t bits)
+    void vm_hashes(uint64_t key, int32_t first, int32_t n, float* hashes)
+    void vm_haste(const float* values, int32_t n, float max, float scale, float floor, const float* hashes,
+                  float* haste)
     void vm_histogram(const float* row, int32_t n, const float* maxima, float max, const float* logits, float peak,
                       float power, float scale, float floor, int32_t last, double* bins)
     int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor)
     int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
+
+cdef float SLACK = VM_BLOCK * 1.00001      # a block's weights may exceed that of its maximum by rounding
+
+cdef struct Winner:         # of a race so far
+    double time
+    int32_t place           # -1: none
 
 cdef enum:
     MAX_BINS = 2048
@@ -42,7 +59,10 @@ cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil:
     scratch.maxima = <float*> malloc((n_blocks * 2 + 64) * sizeof(float))    # n/64 + n/4096 + ... and rounding up
     scratch.sums = <double*> malloc(n_blocks * sizeof(double))
     scratch.bins = <double*> malloc((MAX_BINS + VM_REST) * sizeof(double))
-    if scratch.keys is NULL or scratch.maxima is NULL or scratch.sums is NULL or scratch.bins is NULL:
+    scratch.haste = <float*> malloc(n_blocks * sizeof(float))
+    scratch.hashes = <float*> malloc(n_blocks * 2 * sizeof(float))
+    if (scratch.keys is NULL or scratch.maxima is NULL or scratch.sums is NULL or scratch.bins is NULL
+            or scratch.haste is NULL or scratch.hashes is NULL):
         scratch_free(scratch)
         with gil:
             raise MemoryError(f"no memory for sampling rows of {n_vocab} logits")
@@ -70,6 +90,8 @@ cdef void scratch_free(Scratch* scratch) noexcept nogil:
     free(scratch.maxima)
     free(scratch.sums)
     free(scratch.bins)
+    free(scratch.haste)
+    free(scratch.hashes)
     free(scratch.packed)
     free(scratch.packed_ids)
     free(scratch.scores)
@@ -77,26 +99,27 @@ cdef void scratch_free(Scratch* scratch) noexcept nogil:
     scratch.maxima = NULL
     scratch.sums = NULL
     scratch.bins = NULL
+    scratch.haste = NULL
+    scratch.hashes = NULL
     scratch.packed = NULL
     scratch.packed_ids = NULL
     scratch.scores = NULL
     scratch.capacity = 0
 
 
-cdef inline uint64_t mix(uint64_t x) noexcept nogil:
-    x = (x ^ (x >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * <uint64_t> 0x94D049BB133111EB
-    return x ^ (x >> 31)
-
-
-cdef uint64_t rng_seed(uint64_t seed) noexcept nogil:
+cdef uint64_t stream_of(uint64_t seed) noexcept nogil:
     # mixed twice, so that neighbouring seeds do not start neighbouring places of the one splitmix64 sequence
-    return mix(mix(seed + <uint64_t> 0x9E3779B97F4A7C15) ^ <uint64_t> 0xD1B54A32D192ED03)
+    return vm_mix(vm_mix(seed + <uint64_t> 0x9E3779B97F4A7C15) ^ <uint64_t> 0xD1B54A32D192ED03)
 
 
-cdef double rng_uniform(uint64_t* state) noexcept nogil:
-    state[0] += <uint64_t> 0x9E3779B97F4A7C15                   # splitmix64
-    return <double> (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
+cdef Noise noise_of(uint64_t stream, int64_t position) noexcept nogil:
+    cdef uint64_t key = vm_random(stream, <uint64_t> position)
+    return Noise(vm_mix(key ^ <uint64_t> 0xA0761D6478BD642F), vm_mix(key ^ <uint64_t> 0xE7037ED1A0B428DB),
+                 vm_mix(key ^ <uint64_t> 0x8EBC6AF09C88C6E3))
+
+
+cdef double uniform_of(uint64_t random) noexcept nogil:
+    return (<double> (random >> 12) + 0.5) * (1.0 / 4503599627370496.0)
 
 
 # ---- one row
@@ -353,35 +376,25 @@ cdef Cut cut_min_p(int32_t n, float top, const RowParams* params) noexcept nogil
     return Cut(-FLT_MAX, n - 1)
 
 
-cdef Cut row_cut(const float* row, int32_t n, float top, const RowParams* params, Scratch* scratch) noexcept nogil:
+cdef Cut row_cut(const float* row, int32_t n, float top, const RowParams* params, Scratch* scratch,
+                 int32_t* n_keys) noexcept nogil:
     cdef Cut cut = cut_min_p(n, top, params), other = cut
     cdef double mass = 0
-    cdef int32_t n_keys, i
+    cdef int32_t i
+    n_keys[0] = 0
     if 0 < params.top_k < n:
-        n_keys = gather_best(row, n, top, scratch.maxima, params.top_k, scratch)
+        n_keys[0] = gather_best(row, n, top, scratch.maxima, params.top_k, scratch)
         if params.top_p < 1:
-            for i in range(n_keys):
+            for i in range(n_keys[0]):
                 mass += mass_of(scratch.keys[i], row, top)
-            n_keys = take_best(scratch.keys, n_keys, mass * params.top_p, row, top)
-        other = worst_of(scratch.keys, n_keys)
+            n_keys[0] = take_best(scratch.keys, n_keys[0], mass * params.top_p, row, top)
+        other = worst_of(scratch.keys, n_keys[0])
     elif params.top_p < 1:
         other = row_cut_mass(row, n, top, row, top, mass_reach(n, params.top_p), params.top_p, scratch)
     return cut if cut.floor > other.floor else other
 
 
-# ---- the draw
-
-cdef int32_t pick(const double* weights, int32_t n, double* target) noexcept nogil:
-    """Where the running sum passes target, which is lowered by what came before; the last > 0 if rounding hides it."""
-    cdef int32_t i, last = 0
-    for i in range(n):
-        if weights[i] > 0:
-            if target[0] < weights[i]:
-                return i
-            target[0] -= weights[i]
-            last = i
-    return last
-
+# ---- the draw: a race
 
 cdef void weigh_block(const float* row, int32_t n, int32_t b, float top, float scale, Cut cut,
                       double* weights) noexcept nogil:
@@ -393,20 +406,22 @@ cdef void weigh_block(const float* row, int32_t n, int32_t b, float top, float s
             weights[i - start] = 0
 
 
-cdef double row_sum_cut(const float* row, int32_t n, float top, float scale, Cut cut, Scratch* scratch) noexcept nogil:
-    """Sum of exp((logit - top) * scale) over what the cut leaves; per block in scratch.sums.
+cdef inline float negligible(int32_t n, float top, float scale) noexcept nogil:
+    """All n logits below it together weigh less than exp(-17), a float's rounding."""
+    return top - <float> (log(n) + 17) / scale
 
-    Logits so low that all n of them together weigh less than exp(-17), a float's rounding, are left out.
-    """
+
+cdef double row_sum_cut(const float* row, int32_t n, float top, float scale, Cut cut, Scratch* scratch) noexcept nogil:
+    """Sum of exp((logit - top) * scale) over what the cut leaves, but for what is negligible."""
     # The rule for ties changes in the block of last_id:
     #   blocks before it: row[i] >= floor      it: both      blocks after it: row[i] > floor
     cdef double[VM_BLOCK] weights
-    cdef float negligible = top - <float> (log(n) + 17) / scale
+    cdef float least = negligible(n, top, scale)
     cdef int32_t border, after, i
     cdef double* sums = scratch.sums
     cdef double total
-    if negligible > cut.floor:
-        cut = Cut(negligible, n - 1)
+    if least > cut.floor:
+        cut = Cut(least, n - 1)
     border = cut.last_id // VM_BLOCK
     after = (border + 1) * VM_BLOCK
     total = vm_sums(row, border * VM_BLOCK, scratch.maxima, top, scale, cut.floor, sums)
@@ -421,77 +436,148 @@ cdef double row_sum_cut(const float* row, int32_t n, float top, float scale, Cut
     return total
 
 
-cdef int32_t row_draw_cut(const float* row, int32_t n, float top, float scale, Cut cut, double uniform,
-                          Scratch* scratch, double* total) noexcept nogil:
-    # One draw among the blocks, one inside.
-    cdef double[VM_BLOCK] weights
-    cdef int32_t b
-    cdef double target
-    total[0] = row_sum_cut(row, n, top, scale, cut, scratch)
-    target = total[0] * uniform
-    b = pick(scratch.sums, num_blocks(n), &target)
-    weigh_block(row, n, b, top, scale, cut, weights)
-    return b * VM_BLOCK + pick(weights, VM_BLOCK, &target)
+cdef void load_hashes(const int32_t* ids, int32_t n, const Noise* noise, float* hashes) noexcept nogil:
+    """OUT hashes: per block of the row one that is at most VM_BLOCK times the time of each of its tokens."""
+    cdef int32_t n_blocks = num_blocks(n), first, n_groups, b, i
+    cdef float* own = hashes + n_blocks     # per VM_BLOCK ids
+    cdef float least
+    if ids is NULL:
+        vm_hashes(noise.blocks, 0, n_blocks, hashes)
+        return
+    first = ids[0] // VM_BLOCK
+    n_groups = ids[n - 1] // VM_BLOCK + 1 - first
+    if n_groups > n:                # so few tokens that it is better to look at each
+        memset(hashes, 0, n_blocks * sizeof(float))
+        return
+    vm_hashes(noise.blocks, first, n_groups, own)
+    for b in range(n_blocks):
+        least = 1
+        for i in range(ids[b * VM_BLOCK] // VM_BLOCK, ids[min((b + 1) * VM_BLOCK, n) - 1] // VM_BLOCK + 1):
+            least = min(least, own[i - first])
+        hashes[b] = least
 
 
-cdef bint try_top_p(const float* row, int32_t n, float top, float scale, const RowParams* params, double uniform,
-                    Scratch* scratch, int32_t* token, double* mass) noexcept nogil:
-    """A draw without top_p; whether it lies inside top_p's set (what is larger holds less than top_p).
+cdef inline void race_token(int32_t place, int32_t token, double weight, uint64_t random, const Noise* noise,
+                            Winner* winner) noexcept nogil:
+    """IN random: of the token's block; OUT winner. A time is computed as far as it takes to see that it is too late."""
+    cdef uint64_t own
+    cdef double limit = weight * winner.time, time
+    if uniform_of(random) > limit * VM_BLOCK:       # -log(1 - u) >= u: most need no logarithm
+        return
+    time = -log1p(-uniform_of(random)) / VM_BLOCK
+    if <int32_t> (random % VM_BLOCK) != token % VM_BLOCK:
+        own = vm_random(noise.tokens, token)
+        if time + uniform_of(own) > limit:
+            return
+        time -= log1p(-uniform_of(own))
+    time /= weight
+    if time < winner.time:
+        winner.time = time
+        winner.place = place
 
-    OUT mass: that of the whole row at temperature 1.
+
+cdef void race_block(const float* row, const int32_t* ids, int32_t n, int32_t b, float top, float scale, Cut cut,
+                     const Noise* noise, float hash, Winner* winner) noexcept nogil:
+    cdef float[VM_BLOCK] weights
+    cdef int32_t group = -1, i, token
+    cdef uint64_t random = 0, contenders
+    contenders = vm_contenders(row, n, b, top, scale, cut.floor, hash, SLACK * <float> winner.time, weights)
+    while contenders:
+        i = b * VM_BLOCK + vm_lowest(contenders)
+        contenders &= contenders - 1
+        if row[i] == cut.floor and i > cut.last_id:
+            continue
+        token = i if ids is NULL else ids[i]
+        if token // VM_BLOCK != group:
+            group = token // VM_BLOCK
+            random = vm_random(noise.blocks, group)
+        race_token(i, token, weights[i % VM_BLOCK], random, noise, winner)
+
+
+cdef void race_keys(const float* row, const int32_t* ids, const uint64_t* keys, int32_t n_keys, float top, float scale,
+                    Cut cut, const Noise* noise, Winner* winner) noexcept nogil:
+    cdef int32_t k, i, token
+    for k in range(n_keys):
+        i = <int32_t> ~<uint32_t> keys[k]
+        if row[i] > cut.floor or (row[i] == cut.floor and i <= cut.last_id):
+            token = i if ids is NULL else ids[i]
+            race_token(i, token, vm_exp((row[i] - top) * scale), vm_random(noise.blocks, token // VM_BLOCK), noise,
+                       winner)
+
+
+cdef int32_t row_race(const float* row, const int32_t* ids, int32_t n, float top, float scale, Cut cut, int32_t n_keys,
+                      const Noise* noise, Scratch* scratch) noexcept nogil:
+    cdef int32_t n_blocks = num_blocks(n), n_chunks = num_blocks(n_blocks), best, chunk, b
+    cdef float* haste = scratch.haste
+    cdef float* hashes = scratch.hashes
+    cdef float* maxima = scratch.maxima + n_blocks      # per block of haste
+    cdef Winner winner = Winner(INFINITY, -1)
+    cdef float earliest, too_late
+    if 0 < n_keys <= n_blocks:
+        race_keys(row, ids, scratch.keys, n_keys, top, scale, cut, noise, &winner)
+        return winner.place if winner.place >= 0 else row_argmax(row, n)
+    load_hashes(ids, n, noise, hashes)
+    vm_haste(scratch.maxima, n_blocks, top, scale, cut.floor, hashes, haste)
+    earliest = vm_maxima(haste, n_blocks, maxima)
+    chunk = find(maxima, n_chunks, earliest)
+    best = chunk * VM_BLOCK + find(haste + chunk * VM_BLOCK, min(VM_BLOCK, n_blocks - chunk * VM_BLOCK), earliest)
+    race_block(row, ids, n, best, top, scale, cut, noise, hashes[best], &winner)
+    too_late = -SLACK * <float> winner.time
+    for chunk in range(n_chunks):
+        if maxima[chunk] < too_late:
+            continue
+        for b in range(chunk * VM_BLOCK, min((chunk + 1) * VM_BLOCK, n_blocks)):
+            if haste[b] >= too_late and b != best:
+                race_block(row, ids, n, b, top, scale, cut, noise, hashes[b], &winner)
+                too_late = -SLACK * <float> winner.time
+    return winner.place if winner.place >= 0 else row_argmax(row, n)
+
+
+cdef bint is_inside(const float* row, int32_t n, float top, const RowParams* params, int32_t place, Scratch* scratch,
+                    double* mass) noexcept nogil:
+    """Whether a place belongs to top_p's set: what is better holds less than top_p. The best one does, always.
+
+    OUT mass: that of the whole row at temperature 1, but for what is negligible.
     """
-    cdef Cut larger
-    cdef int32_t start
-    token[0] = row_draw_cut(row, n, top, scale, cut_min_p(n, top, params), uniform, scratch, mass)
-    if scale != 1 or params.min_p > 0:
-        mass[0] = row_sum_cut(row, n, top, 1, Cut(-FLT_MAX, n - 1), scratch)
-    if row[token[0]] == top:            # the first of the largest is inside, whatever top_p
-        start = find(scratch.maxima, num_blocks(n), top) * VM_BLOCK
-        if start + find(row + start, n - start, top) == token[0]:
-            return True
-    larger = Cut(row[token[0]], token[0] - 1)
-    if token[0] == 0:
-        larger = Cut(nextafterf(row[0], INFINITY), n - 1)
-    return row_sum_cut(row, n, top, 1, larger, scratch) < mass[0] * params.top_p
+    cdef double better
+    mass[0] = vm_mass(row, n, scratch.maxima, top, negligible(n, top, 1), place, &better)
+    return better < mass[0] * params.top_p
 
 
 cdef Cut cut_above(const float* row, int32_t n, float top, const RowParams* params, float floor, double mass,
-                   Scratch* scratch) noexcept nogil:
+                   Scratch* scratch, int32_t* n_keys) noexcept nogil:
     """The cut of top_p and min_p, where it is known that top_p's lies at floor or above, and the mass of the row."""
     cdef Cut cut = cut_min_p(n, top, params), other
-    cdef int32_t n_keys
     if vm_count(row, n, scratch.maxima, floor) > n // 16:
-        return row_cut(row, n, top, params, scratch)
-    n_keys = vm_gather(row, n, scratch.maxima, floor, INFINITY, scratch.keys)
-    other = worst_of(scratch.keys, take_best(scratch.keys, n_keys, mass * params.top_p, row, top))
+        return row_cut(row, n, top, params, scratch, n_keys)
+    n_keys[0] = vm_gather(row, n, scratch.maxima, floor, INFINITY, scratch.keys)
+    n_keys[0] = take_best(scratch.keys, n_keys[0], mass * params.top_p, row, top)
+    other = worst_of(scratch.keys, n_keys[0])
     return cut if cut.floor > other.floor else other
 
 
-cdef int32_t row_draw(const float* row, int32_t n, const RowParams* params, uint64_t* rng,
+cdef int32_t row_draw(const float* row, const int32_t* ids, int32_t n, const RowParams* params, const Noise* noise,
                       Scratch* scratch) noexcept nogil:
-    cdef double uniform, mass
-    cdef uint64_t retry
-    cdef int32_t token
+    cdef double mass
+    cdef int32_t place, n_keys
     cdef float top, scale
     cdef Cut cut
     if not params.temperature > 0:
         return row_argmax(row, n)
-    uniform = rng_uniform(rng)
     top = vm_maxima(row, n, scratch.maxima)
     if not -INFINITY < top < INFINITY:
         return row_argmax(row, n)
     scale = min(<float> 1 / params.temperature, FLT_MAX)
     if not 0 < params.top_k < n and 0.5 <= params.top_p < 1 and scale >= 1:
-        # Most draws lie inside, and seeing that one does is cheaper than finding the border. Drawing again from the
-        # exact set when it does not leaves the distribution right.
-        if try_top_p(row, n, top, scale, params, uniform, scratch, &token, &mass):
-            return token
-        retry = mix(rng[0])
-        uniform = rng_uniform(&retry)
-        cut = cut_above(row, n, top, params, row[token], mass, scratch)
+        # Most winners lie inside top_p's set, and seeing that one does is cheaper than finding the border. Where it
+        # does not, the winner among those inside is next.
+        place = row_race(row, ids, n, top, scale, cut_min_p(n, top, params), 0, noise, scratch)
+        if is_inside(row, n, top, params, place, scratch, &mass):
+            return place
+        cut = cut_above(row, n, top, params, row[place], mass, scratch, &n_keys)
     else:
-        cut = row_cut(row, n, top, params, scratch)
-    return row_draw_cut(row, n, top, scale, cut, uniform, scratch, &mass)
+        cut = row_cut(row, n, top, params, scratch, &n_keys)
+    return row_race(row, ids, n, top, scale, cut, n_keys, noise, scratch)
 
 
 # ---- Python face
@@ -547,20 +633,23 @@ def penalize(float[::1] row, const int32_t[::1] ids, const int32_t[::1] counts, 
 
 
 def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t top_k=0, float top_p=1.0,
-         float min_p=0.0, seed: int = 0) -> list[int]:
-    """n_draws tokens from the logits row, float32 (n,), n >= 1; one after the other from one random sequence.
+         float min_p=0.0, seed: int = 0, int64_t position=0) -> list[int]:
+    """n_draws tokens from the logits row, float32 (n,), n >= 1; the i-th with the random numbers of position + i.
 
     Filters in this order, on the logits before the temperature: top_k (<= 0: off) keeps the k largest; top_p (>= 1:
     off) the fewest largest that hold top_p of the probability left, at least one; min_p (<= 0: off) those with at least
     min_p times the largest probability. Of equal logits the lower place is kept first. Then one is drawn with
     probability ~ exp(logit / temperature). temperature <= 0 is argmax. NaN and -inf are never drawn, +inf always; 0 if
-    there is nothing to draw. Equal seeds give equal draws on one machine. Raises ValueError if n == 0 or n_draws < 0.
+    there is nothing to draw. Each (seed, position, place) has a random number of its own, and the draw is the place
+    whose number and logit make the best score (Gumbel-max): a small change of the logits seldom changes it, and it is
+    the same among fewer places as long as it is one of them. Raises ValueError if n == 0 or n_draws < 0.
     Source: top_p, arXiv:1904.09751; min_p, arXiv:2407.01082; order, llama.cpp's default.
     """
     cdef int32_t n = checked_length(row), i
     cdef RowParams params = RowParams(temperature, top_k, top_p, min_p)
-    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)
-    cdef uint64_t rng = rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
+    cdef Scratch scratch = Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)
+    cdef uint64_t stream = stream_of(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
+    cdef Noise noise
     if n_draws < 0:
         raise ValueError(f"n_draws must not be negative, not {n_draws}")
     tokens = array("i", bytes(4 * n_draws))
@@ -569,7 +658,8 @@ def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t 
         with nogil:
             scratch_reserve(&scratch, n)
             for i in range(n_draws):
-                out[i] = row_draw(&row[0], n, &params, &rng, &scratch)
+                noise = noise_of(stream, position + i)
+                out[i] = row_draw(&row[0], NULL, n, &params, &noise, &scratch)
     finally:
         scratch_free(&scratch)
     return tokens.tolist()

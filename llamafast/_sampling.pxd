@@ -1,6 +1,6 @@
 """C face of the samplers, for the model runner."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
@@ -18,7 +18,7 @@ cdef class DryBreakers:
 
 cdef cppclass SamplerState:
     filters.FilterParams params
-    uint64_t rng
+    uint64_t stream                             # of random numbers; a draw takes those of a position in it
     int32_t n_vocab, num_logprobs, min_tokens, num_accepted
     # mirostat
     float mu, next_mu, tau, eta
@@ -60,13 +60,15 @@ cdef class Sampler:
 
 cdef int num_live_samplers() noexcept nogil
 # All leave IN logits (n_vocab,) as they were. scratch must be reserved for n_vocab.
+# The random numbers are those of a position: where in the output the token will stand (num_accepted for the next one).
 # One token, not accepted.
-cdef int32_t draw_token(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil
-# One token whose bit in mask is set (n_vocab bits, bit i % 32 of word i // 32); -1 if there is none above -inf.
-cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask,
+cdef int32_t draw_token(SamplerState* state, float* logits, int64_t position, kernels.Scratch* scratch) except -2 nogil
+# One token whose bit in mask is set (n_vocab bits, bit i % 32 of word i // 32); -1 if there is none above -inf. Without
+# filters it is what draw_token draws at that position if that one is in mask.
+cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask, int64_t position,
                          kernels.Scratch* scratch) except -2 nogil
 # The raw logprobs of a row where token was drawn, if this sampler was asked for them.
 cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) except -1 nogil
 cdef int accept_token(SamplerState* state, int32_t token) except -1 nogil
-# One token: drawn, its logprobs kept, accepted.
+# The next token: drawn, its logprobs kept, accepted.
 cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil

@@ -58,8 +58,12 @@ class Sampler:
     def accept(self, token_id: int) -> None: ...
     def adjusted(self, logits: Readable) -> array[float]:
         """A copy of logits, float32 (n_vocab,), as the filters would see them: bias, penalties and bans applied."""
-    def draw(self, logits: Writeable, mask: Readable | None = None, n_draws: int = 1) -> list[int]:
+    def draw(
+        self, logits: Writeable, mask: Readable | None = None, n_draws: int = 1, position: int | None = None
+    ) -> list[int]:
         """n_draws tokens from logits, float32 (n_vocab,), none accepted; the row is the same afterwards.
+
+        The i-th takes the random numbers of position + i, a place in the output; None: that of the next token.
 
         mask: n_vocab bits as uint32 words, lowest bit first; -1 where no allowed token is above -inf.
         """

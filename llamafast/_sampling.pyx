@@ -1,8 +1,8 @@
 """The sampling state of one sequence and the draw of its next token. No llama.h here: tests need no model."""
 
 from cpython cimport array
-from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY, log, pow
+from libc.float cimport FLT_MAX, FLT_MIN
+from libc.math cimport INFINITY, copysign, fabs, log, pow
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.algorithm cimport binary_search
@@ -44,6 +44,19 @@ cdef class DryBreakers:
             self.ptr.by_end[<int32_t> tail[len(tail) - 1]].push_back(number)
 
 
+cdef float as_float(str name, double value) except? -1:
+    """The nearest float that is finite, and of the same sign where value is not 0. Raises ValueError for NaN."""
+    cdef double size = fabs(value)
+    if value != value:
+        raise ValueError(f"{name} must be a number, not NaN")
+    return <float> copysign(0.0 if size == 0 else max(FLT_MIN, min(size, <double> FLT_MAX)), value)
+
+
+cdef int32_t as_int(value) except? -1:
+    """The nearest 32 bit integer: as good as any beyond it."""
+    return max(-2**31, min(value, 2**31 - 1))
+
+
 cdef int fill_mask(vector[uint32_t]* mask, int n_vocab, token_ids) except -1:
     """OUT mask: n_vocab bits, those of token_ids set. Raises ValueError for an unknown id."""
     cdef int token_id
@@ -63,13 +76,14 @@ cdef int check_id(int token_id, int n_vocab) except -1:
 @cython.final
 @cython.no_gc_clear                     # the state points into dry_breakers
 cdef class Sampler:
-    """Sampling state of one sequence: settings, its own random numbers, and what its penalties look back at.
+    """Sampling state of one sequence: settings, a stream of random numbers, and what its penalties look back at.
 
     Order as llama.cpp's default chain: bias, repetition, frequency and presence, DRY, bans, top_n_sigma, top_k,
     typical_p, top_p, min_p, XTC, temperature, draw; mirostat stands for all filters, behind the temperature.
     The settings are SamplingParams', with its values for off; temperature 0 is greedy. num_logprobs -1: none; N >= 0:
     the drawn token's raw logprob and the N best. banned_ids cannot be drawn before min_tokens tokens were accepted;
-    only allowed_token_ids can, unless None. Raises ValueError for an unknown id or a penalty out of range.
+    only allowed_token_ids can, unless None. Numbers too large or small for 32 bits become the nearest that fit, not
+    infinity, zero or denormal. Raises ValueError for an unknown id, a repetition_penalty <= 0 and NaN.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -82,36 +96,35 @@ cdef class Sampler:
         del self.ptr
         num_samplers -= 1
 
-    def __init__(self, int n_vocab, *, float repetition_penalty=1.0, float frequency_penalty=0.0,
-                 float presence_penalty=0.0, int penalty_last_n=-1, float dry_multiplier=0.0, float dry_base=1.75,
-                 int dry_allowed_length=2, int dry_penalty_last_n=-1, DryBreakers dry_breakers=None, logit_bias=(),
-                 bad_words=(), allowed_token_ids=None, seed=0, int num_logprobs=-1, banned_ids=(), int min_tokens=0,
-                 **filter_settings):
+    def __init__(self, int n_vocab, *, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0,
+                 penalty_last_n=-1, dry_multiplier=0.0, dry_base=1.75, dry_allowed_length=2, dry_penalty_last_n=-1,
+                 DryBreakers dry_breakers=None, logit_bias=(), bad_words=(), allowed_token_ids=None, seed=0,
+                 num_logprobs=-1, banned_ids=(), min_tokens=0, **filter_settings):
         cdef SamplerState* state = self.ptr
         if n_vocab < 1:
             raise ValueError("n_vocab must be at least 1")
-        if repetition_penalty <= 0:
+        if not repetition_penalty > 0:
             raise ValueError("repetition_penalty must be positive")
         if dry_breakers is not None and dry_breakers.n_vocab != n_vocab:
             raise ValueError("dry_breakers are of another vocabulary")
         state.n_vocab = n_vocab
-        state.repetition = repetition_penalty
-        state.frequency = frequency_penalty
-        state.presence = presence_penalty
-        changes = repetition_penalty != 1.0 or frequency_penalty != 0.0 or presence_penalty != 0.0
-        state.window = penalty_last_n if changes else 0
-        state.dry_multiplier = dry_multiplier if dry_penalty_last_n != 0 else 0
-        state.dry_base = dry_base
-        state.dry_allowed_length = dry_allowed_length
-        state.dry_window = dry_penalty_last_n
+        state.repetition = as_float("repetition_penalty", repetition_penalty)
+        state.frequency = as_float("frequency_penalty", frequency_penalty)
+        state.presence = as_float("presence_penalty", presence_penalty)
+        changes = state.repetition != 1 or state.frequency != 0 or state.presence != 0
+        state.window = as_int(penalty_last_n) if changes else 0
+        state.dry_multiplier = as_float("dry_multiplier", dry_multiplier) if dry_penalty_last_n != 0 else 0
+        state.dry_base = as_float("dry_base", dry_base)
+        state.dry_allowed_length = as_int(dry_allowed_length)
+        state.dry_window = as_int(dry_penalty_last_n)
         state.num_since_breaker = 0
         self.dry_breakers = dry_breakers
         state.breakers = NULL
         if dry_breakers is not None:
             state.breakers = dry_breakers.ptr
-        state.rng = kernels.rng_seed(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
-        state.num_logprobs = min(num_logprobs, n_vocab)
-        state.min_tokens = min_tokens
+        state.stream = kernels.stream_of(<uint64_t> (seed & 0xFFFFFFFFFFFFFFFF))
+        state.num_logprobs = as_int(min(num_logprobs, n_vocab))
+        state.min_tokens = as_int(min_tokens)
         state.num_accepted = 0
         self.set_filters(filter_settings)
         self.set_lists(logit_bias, banned_ids, bad_words, allowed_token_ids)
@@ -122,19 +135,19 @@ cdef class Sampler:
         take = {**OFF, **settings}
         if len(take) > len(OFF):
             raise TypeError(f"unknown settings: {sorted(take.keys() - OFF.keys())}")
-        state.params.row.temperature = take["temperature"]
-        state.params.row.top_k = take["top_k"]
-        state.params.row.top_p = take["top_p"]
-        state.params.row.min_p = take["min_p"]
-        state.params.typical_p = take["typical_p"]
-        state.params.top_n_sigma = take["top_n_sigma"]
-        state.params.xtc_probability = take["xtc_probability"]
-        state.params.xtc_threshold = take["xtc_threshold"]
-        state.params.dynatemp_range = take["dynatemp_range"]
-        state.params.dynatemp_exponent = take["dynatemp_exponent"]
-        state.params.mirostat = take["mirostat"]
-        state.tau = take["mirostat_tau"]
-        state.eta = take["mirostat_eta"]
+        state.params.row.temperature = as_float("temperature", take["temperature"])
+        state.params.row.top_k = as_int(take["top_k"])
+        state.params.row.top_p = as_float("top_p", take["top_p"])
+        state.params.row.min_p = as_float("min_p", take["min_p"])
+        state.params.typical_p = as_float("typical_p", take["typical_p"])
+        state.params.top_n_sigma = as_float("top_n_sigma", take["top_n_sigma"])
+        state.params.xtc_probability = as_float("xtc_probability", take["xtc_probability"])
+        state.params.xtc_threshold = as_float("xtc_threshold", take["xtc_threshold"])
+        state.params.dynatemp_range = as_float("dynatemp_range", take["dynatemp_range"])
+        state.params.dynatemp_exponent = as_float("dynatemp_exponent", take["dynatemp_exponent"])
+        state.params.mirostat = as_int(take["mirostat"])
+        state.tau = as_float("mirostat_tau", take["mirostat_tau"])
+        state.eta = as_float("mirostat_eta", take["mirostat_eta"])
         state.mu = 2 * state.tau
         state.drawn = -1
         return 0
@@ -143,7 +156,7 @@ cdef class Sampler:
         cdef SamplerState* state = self.ptr
         for token_id, value in logit_bias:
             state.bias_ids.push_back(self.checked(token_id))
-            state.bias.push_back(value)
+            state.bias.push_back(-INFINITY if value == -INFINITY else as_float("logit_bias", value))
         for token_id in banned_ids:
             state.banned_ids.push_back(self.checked(token_id))
         for word in bad_words:
@@ -195,16 +208,21 @@ cdef class Sampler:
             change_row(self.ptr, out.data.as_floats)
         return out
 
-    def draw(self, float[::1] logits not None, const uint32_t[::1] mask=None, int n_draws=1) -> list[int]:
+    def draw(self, float[::1] logits not None, const uint32_t[::1] mask=None, int n_draws=1,
+             position: int | None = None) -> list[int]:
         """n_draws tokens from logits, float32 (n_vocab,), none of them accepted. The row is the same afterwards.
+
+        The i-th takes the random numbers of position + i, a place in the output; None: that of the next token, which is
+        how many were accepted. So a draw depends on what was accepted, but not on what was drawn.
 
         mask: n_vocab bits as uint32 words, lowest bit first; only tokens whose bit is set are drawn, and -1 where none
         of them is above -inf. Raises ValueError for a row or a mask of another size.
         """
         cdef SamplerState* state = self.ptr
+        cdef int64_t start = state.num_accepted if position is None else position
         cdef int32_t n_words = (state.n_vocab + 31) // 32, i
         cdef const uint32_t* words = NULL
-        cdef kernels.Scratch scratch = kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)
+        cdef kernels.Scratch scratch = kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)
         if logits.shape[0] != state.n_vocab or (mask is not None and mask.shape[0] != n_words):
             raise ValueError(f"a row has {state.n_vocab} logits, a mask {n_words} words")
         if mask is not None:
@@ -216,9 +234,9 @@ cdef class Sampler:
                 kernels.scratch_reserve(&scratch, state.n_vocab)
                 for i in range(n_draws):
                     if words is NULL:
-                        out[i] = draw_token(state, &logits[0], &scratch)
+                        out[i] = draw_token(state, &logits[0], start + i, &scratch)
                     else:
-                        out[i] = draw_masked(state, &logits[0], words, &scratch)
+                        out[i] = draw_masked(state, &logits[0], words, start + i, &scratch)
         finally:
             kernels.scratch_free(&scratch)
         return tokens.tolist()
@@ -422,12 +440,13 @@ cdef void restore_row(SamplerState* state, float* logits) noexcept nogil:
 # ---- C face
 
 cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask, const uint32_t* also,
-                        kernels.Scratch* scratch) except -2 nogil:
+                        int64_t position, kernels.Scratch* scratch) except -2 nogil:
+    cdef kernels.Noise noise = kernels.noise_of(state.stream, position)
     cdef int32_t token = -1
     cdef float surprise = 0
     try:
         change_row(state, logits)
-        token = filters.filtered_draw(logits, state.n_vocab, mask, also, &state.params, state.mu, &state.rng, scratch,
+        token = filters.filtered_draw(logits, state.n_vocab, mask, also, &state.params, state.mu, &noise, scratch,
                                       &surprise)
     finally:
         restore_row(state, logits)
@@ -437,19 +456,19 @@ cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask
     return token
 
 
-cdef int32_t draw_token(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil:
+cdef int32_t draw_token(SamplerState* state, float* logits, int64_t position, kernels.Scratch* scratch) except -2 nogil:
     cdef int32_t token
     if state.allowed.empty():
-        return draw_among(state, logits, NULL, NULL, scratch)
-    token = draw_among(state, logits, state.allowed.data(), NULL, scratch)
+        return draw_among(state, logits, NULL, NULL, position, scratch)
+    token = draw_among(state, logits, state.allowed.data(), NULL, position, scratch)
     return token if token >= 0 else state.first_allowed
 
 
-cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask,
+cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask, int64_t position,
                          kernels.Scratch* scratch) except -2 nogil:
     if state.allowed.empty():
-        return draw_among(state, logits, mask, NULL, scratch)
-    return draw_among(state, logits, mask, state.allowed.data(), scratch)
+        return draw_among(state, logits, mask, NULL, position, scratch)
+    return draw_among(state, logits, mask, state.allowed.data(), position, scratch)
 
 
 cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) except -1 nogil:
@@ -469,7 +488,7 @@ cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) 
 
 
 cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil:
-    cdef int32_t token = draw_token(state, logits, scratch)
+    cdef int32_t token = draw_token(state, logits, state.num_accepted, scratch)
     keep_logprobs(state, logits, token)
     accept_token(state, token)
     return token

@@ -56,6 +56,17 @@ static inline float vm_exp(float x) {
     return p;
 }
 
+/* The random number of a place: a function of it and the key alone, 64 bits (splitmix64 of that many steps). */
+static inline uint64_t vm_mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static inline uint64_t vm_random(uint64_t key, uint64_t place) {
+    return vm_mix(key + (place + 1) * 0x9E3779B97F4A7C15u);
+}
+
 /* Order of floats as order of integers; -0 equals +0. */
 static inline uint32_t vm_order(float x) {
     uint32_t bits;
@@ -147,6 +158,66 @@ static double vm_sums(const float* row, int32_t n, const float* maxima, float ma
         total += sums[b];
     }
     return total;
+}
+
+/* Sum of exp(x - max), blocks below floor left out. OUT better: the same over what is larger than row[place], or as
+ * large at a lower place. */
+VM_CLONES
+static double vm_mass(const float* row, int32_t n, const float* maxima, float max, float floor, int32_t place,
+                      double* better) {
+    float pad[VM_BLOCK], w[VM_BLOCK], value = row[place];
+    double total = 0;
+    int32_t b, j, n_blocks = (n + VM_BLOCK - 1) / VM_BLOCK;
+    *better = 0;
+    for (b = 0; b < n_blocks; b++) {
+        const float* x = vm_block(row, n, b, pad);
+        int32_t before = place - b * VM_BLOCK;
+        if (maxima[b] < floor) continue;
+        vm_block_weights(x, max, 1.0f, -FLT_MAX, w);
+        total += vm_block_sum(w);
+        if (maxima[b] < value) continue;
+        for (j = 0; j < VM_BLOCK; j++) w[j] = (x[j] > value) | ((x[j] == value) & (j < before)) ? w[j] : 0.0f;
+        *better += vm_block_sum(w);
+    }
+    return total;
+}
+
+/* OUT w (VM_BLOCK,): the weights of block b, 0 below floor. Returns bit j for each with hash <= w[j] * limit. */
+VM_CLONES
+static uint64_t vm_contenders(const float* row, int32_t n, int32_t b, float max, float scale, float floor, float hash,
+                              float limit, float* w) {
+    float pad[VM_BLOCK];
+    uint8_t hit[VM_BLOCK];
+    uint64_t bits = 0, eight;
+    int j;
+    vm_block_weights(vm_block(row, n, b, pad), max, scale, floor, w);
+    for (j = 0; j < VM_BLOCK; j++) hit[j] = (w[j] > 0) & (w[j] * limit >= hash);
+    for (j = 0; j < VM_BLOCK; j += 8) { /* bytes of 0 or 1: the product's highest byte has byte k as bit k */
+        memcpy(&eight, hit + j, 8);
+        bits |= eight * 0x0102040810204080u >> 56 << j;
+    }
+    return bits;
+}
+
+static inline int32_t vm_lowest(uint64_t bits) { return (int32_t)__builtin_ctzll(bits); }
+
+/* OUT hashes (n,): the random numbers of the places first, first + 1 ... as fractions, rounded down to 24 bits. */
+VM_CLONES
+static void vm_hashes(uint64_t key, int32_t first, int32_t n, float* hashes) {
+    int32_t i;
+    for (i = 0; i < n; i++)
+        hashes[i] = (float)(int32_t)(vm_random(key, (uint64_t)first + (uint64_t)i) >> 40) * (1.0f / 16777216.0f);
+}
+
+/* OUT haste (n,): -hash / weight; -inf where the value is below floor. */
+VM_CLONES
+static void vm_haste(const float* values, int32_t n, float max, float scale, float floor, const float* hashes,
+                     float* haste) {
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        float quotient = -hashes[i] / vm_exp((values[i] - max) * scale);
+        haste[i] = values[i] >= floor ? quotient : -INFINITY;
+    }
 }
 
 /* OUT bins (last + VM_REST,): sum of exp((logits - peak) * power) by the vm_bin of row, the two rows being the same or

@@ -38,5 +38,5 @@ def test_step_sampler_named_twice_is_drawn_in_order(wide_model):
     context = make_context(wide_model, n_seq_max=4, n_outputs_max=4, threads=3)
     sampler, twin = (_sampling.Sampler(wide_model.n_vocab, seed=1) for _ in range(2))
     runner, tokens = run(context, [(7 + i, 0, i) for i in range(4)], [sampler] * 4, [0, 1, 2, 3])
-    assert tokens == [twin.draw(runner.logits(i))[0] for i in range(4)]
+    assert tokens == [twin.draw(runner.logits(i), position=i)[0] for i in range(4)]
     assert runner.num_parallel == 0

@@ -10,6 +10,7 @@ from llamafast.cache.disk_cache import DiskLoad
 from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
+from llamafast.engine.seeds import choice_seed
 from llamafast.errors import GrammarError
 from llamafast.grammars.budget import BudgetConstraint
 from llamafast.grammars.constraint import Constraint
@@ -353,7 +354,7 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
         settings["dry_breakers"] = dry_breakers(tokenizer, params.dry_sequence_breakers)
     sequences = []
     for index in range(params.best_of or params.n):
-        sampler = Sampler(tokenizer.n_vocab, seed=seed + index, **settings)
+        sampler = Sampler(tokenizer.n_vocab, seed=choice_seed(seed, index), **settings)
         sampler.prime(state.request.prompt_token_ids)
         sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
     return sequences

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from llamafast._sampling import Sampler
 from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.engine.seeds import choice_seed
 from llamafast.errors import DecodeError, GrammarError, request_failure
 from llamafast.request import Request, SamplingParams
 
@@ -297,10 +298,11 @@ def alone(
 
 
 def scripted(*texts: str):
-    """draw() that writes texts[seed], then the end; with bytes written as latin-1 characters."""
+    """draw() that writes texts[i], then the end, for seed i and for choice i of seed 0; with bytes as latin-1."""
+    of_seed = {choice_seed(0, i): text for i, text in enumerate(texts)} | dict(enumerate(texts))
 
     def draw(history: tuple[int, ...], sampler: FakeSampler) -> int:
-        text = texts[sampler.settings["seed"]]
+        text = of_seed[sampler.settings["seed"]]
         return FIRST + ord(text[sampler.num_drawn]) if sampler.num_drawn < len(text) else EOS
 
     return draw

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafast.engine.engine import EngineConfig
+from llamafast.engine.seeds import choice_seed
 from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request
 
@@ -96,7 +97,7 @@ class History:
         if self.engine.config.context_shift:
             num_kept = min(places[0] if places else 0, self.engine.max_seq_len // 2)
         limits = (max_tokens, self.engine.max_seq_len, num_kept)
-        self.expected[request_id] = [alone(prompt, seed, *limits) for seed in range(n)]
+        self.expected[request_id] = [alone(prompt, choice_seed(0, i), *limits) for i in range(n)]
 
     def extend(self, number: int, text: str) -> None:
         """The next turn: a finished request's prompt and answer, and more."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llamafast.engine.engine import EngineConfig
+from llamafast.engine.seeds import choice_seed
 from llamafast.errors import ConfigError, ContextLengthError, InvalidRequestError
 from llamafast.request import FinishReason, Request, SamplingParams
 from tests.engine.fakes import FIRST, Collector, alone, encode, make_engine, make_request, scripted
@@ -106,7 +107,7 @@ def test_cells_that_others_hold_are_computed_again():
     assert engine.stats.computed_prompt_tokens > 29 + 3
     assert collector.text == {
         **{(str(seed), 0): alone(prompt, seed, 40, 32, num_kept=0) for seed in (3, 4, 5)},
-        **{("many", i): alone(prompt, 6 + i, 40, 32, num_kept=0) for i in range(3)},
+        **{("many", i): alone(prompt, choice_seed(6, i), 40, 32, num_kept=0) for i in range(3)},
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 import llamafast
 from llamafast._core import live_handles
 from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.engine.seeds import choice_seed
 from llamafast.errors import DecodeError
 from llamafast.request import FinishReason, Request, SamplingParams, StructuredKind, StructuredOutput
 from tests import tiny_models
@@ -67,7 +68,7 @@ def test_built_in_model_sampled_forks_equal_their_seeds_alone():
         together = Collector().run(engine, request_for(engine, "0", text, temperature=0.8, seed=5, n=4))
         alone = Collector()
         for i in range(4):
-            alone.run(engine, request_for(engine, str(i), text, temperature=0.8, seed=5 + i))
+            alone.run(engine, request_for(engine, str(i), text, temperature=0.8, seed=choice_seed(5, i)))
     assert [together.text["0", i] for i in range(4)] == [alone.text[str(i), 0] for i in range(4)]
 
 

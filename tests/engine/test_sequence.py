@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llamafast.engine.seeds import choice_seed
 from llamafast.request import FinishReason
 from tests.engine.fakes import EOS, FIRST, Collector, encode, make_engine, make_request, scripted
 
@@ -129,11 +130,11 @@ def test_advance_character_unfinished_at_the_end_is_replaced():
     assert complete("a\xe2\x82\xac", max_tokens=2)[0] == "a\ufffd"
 
 
-def test_advance_seeds_count_up_over_the_choices():
+def test_advance_choices_have_their_own_seeds():
     engine = make_engine()
     engine.add(make_request("0", "abc", n=3, seed=7))
     first = engine.scheduler.waiting[0]
-    assert [s.sampler.settings["seed"] for s in (first, *first.forks)] == [7, 8, 9]
+    assert [s.sampler.settings["seed"] for s in (first, *first.forks)] == [choice_seed(7, i) for i in range(3)]
 
 
 def test_advance_no_seed_differs_from_request_to_request():
