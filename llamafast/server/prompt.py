@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,12 +14,15 @@ from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.history import content_text, template_messages
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.parsing.tool_documents import template_tools
 from llamafast.server.deps import ServerState
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
 
 # To find the boundaries of a shorter prompt takes longer than to compute it again.
 _MIN_TOKENS = 64
+# Of longer conversations no message is named that the template refuses: it would be rendered ten times.
+_MAX_SEARCHED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def _is_answer(message: Mapping[str, object], name: str) -> bool:
     return name == "content" and message.get("role") == "assistant"
 
 
-def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | None = None) -> ChatPrompt:
+def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str, object]] | None = None) -> ChatPrompt:
     """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
     template, tokenizer = state.settings.chat_template, state.engine.tokenizer
     if template is None:
@@ -88,6 +91,8 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
     segments = _rendered(template, conversation, state.control_texts, body)
     text = "".join(segment for segment, _ in segments)
     token_ids = array("i", tokenizer.encode_segments(segments))
+    if body.add_special_tokens and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
+        token_ids.insert(0, tokenizer.bos_id)
     if not token_ids:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     boundaries: tuple[int, ...] = ()
@@ -104,18 +109,19 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
     return ChatPrompt(text, token_ids, tags, is_reasoning, may_reason, body.continue_final_message, boundaries)
 
 
-def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[object] | None:
+def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None) -> Sequence[object] | None:
     """The tools for the template. Raises InvalidRequestError if it has no place for them."""
     if tools and "tools" not in template.traits.variables:
         raise InvalidRequestError("this model's chat template has no place for tools", param="tools")
-    return tools or ([] if template.traits.empty_tools else None)
+    shown = template_tools(tools or (), template.traits.tool_gaps)
+    return shown or ([] if template.traits.empty_tools else None)
 
 
 def _rendered(
     template: ChatTemplate, conversation: _Conversation, texts: ControlTexts, body: ChatBody
 ) -> list[tuple[str, bool]]:
     """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
-    mark = ""
+    mark, given = "", conversation
     client = (conversation.messages, conversation.tools, conversation.kwargs)
     if texts.may_be_in(*client):
         mark = new_mark()
@@ -130,8 +136,28 @@ def _rendered(
         )
     except TemplateError as exc:
         reason = str(exc).replace(mark, "") if mark else str(exc)
-        raise InvalidRequestError(f"the chat template refuses these messages: {reason}", param="messages") from exc
+        raise _refusal(template, given, body, reason) from exc
     return texts.segments(text, mark) if mark else [(text, True)]
+
+
+def _refusal(template: ChatTemplate, conversation: _Conversation, body: ChatBody, reason: str) -> InvalidRequestError:
+    """The error for what the template refuses. It names the message without which those before it are taken."""
+
+    def refuses(sent: Sequence[Mapping[str, object]]) -> bool:
+        try:
+            template.render(template_messages(sent, template.traits), **conversation.variables)  # type: ignore[arg-type]
+        except TemplateError as exc:
+            return str(exc) == reason
+        return False
+
+    param = "messages"
+    if len(body.messages) <= _MAX_SEARCHED:
+        sent = [message.as_sent() for message in body.messages]
+        index = bisect_left(range(1, len(sent)), True, key=lambda length: refuses(sent[:length]))
+        before = sent[:index] or [{"role": "user", "content": "Hi"}]
+        if refuses(sent[: index + 1]) and not refuses(before):
+            param = f"messages[{index}]"
+    return InvalidRequestError(f"{param}: the chat template refuses this conversation: {reason}", param=param)
 
 
 def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ BUDGET_ALIASES = {
 }
 
 # Variables by which templates switch reasoning on and off.
-_SWITCHES = ("enable_thinking", "thinking")
+SWITCHES = ("enable_thinking", "thinking")
 _OFF = ("none", "minimal")
 
 
@@ -79,7 +79,7 @@ class ReasoningFields(BaseModel):
             enabled = effort not in _OFF
         values: dict[str, object] = {} if effort is None else {"reasoning_effort": effort}
         if enabled is not None:
-            values |= {name: enabled for name in _SWITCHES if name in known}
+            values |= {name: enabled for name in SWITCHES if name in known}
         return values
 
     @property

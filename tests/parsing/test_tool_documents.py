@@ -1,0 +1,72 @@
+"""Tools for a template: only what it cannot do without is filled in, and the client's stay as they are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from llamafast.parsing.template import ChatTemplate
+from llamafast.parsing.tool_documents import template_tools
+
+QUESTION = [{"role": "user", "content": "Hi"}]
+TOOL = "{% for t in tools %}"
+# Each uses a field so that its absence is an error.
+STRICT = {
+    "description": "{{ 'D: ' + t.function.description }}",
+    "parameters": "{{ t.function.parameters | tojson }}",
+    "properties": "{% for k in t.function.parameters.properties.items() %}{{ k }}{% endfor %}",
+    "descriptions": "{% for k, p in t.function.parameters.properties.items() %}{{ '' + p.description }}{% endfor %}",
+    "one type": "{% for k, p in t.function.parameters.properties.items() %}{{ '' + p.type }}{% endfor %}",
+    "objects": "{% for k, p in t.function.parameters.properties.items() %}{{ 'type' in p }}{% endfor %}",
+}
+BARE = [
+    {},
+    {"description": None, "parameters": None},
+    {"parameters": {}},
+    {"parameters": {"type": "object"}},
+    {"parameters": {"type": "object", "properties": {"a": {"type": ["string", "null"]}, "b": {"type": "string"}}}},
+    {"parameters": {"type": "object", "properties": {"a": {"type": "string", "description": None}}}},
+]
+
+
+def tool(**fields: object) -> dict[str, object]:
+    return {"type": "function", "function": {"name": "look", **fields}}
+
+
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate(TOOL + source + "{% endfor %}{{ messages[0].content }}", bos_token="", eos_token="")
+
+
+@pytest.mark.parametrize("fields", BARE, ids=str)
+@pytest.mark.parametrize("name", STRICT)
+def test_tools_that_lack_something_are_taken_by_any_template(name: str, fields: dict[str, object]) -> None:
+    strict = template(STRICT[name])
+    assert "Hi" in strict.render(QUESTION, tools=template_tools([tool(**fields)], strict.traits.tool_gaps))
+
+
+@pytest.mark.parametrize("fields", [BARE[0], *BARE[2:5]], ids=str)
+def test_tools_stay_for_templates_that_take_them(fields: dict[str, object]) -> None:
+    shown = template("{{ t | tojson }}")
+    assert shown.traits.tool_gaps == frozenset()
+    assert template_tools([tool(**fields)], shown.traits.tool_gaps) == [tool(**fields)]
+
+
+def test_tools_gaps_are_only_those_of_the_template() -> None:
+    assert template(STRICT["description"]).traits.tool_gaps == {"description"}
+    assert template("{{ raise_exception('no tools') }}").traits.tool_gaps == frozenset()
+
+
+def test_tools_of_the_client_are_not_changed() -> None:
+    given = [
+        tool(parameters={"type": "object", "properties": {"a": True, "b": {"type": ["null", "array"], "items": {}}}})
+    ]
+    before = copy.deepcopy(given)
+    gaps = frozenset({"description", "descriptions", "one type", "additional", "objects", "items"})
+    (shown,) = template_tools(given, gaps)
+    assert given == before
+    filled = {"description": "", "additionalProperties": {}}
+    assert shown["function"]["parameters"]["properties"] == {
+        "a": filled,
+        "b": {**filled, "type": "array", "items": filled},
+    }
