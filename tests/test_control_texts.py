@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafast.control_texts import ControlTexts, new_mark
+from llamafast.parsing.turns import OwnText
 
 MARK = "\0"
 TEXTS = ControlTexts(["<|a|>", "<|a", "</s>", "<think>", "[X]", "~"])
@@ -93,3 +94,11 @@ def test_new_mark_is_digits_of_one_length() -> None:
     marks = {new_mark() for _ in range(100)}
     assert len(marks) == 100
     assert all(mark.isdigit() and len(mark) == 25 for mark in marks)
+
+
+def test_own_texts_are_not_marked() -> None:
+    texts = ControlTexts(["<|user|>"], literals=["<|", "|>"])
+    assert texts.may_be_in("user")
+    assert not texts.may_be_in(OwnText("user"), {OwnText("user"): 1})
+    marked = texts.mark({OwnText("user"): [OwnText("user"), "user"]}, MARK)
+    assert marked == {"user": ["user", MARK + "user"]}
