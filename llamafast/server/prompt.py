@@ -14,7 +14,7 @@ from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.history import content_text, template_messages
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
-from llamafast.parsing.tool_documents import template_tools
+from llamafast.parsing.tool_documents import template_tools, with_own_keywords
 from llamafast.server.deps import ServerState
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class _Conversation:
                      for name, value in message.items()}
                     for message in self.messages
                 ],
-                None if self.tools is None else [texts.mark(tool, mark) for tool in self.tools],
+                None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
                 {str(texts.mark(name, mark)): texts.mark(value, mark) for name, value in self.kwargs.items()},
                 self.defaults,
             )  # fmt: skip

@@ -7,7 +7,8 @@ import copy
 import pytest
 
 from llamafast.parsing.template import ChatTemplate
-from llamafast.parsing.tool_documents import template_tools
+from llamafast.parsing.tool_documents import template_tools, with_own_keywords
+from llamafast.parsing.turns import OwnText
 
 QUESTION = [{"role": "user", "content": "Hi"}]
 TOOL = "{% for t in tools %}"
@@ -65,8 +66,34 @@ def test_tools_of_the_client_are_not_changed() -> None:
     gaps = frozenset({"description", "descriptions", "one type", "additional", "objects", "items"})
     (shown,) = template_tools(given, gaps)
     assert given == before
-    filled = {"description": "", "additionalProperties": {}}
+    filled: dict[str, object] = {"description": "", "additionalProperties": {}}
     assert shown["function"]["parameters"]["properties"] == {
         "a": filled,
         "b": {**filled, "type": "array", "items": filled},
     }
+
+
+def test_tools_keywords_and_types_are_own_texts_but_no_names_of_properties() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"type": {"type": ["string", "null"], "enum": ["string"]}, "items": {"items": {"type": "array"}}},
+    }
+    shown = with_own_keywords(tool(parameters=schema))
+    assert shown == tool(parameters=schema)
+    own: list[str] = []
+    theirs: list[str] = []
+
+    def walk(value: object) -> None:
+        if isinstance(value, str):
+            (own if isinstance(value, OwnText) else theirs).append(str(value))
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                walk(name)
+                walk(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner)
+
+    walk(shown)
+    assert sorted(theirs) == ["items", "look", "string", "type"]
+    assert {"type", "function", "parameters", "properties", "enum", "items", "array", "string", "null"} <= set(own)

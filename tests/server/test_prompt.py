@@ -249,3 +249,16 @@ def sentencepiece(tmp_path_factory) -> Tokenizer:
     path = tmp_path_factory.mktemp("sentencepiece") / "model.gguf"
     write_attention_model(path, n_layer=1, n_embd=32, n_ff=32, sentencepiece=True)
     return Tokenizer(Model(str(path), vocab_only=True))
+
+
+@pytest.mark.parametrize(("first", "second"), [("system", "developer"), ("developer", "system"), ("system", "system")])
+def test_chat_prompt_second_system_message_that_the_template_drops_is_in_the_prompt(state, first, second):
+    # As gpt-oss's: only a first message may be one.
+    source = (
+        "{% for m in messages %}{% if m.role not in ['system', 'developer'] or loop.first %}"
+        "<|im_start|>{{ 'developer' if loop.first and m.role == 'system' else m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endif %}{% endfor %}"
+    )
+    messages = [{"role": first, "content": "You are Pim."}, {"role": second, "content": "Use make."}, USER]
+    prompt = chat_prompt(state(source), ChatBody(messages=messages))
+    assert prompt.text.startswith("<|im_start|>developer\nYou are Pim.\n\nUse make.<|im_end|>\n<|im_start|>user")
