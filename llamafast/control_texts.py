@@ -127,7 +127,7 @@ class ControlTexts:
     def _length_at(self, text: str, start: int) -> int:
         """The length of the longest control text that begins at start; 0 if there is none."""
         lengths = [n for head in (text[start : start + 2], text[start]) for n in self._lengths.get(head, ())]
-        return next((n for n in lengths if text[start : start + n] in self.texts), 0)
+        return next((n for n in lengths if start + n <= len(text) and text[start : start + n] in self.texts), 0)
 
 
 def new_mark() -> str:

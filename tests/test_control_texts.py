@@ -49,6 +49,12 @@ def test_segments_text_put_together_from_two_is_not_parsed(pieces: tuple[str, st
     assert control_texts(rendered((pieces[0], False), (pieces[1], False))) == []
 
 
+@pytest.mark.parametrize("text", ["<|a", "x <|a", "</s>", "~"])
+def test_segments_text_of_the_client_at_the_end_is_not_parsed(text: str) -> None:
+    # A shorter control text where a longer one of the same head does not fit any more.
+    assert control_texts(rendered(("<|a|>", True), (text, False))) == ["<|a|>"]
+
+
 def test_segments_text_left_over_by_a_removal_is_not_parsed() -> None:
     marked = str(TEXTS.mark("<|/no|a|>", MARK)).replace("/no|", "|")
     assert control_texts(TEXTS.segments(marked, MARK)) == []

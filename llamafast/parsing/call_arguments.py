@@ -21,7 +21,10 @@ def read_arguments(given: object, param: str) -> tuple[object, str]:
     Raises InvalidRequestError, naming `param`, for what is neither a string nor an object.
     """
     if isinstance(given, Mapping):
-        return given, json.dumps(given, ensure_ascii=False)
+        try:
+            return given, json.dumps(given, ensure_ascii=False)
+        except RecursionError:
+            raise InvalidRequestError(f"{param}: nested too deeply", param=param) from None
     if given is not None and not isinstance(given, str):
         raise InvalidRequestError(f"{param}: must be a string, of JSON, or an object", param=param)
     text = (given or "").strip()

@@ -48,8 +48,10 @@ def _turn(message: Message, index: int, traits: TemplateTraits) -> Turn:
     turn = Turn(role, content if content and isinstance(content, (str, list)) else "", extra=extra)
     if role == "developer" and not traits.knows_developer:
         turn.role = "system"
-    elif role == "function":
+    elif role in ("tool", "function"):
         turn.role = "tool"
+        if "tool_call_id" in extra:
+            extra["tool_call_id"] = _id(extra["tool_call_id"], f"messages[{index}].tool_call_id")
     elif role == "assistant":
         turn.reasoning = next((v for n in REASONING_FIELDS if isinstance(v := extra.pop(n, None), str) and v), "")
         refusal = extra.pop("refusal", None)
@@ -83,7 +85,20 @@ def _call(call: Message, param: str, default_id: str) -> Call:
         raise InvalidRequestError(f"{param}.name: must be a string", param=f"{param}.name")
     arguments, text = read_arguments(function.get("arguments"), f"{param}.arguments")
     extra = {name: value for name, value in call.items() if name not in ("id", "type", "function")}
-    return Call(str(call.get("id") or default_id), str(function.get("name", "")), arguments, text, extra)
+    return Call(
+        _id(call.get("id"), f"{param.removesuffix('.function')}.id") or default_id,
+        str(function.get("name", "")),
+        arguments,
+        text,
+        extra,
+    )
+
+
+def _id(given: object, param: str) -> str:
+    """An id as text, "" for none. Raises InvalidRequestError, naming `param`."""
+    if given is not None and not isinstance(given, (str, int)):
+        raise InvalidRequestError(f"{param}: must be a string", param=param)
+    return "" if given is None else str(given)
 
 
 def _continues(turn: Turn, following: Turn) -> bool:
@@ -163,7 +178,8 @@ def _with_results(turn: Turn, results: Sequence[_OwnedResult], traits: TemplateT
 def _spoken(result: Turn) -> Turn:
     """The result of a tool in the user's words."""
     name = result.extra.get("name")
-    return Turn("user", joined([f"Result of {name}:" if name else "Result of a tool:", result.content]))
+    title = f"Result of {name}:" if isinstance(name, str) and name else "Result of a tool:"
+    return Turn("user", joined([title, result.content]))
 
 
 def _shown_apart(turns: Iterable[Turn], traits: TemplateTraits) -> Iterable[Turn]:

@@ -65,7 +65,7 @@ class _Conversation:
                     for message in self.messages
                 ],
                 None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
-                {str(texts.mark(name, mark)): texts.mark(value, mark) for name, value in self.kwargs.items()},
+                {name: texts.mark(value, mark) for name, value in self.kwargs.items()},  # no template writes the names
                 self.defaults,
             )  # fmt: skip
         except RecursionError:

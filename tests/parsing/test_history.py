@@ -273,6 +273,30 @@ def test_call_of_the_wrong_shape_is_refused_by_name(call, field):
     assert refused.value.param == f"messages[0].tool_calls[0].{field}"
 
 
+@pytest.mark.parametrize("given", [[], {}, 1.5, [["c"]]])
+def test_ids_that_are_no_texts_are_refused_by_name(given):
+    with pytest.raises(InvalidRequestError) as refused:
+        seen(USER, {"role": "tool", "content": "x", "tool_call_id": given})
+    assert refused.value.param == "messages[1].tool_call_id"
+    with pytest.raises(InvalidRequestError) as refused:
+        seen(USER, assistant(tool_calls=[{**call(), "id": given}]))
+    assert refused.value.param == "messages[1].tool_calls[0].id"
+
+
+def test_ids_that_are_numbers_are_texts():
+    messages = seen(assistant(tool_calls=[call(5, "first"), call(6, "second")]), result(6, "2"), result(5, "1"))
+    assert [(m["name"], m["tool_call_id"]) for m in messages[1:]] == [("first", "5"), ("second", "6")]
+
+
+def test_arguments_nested_too_deeply_are_refused_by_name():
+    deep: object = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(InvalidRequestError) as refused:
+        seen(assistant(tool_calls=[call(arguments=deep)]))
+    assert refused.value.param == "messages[0].tool_calls[0].function.arguments"
+
+
 def test_function_call_that_is_no_object_is_refused():
     with pytest.raises(InvalidRequestError) as refused:
         template_messages([{"role": "assistant", "function_call": "f"}], TemplateTraits())

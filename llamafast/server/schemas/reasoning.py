@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.turns import OwnText
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class ReasoningFields(BaseModel):
         effort, enabled = self._effort, self._enabled
         if enabled is None and effort is not None:
             enabled = effort not in _OFF
-        values: dict[str, object] = {} if effort is None else {"reasoning_effort": effort}
+        values: dict[str, object] = {} if effort is None else {"reasoning_effort": OwnText(effort)}
         if enabled is not None:
             values |= {name: enabled for name in SWITCHES if name in known}
         return values
