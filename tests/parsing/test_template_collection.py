@@ -23,7 +23,7 @@ from llamafast.server.deps import ServerSettings, ServerState
 from llamafast.server.prompt import chat_prompt
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
-from tests.parsing.collection import PATHS, SPECIAL
+from tests.parsing.collection import PATHS, SDIST, SPECIAL
 from tests.tiny_models import CONTROL_TOKENS, write_attention_model
 
 pytestmark = pytest.mark.templates
@@ -179,10 +179,23 @@ def harmless(conversation: Conversation, ending: str) -> list[dict[str, object]]
     ]
 
 
-@EACH
-@pytest.mark.parametrize("ending", ["", " <|"])
-def test_template_prompts_have_the_tokens_of_their_text(path: Path, vocabulary: Tokenizer, ending: str) -> None:
-    state = ServerState(SimpleNamespace(tokenizer=vocabulary), ServerSettings("tiny", template_of(path)))
+ENDINGS = pytest.mark.parametrize("ending", ["", " <|"])
+# Templates and real vocabularies of one family.
+FAMILIES = {
+    "Qwen-Qwen2.5-7B-Instruct": "qwen2",
+    "Qwen-Qwen3-0.6B": "qwen2",
+    "Qwen3.5-4B": "qwen35",
+    "CohereForAI-c4ai-command-r-plus-tool_use": "command-r",
+    "google-gemma-4-31B-it": "gemma-4",
+    "meta-llama-Llama-3.1-8B-Instruct": "llama-bpe",
+    "microsoft-Phi-3.5-mini-instruct": "phi-3",
+}
+
+
+def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> list[str]:
+    """The conversations of whose prompts the tokens are not those of the whole text, control tokens parsed."""
+    template = template_of(path)
+    state = ServerState(SimpleNamespace(tokenizer=tokenizer), ServerSettings("tiny", template))
     different = []
     for each in CONVERSATIONS:
         messages = harmless(each, ending)
@@ -193,21 +206,35 @@ def test_template_prompts_have_the_tokens_of_their_text(path: Path, vocabulary: 
             continue_final_message=each.is_open,
             add_generation_prompt=None if each.is_open else each.add_generation_prompt,
         )
-        tools = each.tools if "tools" in template_of(path).traits.variables else None
+        tools = each.tools if "tools" in template.traits.variables else None
         try:
             prompt = chat_prompt(state, body, tools)
         except InvalidRequestError:
             continue
-        text = template_of(path).render(
-            template_messages(messages, template_of(path).traits),
+        text = template.render(
+            template_messages(messages, template.traits),
             tools=shown_tools(path, tools),
             add_generation_prompt=each.add_generation_prompt,
             continue_final_message=each.is_open,
             **kwargs,
-        )  # fmt: skip
-        if list(prompt.token_ids) != vocabulary.encode(text, add_special=False, parse_special=True):
+        )
+        if list(prompt.token_ids) != tokenizer.encode(text, add_special=False, parse_special=True):
             different.append(each.name)
-    assert different == []
+    return different
+
+
+@EACH
+@ENDINGS
+def test_template_prompts_have_the_tokens_of_their_text(path: Path, vocabulary: Tokenizer, ending: str) -> None:
+    assert prompts_of_other_tokens(path, vocabulary, ending) == []
+
+
+@pytest.mark.parametrize(("stem", "family"), FAMILIES.items(), ids=lambda name: name)
+def test_template_prompts_have_the_tokens_of_their_text_in_real_vocabularies(stem: str, family: str) -> None:
+    file = SDIST / f"vendor/llama.cpp/models/ggml-vocab-{family}.gguf"
+    tokenizer = Tokenizer(Model(str(file), vocab_only=True))
+    (path,) = (path for path in PATHS if path.stem == stem)
+    assert [prompts_of_other_tokens(path, tokenizer, ending) for ending in ("", " <|")] == [[], []]
 
 
 @EACH

@@ -10,6 +10,7 @@ import pytest
 import llamafast
 from llamafast._core import Model
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.conversations import CONVERSATIONS
 from llamafast.parsing.template import ChatTemplate
 from llamafast.server.deps import ServerSettings, ServerState
 from llamafast.server.prompt import chat_prompt
@@ -286,3 +287,19 @@ def test_chat_prompt_effort_that_completes_a_control_token_is_the_templates_own(
     kwargs = {"reasoning_effort": "low"}
     token_ids = chat_prompt(state, ChatBody(messages=[USER], chat_template_kwargs=kwargs)).token_ids
     assert control_ids(composed, token_ids) == ["<|user|>"]
+
+
+@pytest.mark.parametrize("ending", ["", " <|"])
+def test_chat_prompt_of_harmless_conversations_has_the_tokens_of_its_text(state, tokenizer, ending):
+    built_in = state()
+    different = []
+    for each in CONVERSATIONS:
+        messages = [
+            {**message, "content": f"{message['content']}{ending}"} if message["role"] == "user" else message
+            for message in each.messages
+        ]
+        fields = {"continue_final_message": True} if each.is_open else {}
+        prompt = chat_prompt(built_in, ChatBody(messages=messages, **fields), each.tools)
+        if list(prompt.token_ids) != tokenizer.encode(prompt.text, add_special=False, parse_special=True):
+            different.append(each.name)
+    assert different == []
