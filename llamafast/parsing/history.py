@@ -11,6 +11,7 @@ from llamafast.errors import InvalidRequestError
 from llamafast.parsing.call_arguments import RAW_NAME, read_arguments
 from llamafast.parsing.instructions import alternating, with_systems_placed
 from llamafast.parsing.template_traits import REASONING_FIELDS, TemplateTraits
+from llamafast.parsing.tool_documents import filled_tools
 from llamafast.parsing.turns import Call, Content, OwnText, Turn, joined, text_of, text_part, with_own_names
 
 Message = Mapping[str, object]
@@ -34,6 +35,11 @@ def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> li
             turns.append(turn)
     ordered = list(_with_results_in_order(with_systems_placed(turns, traits), traits))
     return [_written(turn, traits) for turn in alternating(_shown_apart(ordered, traits), traits)]
+
+
+def template_tools(tools: Sequence[Message] | None, traits: TemplateTraits) -> list[dict[str, object]] | None:
+    """What the template gets for the tools of a request."""
+    return filled_tools(tools or (), traits.tool_gaps) or ([] if traits.empty_tools else None)
 
 
 def content_text(content: object) -> str:

@@ -54,7 +54,7 @@ def find_gaps(takes: Callable[[Document], bool]) -> frozenset[str]:
     return frozenset(name for name, document in _GAPS.items() if not takes(document))
 
 
-def template_tools(tools: Sequence[Document], gaps: frozenset[str]) -> list[dict[str, object]]:
+def filled_tools(tools: Sequence[Document], gaps: frozenset[str]) -> list[dict[str, object]]:
     """Copies of tools in OpenAI's shape, without nulls, and with what the template insists on."""
     return [_filled(tool, gaps) for tool in tools]
 

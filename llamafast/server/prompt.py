@@ -11,10 +11,10 @@ from itertools import accumulate
 from llamafast.control_texts import ControlTexts, new_mark
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.call_syntax import ReasoningTags
-from llamafast.parsing.history import content_text, template_messages
+from llamafast.parsing.history import content_text, template_messages, template_tools
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
-from llamafast.parsing.tool_documents import template_tools, with_own_keywords
+from llamafast.parsing.tool_documents import with_own_keywords
 from llamafast.server.deps import ServerState
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
@@ -113,8 +113,7 @@ def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None)
     """The tools for the template. Raises InvalidRequestError if it has no place for them."""
     if tools and "tools" not in template.traits.variables:
         raise InvalidRequestError("this model's chat template has no place for tools", param="tools")
-    shown = template_tools(tools or (), template.traits.tool_gaps)
-    return shown or ([] if template.traits.empty_tools else None)
+    return template_tools(tools, template.traits)
 
 
 def _rendered(

@@ -16,9 +16,8 @@ import pytest
 from llamafast._core import Model
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.conversations import CONVERSATIONS, TOOLS, Conversation
-from llamafast.parsing.history import template_messages
+from llamafast.parsing.history import template_messages, template_tools
 from llamafast.parsing.template import ChatTemplate
-from llamafast.parsing.tool_documents import template_tools
 from llamafast.server.deps import ServerSettings, ServerState
 from llamafast.server.prompt import chat_prompt
 from llamafast.server.schemas.chat import ChatBody
@@ -54,14 +53,9 @@ def template_of(path: Path) -> ChatTemplate:
     return ChatTemplate(path.read_text(), **SPECIAL)
 
 
-def shown_tools(path: Path, tools) -> list[object] | None:
-    traits = template_of(path).traits
-    return template_tools(tools or (), traits.tool_gaps) or ([] if traits.empty_tools else None)
-
-
 def render(path: Path, messages, tools=None) -> str:
     template = template_of(path)
-    shown = template_tools(tools or (), template.traits.tool_gaps) or ([] if template.traits.empty_tools else None)
+    shown = template_tools(tools, template.traits)
     return template.render(template_messages(messages, template.traits), tools=shown, **VARIABLES.get(path.stem, {}))
 
 
@@ -213,7 +207,7 @@ def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> li
             continue
         text = template.render(
             template_messages(messages, template.traits),
-            tools=shown_tools(path, tools),
+            tools=template_tools(tools, template.traits),
             add_generation_prompt=each.add_generation_prompt,
             continue_final_message=each.is_open,
             **kwargs,

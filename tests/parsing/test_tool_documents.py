@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from llamafast.parsing.template import ChatTemplate
-from llamafast.parsing.tool_documents import template_tools, with_own_keywords
+from llamafast.parsing.tool_documents import filled_tools, with_own_keywords
 from llamafast.parsing.turns import OwnText
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -43,14 +43,14 @@ def template(source: str) -> ChatTemplate:
 @pytest.mark.parametrize("name", STRICT)
 def test_tools_that_lack_something_are_taken_by_any_template(name: str, fields: dict[str, object]) -> None:
     strict = template(STRICT[name])
-    assert "Hi" in strict.render(QUESTION, tools=template_tools([tool(**fields)], strict.traits.tool_gaps))
+    assert "Hi" in strict.render(QUESTION, tools=filled_tools([tool(**fields)], strict.traits.tool_gaps))
 
 
 @pytest.mark.parametrize("fields", [BARE[0], *BARE[2:5]], ids=str)
 def test_tools_stay_for_templates_that_take_them(fields: dict[str, object]) -> None:
     shown = template("{{ t | tojson }}")
     assert shown.traits.tool_gaps == frozenset()
-    assert template_tools([tool(**fields)], shown.traits.tool_gaps) == [tool(**fields)]
+    assert filled_tools([tool(**fields)], shown.traits.tool_gaps) == [tool(**fields)]
 
 
 def test_tools_gaps_are_only_those_of_the_template() -> None:
@@ -64,7 +64,7 @@ def test_tools_of_the_client_are_not_changed() -> None:
     ]
     before = copy.deepcopy(given)
     gaps = frozenset({"description", "descriptions", "one type", "additional", "objects", "items"})
-    (shown,) = template_tools(given, gaps)
+    (shown,) = filled_tools(given, gaps)
     assert given == before
     filled: dict[str, object] = {"description": "", "additionalProperties": {}}
     assert shown["function"]["parameters"]["properties"] == {

@@ -303,3 +303,12 @@ def test_chat_prompt_of_harmless_conversations_has_the_tokens_of_its_text(state,
         if list(prompt.token_ids) != tokenizer.encode(prompt.text, add_special=False, parse_special=True):
             different.append(each.name)
     assert different == []
+
+
+def test_chat_prompt_late_system_message_leaves_the_beginning_as_it_was(state):
+    before = [{"role": "system", "content": "You are Pim."}, USER, {"role": "assistant", "content": "Yes."}]
+    fields = {"add_generation_prompt": False, "chat_template_kwargs": {"enable_thinking": False}}
+    late = {"role": "system", "content": "Use make."}
+    with_late = chat_prompt(state(), ChatBody(messages=[*before, late, USER], **fields)).text
+    without = chat_prompt(state(), ChatBody(messages=[*before, USER], **fields)).text
+    assert with_late == without[: without.rindex("Hi")] + "Use make.\n\n" + without[without.rindex("Hi") :]
