@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,13 +17,12 @@ from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
 from llamafast.parsing.tool_documents import with_own_keywords
 from llamafast.server.deps import ServerState
+from llamafast.server.refusals import refusal
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
 
 # To find the boundaries of a shorter prompt takes longer than to compute it again.
 _MIN_TOKENS = 64
-# Of longer conversations no message is named that the template refuses: it would be rendered ten times.
-_MAX_SEARCHED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,7 @@ def _rendered(
         mark = new_mark()
         conversation = conversation.marked(texts, mark)
     generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
+    start_s = time.thread_time()
     try:
         text = template.render(
             conversation.messages,
@@ -135,28 +136,9 @@ def _rendered(
         )
     except TemplateError as exc:
         reason = str(exc).replace(mark, "") if mark else str(exc)
-        raise _refusal(template, given, body, reason) from exc
-    return texts.segments(text, mark) if mark else [(text, True)]
-
-
-def _refusal(template: ChatTemplate, conversation: _Conversation, body: ChatBody, reason: str) -> InvalidRequestError:
-    """The error for what the template refuses. It names the message without which those before it are taken."""
-
-    def refuses(sent: Sequence[Mapping[str, object]]) -> bool:
-        try:
-            template.render(template_messages(sent, template.traits), **conversation.variables)  # type: ignore[arg-type]
-        except TemplateError as exc:
-            return str(exc) == reason
-        return False
-
-    param = "messages"
-    if len(body.messages) <= _MAX_SEARCHED:
         sent = [message.as_sent() for message in body.messages]
-        index = bisect_left(range(1, len(sent)), True, key=lambda length: refuses(sent[:length]))
-        before = sent[:index] or [{"role": "user", "content": "Hi"}]
-        if refuses(sent[: index + 1]) and not refuses(before):
-            param = f"messages[{index}]"
-    return InvalidRequestError(f"{param}: the chat template refuses this conversation: {reason}", param=param)
+        raise refusal(template, sent, given.variables, reason, time.thread_time() - start_s) from exc
+    return texts.segments(text, mark) if mark else [(text, True)]
 
 
 def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

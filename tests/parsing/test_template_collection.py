@@ -189,7 +189,7 @@ FAMILIES = {
 def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> list[str]:
     """The conversations of whose prompts the tokens are not those of the whole text, control tokens parsed."""
     template = template_of(path)
-    state = ServerState(SimpleNamespace(tokenizer=tokenizer), ServerSettings("tiny", template))
+    state = ServerState(SimpleNamespace(tokenizer=tokenizer, max_seq_len=100_000), ServerSettings("tiny", template))
     different = []
     for each in CONVERSATIONS:
         messages = harmless(each, ending)

@@ -42,7 +42,8 @@ def tokenizer(model) -> Tokenizer:
 def state(model, tokenizer):
     def make(source=None, **settings) -> ServerState:
         template = ChatTemplate(source or model.chat_template(), bos_token="", eos_token="<|im_end|>")
-        return ServerState(SimpleNamespace(tokenizer=tokenizer), ServerSettings("tiny", template, **settings))
+        engine = SimpleNamespace(tokenizer=tokenizer, max_seq_len=4096)
+        return ServerState(engine, ServerSettings("tiny", template, **settings))
 
     return make
 
@@ -177,7 +178,7 @@ def composed(tmp_path_factory) -> Tokenizer:
 
 def composed_prompt(composed, messages, tools=None) -> tuple[list[int], str]:
     template = ChatTemplate(COMPOSED, bos_token="", eos_token="")
-    state = ServerState(SimpleNamespace(tokenizer=composed), ServerSettings("tiny", template))
+    state = ServerState(SimpleNamespace(tokenizer=composed, max_seq_len=4096), ServerSettings("tiny", template))
     prompt = chat_prompt(state, ChatBody(messages=messages), tools)
     return list(prompt.token_ids), prompt.text
 
@@ -205,7 +206,7 @@ def test_chat_prompt_roles_that_complete_a_control_token_are_the_templates_own(c
 def test_chat_prompt_names_that_complete_a_control_token_are_the_clients(composed, name):
     source = "{% for m in messages %}{{ '<|' + m.name + '|>' + m.content }}{% endfor %}"
     state = ServerState(
-        SimpleNamespace(tokenizer=composed),
+        SimpleNamespace(tokenizer=composed, max_seq_len=4096),
         ServerSettings("tiny", ChatTemplate(source, bos_token="", eos_token="")),
     )
     token_ids = chat_prompt(state, ChatBody(messages=[{**USER, "name": name}])).token_ids
@@ -243,14 +244,14 @@ def test_chat_prompt_tools_without_description_and_parameters_are_taken(state, t
 @pytest.mark.parametrize(("source", "add"), [("a", True), ("{{ bos_token }}a", True), ("{{ bos_token }}a", False)])
 def test_chat_prompt_has_one_bos_where_the_client_or_the_template_wants_it(sentencepiece, source, add):
     template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
-    state = ServerState(SimpleNamespace(tokenizer=sentencepiece), ServerSettings("tiny", template))
+    state = ServerState(SimpleNamespace(tokenizer=sentencepiece, max_seq_len=4096), ServerSettings("tiny", template))
     token_ids = chat_prompt(state, ChatBody(messages=[USER], add_special_tokens=add)).token_ids
     assert (token_ids[0], token_ids.count(sentencepiece.bos_id)) == (sentencepiece.bos_id, 1)
 
 
 def test_chat_prompt_has_no_bos_by_default_where_the_template_writes_none(sentencepiece):
     state = ServerState(
-        SimpleNamespace(tokenizer=sentencepiece),
+        SimpleNamespace(tokenizer=sentencepiece, max_seq_len=4096),
         ServerSettings("tiny", ChatTemplate("a", bos_token="<s>", eos_token="</s>")),
     )
     assert sentencepiece.bos_id not in chat_prompt(state, ChatBody(messages=[USER])).token_ids
@@ -279,7 +280,7 @@ def test_chat_prompt_second_system_message_that_the_template_drops_is_in_the_pro
 def test_chat_prompt_effort_that_completes_a_control_token_is_the_templates_own(composed):
     source = "{{ '<|' + messages[0].role + '|>' }}{{ '<|' + reasoning_effort + '|>' }}"
     state = ServerState(
-        SimpleNamespace(tokenizer=composed),
+        SimpleNamespace(tokenizer=composed, max_seq_len=4096),
         ServerSettings("tiny", ChatTemplate(source, bos_token="", eos_token="")),
     )
     token_ids = chat_prompt(state, ChatBody(messages=[USER], reasoning_effort="low")).token_ids

@@ -26,8 +26,8 @@ class CacheFields(BaseModel):
     )
     cache_prompt: bool = Field(
         True,
-        description="false: nothing comes from the prefix cache, nothing goes into it. What comes from it is what was "
-        "computed, up to rounding: logits differ by about as much as between batch sizes.",
+        description="false: nothing comes from the prefix cache, nothing goes into it. Logits with it and without are "
+        "equal up to rounding, as they are between steps of different sizes.",
     )
     priority: int = Field(0, ge=-_INT32, lt=_INT32, description="Requests with a lower value go first.")
     n_keep: int | None = Field(
