@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.reasoning import SWITCHES, wrong_switch
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
-from llamafast.server.schemas.reasoning import BUDGET_ALIASES, SWITCHES, ReasoningFields
+from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
 from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
 from llamafast.server.schemas.tools import ToolFields
 
@@ -131,11 +132,10 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
                 raise InvalidRequestError(
                     f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
                 )
-        for name in SWITCHES:
-            # To a template every text is true, "no" and "false" as well.
-            if not isinstance(self.chat_template_kwargs.get(name), bool | None):
-                param = f"chat_template_kwargs.{name}"
-                raise InvalidRequestError(f"{param}: must be true or false", param=param)
+        switch = wrong_switch(self.chat_template_kwargs)
+        if switch is not None:
+            param = f"chat_template_kwargs.{switch}"
+            raise InvalidRequestError(f"{param}: must be true or false", param=param)
 
     @property
     def render_cost(self) -> int:

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.reasoning import SWITCHES
 from llamafast.parsing.turns import OwnText
 
 T = TypeVar("T")
@@ -22,8 +23,6 @@ BUDGET_ALIASES = {
     "reasoning_budget_tokens": "thinking_budget",
 }
 
-# Variables by which templates switch reasoning on and off.
-SWITCHES = ("enable_thinking", "thinking")
 _OFF = ("none", "minimal")
 
 
