@@ -12,7 +12,7 @@ from llamafast.engine.header import Header, read_header
 from llamafast.errors import ConfigError, LlamaFastError
 from llamafast.hub import find_local
 from llamafast.parsing.conversations import CONVERSATIONS
-from llamafast.parsing.history import template_messages
+from llamafast.parsing.history import template_messages, template_tools
 from llamafast.parsing.template import ChatTemplate, TemplateError
 from llamafast.round_trip import ANSWERS, read_back
 from llamafast.serve import BUILT_IN_MODEL
@@ -77,12 +77,11 @@ def _header(model: ModelConfig) -> Header | None:
 def _renders(template: ChatTemplate, header: Header | None) -> bool:
     """Whether the template writes a plain question; says which kinds of conversation it refuses."""
     refused: dict[str, str] = {}
-    empty_tools: list[object] | None = [] if template.traits.empty_tools else None
     for conversation in CONVERSATIONS:
         try:
             template.render(
                 template_messages(conversation.messages, template.traits),
-                tools=list(conversation.tools) if conversation.tools else empty_tools,
+                tools=template_tools(conversation.tools, template.traits),
                 add_generation_prompt=conversation.add_generation_prompt,
                 continue_final_message=conversation.is_open,
                 **conversation.variables,  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 import llamafast
 from llamafast.errors import ConfigError
+from llamafast.parsing.reasoning import wrong_switch
 
 # The value of model.path that stands for the model inside the package.
 BUILT_IN = "built-in"
@@ -225,6 +226,13 @@ class ModelConfig(FileConfig):
         for name, other in (("chat_template", "chat_template_file"), ("tool_format", "response_schema")):
             if getattr(self, name) is not None and getattr(self, other) is not None:
                 raise ValueError(f"give {name} or {other}, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _switches_are_booleans(self) -> ModelConfig:
+        switch = wrong_switch(self.chat_template_kwargs)
+        if switch is not None:
+            raise ValueError(f"chat_template_kwargs.{switch} must be true or false")
         return self
 
 

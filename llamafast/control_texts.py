@@ -6,6 +6,8 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 
+from llamafast.parsing.turns import OwnText
+
 Range = tuple[int, int]
 
 
@@ -44,6 +46,8 @@ class ControlTexts:
         left: list[object] = list(values)
         while left:
             value = left.pop()
+            if isinstance(value, OwnText):
+                continue
             if isinstance(value, str):
                 if self._begun.search(value) or self._completes(value):
                     return True
@@ -55,12 +59,14 @@ class ControlTexts:
         return False
 
     def mark(self, value: object, mark: str, *, is_answer: bool = False) -> object:
-        """A copy of value with marks in its strings, names in objects included.
+        """A copy of value with marks in its strings, names in objects included; OwnTexts stay.
 
         is_answer: the text is the model's own answer of an earlier turn. There only whole control texts and what may
         become one are marked, for templates look into answers; and the tags of reasoning are not.
         Raises RecursionError for a value nested too deeply.
         """
+        if isinstance(value, OwnText):
+            return value
         if isinstance(value, str):
             starts = [found.start() for found in self._begun.finditer(value)]
             if is_answer:
@@ -121,7 +127,7 @@ class ControlTexts:
     def _length_at(self, text: str, start: int) -> int:
         """The length of the longest control text that begins at start; 0 if there is none."""
         lengths = [n for head in (text[start : start + 2], text[start]) for n in self._lengths.get(head, ())]
-        return next((n for n in lengths if text[start : start + n] in self.texts), 0)
+        return next((n for n in lengths if start + n <= len(text) and text[start : start + n] in self.texts), 0)
 
 
 def new_mark() -> str:

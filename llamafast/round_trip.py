@@ -10,7 +10,7 @@ from llamafast.engine.header import Header
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.conversations import CONVERSATIONS, Conversation
 from llamafast.parsing.events import ParsedMessage
-from llamafast.parsing.history import template_messages
+from llamafast.parsing.history import template_messages, template_tools
 from llamafast.parsing.template import ChatTemplate, TemplateError
 from llamafast.parsing.tools import Tool
 from llamafast.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation,
     answer: a conversation that ends with one. The model is taken to write what the template writes behind the prompt.
     """
     messages = template_messages(answer.messages, template.traits)
-    tools = list(answer.tools) if answer.tools else [] if template.traits.empty_tools else None
+    tools = template_tools(answer.tools, template.traits)
     try:
         prompt, text = _prompt_and_text(template, messages, tools)
         if header is None:

@@ -87,11 +87,15 @@ class Tokenizer:
         return frozenset(name.decode("utf-8", "replace") for name in names if name)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it; parse_special: control tokens
-        written in the text become those tokens. Raises InvalidRequestError if text holds a lone surrogate.
+        """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it, but no BOS before one that the
+        text begins with; parse_special: control tokens written in the text become those tokens.
+
+        Raises InvalidRequestError if text holds a lone surrogate.
         """
         try:
-            return self._model.tokenize(text, add_special, parse_special)
+            token_ids = self._model.tokenize(text, add_special, parse_special)
+            is_doubled = add_special and self.add_bos and token_ids[:2] == [self.bos_id, self.bos_id]
+            return token_ids[1:] if is_doubled else token_ids
         except UnicodeEncodeError as error:
             message = f"the text is not valid Unicode: lone surrogate at character {error.start}"
             raise InvalidRequestError(message) from None

@@ -127,6 +127,13 @@ def test_load_config_disk_cache_is_read(tmp_path: Path) -> None:
     assert config.disk_cache.model_dump() == fields
 
 
+@pytest.mark.parametrize("value", ["no", 1])
+def test_load_config_template_switch_that_is_no_boolean_is_named(tmp_path: Path, value: JsonValue) -> None:
+    model: JsonValue = {"path": "m", "chat_template_kwargs": {"enable_thinking": value}}
+    with pytest.raises(ConfigError, match="enable_thinking must be true or false"):
+        load_config(write(tmp_path, {"model": model}))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

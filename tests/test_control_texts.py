@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafast.control_texts import ControlTexts, new_mark
+from llamafast.parsing.turns import OwnText
 
 MARK = "\0"
 TEXTS = ControlTexts(["<|a|>", "<|a", "</s>", "<think>", "[X]", "~"])
@@ -46,6 +47,12 @@ def test_segments_text_without_marks_is_one_piece() -> None:
 @pytest.mark.parametrize("pieces", [("<|", "a|>"), ("<", "|a|>"), ("x<|a", "|>"), ("[", "X]"), ("<|a|", ">")])
 def test_segments_text_put_together_from_two_is_not_parsed(pieces: tuple[str, str]) -> None:
     assert control_texts(rendered((pieces[0], False), (pieces[1], False))) == []
+
+
+@pytest.mark.parametrize("text", ["<|a", "x <|a", "</s>", "~"])
+def test_segments_text_of_the_client_at_the_end_is_not_parsed(text: str) -> None:
+    # A shorter control text where a longer one of the same head does not fit any more.
+    assert control_texts(rendered(("<|a|>", True), (text, False))) == ["<|a|>"]
 
 
 def test_segments_text_left_over_by_a_removal_is_not_parsed() -> None:
@@ -93,3 +100,11 @@ def test_new_mark_is_digits_of_one_length() -> None:
     marks = {new_mark() for _ in range(100)}
     assert len(marks) == 100
     assert all(mark.isdigit() and len(mark) == 25 for mark in marks)
+
+
+def test_own_texts_are_not_marked() -> None:
+    texts = ControlTexts(["<|user|>"], literals=["<|", "|>"])
+    assert texts.may_be_in("user")
+    assert not texts.may_be_in(OwnText("user"), {OwnText("user"): 1})
+    marked = texts.mark({OwnText("user"): [OwnText("user"), "user"]}, MARK)
+    assert marked == {"user": ["user", MARK + "user"]}

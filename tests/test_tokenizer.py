@@ -179,6 +179,16 @@ def test_tokenizer_encode_puts_bos_only_with_add_special(sentencepiece):
     assert with_bos == [sentencepiece.bos_id, *sentencepiece.encode("hello", add_special=False, parse_special=False)]
 
 
+def test_tokenizer_encode_does_not_double_a_bos_that_the_text_begins_with(sentencepiece):
+    def encode(text, parse_special=True):
+        return sentencepiece.encode(text, add_special=True, parse_special=parse_special)
+
+    assert encode("<s>hello") == encode("hello")
+    assert encode("<s><s>hello").count(sentencepiece.bos_id) == 2
+    assert encode("<s>") == [sentencepiece.bos_id]
+    assert encode("<s>hello", parse_special=False).count(sentencepiece.bos_id) == 1
+
+
 def test_tokenizer_encode_segments_adds_no_space_where_text_is_cut(sentencepiece):
     segments = [("<s>", True), ("hello", False), ("he", False), ("", True), ("llo</s>", True), ("the", False)]
     token_ids = sentencepiece.encode_segments(segments)

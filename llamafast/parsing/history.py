@@ -3,77 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from dataclasses import replace
 
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.call_arguments import RAW_NAME, read_arguments
+from llamafast.parsing.instructions import alternating, with_systems_placed
 from llamafast.parsing.template_traits import REASONING_FIELDS, TemplateTraits
+from llamafast.parsing.tool_documents import filled_tools
+from llamafast.parsing.turns import Call, Content, OwnText, Turn, joined, text_of, text_part, with_own_names
 
 Message = Mapping[str, object]
 
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
-@dataclass(slots=True)
-class _Call:
-    """call_id as the client has it; arguments_text as well."""
-
-    call_id: str
-    name: str
-    arguments: object
-    arguments_text: str
-    extra: dict[str, object]
-
-
-@dataclass(slots=True)
-class _Turn:
-    role: str
-    content: str | list[object]
-    reasoning: str = ""
-    calls: list[_Call] = field(default_factory=list)
-    extra: dict[str, object] = field(default_factory=dict)
-
-
 def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> list[dict[str, object]]:
     """What the template gets for the messages of a request, in OpenAI's shape; fields beyond it stay.
 
     An answer that came as several messages (reasoning, text, calls) is one turn again, as the model wrote it. Results
-    of tools get the name of their call. Raises InvalidRequestError for arguments that are not a JSON object.
+    of tools get the name of their call. What the template would not show where it stands comes where it does. Raises
+    InvalidRequestError for calls of a wrong shape; text that is no JSON is none.
     """
-    turns: list[_Turn] = []
+    turns: list[Turn] = []
     for i, message in enumerate(messages):
         turn = _turn(message, i, traits)
         if turns and _continues(turns[-1], turn):
             turns[-1] = _joined(turns[-1], turn)
-        elif turns and message.get("role") == "developer" and turn.role == turns[-1].role == "system":
-            # Templates know one system message at most, and some refuse a second one.
-            turns[-1].content = f"{_text(turns[-1].content)}\n\n{_text(turn.content)}"
         else:
             turns.append(turn)
-    return [_written(turn, traits) for turn in _shown_apart(_with_results_in_order(turns, traits), traits)]
+    ordered = list(_with_results_in_order(with_systems_placed(turns, traits), traits))
+    return [_written(turn, traits) for turn in alternating(_shown_apart(ordered, traits), traits)]
+
+
+def template_tools(tools: Sequence[Message] | None, traits: TemplateTraits) -> list[dict[str, object]] | None:
+    """What the template gets for the tools of a request."""
+    return filled_tools(tools or (), traits.tool_gaps) or ([] if traits.empty_tools else None)
 
 
 def content_text(content: object) -> str:
     """All text of a message's content: a string, parts, or null."""
-    return _text(content) if isinstance(content, (str, list)) else ""
+    return text_of(content) if isinstance(content, (str, list)) else ""
 
 
-def _turn(message: Message, index: int, traits: TemplateTraits) -> _Turn:
+def _turn(message: Message, index: int, traits: TemplateTraits) -> Turn:
     extra = {name: value for name, value in message.items() if value is not None and name not in _KNOWN}
     role = str(message.get("role"))
     content = message.get("content")
-    turn = _Turn(role, content if isinstance(content, (str, list)) else "", extra=extra)
+    turn = Turn(role, content if content and isinstance(content, (str, list)) else "", extra=extra)
     if role == "developer" and not traits.knows_developer:
         turn.role = "system"
-    elif role == "function":
+    elif role in ("tool", "function"):
         turn.role = "tool"
+        if "tool_call_id" in extra:
+            extra["tool_call_id"] = _id(extra["tool_call_id"], f"messages[{index}].tool_call_id")
     elif role == "assistant":
         turn.reasoning = next((v for n in REASONING_FIELDS if isinstance(v := extra.pop(n, None), str) and v), "")
         refusal = extra.pop("refusal", None)
-        turn.content = turn.content or (refusal if isinstance(refusal, str) else "")
+        turn.content = joined([turn.content, refusal if isinstance(refusal, str) else ""])
         turn.calls = _calls(message, index)
     return turn
 
@@ -81,7 +69,7 @@ def _turn(message: Message, index: int, traits: TemplateTraits) -> _Turn:
 _KNOWN = frozenset({"role", "content", "tool_calls", "function_call"})
 
 
-def _calls(message: Message, index: int) -> list[_Call]:
+def _calls(message: Message, index: int) -> list[Call]:
     calls = message.get("tool_calls")
     where = f"messages[{index}]"
     found = [
@@ -95,40 +83,31 @@ def _calls(message: Message, index: int) -> list[_Call]:
     return found
 
 
-def _call(call: Message, param: str, default_id: str) -> _Call:
+def _call(call: Message, param: str, default_id: str) -> Call:
     function = call.get("function")
     if not isinstance(function, Mapping):
         raise InvalidRequestError(f"{param}: must be an object", param=param)
     if not isinstance(function.get("name"), str):
         raise InvalidRequestError(f"{param}.name: must be a string", param=f"{param}.name")
-    arguments, text = _parsed(function.get("arguments"), f"{param}.arguments")
+    arguments, text = read_arguments(function.get("arguments"), f"{param}.arguments")
     extra = {name: value for name, value in call.items() if name not in ("id", "type", "function")}
-    return _Call(str(call.get("id") or default_id), str(function.get("name", "")), arguments, text, extra)
+    return Call(
+        _id(call.get("id"), f"{param.removesuffix('.function')}.id") or default_id,
+        str(function.get("name", "")),
+        arguments,
+        text,
+        extra,
+    )
 
 
-def _parsed(arguments: object, param: str) -> tuple[object, str]:
-    """Arguments as an object and as JSON text."""
-    if isinstance(arguments, Mapping):
-        return arguments, json.dumps(arguments, ensure_ascii=False)
-    if arguments is not None and not isinstance(arguments, str):
-        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
-    text = arguments or ""
-    try:
-        value: object = json.loads(text or "{}", parse_constant=_refuse_constant)
-        if "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError):
-        raise InvalidRequestError(f"{param}: not valid JSON", param=param) from None
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{param}: must be a JSON object", param=param)
-    return value, text.strip() or "{}"
+def _id(given: object, param: str) -> str:
+    """An id as text, "" for none. Raises InvalidRequestError, naming `param`."""
+    if given is not None and not isinstance(given, (str, int)):
+        raise InvalidRequestError(f"{param}: must be a string", param=param)
+    return "" if given is None else str(given)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _continues(turn: _Turn, following: _Turn) -> bool:
+def _continues(turn: Turn, following: Turn) -> bool:
     """Whether two messages are pieces of one answer: reasoning, then text, then calls; none of them twice."""
     if turn.role != "assistant" or following.role != "assistant":
         return False
@@ -139,7 +118,7 @@ def _continues(turn: _Turn, following: _Turn) -> bool:
     return pieces.index(True) > last or (last == 2 and pieces == [False, False, True])
 
 
-def _joined(turn: _Turn, following: _Turn) -> _Turn:
+def _joined(turn: Turn, following: Turn) -> Turn:
     return replace(
         turn,
         content=turn.content or following.content,
@@ -149,7 +128,7 @@ def _joined(turn: _Turn, following: _Turn) -> _Turn:
     )
 
 
-def _with_results_in_order(turns: Sequence[_Turn], traits: TemplateTraits) -> Iterable[_Turn]:
+def _with_results_in_order(turns: Sequence[Turn], traits: TemplateTraits) -> Iterable[Turn]:
     """Results behind their calls, in the order of the calls, which is how most templates tell them apart."""
     i = 0
     while i < len(turns):
@@ -157,85 +136,108 @@ def _with_results_in_order(turns: Sequence[_Turn], traits: TemplateTraits) -> It
         num_results = 0
         while turn.calls and i + 1 + num_results < len(turns) and turns[i + 1 + num_results].role == "tool":
             num_results += 1
-        results = [_named(turn.calls, j, result) for j, result in enumerate(turns[i + 1 : i + 1 + num_results])]
-        ids = [call.call_id for call in turn.calls]
-        if all(result.extra["tool_call_id"] in ids for result in results):
-            results.sort(key=lambda result: ids.index(str(result.extra["tool_call_id"])))
-        if traits.single_calls and len(turn.calls) > 1:
-            yield from _one_by_one(turn, results)
-        else:
-            yield turn
-            yield from results
+        results = _with_owners(turn.calls, turns[i + 1 : i + 1 + num_results])
+        if all(owner is not None for owner, _ in results):
+            results.sort(key=lambda owned: owned[0] or 0)
+        is_lost = turn.role == "tool" and not (traits.lone_results and traits.shows_results)
+        yield from _with_results(_spoken(turn) if is_lost else turn, results, traits)
         i += 1 + num_results
 
 
-def _named(calls: Sequence[_Call], position: int, result: _Turn) -> _Turn:
-    """A result with the id and the name of its call; one without an id belongs to the call at its position."""
-    call_id = result.extra.get("tool_call_id")
-    call = next((call for call in calls if call.call_id == call_id), None)
-    if call is None and call_id is None and position < len(calls):
-        call = calls[position]
-    extra: dict[str, object] = {"tool_call_id": "" if call is None else call.call_id, **result.extra}
-    return replace(result, extra={"name": call.name, **extra} if call is not None else extra)
+_OwnedResult = tuple[int | None, Turn]
 
 
-def _one_by_one(turn: _Turn, results: Sequence[_Turn]) -> Iterable[_Turn]:
-    """A turn of one call and its results after the other."""
-    ids = [call.call_id for call in turn.calls]
-    for i, call in enumerate(turn.calls):
-        yield replace(turn, calls=[call]) if i == 0 else _Turn("assistant", "", calls=[call])
-        yield from (result for result in results if result.extra["tool_call_id"] == call.call_id)
-    yield from (result for result in results if result.extra["tool_call_id"] not in ids)
+def _with_owners(calls: Sequence[Call], results: Sequence[Turn]) -> list[_OwnedResult]:
+    """Results, with the place, the id and the name of their call; one without an id belongs to the call at its own."""
+    by_id: dict[object, list[int]] = {}
+    for i in reversed(range(len(calls))):
+        by_id.setdefault(calls[i].call_id, []).append(i)
+    owned: list[_OwnedResult] = []
+    for position, result in enumerate(results):
+        call_id = result.extra.get("tool_call_id")
+        owners = by_id.get(call_id)
+        owner = position if owners is None and call_id is None and position < len(calls) else None
+        if owners is not None:
+            owner = owners.pop() if len(owners) > 1 else owners[0]  # of calls with one id each gets a result
+        extra: dict[str, object] = {"tool_call_id": "" if owner is None else calls[owner].call_id, **result.extra}
+        if owner is not None:
+            extra = {"name": calls[owner].name, **extra}
+        owned.append((owner, replace(result, extra=extra)))
+    return owned
 
 
-def _shown_apart(turns: Iterable[_Turn], traits: TemplateTraits) -> Iterable[_Turn]:
+def _with_results(turn: Turn, results: Sequence[_OwnedResult], traits: TemplateTraits) -> Iterable[Turn]:
+    """A turn and its results; where a template shows single calls, call after call with its results."""
+    of_call: dict[int | None, list[Turn]] = {}
+    for owner, result in results:
+        of_call.setdefault(owner if traits.single_calls else None, []).append(
+            result if traits.shows_results else _spoken(result)
+        )
+    yield replace(turn, calls=turn.calls[:1]) if traits.single_calls else turn
+    for i, call in enumerate(turn.calls if traits.single_calls else ()):
+        if i > 0:
+            yield Turn("assistant", "", calls=[call])
+        yield from of_call.get(i, ())
+    yield from of_call.get(None, ())
+
+
+def _spoken(result: Turn) -> Turn:
+    """The result of a tool in the user's words."""
+    name = result.extra.get("name")
+    title = f"Result of {name}:" if isinstance(name, str) and name else "Result of a tool:"
+    return Turn("user", joined([title, result.content]))
+
+
+def _shown_apart(turns: Iterable[Turn], traits: TemplateTraits) -> Iterable[Turn]:
     """Text and calls of an answer as two turns where the template would drop the calls beside a text."""
     for turn in turns:
-        if traits.null_content and turn.calls and turn.content:
+        if (traits.null_content or traits.text_apart) and turn.calls and turn.content:
             yield replace(turn, calls=[])
-            yield _Turn("assistant", "", calls=turn.calls)
+            yield Turn("assistant", "", calls=turn.calls)
         else:
             yield turn
 
 
-def _written(turn: _Turn, traits: TemplateTraits) -> dict[str, object]:
+def _written(turn: Turn, traits: TemplateTraits) -> dict[str, object]:
     """The turn in the words of the template."""
     content, reasoning = turn.content, turn.reasoning
-    if turn.calls and reasoning and content and traits.joins_reasoning:
-        content, reasoning = "", f"{reasoning}\n\n{_text(content)}"
-    message: dict[str, object] = {"role": turn.role, "content": _shaped(content, turn.role, traits), **turn.extra}
+    if turn.calls and content and traits.joins_reasoning:
+        content, reasoning = "", "\n\n".join(filter(None, (reasoning, text_of(content))))
+    shaped = _shaped(content, turn.role, traits)
+    message: dict[str, object] = {"role": OwnText(turn.role), "content": shaped, **turn.extra}
     if reasoning and traits.reasoning_field is not None:
         message[traits.reasoning_field] = reasoning
     elif reasoning and traits.reasoning_parts:
-        text = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
+        text = [text_part(content)] if isinstance(content, str) and content else content or []
         message["content"] = [{"type": "thinking", "thinking": reasoning}, *text]
     if turn.calls:
         if not content and traits.null_content:
             message["content"] = None
         message["tool_calls"] = [_written_call(call, traits) for call in turn.calls]
+    if isinstance(message["content"], list):
+        message["content"] = [with_own_names(part) for part in message["content"] if isinstance(part, Mapping)]
     if traits.short_ids and isinstance(message.get("tool_call_id"), str):
         message["tool_call_id"] = _short(str(message["tool_call_id"]))
-    return message
+    return with_own_names(message)
 
 
-def _written_call(call: _Call, traits: TemplateTraits) -> dict[str, object]:
-    arguments = call.arguments_text if traits.text_arguments else call.arguments
+def _written_call(call: Call, traits: TemplateTraits) -> dict[str, object]:
+    arguments = call.arguments
+    if traits.text_arguments:
+        arguments = call.arguments_text
+    elif isinstance(arguments, str) and not traits.raw_arguments:
+        arguments = {RAW_NAME: arguments}
     call_id = _short(call.call_id) if traits.short_ids else call.call_id
-    return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}, **call.extra}
+    function = with_own_names({"name": call.name, "arguments": arguments})
+    return with_own_names({"id": call_id, "type": "function", "function": function, **call.extra})
 
 
-def _shaped(content: str | list[object], role: str, traits: TemplateTraits) -> str | list[object]:
+def _shaped(content: Content, role: str, traits: TemplateTraits) -> Content:
     """A content that came as parts stays so where the template reads parts; else its text, in lines."""
     if isinstance(content, str):
         only_parts = content and role in traits.part_roles and role not in traits.text_roles
-        return [{"type": "text", "text": content}] if only_parts else content
-    return content if role in traits.part_roles else _text(content)
-
-
-def _text(content: str | list[object]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        return [text_part(content)] if only_parts else content
+    return content if role in traits.part_roles else text_of(content)
 
 
 def _short(call_id: str) -> str:

@@ -1,8 +1,18 @@
-"""Reasoning that a prompt leaves open."""
+"""Reasoning: the variables that switch it on, and whether a prompt leaves it open."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llamafast.parsing.call_syntax import ReasoningTags
+
+# Variables by which templates switch reasoning on and off.
+SWITCHES = ("enable_thinking", "thinking")
+
+
+def wrong_switch(variables: Mapping[str, object]) -> str | None:
+    """A switch that is neither true, false nor null: to a template every text is true, "no" and "false" as well."""
+    return next((name for name in SWITCHES if not isinstance(variables.get(name), bool | None)), None)
 
 
 def leaves_reasoning_open(prompt: str, tags: ReasoningTags | None, continued: str | None = None) -> bool:

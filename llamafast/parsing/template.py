@@ -16,6 +16,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llamafast.parsing.template_traits import TemplateTraits, find_traits
+from llamafast.parsing.turns import SYSTEM_ROLES
 
 Message = Mapping[str, object]
 
@@ -92,7 +93,7 @@ class ChatTemplate:
         would be written without what follows.
         """
         num_system = 0
-        while num_system < len(messages) and messages[num_system].get("role") == "system":
+        while num_system < len(messages) and messages[num_system].get("role") in SYSTEM_ROLES:
             num_system += 1
         # Not the system message alone: many templates refuse to do without a user.
         other = self._prefix([*messages[:num_system], {"role": "user", "content": ""}], kwargs)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from llamafast.parsing.template_places import Places
+from llamafast.parsing.tool_documents import find_gaps
+
 # Fields under which templates read the reasoning of an earlier answer, the usual one first.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
 
@@ -16,6 +19,7 @@ _Probe = Callable[[Sequence[Message], bool], str | None]
 
 _NAME, _KEY, _VALUE, _RESULT, _THOUGHT = "probe_name", "probe_key", "probe_value", "probe_result", "probe_thought"
 _SECOND = "probe_second"
+_CUT = f'{{"{_KEY}": "probe_cut'
 _SHORT_ID, _LONG_ID = "call00001", "call_0123456789abcdef"
 _USER: Message = {"role": "user", "content": "probe_question"}
 TOOLS = [
@@ -42,28 +46,46 @@ class TemplateTraits:
     variables: what it reads beside the messages (tools, enable_thinking ...).
     reasoning_field: where it looks for the reasoning of an earlier answer; None if nowhere.
     reasoning_parts: it takes that reasoning as a part of the content instead, of type "thinking".
-    knows_developer: it names the role; for others such messages are system messages.
+    knows_developer: it names the role and shows it; for others such messages are system messages.
+    shows_system, several_systems, late_systems: it shows such a message at the head, one behind the other there, and
+    anywhere.
+    user_behind_result: it takes a user's message behind the result of a tool.
+    single_roles: of two messages in a row of such a role (user, assistant) it refuses or drops one.
+    shows_results, lone_results: it shows the result of a tool behind its call, and without one.
     part_roles, text_roles: roles whose content it reads as a list of parts, as one text; most read both.
     text_arguments: it wants a call's arguments as JSON text, not as an object.
+    raw_arguments: such a text that is no JSON object comes out as it is.
     null_content: it shows the calls of a message only where the content is null.
+    text_apart: it drops the text beside calls, but not that of a message before them.
     single_calls: it shows one call per message.
-    joins_reasoning: beside a call it takes reasoning or content, not both.
+    joins_reasoning: beside a call it takes reasoning, but no content with it.
     short_ids: it insists on call ids of nine letters or digits.
     empty_tools: without tools it needs an empty list of them.
+    tool_gaps: what it insists on in a tool (tool_documents.py).
     """
 
     variables: frozenset[str] = frozenset({"tools"})
     reasoning_field: str | None = "reasoning_content"
     reasoning_parts: bool = False
     knows_developer: bool = False
+    shows_system: bool = True
+    several_systems: bool = True
+    late_systems: bool = True
+    user_behind_result: bool = True
+    single_roles: frozenset[str] = frozenset()
+    shows_results: bool = True
+    lone_results: bool = True
     part_roles: frozenset[str] = frozenset()
     text_roles: frozenset[str] = frozenset({"system", "user", "assistant", "tool"})
     text_arguments: bool = False
+    raw_arguments: bool = False
     null_content: bool = False
+    text_apart: bool = False
     single_calls: bool = False
     joins_reasoning: bool = False
     short_ids: bool = False
     empty_tools: bool = False
+    tool_gaps: frozenset[str] = frozenset()
 
 
 def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]) -> TemplateTraits:
@@ -79,19 +101,33 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
     turn: dict[str, object] = {"role": "assistant", "content": content, "tool_calls": [call]}
     answered = [_USER, turn, _result(_SHORT_ID)]
     field = _reasoning_field(probe, answered, names)
+    joins, text_apart = _beside_calls(probe, answered, field) if reads_calls and not null_content else (False, False)
+    places = Places(probe, answered)
+    knows_developer = "developer" in names and places.shows_head("developer")
+    systems = ("system", "developer") if knows_developer else ("system",)
     return TemplateTraits(
         variables=variables,
         reasoning_field=field,
         reasoning_parts=field is None and "thinking" in names and _reads_thinking_part(probe),
-        knows_developer="developer" in names,
+        knows_developer=knows_developer,
+        shows_system=places.shows_head("system"),
+        several_systems=places.shows_several(systems),
+        late_systems=places.shows_late(systems),
+        user_behind_result=places.shows_user_behind_result,
+        single_roles=places.single_roles,
+        shows_results=places.shows_results,
+        lone_results=places.shows_lone_results,
         part_roles=frozenset(role for role in _ROLES if _reads(probe, role, answered, as_parts=True)),
         text_roles=frozenset(role for role in _ROLES if _reads(probe, role, answered, as_parts=False)),
         text_arguments=text_arguments,
+        raw_arguments=_shows_raw(probe, turn),
         null_content=null_content,
+        text_apart=text_apart,
         single_calls=reads_calls and not _reads_two(probe, turn, text_arguments),
-        joins_reasoning=_refuses_both(probe, answered, field),
+        joins_reasoning=joins,
         short_ids=reads_calls and probe([_USER, _with_id(turn, call), _result(_LONG_ID)], True) is None,
         empty_tools=empty_tools,
+        tool_gaps=find_gaps(lambda tool: render([_USER], [tool]) is not None),
     )
 
 
@@ -164,11 +200,25 @@ def _reads(probe: _Probe, role: str, answered: Sequence[Message], *, as_parts: b
     return text is not None and all(t in text and f"'{t}'" not in text and f'"{t}"' not in text for t in texts)
 
 
-def _refuses_both(probe: _Probe, answered: Sequence[Message], field: str | None) -> bool:
-    if field is None:
-        return False
+def _shows_raw(probe: _Probe, turn: Message) -> bool:
+    call = {**_call(_NAME, "", _SHORT_ID, True), "function": {"name": _NAME, "arguments": _CUT}}
+    return _CUT in (probe([_USER, {**turn, "tool_calls": [call]}, _result(_SHORT_ID)], True) or "")
+
+
+def _beside_calls(probe: _Probe, answered: Sequence[Message], field: str | None) -> tuple[bool, bool]:
+    """(joins_reasoning, text_apart): what becomes of a text beside calls where the template does not show it."""
     question, turn, result = answered
-    return (
-        probe([question, {**turn, field: _THOUGHT}, result], True) is not None
-        and probe([question, {**turn, field: _THOUGHT, "content": "probe_text"}, result], True) is None
-    )
+    thinking = {} if field is None else {field: _THOUGHT}
+    shows_thinking = _THOUGHT in (probe([question, {**turn, **thinking}, result], True) or "")
+    both = probe([question, {**turn, **thinking, "content": "probe_text"}, result], True)
+    if both is None and shows_thinking:
+        return True, False
+    end = [result, {"role": "assistant", "content": "probe_answer"}, _USER]
+    beside = probe([question, {**turn, "content": "probe_text"}, *end], True)
+    if both is None or beside is None or "probe_text" in beside:
+        return False, False
+    text: Message = {"role": "assistant", "content": "probe_text", **thinking}
+    if shows_thinking and _THOUGHT not in (probe([question, text, turn, result], True) or ""):
+        return True, False
+    apart = probe([question, text, turn, *end], True) or ""
+    return False, all(shown in apart for shown in ("probe_text", _VALUE, _RESULT, "probe_answer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,12 @@ from itertools import accumulate
 from llamafast.control_texts import ControlTexts, new_mark
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.call_syntax import ReasoningTags
-from llamafast.parsing.history import content_text, template_messages
+from llamafast.parsing.history import content_text, template_messages, template_tools
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.parsing.tool_documents import with_own_keywords
 from llamafast.server.deps import ServerState
+from llamafast.server.refusals import refusal
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
 
@@ -61,8 +64,8 @@ class _Conversation:
                      for name, value in message.items()}
                     for message in self.messages
                 ],
-                None if self.tools is None else [texts.mark(tool, mark) for tool in self.tools],
-                {str(texts.mark(name, mark)): texts.mark(value, mark) for name, value in self.kwargs.items()},
+                None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
+                {name: texts.mark(value, mark) for name, value in self.kwargs.items()},  # no template writes the names
                 self.defaults,
             )  # fmt: skip
         except RecursionError:
@@ -73,7 +76,7 @@ def _is_answer(message: Mapping[str, object], name: str) -> bool:
     return name == "content" and message.get("role") == "assistant"
 
 
-def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | None = None) -> ChatPrompt:
+def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str, object]] | None = None) -> ChatPrompt:
     """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
     template, tokenizer = state.settings.chat_template, state.engine.tokenizer
     if template is None:
@@ -88,6 +91,8 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
     segments = _rendered(template, conversation, state.control_texts, body)
     text = "".join(segment for segment, _ in segments)
     token_ids = array("i", tokenizer.encode_segments(segments))
+    if body.add_special_tokens and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
+        token_ids.insert(0, tokenizer.bos_id)
     if not token_ids:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     boundaries: tuple[int, ...] = ()
@@ -104,23 +109,24 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[object] | No
     return ChatPrompt(text, token_ids, tags, is_reasoning, may_reason, body.continue_final_message, boundaries)
 
 
-def _tools(template: ChatTemplate, tools: Sequence[object] | None) -> Sequence[object] | None:
+def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None) -> Sequence[object] | None:
     """The tools for the template. Raises InvalidRequestError if it has no place for them."""
     if tools and "tools" not in template.traits.variables:
         raise InvalidRequestError("this model's chat template has no place for tools", param="tools")
-    return tools or ([] if template.traits.empty_tools else None)
+    return template_tools(tools, template.traits)
 
 
 def _rendered(
     template: ChatTemplate, conversation: _Conversation, texts: ControlTexts, body: ChatBody
 ) -> list[tuple[str, bool]]:
     """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
-    mark = ""
+    mark, given = "", conversation
     client = (conversation.messages, conversation.tools, conversation.kwargs)
     if texts.may_be_in(*client):
         mark = new_mark()
         conversation = conversation.marked(texts, mark)
     generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
+    start_s = time.thread_time()
     try:
         text = template.render(
             conversation.messages,
@@ -130,7 +136,8 @@ def _rendered(
         )
     except TemplateError as exc:
         reason = str(exc).replace(mark, "") if mark else str(exc)
-        raise InvalidRequestError(f"the chat template refuses these messages: {reason}", param="messages") from exc
+        sent = [message.as_sent() for message in body.messages]
+        raise refusal(template, sent, given.variables, reason, time.thread_time() - start_s) from exc
     return texts.segments(text, mark) if mark else [(text, True)]
 
 

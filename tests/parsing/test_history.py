@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -58,11 +59,32 @@ def test_history_arguments_are_text_where_the_template_wants_text(given, expecte
     assert message["tool_calls"][0]["function"]["arguments"] == expected
 
 
-@pytest.mark.parametrize("arguments", ["{", "[]", '{"a": NaN}', "[" * 100_000, '"{}"'])
-def test_history_arguments_that_are_no_object_are_refused_by_name(arguments):
-    with pytest.raises(InvalidRequestError) as caught:
-        seen(USER, assistant(None, tool_calls=[call(arguments=arguments)]))
-    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+RAW = ["{", '{"path": "/srv/no', "[]", "5", "true", '"text"', '{"a": NaN}', "[" * 100_000, '{"a": "\\ud800"}', " x "]
+
+
+@pytest.mark.parametrize("arguments", RAW)
+def test_history_arguments_that_are_no_object_are_shown_as_they_are(arguments):
+    def shown(**traits):
+        (_, message) = seen(USER, assistant(None, tool_calls=[call(arguments=arguments)]), **traits)
+        return message["tool_calls"][0]["function"]["arguments"]
+
+    assert shown(text_arguments=True) == arguments
+    assert shown(raw_arguments=True) == arguments
+    assert shown() == {"arguments": arguments}
+
+
+@pytest.mark.parametrize("arguments", ["", " \n", "null", " null ", '""', '"null"', None])
+def test_history_arguments_of_nothing_are_an_empty_object(arguments):
+    (message,) = seen(assistant(None, tool_calls=[call(arguments=arguments)]))
+    assert message["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_history_arguments_that_were_encoded_twice_are_an_object():
+    given = json.dumps(json.dumps({"a": "b"}))
+    (message,) = seen(assistant(None, tool_calls=[call(arguments=given)]))
+    assert message["tool_calls"][0]["function"]["arguments"] == {"a": "b"}
+    (message,) = seen(assistant(None, tool_calls=[call(arguments=given)]), text_arguments=True)
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"a": "b"}'
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
@@ -117,13 +139,6 @@ def test_history_developer_is_system_but_for_templates_that_know_it():
     message = {"role": "developer", "content": "Be kind."}
     assert [m["role"] for m in seen(message)] == ["system"]
     assert [m["role"] for m in seen(message, knows_developer=True)] == ["developer"]
-
-
-def test_history_developer_behind_system_is_one_system_message():
-    assert seen({"role": "system", "content": "A"}, {"role": "developer", "content": "B"}, USER) == [
-        {"role": "system", "content": "A\n\nB"},
-        USER,
-    ]
 
 
 def test_history_parts_are_lines_but_for_templates_that_read_parts():
@@ -197,8 +212,44 @@ def test_history_legacy_functions_are_calls_and_results():
     }  # fmt: skip
 
 
+def test_history_results_of_calls_with_one_id_come_once_each():
+    calls = [call("a", "first"), call("a", "second")]
+    messages = seen(assistant(tool_calls=calls), result("a", "1"), result("a", "2"), single_calls=True)
+    assert names(messages) == [["first"], "tool", ["second"], "tool"]
+    assert [m["content"] for m in messages if m["role"] == "tool"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("traits", [{"shows_results": False}, {"lone_results": False}])
+def test_history_results_without_calls_are_the_users_words_where_the_template_loses_them(traits):
+    messages = seen(USER, assistant("Yes."), result("x", "noon", name="now"), **traits)
+    assert messages[2:] == [{"role": "user", "content": "Result of now:\n\nnoon"}]
+
+
+def test_history_results_are_the_users_words_only_where_the_template_loses_them():
+    messages = [USER, assistant(None, tool_calls=[call()]), result()]
+    assert seen(*messages, lone_results=False)[2]["role"] == "tool"
+    assert seen(*messages, shows_results=False)[2]["content"] == "Result of look:\n\nfound"
+
+
+def test_history_text_beside_calls_is_a_turn_of_its_own_where_it_would_be_lost():
+    messages = seen(assistant("So.", tool_calls=[call()]), result(), text_apart=True)
+    assert [m["content"] for m in messages] == ["So.", "", "found"]
+
+
+def test_history_text_beside_calls_is_reasoning_where_only_that_is_shown():
+    (message,) = seen(assistant("So.", tool_calls=[call()]), joins_reasoning=True)
+    assert (message["content"], message["reasoning_content"]) == ("", "So.")
+
+
+@pytest.mark.parametrize("content", [None, "", []])
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_history_empty_contents_are_empty_text(role, content):
+    assert seen({"role": role, "content": content}, part_roles=frozenset({role}))[0]["content"] == ""
+
+
 def test_history_refusal_is_the_content_of_its_answer():
     assert seen(assistant(None, refusal="No.")) == [{"role": "assistant", "content": "No."}]
+    assert seen(assistant("Well.", refusal="No.")) == [{"role": "assistant", "content": "Well.\n\nNo."}]
 
 
 def test_content_text_is_all_text_of_any_content():
@@ -213,13 +264,37 @@ def test_content_text_is_all_text_of_any_content():
         ({}, "function"),
         ({"function": {"name": 5}}, "function.name"),
         ({"function": {"name": "f", "arguments": 5}}, "function.arguments"),
-        ({"function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}, "function.arguments"),
+        ({"function": {"name": "f", "arguments": [1]}}, "function.arguments"),
     ],
 )
 def test_call_of_the_wrong_shape_is_refused_by_name(call, field):
     with pytest.raises(InvalidRequestError) as refused:
         template_messages([{"role": "assistant", "tool_calls": [call]}], TemplateTraits())
     assert refused.value.param == f"messages[0].tool_calls[0].{field}"
+
+
+@pytest.mark.parametrize("given", [[], {}, 1.5, [["c"]]])
+def test_ids_that_are_no_texts_are_refused_by_name(given):
+    with pytest.raises(InvalidRequestError) as refused:
+        seen(USER, {"role": "tool", "content": "x", "tool_call_id": given})
+    assert refused.value.param == "messages[1].tool_call_id"
+    with pytest.raises(InvalidRequestError) as refused:
+        seen(USER, assistant(tool_calls=[{**call(), "id": given}]))
+    assert refused.value.param == "messages[1].tool_calls[0].id"
+
+
+def test_ids_that_are_numbers_are_texts():
+    messages = seen(assistant(tool_calls=[call(5, "first"), call(6, "second")]), result(6, "2"), result(5, "1"))
+    assert [(m["name"], m["tool_call_id"]) for m in messages[1:]] == [("first", "5"), ("second", "6")]
+
+
+def test_arguments_nested_too_deeply_are_refused_by_name():
+    deep: object = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(InvalidRequestError) as refused:
+        seen(assistant(tool_calls=[call(arguments=deep)]))
+    assert refused.value.param == "messages[0].tool_calls[0].function.arguments"
 
 
 def test_function_call_that_is_no_object_is_refused():

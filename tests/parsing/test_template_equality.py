@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 
 import jinja2
@@ -17,10 +16,8 @@ from llamafast.parsing.history import template_messages
 from llamafast.parsing.template import ChatTemplate, TemplateError
 from llamafast.parsing.tool_formats.registry import detect
 from llamafast.round_trip import ANSWERS, read_back
+from tests.parsing.collection import PATHS, SDIST, SPECIAL
 
-SDIST = Path(os.environ.get("LLAMAFAST_SDIST", "none"))
-SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-PATHS = sorted((SDIST / "vendor/llama.cpp/models/templates").glob("*.jinja"))
 CONFIGS = sorted((SDIST / "examples/server/configs").glob("*.json"))
 FORMATS = json.loads((Path(__file__).parent / "templates.json").read_text())
 # Why an answer that the template writes cannot be read back (docs/templates.md).

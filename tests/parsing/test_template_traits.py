@@ -99,3 +99,69 @@ def test_traits_short_ids_where_long_ones_are_refused() -> None:
 
 def test_traits_empty_tools_where_none_is_refused() -> None:
     assert traits("{% for t in tools %}{{ t }}{% endfor %}" + PLAIN.replace("{{ tools }}", "")).empty_tools
+
+
+def test_traits_developer_that_is_named_but_not_shown_is_not_known() -> None:
+    assert not traits(refuse("m.role == 'developer'") + "{{ m.content }}{% endfor %}").knows_developer
+
+
+def test_traits_systems_of_a_template_that_refuses_all_but_one() -> None:
+    found = traits(refuse("m.role == 'system' and not loop.first") + "{{ m.content }}" + CALLS + "{% endfor %}")
+    assert (found.shows_system, found.several_systems, found.late_systems) == (True, False, False)
+
+
+def test_traits_systems_of_a_template_that_drops_all_but_one() -> None:
+    found = traits(MESSAGES + "{% if m.role != 'system' or loop.first %}{{ m.content }}{% endif %}{% endfor %}")
+    assert (found.shows_system, found.several_systems, found.late_systems) == (True, False, False)
+
+
+def test_traits_developer_behind_system_is_dropped() -> None:
+    shown = "{% if m.role not in ['system', 'developer'] or loop.first %}{{ m.content }}{% endif %}{% endfor %}"
+    found = traits(MESSAGES + shown)
+    assert (found.knows_developer, found.several_systems) == (True, False)
+
+
+@pytest.mark.parametrize("lost", ["m.role == 'system'", "m.role == 'system' and messages[-1].role == 'tool'"])
+def test_traits_system_is_not_shown_where_any_conversation_loses_it(lost: str) -> None:
+    shown = "{% if not (" + lost + ") %}{{ m.content }}{% endif %}" + CALLS
+    assert not traits(MESSAGES + shown + "{% endfor %}").shows_system
+
+
+def test_traits_roles_that_must_alternate_are_single() -> None:
+    source = refuse("not loop.first and m.role == messages[loop.index0 - 1].role") + "{{ m.content }}{% endfor %}"
+    assert traits(source).single_roles == {"user", "assistant"}
+
+
+def test_traits_user_behind_a_result_is_refused() -> None:
+    source = refuse("m.role == 'user' and not loop.first and messages[loop.index0 - 1].role == 'tool'")
+    assert not traits(source + "{{ m.content }}" + CALLS + "{% endfor %}").user_behind_result
+
+
+def test_traits_results_that_are_dropped_or_need_a_call() -> None:
+    dropped = traits(MESSAGES + "{% if m.role != 'tool' %}{{ m.content }}{% endif %}{% endfor %}")
+    assert (dropped.shows_results, dropped.lone_results) == (False, False)
+    source = refuse("m.role == 'tool' and not messages[loop.index0 - 1].tool_calls")
+    needs_call = traits(source + "{{ m.content }}" + CALLS + "{% endfor %}")
+    assert (needs_call.shows_results, needs_call.lone_results) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [("{{ c.function.arguments | tojson }}", False), ("{% for k, v in c.function.arguments | items %}{{ k }}{{ v }}"
+      "{% endfor %}", False), ("{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}"
+      "{{ c.function.arguments | tojson }}{% endif %}", True)],
+)  # fmt: skip
+def test_traits_raw_arguments_where_they_come_out_as_they_are(arguments: str, expected: bool) -> None:
+    found = traits(MESSAGES + "{{ m.content }}{% for c in m.tool_calls %}" + arguments + "{% endfor %}{% endfor %}")
+    assert (found.raw_arguments, found.text_arguments) == (expected, False)
+
+
+def test_traits_text_beside_calls_that_is_lost_stands_apart() -> None:
+    source = MESSAGES + "{% if m.tool_calls %}" + CALLS + "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    assert traits(source).text_apart
+    assert not traits(PLAIN).text_apart
+
+
+def test_traits_of_a_template_that_wants_variables_are_the_defaults() -> None:
+    found = traits("{{ missing.value.deep }}" + PLAIN)
+    assert (found.shows_system, found.late_systems, found.single_roles) == (True, True, frozenset())

@@ -151,12 +151,13 @@ def test_chat_past_tool_call_arguments_reach_the_template_as_object(server):
     assert seen["function"] == {"name": "f", "arguments": {"a": 1}}
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]"])
-def test_chat_past_tool_call_with_bad_arguments_is_refused(server, arguments):
+@pytest.mark.parametrize("arguments", ['{"path": "/srv/no', "[1]", '{"a": 1}{"b": 2}'])
+def test_chat_past_tool_call_with_bad_arguments_loses_no_conversation(server, arguments):
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     response = server.chat(messages=[USER, {"role": "assistant", "tool_calls": [call]}, USER])
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "messages[1].tool_calls[0].function.arguments"
+    assert response.status_code == 200
+    (seen,) = server.template.calls[0]["messages"][1]["tool_calls"]
+    assert seen["function"]["arguments"] == {"arguments": arguments}
 
 
 def test_chat_template_gets_kwargs_and_reasoning_effort(server):
@@ -254,3 +255,49 @@ def test_chat_prompt_logprobs_stand_beside_the_choices(server):
     assert answer["prompt_logprobs"] == [None, {"7": {"logprob": -1.0, "rank": 9, "decoded_token": "\x07"}}]
     assert all("prompt_logprobs" not in choice for choice in answer["choices"])
     assert "prompt_logprobs" not in server.chat(n=2).json()
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
+@pytest.mark.parametrize("value", ["no", "false", "true", 0, 1, [], {"type": "disabled"}])
+def test_chat_template_switch_that_is_no_boolean_is_refused_by_name(server, name, value):
+    response = server.chat(chat_template_kwargs={name: value})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == f"chat_template_kwargs.{name}"
+
+
+def test_chat_template_switch_of_null_is_absent(server):
+    assert server.chat(chat_template_kwargs={"enable_thinking": None, "x": None}).status_code == 200
+    (call,) = server.template.calls
+    assert ("enable_thinking" in call, call["x"]) == (False, None)
+
+
+def test_chat_refusal_part_is_what_the_assistant_said(server):
+    answer = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not."}]}
+    assert server.chat(messages=[USER, answer, USER]).status_code == 200
+    assert server.template.calls[0]["messages"][1]["content"] == "I will not."
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "robot", "content": "x"}, "messages[1].role"),
+        ({"role": None, "content": "x"}, "messages[1].role"),
+        ({"content": "x"}, "messages[1].role"),
+        ({"role": "user", "content": 5}, "messages[1].content"),
+        ({"role": "user", "content": {}}, "messages[1].content"),
+        ({"role": "user", "content": ["x"]}, "messages[1].content[0]"),
+        ({"role": "user", "content": [{"type": "refusal"}]}, "messages[1].content[0]"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": 5}]}, "messages[1].content[0]"),
+        ("x", "messages[1]"),
+    ],
+)
+def test_chat_message_of_a_wrong_shape_is_refused_by_name(server, message, param):
+    response = server.chat(messages=[USER, message])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith(param)
+
+
+@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
+def test_chat_message_without_content_is_rendered(server, role, content):
+    assert server.chat(messages=[USER, {"role": role, "content": content, "name": "n"}, USER]).status_code == 200

@@ -120,6 +120,35 @@ def test_completion_suffix_begins_with_bos_where_the_vocabulary_wants_it(server)
     assert list(server.engine.requests[0].prompt_token_ids) == [299, 256, 97, 257, 122, 258]
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"add_special_tokens": True}, True),
+        ({"add_special_tokens": False}, False),
+        ({"add_special": False}, False),
+    ],
+)
+def test_completion_special_tokens_are_added_unless_the_request_says_no(server, fields, expected):
+    seen = []
+    encode = server.engine.tokenizer.encode
+    server.engine.tokenizer.encode = lambda text, **kwargs: seen.append(kwargs) or encode(text, **kwargs)
+    assert server.complete(prompt="a", **fields).status_code == 200
+    assert seen == [{"add_special": expected, "parse_special": True}]
+
+
+def test_completion_suffix_begins_without_bos_where_the_request_says_so(server):
+    server.engine.tokenizer.add_bos = True
+    server.engine.tokenizer.bos_id = 5
+    server.complete(prompt=[97], suffix="z", add_special_tokens=False)
+    assert server.engine.requests[0].prompt_token_ids[0] == 256
+
+
+def test_completion_special_tokens_under_two_names_must_agree(server):
+    response = server.complete(add_special=False, add_special_tokens=True)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "add_special")
+
+
 def test_completion_suffix_without_such_tokens_is_refused(server):
     server.engine.tokenizer.fim_ids = None
     response = server.complete(suffix="z")

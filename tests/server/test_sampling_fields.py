@@ -44,6 +44,18 @@ def test_sampling_silent_request_has_openai_defaults(server):
     assert (params.temperature, params.top_p, params.top_k, params.allowed_token_ids) == (1.0, 1.0, 0, None)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1])
+@pytest.mark.parametrize("api", ["chat", "complete"])
+def test_sampling_seed_that_peers_take_for_a_random_one_is_none(make_server, api, seed):
+    server = make_server(sampling_defaults={"seed": 7})
+    assert params_of(getattr(server, api)(seed=seed), server).seed is None
+
+
+@pytest.mark.parametrize("seed", [0, -2, 2**32 - 2, 2**32, 2**63])
+def test_sampling_seed_of_any_other_number_is_that_number(server, seed):
+    assert params_of(server.complete(seed=seed), server).seed == seed
+
+
 @pytest.mark.parametrize(
     ("alias", "name", "value"),
     [

@@ -23,6 +23,10 @@ FIELDS = [
         "response_format.schema",
     ),
     (
+        {"response_format": {"type": "json_schema", "schema": SCHEMA}}, "json_schema", TEXT,
+        "response_format.schema",
+    ),
+    (
         {"response_format": {"type": "json_schema", "json_schema": NAMED}}, "json_schema", TEXT,
         "response_format.json_schema.schema",
     ),

@@ -34,7 +34,7 @@ def completions_router(state: ServerState) -> APIRouter:
         constraint = body.constraint()
         params = await state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
         cost = sum(_PROMPT_COST + len(prompt) for prompt in prompts) + len(body.suffix or "")
-        token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body.suffix))
+        token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body))
         compiled = await compile_constraint(state.engine, constraint)
         params = replace(params, structured=compiled.structured)
         header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
@@ -60,13 +60,13 @@ def completions_router(state: ServerState) -> APIRouter:
     return router
 
 
-def _encode_all(state: ServerState, prompts: list[str | list[int]], suffix: str | None) -> list[array[int]]:
+def _encode_all(state: ServerState, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
     """Token ids of each prompt. Raises InvalidRequestError for an empty one, or an id no token can have."""
     encoded: list[array[int]] = []
     for i, prompt in enumerate(prompts):
         param = "prompt" if len(prompts) == 1 else f"prompt[{i}]"
         try:
-            ids = array("i", _encode(state, prompt, suffix))
+            ids = array("i", _encode(state, prompt, body))
         except OverflowError as exc:
             raise InvalidRequestError(f"{param}: a token id is out of range", param=param) from exc
         if not ids:
@@ -75,16 +75,18 @@ def _encode_all(state: ServerState, prompts: list[str | list[int]], suffix: str 
     return encoded
 
 
-def _encode(state: ServerState, prompt: str | list[int], suffix: str | None) -> list[int]:
-    tokenizer = state.engine.tokenizer
-    if not suffix:
-        return prompt if isinstance(prompt, list) else tokenizer.encode(prompt, add_special=True, parse_special=True)
+def _encode(state: ServerState, prompt: str | list[int], body: CompletionBody) -> list[int]:
+    tokenizer, add_special = state.engine.tokenizer, body.add_special_tokens
+    if not body.suffix:
+        if isinstance(prompt, list):
+            return prompt
+        return tokenizer.encode(prompt, add_special=add_special, parse_special=True)
     if tokenizer.fim_ids is None:
         raise InvalidRequestError("this model has no fill-in-the-middle tokens, which suffix needs", param="suffix")
     before, after, middle = tokenizer.fim_ids
-    start = [tokenizer.bos_id] if tokenizer.add_bos else []
+    start = [tokenizer.bos_id] if tokenizer.add_bos and add_special else []
     head = prompt if isinstance(prompt, list) else tokenizer.encode(prompt, add_special=False, parse_special=True)
-    tail = tokenizer.encode(suffix, add_special=False, parse_special=True)
+    tail = tokenizer.encode(body.suffix, add_special=False, parse_special=True)
     return [*start, before, *head, after, *tail, middle]
 
 

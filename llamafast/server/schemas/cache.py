@@ -24,7 +24,11 @@ class CacheFields(BaseModel):
     cache_salt: str = Field(
         "", min_length=1, max_length=4096, description="Prompts share prefixes only where this is equal."
     )
-    cache_prompt: bool = Field(True, description="false: nothing comes from the prefix cache, nothing goes into it.")
+    cache_prompt: bool = Field(
+        True,
+        description="false: nothing comes from the prefix cache, nothing goes into it. Logits with it and without are "
+        "equal up to rounding, as they are between steps of different sizes.",
+    )
     priority: int = Field(0, ge=-_INT32, lt=_INT32, description="Requests with a lower value go first.")
     n_keep: int | None = Field(
         None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
+from llamafast.parsing.reasoning import SWITCHES, wrong_switch
+from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
 from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
 from llamafast.server.schemas.tools import ToolFields
@@ -28,7 +29,6 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "verbosity": ("medium",),
     "documents": ([],),
     "chat_template": (),
-    "add_special_tokens": (False,),
     "echo": (False,),
     "best_of": (1,),
 }
@@ -41,12 +41,20 @@ _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_pr
 
 
 class ContentPart(BaseModel):
-    """One part of a message; of its kinds only text is supported yet."""
+    """One part of a message; of its kinds only text is supported yet, and an assistant's refusal."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     type: str
     text: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_refusal(cls, value: object) -> object:
+        # What was refused is to the model what it said.
+        if isinstance(value, dict) and value.get("type") == "refusal" and "refusal" in value:
+            return {"type": "text", "text": value["refusal"]}
+        return value
 
     def check(self, path: str) -> None:
         """Raises InvalidRequestError, naming `path`."""
@@ -86,7 +94,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = _NOT_YET_CHAT
     no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
-    aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES}
+    aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES, **SPECIAL_ALIASES}
 
     messages: list[ChatMessage] = Field(
         min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
@@ -100,6 +108,11 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     chat_template_kwargs: dict[str, object] = Field(default_factory=dict, description="Variables of the template.")
     add_generation_prompt: bool | None = Field(None, description="Whether the prompt asks for an answer.")
     continue_final_message: bool = Field(False, description="The answer goes on with the last message.")
+    add_special_tokens: bool = Field(
+        False,
+        description="true: the prompt gets a BOS if its vocabulary asks for one and the template has written none. "
+        "Also `add_special`.",
+    )
 
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""
@@ -119,6 +132,10 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
                 raise InvalidRequestError(
                     f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
                 )
+        switch = wrong_switch(self.chat_template_kwargs)
+        if switch is not None:
+            param = f"chat_template_kwargs.{switch}"
+            raise InvalidRequestError(f"{param}: must be true or false", param=param)
 
     @property
     def render_cost(self) -> int:
@@ -143,4 +160,9 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     def template_kwargs(self, known: Container[str]) -> dict[str, object]:
         """What the template gets beside the messages and tools. known: the variables that it reads."""
-        return {**self.switches(known), **self.chat_template_kwargs}
+        given = {
+            name: value
+            for name, value in self.chat_template_kwargs.items()
+            if value is not None or name not in SWITCHES
+        }
+        return {**self.switches(known), **given}

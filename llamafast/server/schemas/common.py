@@ -36,6 +36,9 @@ NOT_YET: Mapping[str, tuple[object, ...]] = {
     "return_token_ids": (False,),
 }
 
+# llama-server's name beside vLLM's.
+SPECIAL_ALIASES: Mapping[str, str] = {"add_special": "add_special_tokens"}
+
 # Known fields that change nothing in the answer of a local server.
 NO_OP: frozenset[str] = frozenset(
     {

@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
-from llamafast.server.schemas.sampling import MAX_LOGPROBS
+from llamafast.server.schemas.common import NO_OP, SPECIAL_ALIASES, RequestBody
+from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
 
 _PROMPT_SCHEMA: JsonDict = {
     "anyOf": [
@@ -25,11 +25,16 @@ _PROMPT_SCHEMA: JsonDict = {
 class CompletionBody(RequestBody):
     """OpenAI's fields and vLLM's extra sampling fields."""
 
-    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = {**NOT_YET, "add_special_tokens": (True,)}
     no_op: ClassVar[frozenset[str]] = NO_OP | {"continue_final_message", "add_generation_prompt"}
+    aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **SPECIAL_ALIASES}
 
     # A union of four list types would try every member on 100,000 token ids: `prompts` tells them apart instead.
     prompt: object = Field(..., description="Text, token ids, or a list of either.", json_schema_extra=_PROMPT_SCHEMA)
+    add_special_tokens: bool = Field(
+        True,
+        description="A text gets the BOS or EOS that its vocabulary asks for, but no BOS before one that it begins "
+        "with. Also `add_special`.",
+    )
     suffix: str | None = Field(None, description="Text after the gap; needs a model with fill-in-the-middle tokens.")
     max_tokens: int = Field(16, description="The most tokens of each choice.")
     echo: bool = Field(False, description="The prompt before each text.")

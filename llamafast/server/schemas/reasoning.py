@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.reasoning import SWITCHES
+from llamafast.parsing.turns import OwnText
 
 T = TypeVar("T")
 
@@ -21,8 +23,6 @@ BUDGET_ALIASES = {
     "reasoning_budget_tokens": "thinking_budget",
 }
 
-# Variables by which templates switch reasoning on and off.
-_SWITCHES = ("enable_thinking", "thinking")
 _OFF = ("none", "minimal")
 
 
@@ -77,9 +77,9 @@ class ReasoningFields(BaseModel):
         effort, enabled = self._effort, self._enabled
         if enabled is None and effort is not None:
             enabled = effort not in _OFF
-        values: dict[str, object] = {} if effort is None else {"reasoning_effort": effort}
+        values: dict[str, object] = {} if effort is None else {"reasoning_effort": OwnText(effort)}
         if enabled is not None:
-            values |= {name: enabled for name in _SWITCHES if name in known}
+            values |= {name: enabled for name in SWITCHES if name in known}
         return values
 
     @property

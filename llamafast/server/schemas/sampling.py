@@ -21,6 +21,9 @@ MAX_LOGPROBS = 20
 # A text takes at least as long as this many characters.
 _TEXT_COST = 100
 
+# llama.cpp's default seed, as signed and as unsigned number: at every peer it asks for a random one.
+_RANDOM_SEEDS = (-1, 2**32 - 1)
+
 _TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
 # llama-server's `false`: the token never comes.
@@ -41,8 +44,16 @@ class SamplingFields(BaseModel):
     }
 
     n: int = Field(1, description="Choices per prompt.")
-    seed: int | None = Field(None, description="Equal seeds draw equal tokens.")
-    temperature: float = Field(1.0, description="0 takes the most likely token.")
+    seed: int | None = Field(
+        None,
+        description="Equal seeds draw equal tokens, as far as the logits are equal: rounding depends on what else is "
+        "computed in the same step, and on what came from the prefix cache. Absent, -1 or 4294967295: a random one.",
+    )
+    temperature: float = Field(
+        1.0,
+        description="0 takes the most likely token; where two are about equally likely, rounding decides, which may "
+        "differ between a prompt from the prefix cache and one computed anew.",
+    )
     dynatemp_range: float = Field(0.0, description="The temperature moves by this much with the entropy; 0: off.")
     dynatemp_exponent: float = Field(1.0, description="How the temperature follows the entropy.")
     top_k: int = Field(0, description="0 or -1 switches the filter off.")
@@ -112,6 +123,7 @@ class SamplingFields(BaseModel):
         """
         values = {name: getattr(self, name) for name in _PLAIN}
         values |= {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        values["seed"] = None if values["seed"] in _RANDOM_SEEDS else values["seed"]
         return SamplingParams(
             **values,
             max_tokens=max_tokens,

@@ -38,7 +38,7 @@ class JsonSchemaFormat(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """OpenAI's response format; `schema` beside json_object is llama-server's."""
+    """OpenAI's response format; `schema` beside the type is llama-server's."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -97,7 +97,10 @@ class StructuredFields(BaseModel):
 
 
 def _of_response_format(given: ResponseFormat) -> Iterator[Constraint]:
-    if given.type == "json_schema":
+    if given.type == "json_schema" and given.json_schema is None and given.schema_ is not None:
+        strict = (given.model_extra or {}).get("strict") is not False
+        yield from _given("response_format.schema", StructuredKind.JSON_SCHEMA, given.schema_, strict=strict)
+    elif given.type == "json_schema":
         if given.json_schema is None or given.json_schema.schema_ is None:
             param = "response_format.json_schema" + (".schema" if given.json_schema is not None else "")
             raise InvalidRequestError(f"{param}: Field required", param=param)
