@@ -35,5 +35,19 @@ class PythonMachine(JsonMachine):
         yield from self.expect("(")
         self.start_call(name)
         yield from self.literal(LiteralReader(PYTHON, "("))
-        self.is_whole = True
+        yield from self.no_more("=:'\"", ")}")
+        if self.text[self.at] == ",":
+            yield from self._another()
         self.end_call()
+
+    def _another(self) -> Wait[None]:
+        """What follows a comma must be a call, or the list's end; it is not taken. MalformedError if it is not."""
+        self.settle()
+        self.at += 1
+        self.is_whole = False
+        yield from self.space()
+        if (yield from self.peek()) not in "{]":
+            yield from self.word(_name)
+            yield from self.expect("(")
+        self.go_back()
+        self.is_whole = True

@@ -44,6 +44,7 @@ class FunctionaryV31(ChatFormat):
 
 class _Parser(Machine):
     starts = Markers("<function=")
+    closers = ("</function>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""

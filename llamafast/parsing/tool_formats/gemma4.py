@@ -13,7 +13,7 @@ from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
-_name = re.compile(r"[^\s{\[<]*")
+_name = re.compile(r"[^\s{}\[\]<]*")
 
 
 class Gemma4(ChatFormat):
@@ -51,13 +51,15 @@ class Gemma4(ChatFormat):
 class _Parser(Machine):
     tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
     starts = Markers("<|tool_call>")
+    closers = ("<tool_call|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""
         yield from self.expect("call:")
         name = yield from self.word(_name)
         self.start_call(name)
-        yield from self.literal(LiteralReader(GEMMA))
-        self.is_whole = True
-        self.end_call()
+        if not (yield from self.lacks_arguments()):
+            yield from self.literal(LiteralReader(GEMMA))
+            yield from self.no_more()
+        self.end_call(self.is_whole)
         yield from self.accept_end("<tool_call|>")

@@ -45,6 +45,7 @@ class LlamaPythonic(ChatFormat):
 class _Parser(BareMachine):
     first = "["
     starts = Markers("<|python_start|>")
+    closers = ("<|python_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""
