@@ -46,8 +46,10 @@ class PythonMachine(JsonMachine):
         self.at += 1
         self.is_whole = False
         yield from self.space()
-        if (yield from self.peek()) not in "{]":
-            yield from self.word(_name)
-            yield from self.expect("(")
-        self.go_back()
+        try:
+            if (yield from self.peek()) not in "{]":
+                yield from self.word(_name)
+                yield from self.expect("(")
+        finally:
+            self.go_back()
         self.is_whole = True

@@ -83,8 +83,10 @@ class _Parser(JsonMachine):
         if not is_clear or not (yield from self.standing((",", *self.closers))):
             raise MalformedError
         self.settle()
-        if (yield from self.accept(",")):
-            yield from self.space()
-            yield from self.expect("{")
-        self.go_back()
+        try:
+            if (yield from self.accept(",")):
+                yield from self.space()
+                yield from self.expect("{")
+        finally:
+            self.go_back()
         self.is_whole = True

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.literals import GEMMA, LiteralReader
+from llamafast.parsing.literals import GEMMA, LiteralReader, Notation
 from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
@@ -48,10 +48,10 @@ class Gemma4(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
-    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
-    starts = Markers("<|tool_call>")
-    closers = ("<tool_call|>",)
+class GemmaMachine(Machine):
+    """Reads calls in a notation like call:NAME{key:value}, up to the first of the closers."""
+
+    notation: Notation
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""
@@ -59,7 +59,14 @@ class _Parser(Machine):
         name = yield from self.word(_name)
         self.start_call(name)
         if not (yield from self.lacks_arguments()):
-            yield from self.literal(LiteralReader(GEMMA))
+            yield from self.literal(LiteralReader(self.notation))
             yield from self.no_more()
         self.end_call(self.is_whole)
-        yield from self.accept_end("<tool_call|>")
+        yield from self.accept_end(self.closers[0])
+
+
+class _Parser(GemmaMachine):
+    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
+    starts = Markers("<|tool_call>")
+    closers = ("<tool_call|>",)
+    notation = GEMMA
