@@ -47,23 +47,40 @@ class JsonMachine(Machine):
 
     def json_call(self) -> Wait[None]:
         """One call."""
-        self._named, self._id, self._arguments, self._is_odd, self._is_empty = "", None, None, False, False
+        self._named, self._id, self._arguments = "", None, None
+        self._is_odd = self._is_empty = self._has_object = False
         yield from self.expect("{")
         yield from self._members()
         if not self._named:
             raise MalformedError
-        if self._arguments is None and not (self._is_empty and self.needs_arguments):
+        if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
             self.pass_nothing()
         self.is_whole = self._arguments is not None or self.is_whole
         # A brace too many that stands within the arguments makes members of the call of the rest.
-        yield from self.no_more('":}' if self._is_odd else '":', "}")
+        yield from self.no_more('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
+        if self.text[self.at] == ",":
+            yield from self._another()
         self.end_call(self.is_whole)
+
+    def _another(self) -> Wait[None]:
+        """A comma behind a call is followed by another one, not by a member of this. It is not taken."""
+        self.settle()
+        self.at += 1
+        try:
+            yield from self.space()
+            has_member = (yield from self.peek()) == '"'
+        finally:
+            self.go_back()
+        if has_member:
+            self.is_whole = False
+            raise MalformedError
 
     _named: str
     _id: str | None
     _arguments: str | None  # what waits for the name; empty: they are out
     _is_odd: bool  # other members stand behind the arguments
     _is_empty: bool  # nothing stands where the arguments should
+    _has_object: bool  # another member than the arguments is an object
 
     def json_string(self) -> Wait[str]:
         """A string's value."""
@@ -92,6 +109,7 @@ class JsonMachine(Machine):
             if not (yield from self.accept(",")):
                 if self._is_over and (yield from self.standing(("]", *self.closers))):
                     return
+                self.is_whole = False
                 raise MalformedError
 
     @property
@@ -117,6 +135,7 @@ class JsonMachine(Machine):
             self._id = yield from self.json_string()
         else:
             self._is_odd = self._arguments is not None
+            self._has_object = self._has_object or char == "{"
             yield from self.json(_drop)
 
     def _read_arguments(self, char: str) -> Wait[None]:

@@ -160,12 +160,15 @@ class Machine(TextReader, StreamParser):
         self.arguments("{}")
         self.hold()
 
-    def no_more(self, marks: str = ',":', strays: str = "}]") -> Wait[None]:
-        """Take brackets too many behind whole arguments. MalformedError if a mark shows that they were no end."""
+    def no_more(self, marks: str = ',":', strays: str = "}]", *, has_words: bool = False) -> Wait[None]:
+        """Take brackets too many behind whole arguments. MalformedError if a mark shows that they were no end.
+
+        has_words: so does a word.
+        """
         while True:
             yield from self.space()
             char = yield from self.peek()
-            if char in marks:
+            if char in marks or (has_words and char.isalnum()):
                 self.is_whole = False
                 raise MalformedError
             if char not in strays:

@@ -35,12 +35,12 @@ class PythonMachine(JsonMachine):
         yield from self.expect("(")
         self.start_call(name)
         yield from self.literal(LiteralReader(PYTHON, "("))
-        yield from self.no_more("=:'\"", ")}")
+        yield from self.no_more("=:'\"", ")}", has_words=True)
         if self.text[self.at] == ",":
-            yield from self._another()
+            yield from self._another_call()
         self.end_call()
 
-    def _another(self) -> Wait[None]:
+    def _another_call(self) -> Wait[None]:
         """What follows a comma must be a call, or the list's end; it is not taken. MalformedError if it is not."""
         self.settle()
         self.at += 1

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 
 from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
+
+_LONGEST_TAG = 60
+_LIKE = 0.8  # of 1: a tag with one wrong character is more like it
 
 
 @dataclass(frozen=True, slots=True)
 class ValueEnds:
     """What ends a value: its closing tag, `close`; where that is missing, what begins the next argument or ends a call.
 
-    call_closes: the tags that end calls. has_lines: the line breaks at a value's ends belong to its tags.
+    call_closes: the tags that end calls. never: tags that no value holds. has_lines: the line breaks at a value's ends
+    belong to its tags.
     """
 
     close: str
     opener: str = ""
     call_closes: tuple[str, ...] = ()
     has_lines: bool = False
+    never: tuple[str, ...] = ()
     markers: Markers = field(init=False)
 
     def __post_init__(self) -> None:
         closes = ("\n" + self.close, self.close) if self.has_lines else (self.close,)
         others = [text for text in (self.opener, *self.call_closes) if text]
-        object.__setattr__(self, "markers", Markers(*closes, *(f"\n{text}" for text in others), *others))
+        object.__setattr__(self, "markers", Markers(*closes, *(f"\n{text}" for text in others), *others, *self.never))
+
+    def is_like_close(self, text: str) -> bool:
+        """Whether a text ends in something like the closing tag."""
+        last = text.rstrip()[-len(self.close) - 1 :]
+        return SequenceMatcher(None, last, self.close).ratio() >= _LIKE
 
 
 class TaggedMachine(Machine):
@@ -92,9 +103,22 @@ class TaggedMachine(Machine):
         if self.ends.has_lines:
             yield from self.accept("\n")
         yield from self.opened_again(key)
+        last = ""
+
+        def add(text: str) -> None:
+            nonlocal last
+            last = (last + text)[-_LONGEST_TAG:]
+            self.arguments(writer.add(text))
+
         while True:
-            marker = yield from self.copy(self.ends.markers, lambda text: self.arguments(writer.add(text)))
-            if marker.endswith(self.ends.close) or (yield from self.ends_before(marker, writer)):
+            marker = yield from self.copy(self.ends.markers, add)
+            if marker in self.ends.never:
+                raise MalformedError
+            if marker.endswith(self.ends.close):
+                return
+            if (yield from self.ends_before(marker, writer)):
+                if self.ends.is_like_close(last):
+                    raise MalformedError
                 return
 
     def opened_again(self, key: str) -> Wait[None]:

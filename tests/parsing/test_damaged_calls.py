@@ -29,7 +29,7 @@ DAMAGED = {
 }
 _TAG = r"(?:\]<\]minimax\[>\[)?<[^<>\n]*>|\[/?[A-Z_]{3,}\]|```(?:json)?|>>>|Action:"
 _is_tag = re.compile(_TAG)
-_is_structure = re.compile(_TAG + r"|[][{}()]")
+_is_structure = re.compile(_TAG + r'|[][{}(),:"]')
 
 TOOL_NAMES = {tool.name for tool in TOOLS}
 
@@ -124,6 +124,26 @@ def test_damaged_call_is_the_one_that_was_meant_or_is_not_complete(format: str, 
 @pytest.mark.parametrize("format", FORMATS)
 def test_damaged_call_means_the_same_in_pieces_wherever_it_is_damaged(format: str, damage: str) -> None:
     check(format, damage, step=1)
+
+
+@pytest.mark.parametrize("tag", ["\n/parameter>", "\n<parameter>", "\n</parametr>", "\n</parameter"])
+def test_argument_behind_which_something_like_a_closing_tag_stands_is_not_complete(tag: str) -> None:
+    text = f"<tool_call>\n<function=run>\n<parameter=code>\na{tag}\n</function>\n</tool_call>"
+    assert complete_calls(read("qwen3_xml", "", text)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>\n{"name": "search"}, "arguments": {"query": "x"}}\n</tool_call>',
+        '<tool_call>\n{"name": "search", "rguments": {"query": "x"}}\n</tool_call>',
+        '<tool_call>\n{"name": "search", "arguments": {}"query": "x"}}\n</tool_call>',
+        '<tool_call>\n{"name": "search", "arguments": }{"query": "x"}}\n</tool_call>',
+        '<tool_call>\n{"name": "search", "arguments": {"query": "x"}, "arguments": {"query": "y"}}}\n</tool_call>',
+    ],
+)
+def test_call_whose_arguments_stand_beside_it_is_not_complete(text: str) -> None:
+    assert complete_calls(read("hermes", "", text)) == []
 
 
 @pytest.mark.parametrize("format", sorted(TAGGED))
@@ -252,6 +272,7 @@ def test_harmony_header_that_says_things_twice_means_them(header: str) -> None:
         ("<|channel|>??<|message|>Hi<|end|>", "Hi", ""),
         ("<|channel|>commentary to=functions.a to=functions.b<|message|>{}<|call|>", "{}", ""),
         ("<|channel|>??", "", ""),
+        ("<|channel|>commentary to=functions.<|message|>{}<|call|>", "{}", ""),
     ],
 )
 def test_harmony_header_that_is_malformed_shows_no_markup(text: str, content: str, reasoning: str) -> None:

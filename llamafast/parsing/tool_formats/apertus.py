@@ -48,7 +48,7 @@ class Apertus(ChatFormat):
 class _Parser(JsonMachine):
     tags = (ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),)
     starts = Markers("<|tools_prefix|>")
-    closers = ("}", "]", "<|tools_suffix|>")
+    closers = ("}", "<|tools_suffix|>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""
@@ -64,6 +64,7 @@ class _Parser(JsonMachine):
             self.start_call(name)
             if (yield from self.lacks_arguments()):
                 yield from self.accept("}")
+                yield from self.no_more('":{', "}")
             else:
                 yield from self.json_object()
                 yield from self._end_object(self.scanner.is_clear)
@@ -80,7 +81,7 @@ class _Parser(JsonMachine):
             yield from self.no_more('":', "}")
             return
         self.is_whole = False
-        if not is_clear or not (yield from self.standing((",", *self.closers))):
+        if not is_clear or not (yield from self.standing((",", "]", *self.closers))):
             raise MalformedError
         self.settle()
         try:

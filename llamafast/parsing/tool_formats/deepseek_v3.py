@@ -60,7 +60,7 @@ class DeepseekV3(ChatFormat):
 
 class _Parser(Machine):
     starts = Markers("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
-    closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```")
+    closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```<｜tool▁call▁end｜>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section; the models forget its first marker now and then."""

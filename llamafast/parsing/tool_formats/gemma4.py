@@ -60,7 +60,7 @@ class GemmaMachine(Machine):
         self.start_call(name)
         if not (yield from self.lacks_arguments()):
             yield from self.literal(LiteralReader(self.notation))
-            yield from self.no_more()
+            yield from self.no_more(has_words=True)
         self.end_call(self.is_whole)
         yield from self.accept_end(self.closers[0])
 

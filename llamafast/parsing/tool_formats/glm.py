@@ -56,7 +56,8 @@ class Glm(ChatFormat):
 
 def value_ends(suffix: str = "") -> ValueEnds:
     """What ends a value. suffix: what the tags end in."""
-    return ValueEnds(f"</arg_value{suffix}>", f"<arg_key{suffix}>", (f"</tool_call{suffix}>",))
+    never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
+    return ValueEnds(f"</arg_value{suffix}>", f"<arg_key{suffix}>", (f"</tool_call{suffix}>",), never=never)
 
 
 class GlmMachine(TaggedMachine):

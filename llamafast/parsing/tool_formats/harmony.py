@@ -29,7 +29,7 @@ _NOBODY = ("assistant", "user", "all")
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """A message's header. recipient: whom it is for, "": the user."""
+    """A message's header. recipient: the tool that it is for, "": it is the user's."""
 
     channel: str = ""
     recipient: str = ""
@@ -150,7 +150,7 @@ class _Parser(Machine):
         """A message's text, and what ends it."""
         self.begin_part()
         if head.recipient:
-            yield from self._call(head.recipient.removeprefix("functions."))
+            yield from self._call(head.recipient)
         if head.channel == "analysis" and not head.recipient:
             self._end((yield from self.thoughts(_BODY_ENDS)))
         else:
@@ -218,7 +218,7 @@ def _parsed(header: str) -> _Head | None:
             mark = ""
     if num_words > 1 or len(recipients) > 1:
         return None
-    recipient = "".join(recipients)
+    recipient = "".join(recipients).removeprefix("functions.")
     return _Head(channel, "" if recipient in _NOBODY else recipient)
 
 

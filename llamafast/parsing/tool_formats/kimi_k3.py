@@ -15,6 +15,7 @@ from llamafast.parsing.tagged_calls import TaggedMachine, ValueEnds
 from llamafast.parsing.tools import Tool
 
 _TOKENS = Markers("<|open|>", "<|close|>", "<|sep|>")
+_are_attributes = re.compile(r'(?:\s*\w+="[^"]*")*\s*').fullmatch
 _attributes = re.compile(r"[^<]*")
 
 
@@ -81,7 +82,10 @@ class _Parser(TaggedMachine):
         yield from self.expect("<|sep|>")
         while (yield from self.accept("<|sep|>")):
             pass
-        return _attribute(attributes, "key"), _attribute(attributes, "type") == "string"
+        key = _attribute(attributes, "key")
+        if not key:
+            raise MalformedError
+        return key, _attribute(attributes, "type") == "string"
 
     def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
         """A value and its closing tag; it holds no token of a tag."""
@@ -97,5 +101,5 @@ class _Parser(TaggedMachine):
 
 
 def _attribute(attributes: str, name: str) -> str:
-    found = re.search(rf'\b{name}="([^"]*)"', attributes)
+    found = _are_attributes(attributes) and re.search(rf'\b{name}="([^"]*)"', attributes)
     return found[1].replace("&quot;", '"').replace("&amp;", "&") if found else ""
