@@ -15,7 +15,7 @@ from llamafast.parsing.tool_formats.function_gemma import FunctionGemma
 from llamafast.parsing.tool_formats.functionary_v31 import FunctionaryV31
 from llamafast.parsing.tool_formats.functionary_v32 import FunctionaryV32
 from llamafast.parsing.tool_formats.gemma4 import Gemma4
-from llamafast.parsing.tool_formats.gigachat import GigaChat
+from llamafast.parsing.tool_formats.gigachat import GigaChat, GigaChat31
 from llamafast.parsing.tool_formats.glm import Glm
 from llamafast.parsing.tool_formats.granite import Granite
 from llamafast.parsing.tool_formats.harmony import Harmony
@@ -68,6 +68,7 @@ _FORMATS: tuple[ChatFormat, ...] = (
     KimiK3(),
     Solar(),
     Hunyuan3(),
+    GigaChat31(),
     GigaChat(),
     Nemotron(),
     Apriel(),
@@ -99,4 +100,4 @@ def by_name(name: str) -> ChatFormat:
 
 def names() -> list[str]:
     """What the formats are called."""
-    return sorted(format.name for format in (*_FORMATS, Plain()))
+    return sorted({format.name for format in (*_FORMATS, Plain())})
