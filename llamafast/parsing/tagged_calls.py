@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
@@ -10,7 +11,7 @@ from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.parsing.markers import Markers
 
-_LONGEST_TAG = 60
+_LONGEST_TAG = 60  # in characters
 _LIKE = 0.8  # of 1: a tag with one wrong character is more like it
 
 
@@ -103,11 +104,10 @@ class TaggedMachine(Machine):
         if self.ends.has_lines:
             yield from self.accept("\n")
         yield from self.opened_again(key)
-        last = ""
+        last = deque[str](maxlen=_LONGEST_TAG)
 
         def add(text: str) -> None:
-            nonlocal last
-            last = (last + text)[-_LONGEST_TAG:]
+            last.append(text)
             self.arguments(writer.add(text))
 
         while True:
@@ -117,7 +117,7 @@ class TaggedMachine(Machine):
             if marker.endswith(self.ends.close):
                 return
             if (yield from self.ends_before(marker, writer)):
-                if self.ends.is_like_close(last):
+                if self.ends.is_like_close("".join(last)):
                     raise MalformedError
                 return
 
