@@ -37,7 +37,9 @@ TEMPLATES = {
 def template(name: str) -> ChatTemplate:
     tools, call = TEMPLATES[name]
     return ChatTemplate(
-        "{% if tools %}" + tools + "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if not m.tool_calls }}"
+        "{% if tools %}"
+        + tools
+        + "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if not m.tool_calls }}"
         "{% for c in m.tool_calls %}" + call + "{% endfor %}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
         bos_token="",

@@ -297,3 +297,21 @@ def test_harmony_header_without_its_end_is_over_where_an_object_begins() -> None
 def test_tags_that_a_value_names_are_its_own(text: str, arguments: dict[str, object]) -> None:
     written = f"<tool_call>\n<function=run>\n<parameter=code>\n{text}</function>\n</tool_call>"
     assert complete_calls(read("qwen3_xml", "", written)) == [("run", arguments)]
+
+
+QWEN = "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n{}</function>\n</tool_call>"
+K3 = '<|open|>call tool="run" index="1"<|sep|><|open|>argument ky="code" type="string"<|sep|>a<|close|>argument<|sep|>'
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("qwen3_xml", QWEN.format("<parameter=other>\n3\n</parameter>\n")),  # the tool declares no such argument
+        ("qwen3_xml", QWEN.format("</parameter>\n</function>\n<parameter=unit>\ncelsius\n</parameter>\n")),
+        ("kimi_k3", K3 + "<|close|>call<|sep|>"),  # the argument has no name
+        ("mistral", '[TOOL_CALLS][{"name": "run", "arguments": {"code": "a", "id": "abcDEF123"}]'),
+    ],
+)
+def test_call_with_a_part_that_may_belong_elsewhere_is_not_complete(format: str, text: str) -> None:
+    [call] = read(format, "", text).calls[:1]
+    assert not call.is_complete and not is_object(call.arguments)
