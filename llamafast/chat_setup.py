@@ -12,6 +12,11 @@ from llamafast.parsing.template import ChatTemplate, TemplateError
 from llamafast.parsing.tool_formats.registry import by_name, detect
 from llamafast.tokenizer import Tokenizer
 
+UNKNOWN_CALLS = (
+    "the chat template shows tools, but not in a known format: calls stay in the content; "
+    "--tool-format names a format, model.response_schema describes one"
+)
+
 
 def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
     """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
@@ -44,6 +49,11 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
         except ValueError as error:
             raise ConfigError(f"model.tool_format: {error}") from None
     return detected
+
+
+def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
+    """Whether the model is shown tools, and calls of them would stay in the content, since their format is unknown."""
+    return template is not None and not answers.reads_calls and "tools" in template.traits.variables
 
 
 def _read(path: str | None) -> str | None:

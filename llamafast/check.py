@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llamafast.chat_setup import chat_format, chat_template
+from llamafast.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
 from llamafast.config import BUILT_IN, Config, ModelConfig
 from llamafast.engine.header import Header, read_header
 from llamafast.errors import ConfigError, LlamaFastError
@@ -44,6 +44,8 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         return False
     origin = "configured" if model.response_schema or model.tool_format else "found in the template"
     _say("answers", "ok", f"{answers.name}, {origin}")
+    if hides_calls(answers, template):
+        _say("tools", "unknown", UNKNOWN_CALLS)
     problems = [fault for answer in ANSWERS if (fault := read_back(template, answers, answer, header))]
     _say("parser", "ok" if not problems else "failed", f"{len(ANSWERS) - len(problems)} of {len(ANSWERS)} read back")
     for problem in problems:

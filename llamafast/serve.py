@@ -19,7 +19,7 @@ import uvicorn
 from rich.console import Console
 
 import llamafast
-from llamafast.chat_setup import chat_format, chat_template
+from llamafast.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
 from llamafast.config import BUILT_IN, Config, FileConfig, ModelConfig
 from llamafast.cpu import default_threads
 from llamafast.engine.async_engine import AsyncEngine
@@ -59,6 +59,8 @@ def serve(config: Config) -> None:
             answers = chat_format(config.model, template)
             settings = _settings(config, path, engine, template, answers)
             _console.print(_description(path, engine, reason, answers))
+            if hides_calls(answers, template):
+                _console.print(f"tools    {UNKNOWN_CALLS}")
             if config.model.mtmd is not None:
                 _console.print("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
             async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)

@@ -51,6 +51,11 @@ def test_check_built_in_configuration_passes_everything(run):
     assert "qwen3_xml, found in the template" in output
 
 
+def test_check_tools_in_an_unknown_format_are_said_to_be_unread(run):
+    output = run(path="built-in", chat_template="{{ tools }}" + PLAIN)[1]
+    assert "tools     unknown  the chat template shows tools, but not in a known format" in output
+
+
 def test_check_wrong_tool_format_fails_the_parser(run):
     code, output = run("--tool-format", "mistral")
     assert code == 2

@@ -9,12 +9,13 @@ from llamafast.parsing.python_calls import PythonMachine
 
 
 class BareMachine(PythonMachine):
-    """Reads calls at the beginning of a part, and behind markers. first: a bare call's first character.
+    """Reads calls at the beginning of a part, and behind markers. firsts: what a bare call may begin with.
 
-    `call` gets `first` for a marker, one character behind it.
+    `call` gets that for a marker, and stands behind it. keys: the members of bare calls in JSON; empty: any.
     """
 
-    first: ClassVar[str]
+    firsts: ClassVar[tuple[str, ...]]
+    keys: ClassVar[tuple[str, ...]] = ()
     is_bare = False
 
     def run(self) -> Wait[None]:
@@ -25,8 +26,10 @@ class BareMachine(PythonMachine):
         while True:
             if is_between:
                 yield from self.between()
-                if self.tools is not None and (yield from self.accept(self.first)):
-                    is_between = yield from self._try_call(self.first)
+                first = "" if self.tools is None else (yield from self.standing(self.firsts))
+                if first:
+                    self.at += len(first)
+                    is_between = yield from self._try_call(first)
                     if is_between:
                         yield from self.accept_end(";")
                         continue
@@ -40,3 +43,8 @@ class BareMachine(PythonMachine):
         if self.is_bare and all(tool.name != name for tool in self.tools or ()):
             raise MalformedError
         super().start_call(name, call_id)
+
+    def _member(self, key: str) -> Wait[None]:
+        if self.is_bare and self.keys and key not in self.keys:  # an answer in JSON need not wait for its end
+            raise MalformedError
+        yield from super()._member(key)

@@ -79,6 +79,11 @@ class ChatFormat(ABC):
         return next((tags for tags in self.other_reasoning if text.endswith((tags.open, tags.close))), self.reasoning)
 
     @property
+    def reads_calls(self) -> bool:
+        """Whether it is known how calls are written."""
+        return True
+
+    @property
     def is_framed(self) -> bool:
         """Whether content stands in a frame."""
         return any(syntax.content is not None for syntax in self.syntaxes)

@@ -18,6 +18,7 @@ class JsonMachine(Machine):
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
     arguments_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
     id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they come before the name
+    ends_with_arguments: ClassVar[bool] = True  # no member stands behind them, as a rule
 
     def json_calls(self, is_list: bool = False) -> Wait[None]:
         """One call, several in a row, or a list of them: what separates them may be white space or commas.
@@ -29,31 +30,57 @@ class JsonMachine(Machine):
         while True:
             yield from self.space()
             yield from self.json_call()
+            char = yield from self._behind_call(is_list)
+            if char not in (",", "{"):
+                return
+
+    def _behind_call(self, is_list: bool) -> Wait[str]:
+        """Take a comma or a list's end, and brackets too many; gives the comma or end, or what stands there."""
+        while True:
             yield from self.space()
             char = yield from self.peek()
-            if char == ",":
+            if char in ",]":
                 self.at += 1
                 self.settle()
-            elif char == "]" and is_list:
-                self.at += 1
-                return
-            elif char != "{":
-                return
+            if char != "]" or is_list:
+                return char
 
     def json_call(self) -> Wait[None]:
         """One call."""
-        self._name, self._id, self._arguments = "", None, None
+        self._named, self._id, self._arguments = "", None, None
+        self._is_odd = self._is_empty = self._has_object = False
         yield from self.expect("{")
         yield from self._members()
-        if not self._name:
+        if not self._named:
             raise MalformedError
-        if self._arguments is None:
-            self.arguments("{}")
-        self.end_call()
+        if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
+            self.pass_nothing()
+        self.is_whole = self._arguments is not None or self.is_whole
+        # A brace too many that stands within the arguments makes members of the call of the rest.
+        yield from self.no_more('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
+        if self.text[self.at] == ",":
+            yield from self._another()
+        self.end_call(self.is_whole)
 
-    _name: str
+    def _another(self) -> Wait[None]:
+        """A comma behind a call is followed by another one, not by a member of this. It is not taken."""
+        self.settle()
+        self.at += 1
+        try:
+            yield from self.space()
+            has_member = (yield from self.peek()) == '"'
+        finally:
+            self.go_back()
+        if has_member:
+            self.is_whole = False
+            raise MalformedError
+
+    _named: str
     _id: str | None
     _arguments: str | None  # what waits for the name; empty: they are out
+    _is_odd: bool  # other members stand behind the arguments
+    _is_empty: bool  # nothing stands where the arguments should
+    _has_object: bool  # another member than the arguments is an object
 
     def json_string(self) -> Wait[str]:
         """A string's value."""
@@ -62,12 +89,15 @@ class JsonMachine(Machine):
         return str(json.loads((yield from self._json_text())))
 
     def _members(self) -> Wait[None]:
-        """What stands in an object, up to its end."""
+        """What stands in an object, up to its end, or to where its closing brace is missing."""
         yield from self.space()
         if (yield from self.accept("}")):
             return
         while True:
             yield from self.space()
+            if self._is_over and (yield from self.peek()) == "{":
+                return  # the next call
+            self.is_whole = False
             key = yield from self.json_string()
             yield from self.space()
             yield from self.expect(":")
@@ -76,41 +106,53 @@ class JsonMachine(Machine):
             yield from self.space()
             if (yield from self.accept("}")):
                 return
-            yield from self.expect(",")
+            if not (yield from self.accept(",")):
+                if self._is_over and (yield from self.standing(("]", *self.closers))):
+                    return
+                self.is_whole = False
+                raise MalformedError
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the call is complete but for its closing brace."""
+        return self.ends_with_arguments and self._arguments == "" and self.is_whole
 
     def _member(self, key: str) -> Wait[None]:
         char = yield from self.peek()
         if key == "function" and char == "{":
             self.at += 1
             yield from self._members()
-        elif (key in self.name_keys or key == "function") and not self._name:
-            self._name = yield from self.json_string()
-            self.start_call(self._name, self._id)
+        elif (key in self.name_keys or key == "function") and not self._named:
+            self._named = yield from self.json_string()
+            self.start_call(self._named, self._id)
             if self._arguments:
                 self.arguments(self._arguments)
-                self._arguments, self.is_whole = "", True
+                self._arguments = ""
+                self.hold()
         elif key in self.arguments_keys and self._arguments is None:
             yield from self._read_arguments(char)
         elif key in self.id_keys and char == '"':
             self._id = yield from self.json_string()
         else:
+            self._is_odd = self._arguments is not None
+            self._has_object = self._has_object or char == "{"
             yield from self.json(_drop)
 
     def _read_arguments(self, char: str) -> Wait[None]:
-        if char == "{" and self._name:
-            yield from self.json(self.arguments)
-            self._arguments, self.is_whole = "", True
+        if char in "},":
+            self._is_empty = True
             return
-        text = yield from self._json_text()
-        if char == '"':
-            text = json.loads(text).strip() or "{}"
-        elif char == "n":
-            text = "{}"
-        if not _is_object(text):
+        if char == "{" and self._named:
+            yield from self.json_object()
+            self._arguments, self.is_whole = "", self.scanner.is_clear
+            return
+        text = _object_text((yield from self._json_text()))
+        if not text:
             raise MalformedError
-        if self._name:
+        if self._named:
             self.arguments(text)
-            text, self.is_whole = "", True
+            self.hold()
+            text = ""
         self._arguments = text
 
     def _json_text(self) -> Wait[str]:
@@ -119,11 +161,17 @@ class JsonMachine(Machine):
         return "".join(pieces)
 
 
-def _is_object(text: str) -> bool:
+def _object_text(text: str) -> str:
+    """The arguments that a JSON value stands for: an object, null, or a string that holds one; "": it is none."""
     try:
-        return isinstance(loads(text), dict)
-    except ValueError:
-        return False
+        value = loads(text)
+        if isinstance(value, str):
+            text = value.strip() or "{}"
+            value = json.loads(text, strict=False)
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False) if any(c < " " for c in text) else text
+    except (ValueError, RecursionError):
+        return ""
+    return text if isinstance(value, dict) else "{}" if value is None else ""
 
 
 def _drop(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from json.encoder import encode_basestring
 
 # Longer numbers and deeper values than json.loads takes everywhere.
 _MAX_ATOM = 1000
@@ -12,20 +13,43 @@ _space = re.compile(r"[ \t\n\r]*").match
 _plain = re.compile(r'[^"\\\x00-\x1f]*').match
 _word = re.compile(r"[-+.0-9A-Za-z]*").match
 _hex = re.compile(r"[0-9a-fA-F]*").match
+# Behind a backslash these mean something else in other languages; all others but JSON's own stand for themselves.
+_UNCLEAR = frozenset("xuUNave0123456789")
 _atom = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null").fullmatch
 
 
 class JsonScanner:
     """Where a JSON value ends, or goes wrong. O(1) per character; keeps nothing of the text but a begun number.
 
+    is_lenient: within strings raw control characters are taken, and backslashes that escape nothing. Then scan() stops
+    before such a character, and `instead` is what JSON has for it; whoever passes that on sets it to "" and goes on
+    behind the character. is_clear: a brace that is missing can only be the last one, since no object within an object
+    has two members.
+
     Source: RFC 8259.
     """
 
-    __slots__ = ("_begun", "_is_key", "_num_hex", "_open", "_step", "is_done", "is_wrong")
+    __slots__ = (
+        "_begun",
+        "_counts",
+        "_is_key",
+        "_is_lenient",
+        "_num_hex",
+        "_open",
+        "_step",
+        "instead",
+        "is_clear",
+        "is_done",
+        "is_wrong",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_lenient: bool = False) -> None:
         self.is_done = False
         self.is_wrong = False
+        self.is_clear = True
+        self.instead = ""
+        self._is_lenient = is_lenient
+        self._counts: list[int] = []  # of members, of all that is open
         self._step = self._value
         self._open: list[str] = []  # what closes the objects and arrays around
         self._begun = ""
@@ -35,9 +59,14 @@ class JsonScanner:
     def scan(self, text: str, at: int) -> int:
         """Go on at text[at]. Returns the place behind the last character that belongs to the value."""
         end = len(text)
-        while at < end and not self.is_done and not self.is_wrong:
+        while at < end and not self.is_done and not self.is_wrong and not self.instead:
             at = self._step(text, at)
         return at
+
+    @property
+    def lacks_a_brace(self) -> bool:
+        """Whether one brace would end the value here, and it is clear which."""
+        return self._open == ["}"] and self._step == self._next and self.is_clear
 
     def _value(self, text: str, at: int) -> int:
         at = _skip_space(text, at)
@@ -48,6 +77,7 @@ class JsonScanner:
             self._step, self._is_key = self._string, False
         elif char in "{[" and len(self._open) < _MAX_DEPTH:
             self._open.append("}" if char == "{" else "]")
+            self._counts.append(0)
             self._step = self._first
         elif char in "-0123456789tfn":
             self._step, self._begun = self._number_or_word, ""
@@ -73,6 +103,7 @@ class JsonScanner:
         if text[at] != '"':
             return self._fail(at)
         self._step, self._is_key = self._string, True
+        self._counts[-1] += 1
         return at + 1
 
     def _colon(self, text: str, at: int) -> int:
@@ -103,7 +134,7 @@ class JsonScanner:
         if text[at] == "\\":
             self._step = self._escape
         elif text[at] != '"':
-            return self._fail(at)
+            return self._replace(at, encode_basestring(text[at])[1:-1])
         elif self._is_key:
             self._step = self._colon
         else:
@@ -115,8 +146,11 @@ class JsonScanner:
             self._step, self._num_hex = self._code, 4
         elif text[at] in '"\\/bfnrt':
             self._step = self._string
-        else:
+        elif text[at] in _UNCLEAR or text[at] < " ":
             return self._fail(at)
+        else:
+            self._step = self._string
+            return self._replace(at, "u0027" if text[at] == "'" else "\\" + text[at])
         return at + 1
 
     def _code(self, text: str, at: int) -> int:
@@ -140,7 +174,9 @@ class JsonScanner:
         return end
 
     def _close(self, at: int) -> int:
-        self._open.pop()
+        is_object, num_members = self._open.pop() == "}", self._counts.pop()
+        if is_object and num_members > 1 and self._open[-1:] == ["}"]:
+            self.is_clear = False
         self._end_value()
         return at + 1
 
@@ -149,6 +185,13 @@ class JsonScanner:
             self._step = self._next
         else:
             self.is_done = True
+
+    def _replace(self, at: int, instead: str) -> int:
+        """The character at this place is no JSON."""
+        if not self._is_lenient:
+            return self._fail(at)
+        self.instead = instead
+        return at
 
     def _fail(self, at: int) -> int:
         self.is_wrong = True

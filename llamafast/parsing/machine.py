@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -35,6 +35,8 @@ class Machine(TextReader, StreamParser):
     starts: Markers = NO_MARKERS
     # Texts around content that mean nothing.
     wrappers: tuple[str, ...] = ()
+    # What may stand behind a call's arguments.
+    closers: tuple[str, ...] = ()
 
     def __init__(
         self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[ReasoningTags, ...] | None = None
@@ -47,6 +49,8 @@ class Machine(TextReader, StreamParser):
         self._num_calls = 0
         self.is_whole = False  # the arguments of the call being read are complete: a format says so
         self._is_in_call = False
+        self._tool: Tool | None = None  # that is called, if there is one
+        self._held = ""  # what closes its arguments, which is told when it is over
         self._spaces: list[str] = []  # white space that may stand between two parts
         self._drops_space = False  # the next content follows another part
         self._stops = _stops(self.starts.texts if tools is not None else (), self.wrappers)
@@ -102,17 +106,83 @@ class Machine(TextReader, StreamParser):
             if reader.is_broken:
                 raise MalformedError
             if reader.is_complete:
+                self.hold()
                 return
             yield
 
     def json_arguments(self) -> Wait[None]:
         """The arguments of the call that was started: one JSON object, behind which the call is over."""
-        yield from self.space()
+        if not (yield from self.lacks_arguments()):
+            yield from self.json_object()
+            yield from self.no_more()
+        self.end_call(self.is_whole)
+
+    def json_object(self) -> Wait[None]:
+        """Pass on a JSON object as the call's arguments, of which the last brace may be missing before a closer."""
         if (yield from self.peek()) != "{":
             raise MalformedError
-        yield from self.json(self.arguments)
+        try:
+            yield from self.json(self.arguments)
+        except MalformedError:
+            if not self.scanner.lacks_a_brace or not (yield from self.standing(self.closers)):
+                raise
+            self.arguments("}")
+        self.hold()
+
+    def lacks_arguments(self) -> Wait[bool]:
+        """Whether the call ends where its arguments would begin: they are {} if its tool can do without any."""
+        try:
+            yield from self.space()
+            if not (yield from self.standing(self.closers)):
+                return False
+        except TextEnd:
+            # The text may have been cut: only a tool that takes nothing is called.
+            if self._tool is not None and not self._tool.parameters.get("properties"):
+                self.pass_nothing()
+            raise
+        if not self.needs_arguments:
+            self.pass_nothing()
+        return True
+
+    @property
+    def needs_arguments(self) -> bool:
+        """Whether the tool that is called cannot do without."""
+        return self._tool is not None and bool(self._tool.parameters.get("required"))
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """The names of the arguments that the tool declares which is called."""
+        properties = {} if self._tool is None else self._tool.parameters.get("properties")
+        return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
+
+    def pass_nothing(self) -> None:
+        """The call's arguments are {}."""
+        self.arguments("{}")
+        self.hold()
+
+    def no_more(self, marks: str = ',":', strays: str = "}]", *, has_words: bool = False) -> Wait[None]:
+        """Take brackets too many behind whole arguments. MalformedError if a mark shows that they were no end.
+
+        has_words: so does a word.
+        """
+        while True:
+            yield from self.space()
+            char = yield from self.peek()
+            if char in marks or (has_words and char.isalnum()):
+                self.is_whole = False
+                raise MalformedError
+            if char not in strays:
+                return
+            self.at += 1
+
+    def hold(self) -> None:
+        """The arguments are whole. What closes them is kept back until the call is over: until then it may be wrong."""
+        last = self._events[-1]
+        assert isinstance(last, CallArguments)
+        last.fragment, self._held = last.fragment[:-1], last.fragment[-1]
+        if not last.fragment:
+            self._events.pop()
         self.is_whole = True
-        self.end_call()
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
         """The head of a call is read. A call without a name is none."""
@@ -121,6 +191,7 @@ class Machine(TextReader, StreamParser):
         self._kept = None
         self.begin_part()
         self._is_in_call, self.is_whole = True, False
+        self._tool, self._held = next((tool for tool in self.tools or () if tool.name == name), None), ""
         self._events.append(CallStart(self._num_calls, name, call_id))
 
     def arguments(self, fragment: str) -> None:
@@ -133,6 +204,9 @@ class Machine(TextReader, StreamParser):
 
     def end_call(self, is_complete: bool = True) -> None:
         """The call is over; another may follow before the end of what the marker began."""
+        if is_complete and self._held:
+            self.arguments(self._held)
+        self._held = ""
         self._events.append(CallEnd(self._num_calls, is_complete))
         self._num_calls += 1
         self._is_in_call = False

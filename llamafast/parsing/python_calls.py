@@ -35,5 +35,21 @@ class PythonMachine(JsonMachine):
         yield from self.expect("(")
         self.start_call(name)
         yield from self.literal(LiteralReader(PYTHON, "("))
-        self.is_whole = True
+        yield from self.no_more("=:'\"", ")}", has_words=True)
+        if self.text[self.at] == ",":
+            yield from self._another_call()
         self.end_call()
+
+    def _another_call(self) -> Wait[None]:
+        """What follows a comma must be a call, or the list's end; it is not taken. MalformedError if it is not."""
+        self.settle()
+        self.at += 1
+        self.is_whole = False
+        yield from self.space()
+        try:
+            if (yield from self.peek()) not in "{]":
+                yield from self.word(_name)
+                yield from self.expect("(")
+        finally:
+            self.go_back()
+        self.is_whole = True

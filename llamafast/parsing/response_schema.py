@@ -70,6 +70,11 @@ class SchemaFormat(ChatFormat):
         return False
 
     @property
+    def reads_calls(self) -> bool:
+        """Whether the schema says how calls are written."""
+        return self._known is not None or "tool_calls" in self._root.properties
+
+    @property
     def is_framed(self) -> bool:
         """Whether content stands in a frame."""
         return self._written.is_framed

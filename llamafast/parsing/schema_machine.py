@@ -91,7 +91,7 @@ class SchemaMachine(XmlMachine):
         if plan.arguments.parser == "json":
             if (yield from self.peek()) != "{":
                 raise MalformedError
-            yield from self.json(self.arguments)
+            yield from self.json(self.arguments, is_lenient=False)
         else:
             yield from self.literal(LiteralReader(GEMMA))
         self.is_whole = True
@@ -163,6 +163,7 @@ class SchemaMachine(XmlMachine):
     def _pairs(self, name: str, plan: ArgumentsPlan, elements: Elements, closer: str) -> Wait[None]:
         self.elements = elements
         writer = ArgumentWriter(name, self.tools)
+        self._given = frozenset()
         ends = Markers(elements.value_open, closer)
         while True:
             between: list[str] = []
@@ -175,7 +176,7 @@ class SchemaMachine(XmlMachine):
                 raise
             if marker == closer:
                 break
-            yield from self._value(writer)
+            yield from self.argument(writer)
         self.arguments(writer.close())
         self.is_whole = True
         self.end_call()

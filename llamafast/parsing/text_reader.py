@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeAlias, TypeVar
 
 from llamafast.parsing.json_scanner import JsonScanner
@@ -34,6 +34,7 @@ class TextReader:
         self._num_cut = 0  # characters before text
         self._kept: list[str] | None = None  # what was taken since settle(), before text[_mark]
         self._mark = 0
+        self.scanner = JsonScanner()  # of the JSON that is being read, or was read last
 
     def add(self, text: str) -> None:
         """More of it has come."""
@@ -127,14 +128,32 @@ class TextReader:
                     self.at = len(self.text)
                 raise
 
-    def json(self, sink: Callable[[str], object]) -> Wait[None]:
-        """Pass on one JSON value as it comes."""
-        scanner = JsonScanner()
+    def standing(self, texts: Iterable[str]) -> Wait[str]:
+        """Which of texts stands here; "" if none does. It is not taken."""
+        while True:
+            left = len(self.text) - self.at
+            is_open = False
+            for text in texts:
+                if self.text.startswith(text, self.at):
+                    return text
+                is_open = is_open or (left < len(text) and text.startswith(self.text[self.at :]))
+            if not is_open:
+                return ""
+            yield
+
+    def json(self, sink: Callable[[str], object], *, is_lenient: bool = True) -> Wait[None]:
+        """Pass on one JSON value as it comes. is_lenient: what models get wrong within strings is put right."""
+        scanner = self.scanner = JsonScanner(is_lenient=is_lenient)
         while True:
             end = scanner.scan(self.text, self.at)
             if end > self.at:
                 sink(self.text[self.at : end])
                 self.at = end
+            if scanner.instead:
+                sink(scanner.instead)
+                scanner.instead = ""
+                self.at += 1
+                continue
             if scanner.is_wrong:
                 raise MalformedError
             if scanner.is_done:

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 from llamafast.parsing.arguments import ArgumentWriter
-from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
+from llamafast.parsing.tagged_calls import TaggedMachine, ValueEnds
 
 _name = re.compile(r'[^<>"\n]*')
 
@@ -16,7 +17,8 @@ _name = re.compile(r'[^<>"\n]*')
 class Elements:
     """How a format writes a call: the texts around names and values.
 
-    A value's first and last line break belong to the tags where has_lines; has_cdata: it may stand in <![CDATA[..]]>.
+    outer_close: closes one call or several, "": nothing does. A value's first and last line break belong to the tags
+    where has_lines; has_cdata: it may stand in <![CDATA[..]]>. call_close "": a value ends at its closing tag alone.
     """
 
     call_open: str
@@ -24,72 +26,73 @@ class Elements:
     value_open: str
     value_close: str
     name_close: str = ">"
+    outer_close: str = ""
     has_lines: bool = False
     has_cdata: bool = False
-    value_ends: Markers = field(init=False)
+    ends: ValueEnds = field(init=False)
     cdata_ends: Markers = field(init=False)
 
     def __post_init__(self) -> None:
-        ends = ("\n" + self.value_close, self.value_close) if self.has_lines else (self.value_close,)
-        object.__setattr__(self, "value_ends", Markers(*ends))
+        # Some models forget the inner one of two closing tags.
+        closes = tuple(text for text in (self.call_close, self.outer_close) if text)
+        opener = self.value_open if closes else ""
+        object.__setattr__(self, "ends", ValueEnds(self.value_close, opener, closes, self.has_lines))
         object.__setattr__(self, "cdata_ends", Markers("]]>" + self.value_close))
 
 
-class XmlMachine(Machine):
+class XmlMachine(TaggedMachine):
     """Reads calls out of elements."""
 
     elements: Elements
-    outer_close: str = ""  # closes one call or several
+
+    @property
+    def ends(self) -> ValueEnds:
+        """What ends a value."""
+        return self.elements.ends
+
+    @property
+    def behind_call(self) -> tuple[str, ...]:
+        """What may stand behind the tags that end a call."""
+        texts = (self.elements.outer_close, self.elements.call_open, *self.starts.texts, *self.wrappers)
+        return tuple(text for text in texts if text)
 
     def xml_call(self, is_call: bool = True) -> Wait[None]:
         """The rest of a call, behind call_open. Unless it is_call already, its name must be a tool's."""
-        name = (yield from self.word(_name)).strip()
-        yield from self.expect(self.elements.name_close)
+        name = yield from self._call_name()
         if not name or not (is_call or any(tool.name == name for tool in self.tools or ())):
             raise MalformedError
         self.start_call(name)
-        writer = ArgumentWriter(name, self.tools)
-        while True:
-            yield from self.space()
-            if (yield from self.accept(self.elements.value_open)):
-                yield from self._value(writer)
-            elif (yield from self._is_closed()):
-                break
-            else:
-                raise MalformedError
-        self.arguments(writer.close())
-        self.end_call()
+        yield from self.space()
+        if (yield from self.accept(self.elements.call_open)) and (yield from self._call_name()) != name:
+            raise MalformedError
+        yield from self.tagged_arguments(name)
 
     def xml_calls(self) -> Wait[None]:
-        """Calls up to outer_close."""
+        """Calls up to what closes them."""
         while True:
             yield from self.space()
             yield from self.expect(self.elements.call_open)
             yield from self.xml_call()
-            if (yield from self.accept_end(self.outer_close)):
+            if (yield from self.accept_end(self.elements.outer_close)):
                 return
             yield from self.space()
             if (yield from self.peek()) != "<":
                 return
 
-    def _value(self, writer: ArgumentWriter) -> Wait[None]:
+    def argument_head(self) -> Wait[tuple[str, bool | None]]:
+        """The rest of an argument's opening tag."""
         key = yield from self.word(_name)
         yield from self.expect(self.elements.name_close)
-        self.arguments(writer.begin(key))
-        ends = self.elements.value_ends
-        if self.elements.has_lines:
-            yield from self.accept("\n")
-        elif self.elements.has_cdata and (yield from self.accept("<![CDATA[")):
-            ends = self.elements.cdata_ends
-        try:
-            yield from self.copy(ends, lambda text: self.arguments(writer.add(text)))
-        except TextEnd:
-            self.arguments(writer.cut())
-            raise
-        self.arguments(writer.end())
+        return key, None
 
-    def _is_closed(self) -> Wait[bool]:
-        """Some models forget the inner one of two closing tags."""
-        if (yield from self.accept(self.elements.call_close)):
-            return True
-        return bool(self.outer_close) and (yield from self.accept(self.outer_close))
+    def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
+        """A value and its closing tag."""
+        if self.elements.has_cdata and (yield from self.accept("<![CDATA[")):
+            yield from self.copy(self.elements.cdata_ends, lambda text: self.arguments(writer.add(text)))
+        else:
+            yield from super().value(writer, key)
+
+    def _call_name(self) -> Wait[str]:
+        name = (yield from self.word(_name)).strip()
+        yield from self.expect(self.elements.name_close)
+        return name

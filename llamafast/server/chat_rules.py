@@ -18,6 +18,7 @@ from llamafast.server.structured import (
     compile_constraint,
     reasoning_budget,
     tag_ids,
+    warning_header,
 )
 
 
@@ -46,6 +47,14 @@ async def compile_rules(
     if constraint is None:
         return Compiled()
     return await _compile_answer(state, constraint, prompt)
+
+
+def warnings_of(state: ServerState, use: ToolUse, compiled: Compiled) -> dict[str, str]:
+    """The headers that tell what of a request is not kept: parts of its constraint, or the reading of its calls."""
+    if not use.tools or state.chat_format.reads_calls:
+        return compiled.headers
+    unread = warning_header("tools: calls stay in the content, since this model's format of calls is not known")
+    return {"warning": ", ".join(headers["warning"] for headers in (unread, compiled.headers) if headers)}
 
 
 def thinking_budget(state: ServerState, body: ChatBody, prompt: ChatPrompt) -> ReasoningBudget | None:

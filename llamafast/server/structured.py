@@ -90,9 +90,11 @@ def tag_ids(engine: AsyncEngine, tag: str) -> tuple[int, ...]:
 
 
 def _warning_header(param: str, warnings: Sequence[str]) -> dict[str, str]:
+    """What of a constraint is dropped."""
+    return warning_header(f"{param}: not enforced: {'; '.join(warnings)}") if warnings else {}
+
+
+def warning_header(text: str) -> dict[str, str]:
     """RFC 9110's Warning, in visible ASCII; names of keywords come from clients."""
-    if not warnings:
-        return {}
-    text = f"{param}: not enforced: {'; '.join(warnings)}"
     visible = re.sub(r"[^ -~]", "?", text)[:_MAX_HEADER_CHARS].replace("\\", "\\\\").replace('"', '\\"')
     return {"warning": f'299 llamafast "{visible}"'}

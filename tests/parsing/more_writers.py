@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 from tests.parsing import writers
@@ -36,20 +37,24 @@ def _harmony(message: Message, opens: bool) -> Written:
     return Written("<|start|>user<|message|>Hi<|end|><|start|>assistant", text)
 
 
-def _gemma4(calls: tuple[Call, ...]) -> str:
+def _gemma(head: str, tail: str, mark: str) -> Callable[[tuple[Call, ...]], str]:
     def pairs(values: dict[str, object], quote: str) -> str:
         return "{" + ",".join(f"{quote}{key}{quote}:{value(inner)}" for key, inner in values.items()) + "}"
 
     def value(given: object) -> str:
         if isinstance(given, str):
-            return f'<|"|>{given}<|"|>'
+            return f"{mark}{given}{mark}"
         if isinstance(given, dict):
-            return pairs(given, '<|"|>')
+            return pairs(given, mark)
         if isinstance(given, list):
             return "[" + ",".join(map(value, given)) + "]"
         return "None" if given is None else _dump(given)
 
-    return "".join(f"<|tool_call>call:{name}{pairs(values, '')}<tool_call|>" for name, values in calls)
+    return lambda calls: "".join(f"{head}call:{name}{pairs(values, '')}{tail}" for name, values in calls)
+
+
+def _internlm2(calls: tuple[Call, ...]) -> str:
+    return "".join(f"<|action_start|><|plugin|>\n{as_json(call, 'parameters')}<|action_end|>" for call in calls)
 
 
 def _mistral_list(calls: tuple[Call, ...]) -> str:
@@ -145,6 +150,13 @@ def _llama3_json(message: Message, opens: bool) -> Written:
     return tagged(lambda calls: tag + "; ".join(as_json(call, "parameters") for call in calls))(message, opens)
 
 
+def _xlam(message: Message, opens: bool) -> Written:
+    head, tail = ("[TOOL_CALLS]", "") if opens else ("<tool_call>", "</tool_call>")
+    if _can_be_bare(message):
+        head, tail = ("```json\n", "\n```") if opens else ("", "")
+    return tagged(lambda calls: f"{head}[{', '.join(map(as_json, calls))}]{tail}")(message, opens)
+
+
 def _llama_pythonic(message: Message, opens: bool) -> Written:
     tags = ("", "") if _can_be_bare(message) else ("<|python_start|>", "<|python_end|>")
     return tagged(lambda calls: tags[0] + _python(calls) + tags[1])(message, opens)
@@ -173,11 +185,15 @@ WRITERS: dict[str, Writer] = {
     "deepseek_v3": _either(tagged(_deepseek_r1), tagged(_deepseek_v31)),
     "functionary_v31": tagged(_functionary_v31),
     "functionary_v32": _functionary_v32,
-    "gemma4": tagged(_gemma4, "<|channel>thought", "<channel|>"),
+    "functiongemma": tagged(_gemma("<start_function_call>", "<end_function_call>", "<escape>")),
+    "gemma4": tagged(_gemma("<|tool_call>", "<tool_call|>", '<|"|>'), "<|channel>thought", "<channel|>"),
     "harmony": _harmony,
+    "internlm2": tagged(_internlm2),
     "kimi_k2": tagged(_kimi_k2),
     "lfm2": _either(tagged(_lfm2), tagged(_lfm2_json)),
     "llama3_json": _llama3_json,
+    "llama4_pythonic": _llama_pythonic,
     "llama_pythonic": _llama_pythonic,
     "mistral": _either(tagged(_mistral_list, "[THINK]", "[/THINK]"), tagged(_mistral_names, "[THINK]", "[/THINK]")),
+    "xlam": _xlam,
 }

@@ -17,6 +17,7 @@ SNIPPETS = {
     "command_r7b": ["<|START_ACTION|>[<|END_ACTION|>"],
     "deepseek_dsml": ["<｜DSML｜invoke name="],
     "deepseek_v3": ["<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"],
+    "functiongemma": ["{{ '<start_function_call>call:' + name + '{' }}"],
     "functionary_v31": ['<function=example_function_name>{"example_name": "example_value"}</function>'],
     "functionary_v32": [">>>all\n{{ content }}"],
     "gemma4": ["{{ '<|tool_call>call:' + function.name }}"],
@@ -29,10 +30,18 @@ SNIPPETS = {
         """{{ '\n<tool_call>\n{"name": "' + tool_call.name }}""",
     ],
     "hunyuan3": ["{{ '<tool_call{}>'.format(x) + '<tool_sep{}>' + '<arg_key{}>' }}"],
+    "internlm2": ["<|im_start|>system name=<|plugin|>\n[", "{{ '<|action_start|><|plugin|>\n' }}"],
     "kimi_k2": ["<|tool_calls_section_begin|><|tool_call_begin|>{{ id }}<|tool_call_argument_begin|>"],
     "kimi_k3": ["{{ '<|open|>' + tag }}{{ '<|sep|>' }}{{ open_tag('argument') }}"],
     "lfm2": ["<|tool_call_start|>[", "List of tools: ["],
-    "llama3_json": ["""<|start_header_id|> respond with {"name": function name, "parameters": dictionary}"""],
+    "llama3_json": [
+        """<|header_start|> <|python_start|> {\\"name\\": function name, \\"parameters\\": dictionary}""",
+        """<|start_header_id|> respond with {"name": function name, "parameters": dictionary}""",
+    ],
+    "llama4_pythonic": [
+        "<|header_start|> Use exact format: [func_name1(param1=value1, param2=value2), func_name2()]",
+        "<|python_start|>",
+    ],
     "llama_pythonic": ["[func_name1(params_name1=params_value1)]"],
     "minicpm5": ["""{{ '<function name="' ~ name }}{{ '<param name="' ~ key }}"""],
     "minimax_m1": ['<tool_calls>\n{"name": <tool-name>, "arguments": <args-json-object>}\n</tool_calls>'],
@@ -48,6 +57,10 @@ SNIPPETS = {
         "{{ '<tool_call>\n<function=' ~ name }}{{ '<parameter=' ~ key }}",
     ],
     "seed_oss": ["<seed:tool_call>\n<function=f>\n<parameter=a>"],
+    "xlam": [
+        '<|start_header_id|> make calls in a list: [{"name": "tool_call_name", "arguments": {"arg1": "value1"}}]',
+        "<|im_start|>system\nYou are developed by Salesforce xLAM team.",
+    ],
     "solar": ["<|tool_call:begin|>id<|tool_call:name|>f<|tool_call:args|>"],
 }
 

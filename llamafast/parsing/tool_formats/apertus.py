@@ -8,7 +8,7 @@ from typing import ClassVar
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
-from llamafast.parsing.machine import Wait
+from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
@@ -48,6 +48,7 @@ class Apertus(ChatFormat):
 class _Parser(JsonMachine):
     tags = (ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),)
     starts = Markers("<|tools_prefix|>")
+    closers = ("}", "<|tools_suffix|>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""
@@ -61,9 +62,32 @@ class _Parser(JsonMachine):
             yield from self.space()
             yield from self.expect(":")
             self.start_call(name)
-            yield from self.json_arguments()
-            yield from self.accept_end("}")
+            if (yield from self.lacks_arguments()):
+                yield from self.accept("}")
+                yield from self.no_more('":{', "}")
+            else:
+                yield from self.json_object()
+                yield from self._end_object(self.scanner.is_clear)
+            self.end_call(self.is_whole)
             if not (yield from self.accept_end(",")):
                 break
         yield from self.accept_end("]")
         yield from self.accept_end("<|tools_suffix|>")
+
+    def _end_object(self, is_clear: bool) -> Wait[None]:
+        """The brace around a call. is_clear: it is that one which is missing if none stands here."""
+        yield from self.space()
+        if (yield from self.accept("}")):
+            yield from self.no_more('":', "}")
+            return
+        self.is_whole = False
+        if not is_clear or not (yield from self.standing((",", "]", *self.closers))):
+            raise MalformedError
+        self.settle()
+        try:
+            if (yield from self.accept(",")):
+                yield from self.space()
+                yield from self.expect("{")
+        finally:
+            self.go_back()
+        self.is_whole = True

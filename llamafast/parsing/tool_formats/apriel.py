@@ -43,6 +43,8 @@ class Apriel(ChatFormat):
 class _Parser(JsonMachine):
     tags = (ReasoningTags("<thinking>", "</thinking>"), *Apriel.other_reasoning)
     starts = Markers("<tool_calls>")
+    ends_with_arguments = False
+    closers = ("</tool_calls>",)
     wrappers = ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]")
 
     def call(self, marker: str) -> Wait[None]:

@@ -44,6 +44,7 @@ class CommandR(ChatFormat):
 
 class _Parser(JsonMachine):
     starts = Markers("Action:")
+    closers = ("```",)
     name_keys = ("tool_name", "name")
 
     def call(self, marker: str) -> Wait[None]:

@@ -52,6 +52,7 @@ class CommandR7b(ChatFormat):
 
 class _Parser(JsonMachine):
     tags = (ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),)
+    closers = ("<|END_ACTION|>",)
     name_keys = ("tool_name", "name")
     id_keys = ("tool_call_id",)
 

@@ -6,15 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
+from llamafast.parsing.tagged_calls import TaggedMachine, ValueEnds
 from llamafast.parsing.tools import Tool
 
 _attribute = re.compile(r'[^"<>\n]*')
-_VALUE_END = Markers("</｜DSML｜parameter>")
 
 
 def _section(name: str) -> CallSyntax:
@@ -57,48 +56,33 @@ class DeepseekDsml(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(TaggedMachine):
     starts = Markers("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>")
+    ends = ValueEnds("</｜DSML｜parameter>", '<｜DSML｜parameter name="', ("</｜DSML｜invoke>",))
+    behind_call = ("<｜DSML｜", "</｜DSML｜")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section."""
         yield from self.space()
         yield from self.expect('<｜DSML｜invoke name="')
         while True:
-            yield from self._call()
+            name = yield from self._quoted()
+            yield from self.expect(">")
+            self.start_call(name)
+            yield from self.tagged_arguments(name)
             if not (yield from self.accept_end('<｜DSML｜invoke name="')):
                 break
         yield from self.accept_end(marker.replace("<", "</"))
 
-    def _call(self) -> Wait[None]:
-        name = yield from self._quoted()
-        yield from self.expect(">")
-        self.start_call(name)
-        writer = ArgumentWriter(name, self.tools)
-        while True:
-            yield from self.space()
-            if (yield from self.accept("</｜DSML｜invoke>")):
-                break
-            yield from self.expect('<｜DSML｜parameter name="')
-            yield from self._value(writer)
-        self.arguments(writer.close())
-        self.is_whole = True
-        self.end_call()
-
-    def _value(self, writer: ArgumentWriter) -> Wait[None]:
+    def argument_head(self) -> Wait[tuple[str, bool | None]]:
+        """The rest of an argument's opening tag."""
         key = yield from self._quoted()
         is_string = None
         yield from self.space()
         if (yield from self.accept('string="')):
             is_string = (yield from self._quoted()) == "true"
         yield from self.expect(">")
-        self.arguments(writer.begin(key, is_string=is_string))
-        try:
-            yield from self.copy(_VALUE_END, lambda text: self.arguments(writer.add(text)))
-        except TextEnd:
-            self.arguments(writer.cut())
-            raise
-        self.arguments(writer.end())
+        return key, is_string
 
     def _quoted(self) -> Wait[str]:
         """An attribute's value, behind its opening quote."""

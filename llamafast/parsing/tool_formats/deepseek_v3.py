@@ -60,6 +60,7 @@ class DeepseekV3(ChatFormat):
 
 class _Parser(Machine):
     starts = Markers("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
+    closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```<｜tool▁call▁end｜>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section; the models forget its first marker now and then."""
@@ -77,11 +78,13 @@ class _Parser(Machine):
         name = yield from self.word(_name)
         yield from self.expect("<｜tool▁sep｜>")
         yield from self.space()
-        has_type = (yield from self.peek()) != "{"  # it stands where the name is otherwise
+        # A type stands where the name is otherwise.
+        has_type = (yield from self.peek()) != "{" and not (yield from self.standing(self.closers))
         if has_type:
             name = yield from self.word(_name)
             yield from self.space()
-            yield from self.accept("```json")
+            while (yield from self.accept("```json")):
+                yield from self.space()
         self.start_call(name.strip())
         yield from self.json_arguments()
         if has_type:

@@ -44,11 +44,18 @@ class FunctionaryV31(ChatFormat):
 
 class _Parser(Machine):
     starts = Markers("<function=")
+    closers = ("</function>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""
-        name = yield from self.word(_name)
-        yield from self.expect(">")
-        self.start_call(name.strip())
+        name = yield from self._name()
+        while (yield from self.accept(marker)):  # the model begins again
+            name = yield from self._name()
+        self.start_call(name)
         yield from self.json_arguments()
         yield from self.accept_end("</function>")
+
+    def _name(self) -> Wait[str]:
+        name = yield from self.word(_name)
+        yield from self.expect(">")
+        return name.strip()

@@ -44,6 +44,8 @@ class FunctionaryV32(ChatFormat):
 
 
 class _Parser(Machine):
+    closers = (">>>",)
+
     def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
         self._is_open = prompt.endswith(">>>")
         super().__init__(prompt, tools)
@@ -62,12 +64,15 @@ class _Parser(Machine):
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""
-        name = yield from self.word(_name)
+        name = (yield from self.word(_name)).strip()
         yield from self.expect("\n")
-        yield from self.space()
-        if (yield from self.peek()) != "{":
-            raise MalformedError
-        self.start_call(name.strip())
+        # Behind a name other text than arguments is content, unless it is nothing and the tool takes nothing.
+        tool = next((tool for tool in self.tools or () if tool.name == name), None)
+        if tool is None or tool.parameters.get("properties"):
+            yield from self.space()
+            if (yield from self.peek()) != "{":
+                raise MalformedError
+        self.start_call(name)
         yield from self.json_arguments()
 
     def add_content(self, text: str) -> None:

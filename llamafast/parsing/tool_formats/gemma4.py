@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from llamafast.parsing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.literals import GEMMA, LiteralReader
+from llamafast.parsing.literals import GEMMA, LiteralReader, Notation
 from llamafast.parsing.machine import Machine, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
-_name = re.compile(r"[^\s{\[<]*")
+_name = re.compile(r"[^\s{}\[\]<]*")
 
 
 class Gemma4(ChatFormat):
@@ -48,16 +48,25 @@ class Gemma4(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
-    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
-    starts = Markers("<|tool_call>")
+class GemmaMachine(Machine):
+    """Reads calls in a notation like call:NAME{key:value}, up to the first of the closers."""
+
+    notation: Notation
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""
         yield from self.expect("call:")
         name = yield from self.word(_name)
         self.start_call(name)
-        yield from self.literal(LiteralReader(GEMMA))
-        self.is_whole = True
-        self.end_call()
-        yield from self.accept_end("<tool_call|>")
+        if not (yield from self.lacks_arguments()):
+            yield from self.literal(LiteralReader(self.notation))
+            yield from self.no_more(has_words=True)
+        self.end_call(self.is_whole)
+        yield from self.accept_end(self.closers[0])
+
+
+class _Parser(GemmaMachine):
+    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
+    starts = Markers("<|tool_call>")
+    closers = ("<tool_call|>",)
+    notation = GEMMA

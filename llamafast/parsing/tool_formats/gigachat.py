@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from llamafast.parsing.call_syntax import CallSyntax
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.json_calls import JsonMachine
 from llamafast.parsing.machine import Wait
@@ -12,11 +13,23 @@ from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
 
+def _syntax(marker: str) -> CallSyntax:
+    """The templates show one call per answer."""
+    return CallSyntax(
+        before_name=(f'{marker}{{"name": "',),
+        after_name='", "arguments": ',
+        after_arguments=("}",),
+        marker=marker,
+        has_many=False,
+    )
+
+
 class GigaChat(ChatFormat):
     """function call<|role_sep|> {"name": NAME, "arguments": {...}}; 3.1 has one token for it."""
 
     name: ClassVar[str] = "gigachat"
     markers: ClassVar[tuple[str, ...]] = ("<|role_sep|>", "<|message_sep|>", "<|function_call|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("function call<|role_sep|>\n"),)
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -25,6 +38,16 @@ class GigaChat(ChatFormat):
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
         return _Parser(prompt, tools)
+
+
+class GigaChat31(GigaChat):
+    """The same, for models that are held to calls in the other way."""
+
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("<|function_call|>"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|role_sep|>" in template and "<|function_call|>" in template
 
 
 class _Parser(JsonMachine):

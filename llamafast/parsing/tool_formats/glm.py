@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, TextEnd, Wait
+from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
+from llamafast.parsing.tagged_calls import TaggedMachine, ValueEnds
 from llamafast.parsing.tools import Tool
 
 _name = re.compile(r"[-\w.:/]*")
@@ -54,11 +54,18 @@ class Glm(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class GlmMachine(Machine):
+def value_ends(suffix: str = "") -> ValueEnds:
+    """What ends a value. suffix: what the tags end in."""
+    never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
+    return ValueEnds(f"</arg_value{suffix}>", f"<arg_key{suffix}>", (f"</tool_call{suffix}>",), never=never)
+
+
+class GlmMachine(TaggedMachine):
     """Reads calls out of keys and values. suffix: what the tags end in."""
 
     suffix = ""
-    _ends = Markers("</arg_value>")
+    ends = value_ends()
+    behind_call: tuple[str, ...] = ("<tool_call>",)
 
     def keyed_call(self) -> Wait[None]:
         """The rest of a call, behind its opening tag."""
@@ -66,32 +73,20 @@ class GlmMachine(Machine):
         name = yield from self.word(_name)
         yield from self.accept(f"<tool_sep{self.suffix}>")
         yield from self.space()
-        is_closed = yield from self.accept(f"</tool_call{self.suffix}>")
-        if not is_closed:
-            yield from self.expect(f"<arg_key{self.suffix}>")
+        if not (yield from self.standing((self.ends.opener, *self.ends.call_closes))):
+            raise MalformedError
         self.start_call(name)
-        writer = ArgumentWriter(name, self.tools)
-        while not is_closed:
-            yield from self._pair(writer)
-            yield from self.space()
-            is_closed = yield from self.accept(f"</tool_call{self.suffix}>")
-            if not is_closed:
-                yield from self.expect(f"<arg_key{self.suffix}>")
-        self.arguments(writer.close())
-        self.end_call()
+        yield from self.tagged_arguments(name)
 
-    def _pair(self, writer: ArgumentWriter) -> Wait[None]:
+    def argument_head(self) -> Wait[tuple[str, bool | None]]:
+        """The rest of an argument's key, and what begins its value."""
         key = yield from self.word(_key)
         yield from self.expect(f"</arg_key{self.suffix}>")
         yield from self.space()
         yield from self.expect(f"<arg_value{self.suffix}>")
-        self.arguments(writer.begin(key))
-        try:
-            yield from self.copy(self._ends, lambda text: self.arguments(writer.add(text)))
-        except TextEnd:
-            self.arguments(writer.cut())
-            raise
-        self.arguments(writer.end())
+        while (yield from self.accept(f"<arg_value{self.suffix}>")):
+            pass
+        return key, None
 
 
 class _Parser(GlmMachine):

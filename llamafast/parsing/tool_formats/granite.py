@@ -31,6 +31,7 @@ class Granite(ChatFormat):
 
 class _Parser(JsonMachine):
     starts = Markers("<|tool_call|>", "<tool_call>")
+    closers = ("</tool_call>",)
 
     def call(self, marker: str) -> Wait[None]:
         """The list ends the answer, as a rule."""

@@ -38,6 +38,7 @@ class Hermes(ChatFormat):
 
 class _Parser(JsonMachine):
     starts = Markers("<tool_call>")
+    closers = ("</tool_call>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One call, as a rule."""

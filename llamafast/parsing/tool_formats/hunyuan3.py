@@ -9,7 +9,7 @@ from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags, TaggedArgum
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
 from llamafast.parsing.machine import Wait
 from llamafast.parsing.markers import Markers
-from llamafast.parsing.tool_formats.glm import GlmMachine
+from llamafast.parsing.tool_formats.glm import GlmMachine, value_ends
 from llamafast.parsing.tools import Tool
 
 # The published weights' tokens end so.
@@ -56,7 +56,8 @@ class _Parser(GlmMachine):
     tags = (ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>"),)
     starts = Markers(f"<tool_calls{_SUFFIX}>")
     suffix = _SUFFIX
-    _ends = Markers(f"</arg_value{_SUFFIX}>")
+    ends = value_ends(_SUFFIX)
+    behind_call = (f"<tool_call{_SUFFIX}>", f"</tool_calls{_SUFFIX}>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of an answer."""

@@ -53,6 +53,7 @@ class KimiK2(ChatFormat):
 
 class _Parser(Machine):
     starts = Markers("<|tool_calls_section_begin|>", "<|tool_call_begin|>")
+    closers = ("<|tool_call_end|>", "<|tool_calls_section_end|>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section; the model forgets its first marker now and then."""

@@ -9,12 +9,14 @@ from typing import ClassVar
 from llamafast.parsing.arguments import ArgumentWriter
 from llamafast.parsing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
 from llamafast.parsing.chat_format import ChatFormat, StreamParser
-from llamafast.parsing.machine import Machine, TextEnd, Wait
+from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
+from llamafast.parsing.tagged_calls import TaggedMachine, ValueEnds
 from llamafast.parsing.tools import Tool
 
+_TOKENS = Markers("<|open|>", "<|close|>", "<|sep|>")
+_are_attributes = re.compile(r'(?:\s*\w+="[^"]*")*\s*').fullmatch
 _attributes = re.compile(r"[^<]*")
-_ARGUMENT_END = Markers("<|close|>argument<|sep|>")
 
 
 class KimiK3(ChatFormat):
@@ -46,9 +48,12 @@ class KimiK3(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(TaggedMachine):
     tags = (ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),)
     starts = Markers("<|open|>call ")
+    closers = ("<|close|>",)
+    ends = ValueEnds("<|close|>argument<|sep|>", "<|open|>argument ", ("<|close|>call<|sep|>",))
+    behind_call = ("<|open|>call ", "<|close|>tools<|sep|>")
     wrappers = (
         "<|open|>response<|sep|>",
         "<|close|>response<|sep|>",
@@ -69,28 +74,32 @@ class _Parser(Machine):
             yield from self.accept_end("<|close|>json<|sep|>")
             yield from self.accept_end("<|close|>call<|sep|>")
             return
-        writer = ArgumentWriter(name, self.tools)
-        while not (yield from self.accept("<|close|>call<|sep|>")):
-            yield from self.expect("<|open|>argument ")
-            yield from self._argument(writer)
-            yield from self.space()
-        self.arguments(writer.close())
-        self.end_call()
+        yield from self.tagged_arguments(name)
 
-    def _argument(self, writer: ArgumentWriter) -> Wait[None]:
+    def argument_head(self) -> Wait[tuple[str, bool | None]]:
+        """The rest of an argument's opening tag."""
         attributes = yield from self.word(_attributes)
         yield from self.expect("<|sep|>")
-        self.arguments(
-            writer.begin(_attribute(attributes, "key"), is_string=_attribute(attributes, "type") == "string")
-        )
-        try:
-            yield from self.copy(_ARGUMENT_END, lambda text: self.arguments(writer.add(text)))
-        except TextEnd:
-            self.arguments(writer.cut())
-            raise
-        self.arguments(writer.end())
+        while (yield from self.accept("<|sep|>")):
+            pass
+        key = _attribute(attributes, "key")
+        if not key:
+            raise MalformedError
+        return key, _attribute(attributes, "type") == "string"
+
+    def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
+        """A value and its closing tag; it holds no token of a tag."""
+        yield from self.opened_again(key)
+        token = yield from self.copy(_TOKENS, lambda text: self.arguments(writer.add(text)))
+        self.at -= len(token)
+        if (yield from self.accept(self.ends.close)):
+            return
+        tag = yield from self.standing((self.ends.opener, *self.ends.call_closes))
+        self.at += len(tag)
+        if not tag or not (yield from self.ends_before(tag, writer)):
+            raise MalformedError
 
 
 def _attribute(attributes: str, name: str) -> str:
-    found = re.search(rf'\b{name}="([^"]*)"', attributes)
+    found = _are_attributes(attributes) and re.search(rf'\b{name}="([^"]*)"', attributes)
     return found[1].replace("&quot;", '"').replace("&amp;", "&") if found else ""

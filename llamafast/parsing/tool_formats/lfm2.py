@@ -47,6 +47,7 @@ class Lfm2(ChatFormat):
 
 class _Parser(PythonMachine):
     starts = Markers("<|tool_call_start|>")
+    closers = ("<|tool_call_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""

@@ -12,21 +12,21 @@ from llamafast.parsing.machine import MalformedError, Wait
 from llamafast.parsing.markers import Markers
 from llamafast.parsing.tools import Tool
 
-_KEYS = ("type", "function", "name", "parameters", "arguments", "id")
-
 
 class Llama3Json(ChatFormat):
-    """{"name": NAME, "parameters": {...}}, also behind <|python_tag|>; several with ";" between them."""
+    """{"name": NAME, "parameters": {...}}, also behind <|python_tag|> or <|python_start|>; ";" between several."""
 
     name: ClassVar[str] = "llama3_json"
-    markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>",)
+    markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>", "<|python_start|>", "<|python_end|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(before_name=('{"name": "',), after_name='", "parameters": ', after_arguments=("}",), between="; "),
     )
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
-        return "<|start_header_id|>" in template and '"parameters"' in template
+        return any(text in template for text in ("<|start_header_id|>", "<|header_start|>")) and (
+            '"parameters"' in template or r"\"parameters\"" in template
+        )
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
@@ -34,13 +34,14 @@ class Llama3Json(ChatFormat):
 
 
 class _Parser(BareMachine):
-    first = "{"
+    firsts = ("{",)
+    keys = ("type", "function", "name", "parameters", "arguments", "id")
     _is_python = False
-    starts = Markers("<|python_tag|>")
+    starts = Markers("<|python_tag|>", "<|python_start|>")
 
     def call(self, marker: str) -> Wait[None]:
         """One call; behind the marker also NAME.call(key="text")."""
-        self.is_bare = marker == self.first
+        self.is_bare = marker in self.firsts
         self._is_python = False
         if self.is_bare:
             self.at -= 1
@@ -49,14 +50,10 @@ class _Parser(BareMachine):
         yield from self.space()
         if (yield from self.peek()) == "{":
             yield from self.json_calls()
+            yield from self.accept_end("<|python_end|>")
             return
         self._is_python = True
         yield from self.python_call()
-
-    def _member(self, key: str) -> Wait[None]:
-        if self.is_bare and key not in _KEYS:  # an answer in JSON need not wait for its end
-            raise MalformedError
-        yield from super()._member(key)
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
         """The head of a call is read; Llama's own tools are written as methods, all else in Python is code."""

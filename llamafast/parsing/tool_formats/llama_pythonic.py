@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -35,20 +36,38 @@ class LlamaPythonic(ChatFormat):
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
-        return "func_name1(params_name1" in template or "<|python_start|>" in template
+        return "<|header_start|>" not in template and _shows_python(template)
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
         return _Parser(prompt, tools)
 
 
+class Llama4Pythonic(LlamaPythonic):
+    """The same in Llama 4's templates, of which others show calls in JSON."""
+
+    name: ClassVar[str] = "llama4_pythonic"
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        if "<|header_start|>" in template:
+            return _shows_python(template)
+        return "<|python_start|>" in template and "parameters" not in template
+
+
+def _shows_python(template: str) -> bool:
+    """Whether a template tells the model to call in Python."""
+    return re.search(r"\[func_name1\(\w+1=", template) is not None
+
+
 class _Parser(BareMachine):
-    first = "["
+    firsts = ("[",)
     starts = Markers("<|python_start|>")
+    closers = ("<|python_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""
-        self.is_bare = marker == self.first
+        self.is_bare = marker in self.firsts
         if self.is_bare:
             self.at -= 1
         yield from self.python_calls()

@@ -31,6 +31,7 @@ class MiniMaxM1(ChatFormat):
 
 class _Parser(JsonMachine):
     starts = Markers("<tool_calls>")
+    closers = ("</tool_calls>",)
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of an answer."""

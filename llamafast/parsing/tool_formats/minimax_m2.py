@@ -41,8 +41,9 @@ class MiniMaxM2(ChatFormat):
 
 class _Parser(XmlMachine):
     starts = Markers("<minimax:tool_call>")
-    elements = Elements('<invoke name="', "</invoke>", '<parameter name="', "</parameter>", '">')
-    outer_close = "</minimax:tool_call>"
+    elements = Elements(
+        '<invoke name="', "</invoke>", '<parameter name="', "</parameter>", '">', outer_close="</minimax:tool_call>"
+    )
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of an answer."""

@@ -17,6 +17,7 @@ from llamafast.parsing.tools import Tool
 
 _TAG = "]<]minimax[>["  # stands before every tag
 _ends = Markers(_TAG)
+_BEHIND_CALL = (f"{_TAG}<invoke ", f"{_TAG}</tool_call>")
 _name = re.compile(r'[^<>"\n]*')
 _MAX_DEPTH = 50
 _OBJECT = frozenset({"object"})
@@ -51,11 +52,16 @@ class _Parser(Machine):
             yield from self.expect('">')
             self.start_call(name)
             yield from self._parameters(ArgumentWriter(name, self.tools))
+            yield from self.space()
+            if (yield from self.standing((_TAG,))) and not (yield from self.standing(_BEHIND_CALL)):
+                self.is_whole = False  # its end stood in the wrong place
+                raise MalformedError
             self.end_call()
             if (yield from self.accept_end(f"{_TAG}</tool_call>")):
                 return
 
     def _parameters(self, writer: ArgumentWriter) -> Wait[None]:
+        self._given: set[str] = set()
         while True:
             yield from self.space()
             yield from self.expect(f"{_TAG}<")
@@ -64,6 +70,7 @@ class _Parser(Machine):
             key = yield from self.word(_name)
             yield from self.expect(">")
             self.arguments(writer.begin(key))
+            self._given.add(key)
             try:
                 nested = yield from self._value(key, writer)
             except TextEnd:
@@ -71,11 +78,28 @@ class _Parser(Machine):
                 raise
             self.arguments(nested if nested else writer.end())
         self.arguments(writer.close())
+        self.hold()
 
     def _value(self, key: str, writer: ArgumentWriter) -> Wait[str]:
         """A parameter up to its closing tag: what stands in tags there, in JSON; empty: it was text, and is written."""
-        yield from self.copy(_ends, lambda text: self.arguments(writer.add(text)))
+        texts: list[str] = []
+
+        def add(text: str) -> None:
+            texts.append(text)
+            self.arguments(writer.add(text))
+
+        yield from self.copy(_ends, add)
+        self.at -= len(_TAG)
+        self.settle()
+        self.at += len(_TAG)
         if (yield from self.accept(f"</{key}>")):
+            return ""
+        text = "".join(texts).strip()
+        if text:  # and no tags within it, so the closing one is missing
+            nexts = ("</invoke>", *(f"<{name}>" for name in self.declared - self._given))
+            if text.endswith(f"</{key}>") or not (yield from self.standing(nexts)):
+                raise MalformedError
+            self.go_back()
             return ""
         if writer.is_streaming:
             raise MalformedError

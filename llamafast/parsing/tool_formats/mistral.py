@@ -53,7 +53,9 @@ class Mistral(ChatFormat):
 class _Parser(JsonMachine):
     tags = (ReasoningTags("[THINK]", "[/THINK]"), THINK)
     starts = Markers("[TOOL_CALLS]")
+    closers = ("[TOOL_CALLS]",)
     id_keys = ("id",)
+    ends_with_arguments = False
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list, or one."""

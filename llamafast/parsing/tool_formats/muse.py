@@ -49,8 +49,14 @@ class _Parser(XmlMachine):
     tags = (ReasoningTags("to=self<|message|>", "<|eom|>"),)
     starts = Markers("<atem:function_calls>")
     wrappers = ("<|start|>assistant", "<|eom|>", "<|eot|>")
-    elements = Elements('<atem:invoke name="', "</atem:invoke>", '<atem:parameter name="', "</atem:parameter>", '">')
-    outer_close = "</atem:function_calls>"
+    elements = Elements(
+        '<atem:invoke name="',
+        "</atem:invoke>",
+        '<atem:parameter name="',
+        "</atem:parameter>",
+        '">',
+        outer_close="</atem:function_calls>",
+    )
 
     def call(self, marker: str) -> Wait[None]:
         """One call, as a rule."""

@@ -31,6 +31,7 @@ class Nemotron(ChatFormat):
 
 class _Parser(JsonMachine):
     starts = Markers("<TOOLCALL>")
+    closers = ("</TOOLCALL>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One list of calls."""

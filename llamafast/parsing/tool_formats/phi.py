@@ -31,6 +31,7 @@ class Phi(ChatFormat):
 
 class _Parser(JsonMachine):
     starts = Markers("<|tool_call|>", "functools[")
+    closers = ("<|/tool_call|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One list of calls."""

@@ -37,6 +37,11 @@ class Plain(ChatFormat):
         at_end = (tags for tags in self._tags if text.endswith((tags.open, tags.close)))
         return next(at_end, self._tags[0] if self._tags else None)
 
+    @property
+    def reads_calls(self) -> bool:
+        """No: they stay in the content."""
+        return False
+
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
         return True

@@ -39,8 +39,9 @@ class Qwen3Xml(ChatFormat):
 
 class _Parser(XmlMachine):
     starts = Markers("<tool_call>", "<function=")
-    elements = Elements("<function=", "</function>", "<parameter=", "</parameter>", has_lines=True)
-    outer_close = "</tool_call>"
+    elements = Elements(
+        "<function=", "</function>", "<parameter=", "</parameter>", outer_close="</tool_call>", has_lines=True
+    )
 
     def call(self, marker: str) -> Wait[None]:
         """Qwen3-Coder often leaves <tool_call> out: then only a tool's name makes a call of it."""

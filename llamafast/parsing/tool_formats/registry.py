@@ -11,20 +11,22 @@ from llamafast.parsing.tool_formats.command_r import CommandR
 from llamafast.parsing.tool_formats.command_r7b import CommandR7b
 from llamafast.parsing.tool_formats.deepseek_dsml import DeepseekDsml
 from llamafast.parsing.tool_formats.deepseek_v3 import DeepseekV3
+from llamafast.parsing.tool_formats.function_gemma import FunctionGemma
 from llamafast.parsing.tool_formats.functionary_v31 import FunctionaryV31
 from llamafast.parsing.tool_formats.functionary_v32 import FunctionaryV32
 from llamafast.parsing.tool_formats.gemma4 import Gemma4
-from llamafast.parsing.tool_formats.gigachat import GigaChat
+from llamafast.parsing.tool_formats.gigachat import GigaChat, GigaChat31
 from llamafast.parsing.tool_formats.glm import Glm
 from llamafast.parsing.tool_formats.granite import Granite
 from llamafast.parsing.tool_formats.harmony import Harmony
 from llamafast.parsing.tool_formats.hermes import Hermes
 from llamafast.parsing.tool_formats.hunyuan3 import Hunyuan3
+from llamafast.parsing.tool_formats.internlm2 import InternLm2
 from llamafast.parsing.tool_formats.kimi_k2 import KimiK2
 from llamafast.parsing.tool_formats.kimi_k3 import KimiK3
 from llamafast.parsing.tool_formats.lfm2 import Lfm2
 from llamafast.parsing.tool_formats.llama3_json import Llama3Json
-from llamafast.parsing.tool_formats.llama_pythonic import LlamaPythonic
+from llamafast.parsing.tool_formats.llama_pythonic import Llama4Pythonic, LlamaPythonic
 from llamafast.parsing.tool_formats.minicpm5 import MiniCpm5
 from llamafast.parsing.tool_formats.minimax_m1 import MiniMaxM1
 from llamafast.parsing.tool_formats.minimax_m2 import MiniMaxM2
@@ -37,11 +39,13 @@ from llamafast.parsing.tool_formats.plain import Plain
 from llamafast.parsing.tool_formats.qwen3_xml import Qwen3Xml
 from llamafast.parsing.tool_formats.seed_oss import SeedOss
 from llamafast.parsing.tool_formats.solar import Solar
+from llamafast.parsing.tool_formats.xlam import Xlam
 
 # The first one that matches a template is taken: those with markers of their own stand before those who share some.
 _FORMATS: tuple[ChatFormat, ...] = (
     Harmony(),
     Gemma4(),
+    FunctionGemma(),
     DeepseekDsml(),
     DeepseekV3(),
     KimiK2(),
@@ -52,6 +56,9 @@ _FORMATS: tuple[ChatFormat, ...] = (
     Lfm2(),
     FunctionaryV32(),
     FunctionaryV31(),
+    InternLm2(),
+    Xlam(),
+    Llama4Pythonic(),
     LlamaPythonic(),
     Llama3Json(),
     SeedOss(),
@@ -61,6 +68,7 @@ _FORMATS: tuple[ChatFormat, ...] = (
     KimiK3(),
     Solar(),
     Hunyuan3(),
+    GigaChat31(),
     GigaChat(),
     Nemotron(),
     Apriel(),
@@ -92,4 +100,4 @@ def by_name(name: str) -> ChatFormat:
 
 def names() -> list[str]:
     """What the formats are called."""
-    return sorted(format.name for format in (*_FORMATS, Plain()))
+    return sorted({format.name for format in (*_FORMATS, Plain())})

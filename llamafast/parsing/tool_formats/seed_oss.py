@@ -42,8 +42,7 @@ class SeedOss(ChatFormat):
 class _Parser(XmlMachine):
     tags = (ReasoningTags("<seed:think>", "</seed:think>"), THINK)
     starts = Markers("<seed:tool_call>")
-    elements = Elements("<function=", "</function>", "<parameter=", "</parameter>")
-    outer_close = "</seed:tool_call>"
+    elements = Elements("<function=", "</function>", "<parameter=", "</parameter>", outer_close="</seed:tool_call>")
 
     def call(self, marker: str) -> Wait[None]:
         """One call, as a rule."""

@@ -57,6 +57,7 @@ class Solar(ChatFormat):
 class _Parser(Machine):
     tags = (ReasoningTags("<|think|>", "<|end|>"),)
     starts = Markers("<|tool_call:begin|>")
+    closers = ("<|tool_call:end|>",)
     wrappers = ("<|begin|>assistant", "<|content|>", "<|end|>", "<|tool_calls|>", "<|calls|>")
 
     def call(self, marker: str) -> Wait[None]:

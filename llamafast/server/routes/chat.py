@@ -7,7 +7,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 
 from llamafast.request import Request as EngineRequest
-from llamafast.server.chat_rules import compile_rules, thinking_budget
+from llamafast.server.chat_rules import compile_rules, thinking_budget, warnings_of
 from llamafast.server.deps import ServerState, off_loop
 from llamafast.server.formats.chat import ChatFormatter
 from llamafast.server.formats.choice import Reading
@@ -34,6 +34,7 @@ def chat_router(state: ServerState) -> APIRouter:
         prompt = await off_loop(cost, lambda: chat_prompt(state, body, use.shown or None))
         compiled = await compile_rules(state, constraint, use, prompt)
         budget = thinking_budget(state, body, prompt)
+        headers = warnings_of(state, use, compiled)
         header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
         engine_request = EngineRequest(
             header.id,
@@ -50,8 +51,8 @@ def chat_router(state: ServerState) -> APIRouter:
         options = body.options(body.num_logprobs, len(prompt.token_ids), constraint)
         formatter = ChatFormatter(header, params.n, options, _reading(state, body, use, prompt))
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
-        return await whole_answer(request, outputs, formatter, compiled.headers)
+            return EventStream(outputs, formatter, state.settings.keepalive_s, headers)
+        return await whole_answer(request, outputs, formatter, headers)
 
     return router
 
