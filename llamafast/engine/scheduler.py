@@ -67,9 +67,8 @@ class Scheduler:
         """Queue a request that prepare_request made ready."""
         self._num_added += 1
         state.number = self._num_added
-        request = state.request
-        self.requests[request.request_id] = state
-        self.stats.add_request(len(request.prompt_token_ids), request.params.n)
+        self.requests[state.request.request_id] = state
+        self.stats.add_request(len(state.request.prompt_token_ids), state.request.params.n)
         first = state.sequences[0]
         if first.is_prompt_only and not first.is_scored:
             for sequence in state.sequences:
@@ -210,20 +209,19 @@ class Scheduler:
 
     def _end_failed(self, outputs: list[RequestOutput]) -> None:
         """End what _note_failure noted, without touching a text. Raises AssertionError if others have suffered too."""
-        if not self._failed:
-            return
         failed, self._failed = self._failed, {}
         for state, error in failed.values():
             for sequence in state.sequences:
                 if sequence.status is SequenceStatus.FINISHED and sequence.slot is NO_SLOT:
                     continue
-                output = RequestOutput(sequence.request_id, sequence.index, "", [], finish_reason=FinishReason.ERROR)
-                output.error = error
+                ends = FinishReason.ERROR
+                output = RequestOutput(sequence.request_id, sequence.index, "", [], None, ends, error=error)
                 sequence.emit(output, outputs)
                 self._leave(sequence)
                 self._release(sequence, keep=False)
                 self._end(sequence, output, outputs)
-        self.check_integrity()
+        if failed:
+            self.check_integrity()
 
     def _admit(self) -> None:
         num_ids = self.n_seq_max - self.num_active - self._num_reserved
