@@ -10,23 +10,21 @@ from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, Program
-from llamafast.grammars.json_schema import prepare_schema
-from llamafast.grammars.regex import check_regex
+from llamafast.grammars.json_schema import WHITESPACE, prepare_schema
 from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.json_schema.limits import check_regex
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 _LIMITS = LLParserLimits(verbose_errors=False)
-# Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
-WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
 
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
     """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-    schema = prepare_schema(text)
+    schema, dropped = prepare_schema(text, strict=not lenient)
     options: JsonCompileOptions = {
         "lenient": lenient,
         "coerce_one_of": lenient,
@@ -37,7 +35,9 @@ def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = Fa
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
-    return GuidanceProgram(vocabulary, grammar)
+    program = GuidanceProgram(vocabulary, grammar)
+    program.warnings += tuple(dropped)
+    return program
 
 
 def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import replace
 
 from llamafast.errors import GrammarError
-from llamafast.parsing import schema_parts
+from llamafast.json_schema import types
+from llamafast.json_schema.alternatives import Alternative, Property, Strings, alternatives
+from llamafast.json_schema.guard import guarded
+from llamafast.json_schema.refs import Document
 from llamafast.parsing.call_syntax import TaggedArguments
-from llamafast.parsing.guarded_schema import guarded
-from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.schema_parts import Schema, as_schema
-from llamafast.parsing.text_regex import key_regex, looks_around, string_regex
+from llamafast.parsing.output_grammar import EmbeddedSchema, FreeText, OutputGrammar, repeated
+from llamafast.parsing.value_forms import hold, scalar_terminals, string_terminal, union
+
+_KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
+_READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
 
 def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
@@ -19,87 +23,146 @@ def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: Embe
 
     Optional ones may be left out; others than those declared come only where none is declared.
     """
-    root = as_schema(schema.schema)
-    try:
-        alternatives = [_object(grammar, tags, branch, schema) for branch in schema_parts.branches(root, root)]
-    except ValueError as error:
-        raise GrammarError(f"it cannot be enforced in this model's format: {error}", param=schema.param) from None
-    return alternatives[0] if len(alternatives) == 1 else f"({' | '.join(alternatives)})"
+    return _Tagged(grammar, tags, schema).arguments()
 
 
-def _object(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
-    members = schema_parts.members(schema, owner.strict)
-    grammar.drop(owner, schema_parts.unheld(schema))
-    if not members:
-        extra = schema.get("additionalProperties", True)
-        if extra is False:
-            return ""
-        entry = _any_argument(grammar, tags, schema, as_schema(extra), owner)
-        return repeated(entry, "", schema_parts.bounds(schema, "Properties"))
-    elements = []
-    for name, value, is_required in members:
-        body = _value(grammar, tags, name, value, owner)
-        elements.append(body if is_required else f"({body})?")
-    return grammar.new_rule(" ".join(elements))
+class _Tagged:
+    """The arguments of one tool."""
 
+    def __init__(self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema) -> None:
+        self._grammar = grammar
+        self._tags = tags
+        self._owner = owner
+        self._document = Document(owner.schema)
 
-def _any_argument(
-    grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, value: Schema, owner: EmbeddedSchema
-) -> str:
-    """A rule for an argument whose name is the model's choice."""
-    key = grammar.terminal(key_regex(as_schema(schema.get("propertyNames"))))
-    body = f"{key} {_value(grammar, tags, None, value, owner)}"
-    return grammar.new_rule(f"{grammar.text(tags.before_key)} {body}")
+    def arguments(self) -> str:
+        objects = [each for each in self._alternatives(self._owner.schema) if "object" in each.types]
+        if not objects:
+            raise GrammarError("arguments are an object")
+        hold(self._grammar, self._owner, [f"{name!r} of two kinds" for name in self._ambiguous(objects)])
+        bodies = [self._object(each) for each in objects]
+        return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
 
+    def _alternatives(self, schema: object) -> list[Alternative]:
+        return alternatives(schema, self._document)
 
-def _value(
-    grammar: OutputGrammar, tags: TaggedArguments, name: str | None, schema: Schema, owner: EmbeddedSchema
-) -> str:
-    """The elements of one argument; name None: its key has been matched."""
-    root = as_schema(owner.schema)
-    before = () if name is None else (tags.before_key, name)
-    after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
-    is_apart = after_other != tags.after_key
-    found = schema_parts.branches(schema, root)
-    strings = [form for branch in found for form in _strings(grammar, tags, branch, owner)]
-    if not strings:
-        others = [_json(grammar, tags, schema, owner)]
-    elif is_apart or grammar.until(tags.close) not in " ".join(strings):
-        others = [form for branch in found for form in _others(grammar, tags, branch, owner)]
-    else:
-        others = []  # free text may be all that
-    end = grammar.text(tags.after_value)
-    forms = [(tags.after_key, strings), (after_other, [f"{other} {end}" for other in others])]
-    if not is_apart:
-        forms = [(tags.after_key, [form for _, several in forms for form in several])]
-    bodies = [f"{grammar.text(*before, key)} ({' | '.join(several)})" for key, several in forms if several]
-    return f"({' | '.join(bodies)})"
+    def _ambiguous(self, objects: list[Alternative]) -> list[str]:
+        """Names that are a string in one alternative, and something else in another: the text does not say which."""
+        found: dict[str, list[Property]] = {}
+        for each in objects:
+            for its in each.properties:
+                found.setdefault(its.name, []).append(its)
+        names = []
+        for name, several in found.items():
+            if any(its.schemas != several[0].schemas for its in several):
+                kinds = [each.types for its in several for each in self._alternatives(its.schema)]
+                if any("string" in each for each in kinds) and any(each != types.STRING for each in kinds):
+                    names.append(name)
+        return names if self._tags.after_other_key is None else []
 
+    def _object(self, alternative: Alternative) -> str:
+        grammar, tags = self._grammar, self._tags
+        hold(grammar, self._owner, alternative.object_unheld)
+        if not alternative.properties:
+            if alternative.others is False:
+                return ""
+            entry = grammar.new_rule(f"{grammar.text(tags.before_key)} {self._any_key(alternative)}")
+            return repeated(entry, "", alternative.bounds("Properties"))
+        elements = []
+        for each in alternative.properties:
+            if not re.fullmatch(_READABLE_KEY, each.name):
+                hold(grammar, self._owner, [f"properties[{each.name!r}]"])
+                continue
+            body = self._value((tags.before_key, each.name), each.schema)
+            if body or each.is_required:
+                elements.append((body or self._nothing(each.name)) if each.is_required else f"({body})?")
+        return grammar.new_rule(" ".join(elements) or '""')
 
-def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> list[str]:
-    """The forms of the string values that a schema without combinations allows, each with what ends it."""
-    if "string" not in schema_parts.types(schema):
-        return []
-    end, allowed = grammar.text(tags.after_value), schema_parts.values(schema)
-    if allowed is not None:
-        return [f"{grammar.text('', value)} {end}" for value in allowed if isinstance(value, str)]
-    regex = string_regex(schema, tags.close, strict=owner.strict)
-    grammar.drop(owner, ["pattern"] if looks_around(schema) else [])
-    if regex is not None:
-        return [f"{grammar.terminal(regex)} {end}"]
-    rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]
-    return [f"{grammar.until(tags.close)} {grammar.text(rest)}"]
+    def _any_key(self, alternative: Alternative) -> str:
+        """A key that is the model's choice, and its value."""
+        names = [each.strings for each in self._alternatives(alternative.names) if "string" in each.types]
+        keys = [_KEY] if any(each.is_free for each in names) else self._keys(names)
+        key = self._grammar.ended(union(keys), self._tags.after_key) if self._tags.after_other_key is None else ""
+        if key:
+            return f"{key} {self._value(None, alternative.others)}"
+        return f"{self._grammar.terminal(union(keys))} {self._value((), alternative.others)}"
 
+    def _keys(self, names: list[Strings]) -> list[str]:
+        found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
+        return [f"/{_READABLE_KEY}/ & {each}" for each in found if each is not None] or [self._nothing("propertyNames")]
 
-def _others(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> list[str]:
-    """The forms of the values that are no strings."""
-    allowed = schema_parts.values(schema)
-    if allowed is not None:
-        return [grammar.text("", json.dumps(value)) for value in allowed if not isinstance(value, str)]
-    names = sorted(schema_parts.types(schema) - {"string"})
-    return [_json(grammar, tags, {**schema, "type": names}, owner)] if names else []
+    def _nothing(self, name: str) -> str:
+        raise GrammarError(f"no value satisfies {name!r}")
 
+    def _value(self, before: tuple[str, ...] | None, schema: object) -> str:
+        """The elements of one argument, "" where no value satisfies the schema. before None: its key is matched."""
+        grammar, tags = self._grammar, self._tags
+        found = self._alternatives(schema)
+        strings, others = self._forms(schema, found)
+        after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
+        forms = [(tags.after_key, strings), (after_other, others)]
+        if after_other == tags.after_key:
+            forms = [(tags.after_key, strings + others)]
+        bodies = [
+            f"{'' if before is None else grammar.text(*before, key) if before else grammar.text(key)} "
+            f"({' | '.join(several)})"
+            for key, several in forms
+            if several
+        ]
+        return f"({' | '.join(bodies)})" if bodies else ""
 
-def _json(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
-    part = schema_parts.standalone(schema, as_schema(owner.schema))
-    return grammar.json(replace(owner, schema=guarded(part, tags.close)))
+    def _forms(self, schema: object, found: list[Alternative]) -> tuple[list[str], list[str]]:
+        """The forms of strings, and those of other values, each with what ends it.
+
+        Bare text that is JSON of a type which is allowed is read as that. So where strings and other values meet, one
+        terminal matches both; lists and objects are apart, and no string begins as they do.
+        """
+        grammar, tags, owner = self._grammar, self._tags, self._owner
+        texts = [each for each in found if "string" in each.types]
+        nested = [each for each in found if each.types & types.NESTED and each.values is None]
+        is_apart = tags.after_other_key is not None
+        is_bound = any(each.is_constrained(each.types & types.NESTED) for each in nested)
+        is_free = any(each.strings.is_free for each in texts) and not any(each.unheld for each in texts)
+        if texts and is_free and (is_apart or not is_bound):
+            strings = [self._free()]
+            return strings, self._others(schema, found) if is_apart else []
+        if not texts and any(each.values is None for each in found):
+            return [], self._others(schema, found)
+        for each in found:
+            hold(grammar, owner, each.unheld)
+        terminals = [
+            string_terminal(grammar, each.strings, owner, tags.close, is_nested=is_apart or not nested)
+            for each in texts
+        ]
+        bodies = [self._started(each) for each in terminals if each is not None]
+        scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, tags.close)]
+        if is_apart:
+            return (
+                [grammar.ended(union(bodies), tags.after_value)] if bodies else [],
+                self._others(schema, found) if scalars or nested else [],
+            )
+        forms = [grammar.ended(union([*bodies, *scalars]), tags.after_value)] if bodies or scalars else []
+        return forms, self._json_of(schema, types.NESTED) if nested else []
+
+    def _started(self, terminal: str) -> str:
+        """Without strings that the parser would take for the beginning of another notation."""
+        never = self._tags.never_first
+        return f"{terminal} & ~/{re.escape(never)}(?s:.*)/" if never else terminal
+
+    def _free(self) -> str:
+        tags = self._tags
+        rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]
+        return f"{self._grammar.free(FreeText(tags.close, tags.never_first))[1]} {self._grammar.text(rest)}"
+
+    def _others(self, schema: object, found: list[Alternative]) -> list[str]:
+        """The forms of all values that are no strings."""
+        kinds = frozenset[str]().union(*(each.types for each in found))
+        return self._json_of(schema, kinds - types.STRING) if kinds - types.STRING else []
+
+    def _json_of(self, schema: object, kinds: frozenset[str]) -> list[str]:
+        """JSON of the schema, of values of these types."""
+        part = guarded(self._document.standalone(schema), self._tags.close)
+        definitions = part.pop("$defs")
+        whole = {"allOf": [part, {"type": types.names(kinds)}], "$defs": definitions}
+        name = self._grammar.json(replace(self._owner, schema=whole))
+        return [f"{name} {self._grammar.text(self._tags.after_value)}"]

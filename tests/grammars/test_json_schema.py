@@ -83,7 +83,6 @@ REFUSED = {
     "propertyNames": {"propertyNames": {"maxLength": 2}},
     "oneOf": {"oneOf": [{"type": "number"}, INT]},
     "$dynamicRef": {"$dynamicRef": "#a"},
-    "format": {"type": "string", "format": "iri"},
     "lookarounds": {"type": "string", "pattern": r"\bfoo\b"},
     "divisibleBy": {"type": "integer", "divisibleBy": 2},
 }

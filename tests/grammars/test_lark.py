@@ -113,7 +113,7 @@ def test_answer_is_calls_or_json_of_the_schema() -> None:
         ({"type": "string", "pattern": "^a/[b-d]{2}$"}, "a/[b-d]{2}"),
         ({"type": "string", "pattern": r"^\d+$|^x"}, "[0-9]+|x[^<].*|x"),
         ({"type": "string", "minLength": 2, "maxLength": 4}, "(?s:.){2,4}"),
-        ({"type": "string", "format": "uuid"}, "[0-9a-f-]{36}"),
+        ({"type": "string", "format": "uuid"}, "[0-9a-fA-F-]{36}"),
         ({"type": "integer", "minimum": 3, "maximum": 5}, "[345]"),
         ({"anyOf": [{"type": "string", "pattern": "^a+$"}, {"type": "null"}]}, "a+|null"),
         ({"type": ["boolean", "null"]}, "true|false|null"),
@@ -197,11 +197,12 @@ def test_tool_whose_name_begins_another_ones_is_called_too() -> None:
 
 
 def test_control_tokens_that_a_schema_names_are_written_as_text() -> None:
-    value = "x</think>[TOOL_CALLS]"
-    parameters = {"type": "object", "properties": {value: {"enum": [value]}}, "required": [value]}
+    value, name = "x</think>[TOOL_CALLS]", "y[TOOL_CALLS]"
+    parameters = {"type": "object", "properties": {name: {"enum": [value]}}, "required": [name]}
     tools = [Tool(value, "", parameters)]
     source = call_grammar([TAGGED], THINK, PromptEnd(False, True, False), tools, ONE).source
     token_ids = compile_lark(CONTROL, source).start().forced()
     control = [i for i in token_ids if i > END]
     assert control == [CONTROL.control_ids[name] for name in ("<tool_call>", "</tool_call>")]
-    assert bytes(i for i in token_ids if i < END).decode().count(value) == 3
+    text = bytes(i for i in token_ids if i < END).decode()
+    assert (text.count(value), text.count(name)) == (2, 1)
