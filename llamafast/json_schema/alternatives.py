@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import TypeAlias
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import numbers, types
+from llamafast.json_schema.idle import drop_idle
 from llamafast.json_schema.lark_regex import looks_around
 from llamafast.json_schema.numbers import Range
 from llamafast.json_schema.refs import Document, reference_of
 from llamafast.json_schema.types import Schema, as_schema
+
+_Reached: TypeAlias = tuple[object, tuple[str, ...]]  # a schema, and the references that lead to it
 
 _MAX_ALTERNATIVES = 32
 _MAX_STEPS = 64  # references and combinations that lead on to others
@@ -215,7 +219,7 @@ class _Expansion:
 
     def of(self, schema: object, around: tuple[str, ...]) -> Iterator[Alternative]:
         """around: the references that lead here."""
-        parts, choices, waiting = list[Schema](), list[tuple[str, Sequence[object]]](), [(schema, around)]
+        parts, choices, waiting = list[Schema](), list[tuple[str, list[_Reached]]](), [(schema, around)]
         while waiting:
             each, refs = waiting.pop(0)
             if each is False:
@@ -227,7 +231,9 @@ class _Expansion:
                 if reference in refs or len(refs) == _MAX_STEPS:
                     raise GrammarError("references that never end")
                 waiting.insert(0, (self._document.target(reference), (*refs, reference)))
-            rows = {name: each[name] for name in ("allOf", "anyOf", "oneOf") if isinstance(each.get(name), list)}
+            each = dict(each)
+            drop_idle(each)
+            rows = {name: row for name in ("allOf", "anyOf", "oneOf") if isinstance(row := each.get(name), list)}
             waiting += ((other, refs) for other in rows.get("allOf", ()))
             choices += (
                 (name, [(option, refs) for option in rows[name]]) for name in ("anyOf", "oneOf") if name in rows

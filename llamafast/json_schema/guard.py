@@ -83,7 +83,7 @@ def _holds(value: object, close: str) -> bool:
 def _guard_string(schema: _Plain, pattern: str) -> None:
     if "pattern" in schema:
         others = schema.get("allOf")
-        schema["allOf"] = [*(others if isinstance(others, list) else []), {"type": "string", "pattern": pattern}]
+        schema["allOf"] = [*(others if isinstance(others, list) else []), {"pattern": pattern}]
     else:
         schema["pattern"] = pattern
 

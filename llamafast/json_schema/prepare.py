@@ -8,6 +8,7 @@ from typing import Any
 from llamafast.errors import GrammarError
 from llamafast.json_schema import numbers, types
 from llamafast.json_schema.formats import FORMATS
+from llamafast.json_schema.idle import drop_idle
 from llamafast.json_schema.limits import check_limits
 from llamafast.json_schema.refs import Document
 from llamafast.json_schema.walk import Place, check_depth, places
@@ -15,19 +16,6 @@ from llamafast.json_schema.walk import Place, check_depth, places
 _MAX_TOTAL_DEPTH = 4000  # of all schemas that references reach: llguidance descends that far at worst
 _PREFIX = "#/$defs/"
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_IDLE: dict[str, tuple[object, ...]] = {
-    "uniqueItems": (False,),
-    "unevaluatedProperties": (True, {}),
-    "unevaluatedItems": (True, {}),
-    "propertyNames": (True, {}, {"type": "string"}, {"type": ["string"]}),
-    "dependentRequired": ({},),
-    "dependentSchemas": ({},),
-    "dependencies": ({},),
-    "minLength": (0,),
-    "minItems": (0,),
-    "minProperties": (0,),
-    "not": (False,),
-}
 
 
 def prepare(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], list[str]]:
@@ -69,6 +57,7 @@ def _walk(root: dict[str, Any], top: Place, strict: bool, dropped: list[str]) ->
                 continue
             seen.add(id(schema))
             check_limits(schema)
+            drop_idle(schema)
             _simplify(schema)
             _fit(schema, strict, dropped)
             if len(stack) > _MAX_TOTAL_DEPTH:
@@ -98,14 +87,6 @@ def _target(schema: Mapping[str, Any], root: dict[str, Any]) -> Place | None:
 
 
 def _simplify(schema: dict[str, Any]) -> None:
-    for name, values in _IDLE.items():
-        if name in schema and any(schema[name] == value and type(schema[name]) is type(value) for value in values):
-            del schema[name]
-    if "if" not in schema:
-        schema.pop("then", None)
-        schema.pop("else", None)
-    elif "then" not in schema and "else" not in schema:
-        del schema["if"]
     if "format" in schema:
         pattern = FORMATS.get(str(schema.pop("format")))
         if pattern is not None and "pattern" not in schema:

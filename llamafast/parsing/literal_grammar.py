@@ -17,6 +17,7 @@ from llamafast.parsing.value_forms import hold, string_terminal, union
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
+_QUOTED_KEY = r'/"[^"\\<\x00-\x1f]{1,255}"/'
 _BARE_KEY = "/[0-9A-Za-z_.-]{1,255}/"
 _MAX_DEPTH = 6  # below it values are JSON, which the parsers of such formats read too
 _MAX_RULES = 20_000  # of one grammar
@@ -76,7 +77,9 @@ class _Literal:
     def _any_key(self, alternative: Alternative) -> str:
         names = [each.strings for each in self._alternatives(alternative.names) if "string" in each.types]
         found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
-        keys = [_KEY] if any(each.is_free for each in names) else [f"{_BARE_KEY} & {each}" for each in found if each]
+        keys = [f"{_BARE_KEY} & {each}" for each in found if each]
+        if any(each.is_free for each in names):
+            keys = [_KEY, *([_QUOTED_KEY] if self._syntax.quote else [])]
         if not keys:
             raise GrammarError("no name satisfies 'propertyNames'")
         return self._grammar.ended(union(keys), self._syntax.after_key)

@@ -9,9 +9,10 @@ from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative, Property, Strings, alternatives
 from llamafast.json_schema.guard import guarded
+from llamafast.json_schema.lark_regex import escaped, slashed
 from llamafast.json_schema.refs import Document
 from llamafast.parsing.call_syntax import TaggedArguments
-from llamafast.parsing.output_grammar import EmbeddedSchema, FreeText, OutputGrammar, repeated
+from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.value_forms import hold, scalar_terminals, string_terminal, union
 
 _KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
@@ -123,18 +124,17 @@ class _Tagged:
         is_apart = tags.after_other_key is not None
         is_bound = any(each.is_constrained(each.types & types.NESTED) for each in nested)
         is_free = any(each.strings.is_free for each in texts) and not any(each.unheld for each in texts)
-        if texts and is_free and (is_apart or not is_bound):
-            strings = [self._free()]
+        is_enough = is_free and not is_bound  # text may be all that is allowed
+        if is_free and tags.quotes is None and (is_apart or is_enough):
+            rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]
+            strings = [f"{grammar.until(tags.close)} {grammar.text(rest)}"]
             return strings, self._others(schema, found) if is_apart else []
         if not texts and any(each.values is None for each in found):
             return [], self._others(schema, found)
         for each in found:
             hold(grammar, owner, each.unheld)
-        terminals = [
-            string_terminal(grammar, each.strings, owner, tags.close, is_nested=is_apart or not nested)
-            for each in texts
-        ]
-        bodies = [self._started(each) for each in terminals if each is not None]
+        is_nested = is_apart or is_enough or not nested
+        bodies = [body for each in texts for body in self._bodies(each.strings, is_nested=is_nested)]
         scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, tags.close)]
         if is_apart:
             return (
@@ -142,17 +142,18 @@ class _Tagged:
                 self._others(schema, found) if scalars or nested else [],
             )
         forms = [grammar.ended(union([*bodies, *scalars]), tags.after_value)] if bodies or scalars else []
-        return forms, self._json_of(schema, types.NESTED) if nested else []
+        return forms, self._json_of(schema, types.NESTED) if nested and not is_enough else []
 
-    def _started(self, terminal: str) -> str:
-        """Without strings that the parser would take for the beginning of another notation."""
-        never = self._tags.never_first
-        return f"{terminal} & ~/{re.escape(never)}(?s:.*)/" if never else terminal
-
-    def _free(self) -> str:
-        tags = self._tags
-        rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]
-        return f"{self._grammar.free(FreeText(tags.close, tags.never_first))[1]} {self._grammar.text(rest)}"
+    def _bodies(self, strings: Strings, *, is_nested: bool) -> list[str]:
+        """Terminals for strings, in the format's quotes too where it has some."""
+        grammar, owner, tags = self._grammar, self._owner, self._tags
+        plain = string_terminal(grammar, strings, owner, tags.close, is_nested=is_nested)
+        if tags.quotes is None or plain is None:
+            return [] if plain is None else [plain]
+        opening, closing = tags.quotes
+        inside = string_terminal(grammar, strings, owner, closing + tags.close, is_nested=is_nested)
+        quoted = f"{slashed(escaped(opening))} ({inside}) {slashed(escaped(closing))}"
+        return [f"{plain} & ~/{escaped(opening)}(?s:.*)/", quoted]
 
     def _others(self, schema: object, found: list[Alternative]) -> list[str]:
         """The forms of all values that are no strings."""
