@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 
@@ -13,7 +13,7 @@ from llamafast.grammars.json_schema import WHITESPACE
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.lark_regex import escaped, holding, slashed
 from llamafast.json_schema.limits import check_regex
-from llamafast.json_schema.prepare import prepare
+from llamafast.json_schema.prepare import loosened, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +25,19 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     """A program for the JSON text of an OutputGrammar:
     {rules, texts, frees, ends, schemas, checked, regexes, dropped}.
 
-    Raises GrammarError; its param is the client's field where a schema or a regex is at fault.
+    What does not compile of a schema that is not strict is dropped. Raises GrammarError; its param is the client's
+    field where a schema or a regex is at fault.
     """
     source = json.loads(text)
+    try:
+        return _compiled(vocabulary, source)
+    except GrammarError as error:
+        if error.param is not None or not _repair(vocabulary, source):
+            raise
+    return _compiled(vocabulary, source)
+
+
+def _compiled(vocabulary: Vocabulary, source: dict[str, Any]) -> GuidanceProgram:
     dropped = list(source["dropped"])
     for schema, param, strict in source["checked"]:
         _prepared(schema, param, strict, dropped)
@@ -35,24 +45,48 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
     for name, free in source["frees"].items():
         rules += _free(vocabulary, name, *free)
-    for name, (body, end) in source["ends"].items():
+    for name, (body, _, end, *_rest) in source["ends"].items():
         rules += _ended(vocabulary, name, body, end)
-    clients = [(f"{name}: ", _embed(entry, dropped), entry[1]) for name, entry in source["schemas"].items()]
-    clients += [(f"{name}: ", _pattern(*entry), entry[1]) for name, entry in source["regexes"].items()]
-    rules += (f"{name}{body}" for name, body, _ in clients)
-    try:
-        program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
-    except GrammarError:
-        # Which of the client's parts it is only shows when each stands alone.
-        clients += [("", _embed(entry, []), entry[1]) for entry in source["checked"]]
-        for _, body, param in clients:
-            try:
-                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {body}"))
-            except GrammarError as error:
-                raise GrammarError(error.message, param=param) from None
-        raise
+    rules += (f"{name}: {_embed(entry, dropped)}" for name, entry in source["schemas"].items())
+    rules += (f"{name}: {_pattern(*entry)}" for name, entry in source["regexes"].items())
+    program = _program(vocabulary, *rules)
     program.warnings += tuple(dict.fromkeys(dropped))
     return program
+
+
+def _program(vocabulary: Vocabulary, *rules: str) -> GuidanceProgram:
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
+
+
+def _repair(vocabulary: Vocabulary, source: dict[str, Any]) -> bool:
+    """Take out of a grammar that does not compile what does not compile by itself; whether there was anything.
+
+    Raises GrammarError naming the client's field if that must not be.
+    """
+    dropped, num_before = source["dropped"], len(source["dropped"])
+
+    def fails(rule: str, param: str, strict: bool) -> bool:
+        try:
+            _program(vocabulary, f"start: {rule}")
+        except GrammarError as error:
+            if strict:
+                raise GrammarError(error.message, param=param) from None
+            return True
+        return False
+
+    for entry in source["ends"].values():
+        body, plain, _, param, strict = entry
+        if body != plain and fails(f"TEXT\nTEXT: {body}", param, strict):
+            entry[0] = plain
+            dropped.append(f"{param}: pattern")
+    for entry in (*source["schemas"].values(), *source["checked"]):
+        if fails(_embed(entry, []), *entry[1:]):
+            entry[0], missing = loosened(entry[0])
+            dropped += (f"{entry[1]}: {name}" for name in missing)
+            fails(_embed(entry, []), entry[1], True)
+    for regex, param in source["regexes"].values():
+        fails(_pattern(regex, param), param, True)
+    return len(dropped) > num_before
 
 
 def _prepared(schema: object, param: str, strict: bool, dropped: list[str]) -> dict[str, object]:

@@ -11,10 +11,23 @@ from llamafast.json_schema.formats import FORMATS
 from llamafast.json_schema.idle import drop_idle
 from llamafast.json_schema.limits import check_limits
 from llamafast.json_schema.refs import Document
-from llamafast.json_schema.walk import Place, check_depth, places
+from llamafast.json_schema.walk import Place, check_depth, mapped, places
 
 _MAX_TOTAL_DEPTH = 4000  # of all schemas that references reach: llguidance descends that far at worst
 _PREFIX = "#/$defs/"
+# What a client may write in ways that no compiler takes.
+_FRAGILE = frozenset(
+    {
+        "pattern",
+        "patternProperties",
+        "multipleOf",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "format",
+    }
+)
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
@@ -40,6 +53,19 @@ def prepare(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], lis
     if box[0] is False:
         raise GrammarError("no finite value satisfies the schema")
     return root, list(dict.fromkeys(dropped))
+
+
+def loosened(schema: object) -> tuple[object, list[str]]:
+    """A schema without what keeps many from compiling, and the names of what was taken out."""
+    missing: set[str] = set()
+
+    def loose(part: object) -> object:
+        if not isinstance(part, Mapping):
+            return part
+        missing.update(_FRAGILE & part.keys())
+        return mapped({name: value for name, value in part.items() if name not in _FRAGILE}, loose)
+
+    return loose(schema), sorted(missing)
 
 
 def _walk(root: dict[str, Any], top: Place, strict: bool, dropped: list[str]) -> Iterator[Place]:

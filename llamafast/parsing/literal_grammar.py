@@ -13,7 +13,7 @@ from llamafast.json_schema.lark_regex import escaped, slashed
 from llamafast.json_schema.refs import Document
 from llamafast.parsing.call_syntax import LiteralArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.value_forms import hold, string_terminal, union
+from llamafast.parsing.value_forms import Terminal, ended, hold, string_terminal
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
@@ -77,12 +77,12 @@ class _Literal:
     def _any_key(self, alternative: Alternative) -> str:
         names = [each.strings for each in self._alternatives(alternative.names) if "string" in each.types]
         found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
-        keys = [f"{_BARE_KEY} & {each}" for each in found if each]
+        keys = [each.within(f"{_BARE_KEY} & ", "") for each in found if each is not None]
         if any(each.is_free for each in names):
-            keys = [_KEY, *([_QUOTED_KEY] if self._syntax.quote else [])]
+            keys = [Terminal.of(body) for body in (_KEY, *([_QUOTED_KEY] if self._syntax.quote else []))]
         if not keys:
             raise GrammarError("no name satisfies 'propertyNames'")
-        return self._grammar.ended(union(keys), self._syntax.after_key)
+        return ended(self._grammar, self._owner, keys, self._syntax.after_key)
 
     def _value(self, schema: object, depth: int) -> str:
         key = (self._syntax, json.dumps(schema), self._owner.param, self._owner.strict, depth)
@@ -128,7 +128,7 @@ class _Literal:
         if quoted:
             strings = replace(strings, values=tuple(value for value in strings.values or () if quote not in value))
         terminal = string_terminal(grammar, strings, self._owner, quote)
-        forms = [] if terminal is None else [f"{grammar.text(quote)} {grammar.ended(terminal, quote)}"]
+        forms = [] if terminal is None else [f"{grammar.text(quote)} {ended(grammar, self._owner, [terminal], quote)}"]
         written = slashed("|".join(escaped(json.dumps(value, ensure_ascii=False)) for value in quoted))
         return [*forms, *([grammar.terminal(written)] if quoted else [])]
 

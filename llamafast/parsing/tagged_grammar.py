@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import NoReturn
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
@@ -13,9 +14,9 @@ from llamafast.json_schema.lark_regex import escaped, slashed
 from llamafast.json_schema.refs import Document
 from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.value_forms import hold, scalar_terminals, string_terminal, union
+from llamafast.parsing.value_forms import Terminal, ended, hold, scalar_terminals, string_terminal, union
 
-_KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
+_KEY = Terminal.of("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 _READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
 
@@ -40,7 +41,7 @@ class _Tagged:
         objects = [each for each in self._alternatives(self._owner.schema) if "object" in each.types]
         if not objects:
             raise GrammarError("arguments are an object")
-        hold(self._grammar, self._owner, [f"{name!r} of two kinds" for name in self._ambiguous(objects)])
+        hold(self._grammar, self._owner, [f"the alternatives of {name!r}" for name in self._ambiguous(objects)])
         bodies = [self._object(each) for each in objects]
         return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
 
@@ -72,7 +73,7 @@ class _Tagged:
         elements = []
         for each in alternative.properties:
             if not re.fullmatch(_READABLE_KEY, each.name):
-                hold(grammar, self._owner, [f"properties[{each.name!r}]"])
+                hold(grammar, self._owner, [f"a property named {each.name!r}"])
                 continue
             body = self._value((tags.before_key, each.name), each.schema)
             if body or each.is_required:
@@ -83,16 +84,19 @@ class _Tagged:
         """A key that is the model's choice, and its value."""
         names = [each.strings for each in self._alternatives(alternative.names) if "string" in each.types]
         keys = [_KEY] if any(each.is_free for each in names) else self._keys(names)
-        key = self._grammar.ended(union(keys), self._tags.after_key) if self._tags.after_other_key is None else ""
-        if key:
+        if self._tags.after_other_key is None:
+            key = ended(self._grammar, self._owner, keys, self._tags.after_key)
             return f"{key} {self._value(None, alternative.others)}"
-        return f"{self._grammar.terminal(union(keys))} {self._value((), alternative.others)}"
+        return f"{self._grammar.terminal(union(keys).body)} {self._value((), alternative.others)}"
 
-    def _keys(self, names: list[Strings]) -> list[str]:
+    def _keys(self, names: list[Strings]) -> list[Terminal]:
         found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
-        return [f"/{_READABLE_KEY}/ & {each}" for each in found if each is not None] or [self._nothing("propertyNames")]
+        keys = [each.within(f"/{_READABLE_KEY}/ & ", "") for each in found if each is not None]
+        if not keys:
+            self._nothing("propertyNames")
+        return keys
 
-    def _nothing(self, name: str) -> str:
+    def _nothing(self, name: str) -> NoReturn:
         raise GrammarError(f"no value satisfies {name!r}")
 
     def _value(self, before: tuple[str, ...] | None, schema: object) -> str:
@@ -138,13 +142,13 @@ class _Tagged:
         scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, tags.close)]
         if is_apart:
             return (
-                [grammar.ended(union(bodies), tags.after_value)] if bodies else [],
+                [ended(grammar, owner, bodies, tags.after_value)] if bodies else [],
                 self._others(schema, found) if scalars or nested else [],
             )
-        forms = [grammar.ended(union([*bodies, *scalars]), tags.after_value)] if bodies or scalars else []
+        forms = [ended(grammar, owner, [*bodies, *scalars], tags.after_value)] if bodies or scalars else []
         return forms, self._json_of(schema, types.NESTED) if nested and not is_enough else []
 
-    def _bodies(self, strings: Strings, *, is_nested: bool) -> list[str]:
+    def _bodies(self, strings: Strings, *, is_nested: bool) -> list[Terminal]:
         """Terminals for strings, in the format's quotes too where it has some."""
         grammar, owner, tags = self._grammar, self._owner, self._tags
         plain = string_terminal(grammar, strings, owner, tags.close, is_nested=is_nested)
@@ -152,8 +156,8 @@ class _Tagged:
             return [] if plain is None else [plain]
         opening, closing = tags.quotes
         inside = string_terminal(grammar, strings, owner, closing + tags.close, is_nested=is_nested)
-        quoted = f"{slashed(escaped(opening))} ({inside}) {slashed(escaped(closing))}"
-        return [f"{plain} & ~/{escaped(opening)}(?s:.*)/", quoted]
+        quoted = [inside.within(f"{slashed(escaped(opening))} ", f" {slashed(escaped(closing))}")] if inside else []
+        return [plain.within("", f" & ~/{escaped(opening)}(?s:.*)/"), *quoted]
 
     def _others(self, schema: object, found: list[Alternative]) -> list[str]:
         """The forms of all values that are no strings."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
@@ -11,68 +12,97 @@ from llamafast.json_schema.alternatives import Alternative, Strings
 from llamafast.json_schema.formats import FORMATS
 from llamafast.json_schema.lark_regex import escaped, holding, looks_around, slashed, whole
 from llamafast.json_schema.limits import check_limits
-from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar
+from llamafast.parsing.output_grammar import EmbeddedSchema, EndedText, OutputGrammar
 
 _ANY_STRING = "/(?s:.*)/"
 _BEGINS_NESTED = r"/\s*[\[{](?s:.*)/"
 
 
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """body: in Lark. plain: the same without clients' patterns, which may turn out to be none."""
+
+    body: str
+    plain: str
+
+    @classmethod
+    def of(cls, body: str) -> Terminal:
+        """One without patterns."""
+        return cls(body, body)
+
+    def within(self, before: str, after: str) -> Terminal:
+        """The same between two terminals' bodies."""
+        return Terminal(f"{before}({self.body}){after}", f"{before}({self.plain}){after}")
+
+
 def hold(grammar: OutputGrammar, owner: EmbeddedSchema, what: Iterable[str]) -> None:
-    """These keywords of the owner's schema are not enforced: refused where it is strict, else said to the client."""
+    """These parts of the owner's schema are not enforced: refused where it is strict, else said to the client."""
     found = list(what)
     if found and owner.strict:
-        raise GrammarError(f"it cannot be enforced in this model's format: the keyword {found[0]!r}", param=owner.param)
+        raise GrammarError(f"it cannot be enforced in this model's format: {found[0]}", param=owner.param)
     grammar.drop(owner, found)
 
 
 def string_terminal(
     grammar: OutputGrammar, strings: Strings, owner: EmbeddedSchema, close: str, *, is_nested: bool = True
-) -> str | None:
+) -> Terminal | None:
     """A terminal for strings that do not hold `close`; None: there are none.
 
     is_nested: they may begin with a bracket or a brace, as lists and objects do.
     """
-    parts = [] if is_nested else [f"~{_BEGINS_NESTED}"]
+    parts, patterns = [] if is_nested else [f"~{_BEGINS_NESTED}"], list[str]()
     if strings.values is not None:
         values = [value for value in strings.values if not close or close not in value]
         if len(values) < len(strings.values):
-            hold(grammar, owner, [f"enum with the text {close}"])
+            hold(grammar, owner, [f"a value that holds {close!r}"])
         if not values:
             return None
         parts.insert(0, slashed("|".join(map(escaped, values))))
-    else:
-        parts.append(f"~{holding(close)}") if close else None
+    elif close:
+        parts.append(f"~{holding(close)}")
     hold(grammar, owner, strings.around)
     for pattern in strings.patterns:
         check_limits({"pattern": pattern})
-        parts += [] if looks_around(pattern) else [slashed(whole(pattern))]
+        patterns += [] if looks_around(pattern) else [slashed(whole(pattern))]
     parts += (slashed(FORMATS[name]) for name in strings.formats if name in FORMATS)
     if strings.values is None and (strings.min_length or strings.max_length is not None):
+        check_limits({"minLength": strings.min_length, "maxLength": strings.max_length})
         high = "" if strings.max_length is None else strings.max_length
-        check_limits({"maxLength": high, "minLength": strings.min_length})
         parts.append(f"/(?s:.{{{strings.min_length},{high}}})/")
-    if parts and parts[0].startswith("~"):
+    if not parts or parts[0].startswith("~"):
         parts.insert(0, _ANY_STRING)
-    return " & ".join(parts) or _ANY_STRING
+    return Terminal(" & ".join([*parts, *patterns]), " & ".join(parts))
 
 
-def scalar_terminals(grammar: OutputGrammar, alternative: Alternative, owner: EmbeddedSchema, close: str) -> list[str]:
+def scalar_terminals(
+    grammar: OutputGrammar, alternative: Alternative, owner: EmbeddedSchema, close: str
+) -> list[Terminal]:
     """Terminals for the values that are neither strings nor lists or objects; with an enum, for all but strings."""
     if alternative.values is not None:
         written = [json.dumps(value, ensure_ascii=False) for value in alternative.values if not isinstance(value, str)]
         held = [text for text in written if not close or close not in text]
         if len(held) < len(written):
-            hold(grammar, owner, [f"enum with the text {close}"])
-        return [slashed("|".join(map(escaped, held)))] if held else []
+            hold(grammar, owner, [f"a value that holds {close!r}"])
+        return [Terminal.of(slashed("|".join(map(escaped, held))))] if held else []
     found = [slashed("null")] if "null" in alternative.types else []
     found += [slashed("true|false")] if "boolean" in alternative.types else []
     if alternative.types & types.NUMBERS:
         hold(grammar, owner, ["multipleOf"] if alternative.numbers.steps else [])
         patterns = alternative.numbers.patterns(is_integer="number" not in alternative.types)
         found.append(" & ".join(map(slashed, patterns)))
-    return found
+    return list(map(Terminal.of, found))
 
 
-def union(terminals: Sequence[str]) -> str:
+def union(terminals: Sequence[Terminal]) -> Terminal:
     """A terminal for what one of these matches."""
-    return terminals[0] if len(terminals) == 1 else " | ".join(f"({each})" for each in terminals)
+    if len(terminals) == 1:
+        return terminals[0]
+    return Terminal(
+        " | ".join(f"({each.body})" for each in terminals), " | ".join(f"({each.plain})" for each in terminals)
+    )
+
+
+def ended(grammar: OutputGrammar, owner: EmbeddedSchema, terminals: Sequence[Terminal], end: str) -> str:
+    """The name of a rule for what one of these terminals matches, with a text behind it."""
+    one = union(terminals)
+    return grammar.ended(EndedText(one.body, one.plain, end, owner.param, owner.strict))

@@ -36,8 +36,10 @@ class Case:
 LINES = "first line\n\n  second: <b>bold</b> & 'quoted' \"twice\" \\ done\n"
 
 CASES = {
-    "string": Case(STR, ("Paris", "", LINES, "naïve – 日本 🎉", "5", "null", "{", "a < b </p> <par")),
-    "maxLength": Case({**STR, "maxLength": 20}, ("Paris", "", "a\nb", "x" * 20, "<b>&\\'\"</b>", "日本🎉"), ("x" * 21,)),
+    "string": Case(STR, ("Paris", "", LINES, "naïve 日本 🎉", "5", "null", "{", "a < b </p> <par")),
+    "maxLength": Case(
+        {**STR, "maxLength": 20}, ("Paris", "", "a\nb", "x" * 20, "<b>&\\'\"</b>", "日本🎉"), ("x" * 21,)
+    ),
     "minLength": Case({**STR, "minLength": 1}, ("P", "\n", LINES, "]"), ("",)),
     "lengths": Case({**STR, "minLength": 2, "maxLength": 4}, ("ab", "a\nbc", "12"), ("a", "abcde")),
     "pattern that is not anchored": Case({**STR, "pattern": "b+"}, ("abc", "b", "x\nb\ny"), ("", "ac")),
@@ -60,7 +62,9 @@ CASES = {
     "enum of digits": Case(DIGITS, ("1", "2"), ("3",)),
     "enum under a type": Case({**STR, "enum": ["a", "b", None]}, ("a", "b"), (None,)),
     "enum with null": Case({"type": ["string", "null"], "enum": ["a", "null", None]}, ("a", "null")),
-    "enum under allOf": Case({"allOf": [{"description": "d"}, {"type": "string", "enum": ["7", "8"]}]}, ("7",), (7, "9")),
+    "enum under allOf": Case(
+        {"allOf": [{"description": "d"}, {"type": "string", "enum": ["7", "8"]}]}, ("7",), (7, "9")
+    ),
     "two enums": Case({"allOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]}, ("b",), ("a", "c")),
     "const": Case({"const": "x y"}, ("x y",), ("x",)),
     "integer": Case(INT, (5, -3, 0, 2**63 - 1), ("x", 1.5)),
@@ -74,9 +78,13 @@ CASES = {
     "boolean": Case({"type": "boolean"}, (True, False), ("yes",)),
     "null": Case({"type": "null"}, (None,), (1,)),
     "string or null": Case({"type": ["string", "null"]}, ("Paris", None, "", LINES)),
-    "short string or null": Case({"anyOf": [{**STR, "maxLength": 5}, {"type": "null"}]}, ("Paris", None, ""), ("Berlin",)),
+    "short string or null": Case(
+        {"anyOf": [{**STR, "maxLength": 5}, {"type": "null"}]}, ("Paris", None, ""), ("Berlin",)
+    ),
     "digits or integer": Case(
-        {"anyOf": [{**STR, "pattern": "^[0-9]{2}$"}, {**INT, "minimum": 100, "maximum": 105}]}, ("50", 100, 105), (50, 99, "7")
+        {"anyOf": [{**STR, "pattern": "^[0-9]{2}$"}, {**INT, "minimum": 100, "maximum": 105}]},
+        ("50", 100, 105),
+        (50, 99, "7"),
     ),
     "word or number": Case(
         {"anyOf": [{**STR, "minLength": 3}, {"type": "number", "minimum": 0.5, "exclusiveMaximum": 9}]},
@@ -86,7 +94,9 @@ CASES = {
     "word or integer": Case({"type": ["string", "integer"], "pattern": "^[a-z]+$"}, ("abc", 5), ("A",)),
     "any of strings": Case({"anyOf": [{"enum": ["auto"]}, {**STR, "pattern": "^v[0-9]+$"}]}, ("auto", "v12"), ("v",)),
     "string or list": Case({"anyOf": [STR, {"type": "array", "items": STR}]}, ("Paris", ["a", "b"], LINES), ([1],)),
-    "short string or list": Case({"anyOf": [{**STR, "maxLength": 4}, {"type": "array", "items": INT}]}, ("abc", [1, 2])),
+    "short string or list": Case(
+        {"anyOf": [{**STR, "maxLength": 4}, {"type": "array", "items": INT}]}, ("abc", [1, 2])
+    ),
     "list": Case({"type": "array", "items": STR, "minItems": 1}, (["a", "b c"], ["</b>", '"', "\\", "\n"]), ([], [1])),
     "list of objects": Case(
         {"type": "array", "items": {"type": "object", "properties": {"old": STR, "new": {"type": ["string", "null"]}}}},
@@ -94,7 +104,9 @@ CASES = {
         ([{"old": 5}],),
     ),
     "object": Case({"type": "object", "properties": {"a": INT}, "required": ["a"]}, ({"a": 5},), ({}, {"a": "x"})),
-    "map": Case({"type": "object", "additionalProperties": {"type": "number"}}, ({"x": 1.5, "y z": 2}, {}), ({"x": "1"},)),
+    "map": Case(
+        {"type": "object", "additionalProperties": {"type": "number"}}, ({"x": 1.5, "y z": 2}, {}), ({"x": "1"},)
+    ),
     "map of strings": Case(
         {"type": "object", "propertyNames": STR, "additionalProperties": {"type": "number"}}, ({"x": 1},), ({"x": "1"},)
     ),
@@ -106,4 +118,4 @@ CASES = {
     "reference into a list": Case({"$ref": "#/$defs/either/anyOf/0"}, ("1", "2"), (1, None)),
     "reference to a choice": Case({"$ref": "#/$defs/either"}, ("1", None), (1,)),
     "oneOf": Case({"oneOf": [{"type": "boolean"}, {"type": "array", "items": INT}]}, (True, [1]), ("x", ["a"])),
-}  # fmt: skip
+}
