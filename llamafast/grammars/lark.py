@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
@@ -29,6 +30,7 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     field where a schema or a regex is at fault.
     """
     source = json.loads(text)
+    _check_texts(source)
     try:
         return _compiled(vocabulary, source)
     except GrammarError as error:
@@ -58,6 +60,34 @@ def _program(vocabulary: Vocabulary, *rules: str) -> GuidanceProgram:
     return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
 
 
+def _check_texts(source: dict[str, Any]) -> None:
+    """Drop patterns that are none, or that no string matches. Raises GrammarError where that must not be."""
+    for entry in source["ends"].values():
+        body, plain, _, param, strict = entry
+        if " & " not in body or _matches_any(body):
+            continue
+        if strict or body == plain or not _matches_any(plain):
+            raise GrammarError("no string satisfies its pattern, format and length together", param=param)
+        entry[0] = plain
+        source["dropped"].append(f"{param}: pattern")
+
+
+def _matches_any(body: str) -> bool:
+    """Whether a terminal compiles, and a string matches it."""
+    try:
+        _program(_bytes(), f"start: TEXT\nTEXT: {body}")
+    except GrammarError:
+        return False
+    return True
+
+
+@cache
+def _bytes() -> Vocabulary:
+    """The smallest vocabulary: what is tried out over it costs least."""
+    token_bytes = [*(bytes([byte]) for byte in range(256)), b""]
+    return Vocabulary(token_bytes, {256: b"<end>"}, [256], lambda text: list(text.encode()))
+
+
 def _repair(vocabulary: Vocabulary, source: dict[str, Any]) -> bool:
     """Take out of a grammar that does not compile what does not compile by itself; whether there was anything.
 
@@ -74,11 +104,6 @@ def _repair(vocabulary: Vocabulary, source: dict[str, Any]) -> bool:
             return True
         return False
 
-    for entry in source["ends"].values():
-        body, plain, _, param, strict = entry
-        if body != plain and fails(f"TEXT\nTEXT: {body}", param, strict):
-            entry[0] = plain
-            dropped.append(f"{param}: pattern")
     for entry in (*source["schemas"].values(), *source["checked"]):
         if fails(_embed(entry, []), *entry[1:]):
             entry[0], missing = loosened(entry[0])

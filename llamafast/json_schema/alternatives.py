@@ -248,6 +248,10 @@ class _Expansion:
             if alternative.values is not None:
                 left &= {kind for value in alternative.values for kind in types.kinds(value)}
                 alternative = Alternative(each.parts, left, each.is_overlapping)
+            low, high = alternative.bounds("Length")
+            if high is not None and low > high:
+                left -= types.STRING
+                alternative = Alternative(each.parts, left, each.is_overlapping)
             if left:
                 yield alternative
 

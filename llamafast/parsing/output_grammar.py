@@ -178,5 +178,7 @@ def repeated(body: str, between: str, bounds: tuple[int, int | None]) -> str:
     least, most = bounds
     if most == 0:
         return '""'
+    if most == 1:
+        return body if least else f"({body})?"
     several = f"{body} ({between} {body}){{{max(0, least - 1)},{'' if most is None else most - 1}}}"
     return several if least > 0 else f"({several})?"

@@ -32,7 +32,8 @@ def words(name: str, case: Case) -> list[str]:
     for syntax in registry.by_name(name).syntaxes:
         arguments = syntax.arguments
         if isinstance(arguments, TaggedArguments):
-            found += [arguments.after_value] * (len(found) // 2) + [arguments.close]
+            last = (arguments.quotes or ("", ""))[1] + arguments.after_value
+            found += [arguments.after_value, last] * (len(found) // 4) + [arguments.close, *(arguments.quotes or ())]
         elif isinstance(arguments, LiteralArguments) and arguments.quote:
             found += [arguments.quote] * (len(found) // 2)
     return found
