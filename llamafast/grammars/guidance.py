@@ -13,6 +13,7 @@ from llamafast.grammars.constraint import Constraint, Program
 from llamafast.grammars.json_schema import WHITESPACE, prepare_schema
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.limits import check_regex
+from llamafast.json_schema.prepare import loosened
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -25,6 +26,19 @@ _MAX_MESSAGE = 400
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
     """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
     schema, dropped = prepare_schema(text, strict=not lenient)
+    try:
+        program = _program_of_schema(vocabulary, schema, lenient)
+    except GrammarError:
+        loose, missing = loosened(json.loads(schema))
+        if not lenient or not missing:
+            raise
+        program = _program_of_schema(vocabulary, json.dumps(loose), lenient)
+        dropped += missing
+    program.warnings += tuple(dropped)
+    return program
+
+
+def _program_of_schema(vocabulary: Vocabulary, schema: str, lenient: bool) -> GuidanceProgram:
     options: JsonCompileOptions = {
         "lenient": lenient,
         "coerce_one_of": lenient,
@@ -35,9 +49,7 @@ def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = Fa
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
-    program = GuidanceProgram(vocabulary, grammar)
-    program.warnings += tuple(dropped)
-    return program
+    return GuidanceProgram(vocabulary, grammar)
 
 
 def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:

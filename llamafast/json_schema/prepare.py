@@ -9,6 +9,7 @@ from llamafast.errors import GrammarError
 from llamafast.json_schema import numbers, types
 from llamafast.json_schema.formats import FORMATS
 from llamafast.json_schema.idle import drop_idle
+from llamafast.json_schema.lark_regex import looks_around
 from llamafast.json_schema.limits import check_limits
 from llamafast.json_schema.refs import Document
 from llamafast.json_schema.walk import Place, check_depth, mapped, places
@@ -134,7 +135,7 @@ def _simplify(schema: dict[str, Any]) -> None:
 
 
 def _fit(schema: dict[str, Any], strict: bool, dropped: list[str]) -> None:
-    """Bring the numbers of one schema to where llguidance takes them, or drop them."""
+    """Bring the numbers of one schema to where llguidance takes them; drop those that are not, and such patterns."""
     given, kinds = [name for name in _BOUNDS if name in schema], types.declared(schema)
     try:
         fitted = numbers.fitted(schema, is_integer="number" not in kinds) if given and kinds & types.NUMBERS else {}
@@ -146,14 +147,23 @@ def _fit(schema: dict[str, Any], strict: bool, dropped: list[str]) -> None:
     for name in given:
         del schema[name]
     schema.update(fitted)
-    rows = {"enum": schema.get("enum"), "const": [schema.get("const")]}
-    for name, values in rows.items():
+    for name in ("enum", "const"):
+        values = schema.get(name) if name == "enum" else [schema.get(name)]
         wrong = [value for value in values if not numbers.is_exact(value)] if isinstance(values, list) else []
-        if wrong and strict:
-            raise GrammarError(f"{name}: the number {wrong[0]} has more digits than can be enforced")
         if wrong:
-            del schema[name]
-            dropped.append(name)
+            _drop(schema, name, f"the number {wrong[0]} has too many digits", strict, dropped)
+    pattern, step = schema.get("pattern"), schema.get("multipleOf", 1)
+    if isinstance(pattern, str) and looks_around(pattern):
+        _drop(schema, "pattern", f"{pattern!r} needs lookarounds or references", strict, dropped)
+    if not numbers.is_number(step) or step <= 0:
+        _drop(schema, "multipleOf", f"{step!r} is not above 0", strict, dropped)
+
+
+def _drop(schema: dict[str, Any], name: str, why: str, strict: bool, dropped: list[str]) -> None:
+    if strict:
+        raise GrammarError(f"{name} cannot be enforced: {why}")
+    del schema[name]
+    dropped.append(name)
 
 
 def _close_what_never_ends(root: dict[str, Any], found: list[Place]) -> None:

@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
-from llamafast.json_schema.alternatives import Alternative, alternatives
+from llamafast.json_schema.alternatives import Alternative
 from llamafast.json_schema.lark_regex import escaped, slashed
-from llamafast.json_schema.refs import Document
 from llamafast.parsing.call_syntax import LiteralArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.value_forms import Terminal, ended, hold, string_terminal
+from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, string_terminal
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
@@ -29,24 +28,16 @@ def literal_arguments(grammar: OutputGrammar, syntax: LiteralArguments, schema: 
     return _Literal(grammar, syntax, schema).arguments()
 
 
-class _Literal:
+class _Literal(ArgumentForms):
     """The arguments of one tool."""
 
     def __init__(self, grammar: OutputGrammar, syntax: LiteralArguments, owner: EmbeddedSchema) -> None:
-        self._grammar = grammar
+        super().__init__(grammar, owner)
         self._syntax = syntax
-        self._owner = owner
-        self._document = Document(owner.schema)
 
-    def arguments(self) -> str:
-        objects = [each for each in self._alternatives(self._owner.schema) if "object" in each.types]
-        if not objects:
-            raise GrammarError("arguments are an object")
-        bodies = [self._object(each, 0) for each in objects]
-        return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
-
-    def _alternatives(self, schema: object) -> list[Alternative]:
-        return alternatives(schema, self._document)
+    def objects(self, found: list[Alternative]) -> list[str]:
+        """The elements for the members of each object."""
+        return [self._object(each, 0) for each in found]
 
     def _object(self, alternative: Alternative, depth: int) -> str:
         """A rule for what stands between an object's braces."""
@@ -75,7 +66,7 @@ class _Literal:
         return first
 
     def _any_key(self, alternative: Alternative) -> str:
-        names = [each.strings for each in self._alternatives(alternative.names) if "string" in each.types]
+        names = [each.strings for each in self.alternatives(alternative.names) if "string" in each.types]
         found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
         keys = [each.within(f"{_BARE_KEY} & ", "") for each in found if each is not None]
         if any(each.is_free for each in names):
@@ -93,7 +84,7 @@ class _Literal:
         grammar = self._grammar
         if len(grammar.lines) > _MAX_RULES:
             raise GrammarError("it is too large")
-        found = self._alternatives(schema)
+        found = self.alternatives(schema)
         is_json = not self._syntax.quote or depth > _MAX_DEPTH
         if is_json or any(_JSON_ALONE & part.keys() for each in found for part in each.parts):
             return self._json(schema) if schema is not False else ""

@@ -8,13 +8,12 @@ from typing import NoReturn
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
-from llamafast.json_schema.alternatives import Alternative, Property, Strings, alternatives
+from llamafast.json_schema.alternatives import Alternative, Property, Strings
 from llamafast.json_schema.guard import guarded
 from llamafast.json_schema.lark_regex import escaped, slashed
-from llamafast.json_schema.refs import Document
 from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.value_forms import Terminal, ended, hold, scalar_terminals, string_terminal, union
+from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, scalar_terminals, string_terminal, union
 
 _KEY = Terminal.of("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 _READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
@@ -28,25 +27,17 @@ def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: Embe
     return _Tagged(grammar, tags, schema).arguments()
 
 
-class _Tagged:
+class _Tagged(ArgumentForms):
     """The arguments of one tool."""
 
     def __init__(self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema) -> None:
-        self._grammar = grammar
+        super().__init__(grammar, owner)
         self._tags = tags
-        self._owner = owner
-        self._document = Document(owner.schema)
 
-    def arguments(self) -> str:
-        objects = [each for each in self._alternatives(self._owner.schema) if "object" in each.types]
-        if not objects:
-            raise GrammarError("arguments are an object")
-        hold(self._grammar, self._owner, [f"the alternatives of {name!r}" for name in self._ambiguous(objects)])
-        bodies = [self._object(each) for each in objects]
-        return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
-
-    def _alternatives(self, schema: object) -> list[Alternative]:
-        return alternatives(schema, self._document)
+    def objects(self, found: list[Alternative]) -> list[str]:
+        """The elements for the members of each object."""
+        hold(self._grammar, self._owner, [f"the alternatives of {name!r}" for name in self._ambiguous(found)])
+        return [self._object(each) for each in found]
 
     def _ambiguous(self, objects: list[Alternative]) -> list[str]:
         """Names that are a string in one alternative, and something else in another: the text does not say which."""
@@ -57,7 +48,7 @@ class _Tagged:
         names = []
         for name, several in found.items():
             if any(its.schemas != several[0].schemas for its in several):
-                kinds = [each.types for its in several for each in self._alternatives(its.schema)]
+                kinds = [each.types for its in several for each in self.alternatives(its.schema)]
                 if any("string" in each for each in kinds) and any(each != types.STRING for each in kinds):
                     names.append(name)
         return names if self._tags.after_other_key is None else []
@@ -82,7 +73,7 @@ class _Tagged:
 
     def _any_key(self, alternative: Alternative) -> str:
         """A key that is the model's choice, and its value."""
-        names = [each.strings for each in self._alternatives(alternative.names) if "string" in each.types]
+        names = [each.strings for each in self.alternatives(alternative.names) if "string" in each.types]
         keys = [_KEY] if any(each.is_free for each in names) else self._keys(names)
         if self._tags.after_other_key is None:
             key = ended(self._grammar, self._owner, keys, self._tags.after_key)
@@ -102,7 +93,7 @@ class _Tagged:
     def _value(self, before: tuple[str, ...] | None, schema: object) -> str:
         """The elements of one argument, "" where no value satisfies the schema. before None: its key is matched."""
         grammar, tags = self._grammar, self._tags
-        found = self._alternatives(schema)
+        found = self.alternatives(schema)
         strings, others = self._forms(schema, found)
         after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
         forms = [(tags.after_key, strings), (after_other, others)]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
-from llamafast.json_schema.alternatives import Alternative, Strings
+from llamafast.json_schema.alternatives import Alternative, Strings, alternatives
 from llamafast.json_schema.formats import FORMATS
 from llamafast.json_schema.lark_regex import escaped, holding, looks_around, slashed, whole
 from llamafast.json_schema.limits import check_limits
+from llamafast.json_schema.refs import Document
 from llamafast.parsing.output_grammar import EmbeddedSchema, EndedText, OutputGrammar
 
 _ANY_STRING = "/(?s:.*)/"
@@ -106,3 +108,28 @@ def ended(grammar: OutputGrammar, owner: EmbeddedSchema, terminals: Sequence[Ter
     """The name of a rule for what one of these terminals matches, with a text behind it."""
     one = union(terminals)
     return grammar.ended(EndedText(one.body, one.plain, end, owner.param, owner.strict))
+
+
+class ArgumentForms(ABC):
+    """The arguments of one tool, in a notation."""
+
+    def __init__(self, grammar: OutputGrammar, owner: EmbeddedSchema) -> None:
+        self._grammar = grammar
+        self._owner = owner
+        self._document = Document(owner.schema)
+
+    def arguments(self) -> str:
+        """The elements for them. Raises GrammarError if no object meets the schema, or it cannot be enforced."""
+        objects = [each for each in self.alternatives(self._owner.schema) if "object" in each.types]
+        if not objects:
+            raise GrammarError("arguments are an object")
+        bodies = self.objects(objects)
+        return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
+
+    def alternatives(self, schema: object) -> list[Alternative]:
+        """Those of a part of the tool's schema."""
+        return alternatives(schema, self._document)
+
+    @abstractmethod
+    def objects(self, found: list[Alternative]) -> list[str]:
+        """The elements for the members of each object."""

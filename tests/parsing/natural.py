@@ -14,6 +14,7 @@ DEFS = {
     "node": {**NODE, "required": ["name"], "additionalProperties": False},
     "a/b": {"type": "integer", "minimum": 3},
     "My E": DIGITS,
+    "base": {"type": "object", "properties": {"id": STR}, "required": ["id"]},
     "100%": {"type": "boolean"},
     "either": {"anyOf": [DIGITS, {"type": "null"}]},
 }
@@ -117,5 +118,15 @@ CASES = {
     "reference with a percent sign": Case({"$ref": "#/$defs/100%25"}, (True,), ("x",)),
     "reference into a list": Case({"$ref": "#/$defs/either/anyOf/0"}, ("1", "2"), (1, None)),
     "reference to a choice": Case({"$ref": "#/$defs/either"}, ("1", None), (1,)),
+    "extension": Case(
+        {"allOf": [{"$ref": "#/$defs/base"}, {"type": "object", "properties": {"size": INT}, "required": ["size"]}]},
+        ({"id": "x", "size": 3}, {"id": "</b>", "size": 3}),
+        ({"id": "x"}, {"size": 3}, {"id": "x", "size": "3"}),
+    ),
+    "one of two keys": Case(
+        {"type": "object", "properties": {"a": STR, "b": STR}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        ({"a": "x"}, {"b": "x"}, {"a": "x", "b": "y"}),
+        ({},),
+    ),
     "oneOf": Case({"oneOf": [{"type": "boolean"}, {"type": "array", "items": INT}]}, (True, [1]), ("x", ["a"])),
 }
