@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -118,10 +119,14 @@ def fitted(schema: Schema, *, is_integer: bool) -> dict[str, object]:
 
 
 def is_exact(value: object) -> bool:
-    """Whether llguidance writes this number of an enum as it is."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    """Whether llguidance writes the numbers in this value of an enum as they are."""
+    if isinstance(value, Mapping):
+        return all(map(is_exact, value.values()))
+    if isinstance(value, list):
+        return all(map(is_exact, value))
+    if not is_number(value) or abs(value) <= _EXACT:
         return True
-    return abs(value) < 10**18 and int(float(value)) == value
+    return isinstance(value, int) and abs(value) < 10**18 and int(float(value)) == value
 
 
 def _inward(low: Fraction, is_integer: bool) -> int | float:

@@ -89,7 +89,17 @@ def test_infinite_number_is_in_no_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(5, True), (2**53 + 1, False), (10**17, True), (0.1, True), (10**20, False)]
+    ("value", "expected"),
+    [
+        (5, True),
+        (2**53 + 1, False),
+        (10**17, True),
+        (0.1, True),
+        (10**20, False),
+        (1e300, False),
+        ([2**53 + 1], False),
+        ({"a": "x"}, True),
+    ],
 )
 def test_number_of_an_enum_is_exact_where_a_float_is(value, expected) -> None:
     assert is_exact(value) is expected

@@ -7,11 +7,12 @@ import json
 import jsonschema
 import pytest
 
+from llamafast._core import Model
 from llamafast.grammars.constraint import Program
 from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.output_grammar import CallRules
 from llamafast.parsing.tool_formats import registry
-from tests.grammars.vocabularies import END, bytes_vocabulary
+from tests.grammars.vocabularies import BUILT_IN, END, bytes_vocabulary, model_vocabulary
 from tests.parsing.calls import read
 from tests.parsing.natural import CASES, Case
 from tests.parsing.natural_writers import ENFORCED, natural
@@ -74,6 +75,27 @@ def test_natural_value_ends_in_every_format_over_control_tokens(name) -> None:
         CASES[key] for key in ("maxLength", "pattern that is not anchored", "enum of beginnings", "string or list")
     ]
     assert [fault for case in cases for fault in faults(name, case, is_control=True)] == []
+
+
+def test_natural_values_are_allowed_in_the_tokens_of_a_model() -> None:
+    model = Model(BUILT_IN, vocab_only=True)
+    vocabulary, chat_format, found = model_vocabulary(model), registry.by_name("qwen3_xml"), []
+    for key in (
+        "maxLength",
+        "minLength",
+        "pattern that is not anchored",
+        "enum of beginnings",
+        "word or number",
+        "list",
+    ):
+        case = CASES[key]
+        program = compile_lark(vocabulary, chat_format.grammar(natural("qwen3_xml", "v", 1).prompt, [case.tool], ONE))
+        for value in case.good:
+            constraint = program.start()
+            token_ids = model.tokenize(natural("qwen3_xml", "v", value).text, False, True)
+            is_allowed = all(map(constraint.accept, token_ids)) and constraint.accept(min(vocabulary.eog_ids))
+            found += [] if is_allowed else [(key, value)]
+    assert found == []
 
 
 @pytest.mark.fuzz
