@@ -63,22 +63,22 @@ def _program(vocabulary: Vocabulary, *rules: str) -> GuidanceProgram:
 def _check_texts(source: dict[str, Any]) -> None:
     """Drop patterns that are none, or that no string matches. Raises GrammarError where that must not be."""
     for entry in source["ends"].values():
-        body, plain, _, param, strict = entry
-        if " & " not in body or _matches_any(body):
+        body, doubt, _, param, strict = entry
+        if not doubt or _matches_any(body):
             continue
-        if strict or body == plain or not _matches_any(plain):
+        if strict or body == doubt or not _matches_any(doubt):
             raise GrammarError("no string satisfies its pattern, format and length together", param=param)
-        entry[0] = plain
+        entry[0] = doubt
         source["dropped"].append(f"{param}: pattern")
 
 
 def _matches_any(body: str) -> bool:
     """Whether a terminal compiles, and a string matches it."""
-    try:
-        _program(_bytes(), f"start: TEXT\nTEXT: {body}")
-    except GrammarError:
-        return False
-    return True
+    grammar = LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}")
+    matcher = LLMatcher(_bytes().guidance, grammar, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return not matcher.is_error()
 
 
 @cache

@@ -70,7 +70,7 @@ class _Literal(ArgumentForms):
         found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
         keys = [each.within(f"{_BARE_KEY} & ", "") for each in found if each is not None]
         if any(each.is_free for each in names):
-            keys = [Terminal.of(body) for body in (_KEY, *([_QUOTED_KEY] if self._syntax.quote else []))]
+            keys = [Terminal(body) for body in (_KEY, *([_QUOTED_KEY] if self._syntax.quote else []))]
         if not keys:
             raise GrammarError("no name satisfies 'propertyNames'")
         return ended(self._grammar, self._owner, keys, self._syntax.after_key)

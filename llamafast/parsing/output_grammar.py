@@ -56,11 +56,11 @@ class FreeText:
 class EndedText:
     """What a terminal of this body matches, with the text `end` behind it, which stands nowhere in what it matches.
 
-    plain: the body without clients' patterns. param, strict: as in EmbeddedSchema.
+    doubt: the body without clients' patterns, if it may turn out to match nothing. param, strict: as in EmbeddedSchema.
     """
 
     body: str
-    plain: str
+    doubt: str
     end: str
     param: str
     strict: bool

@@ -15,7 +15,7 @@ from llamafast.parsing.call_syntax import TaggedArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, scalar_terminals, string_terminal, union
 
-_KEY = Terminal.of("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+_KEY = Terminal("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 _READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
 

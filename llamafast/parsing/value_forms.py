@@ -22,19 +22,14 @@ _BEGINS_NESTED = r"/\s*[\[{](?s:.*)/"
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """body: in Lark. plain: the same without clients' patterns, which may turn out to be none."""
+    """body: in Lark. doubt: what it is without clients' patterns, if it may match nothing; "": it is sound."""
 
     body: str
-    plain: str
-
-    @classmethod
-    def of(cls, body: str) -> Terminal:
-        """One without patterns."""
-        return cls(body, body)
+    doubt: str = ""
 
     def within(self, before: str, after: str) -> Terminal:
         """The same between two terminals' bodies."""
-        return Terminal(f"{before}({self.body}){after}", f"{before}({self.plain}){after}")
+        return Terminal(f"{before}({self.body}){after}", self.doubt and f"{before}({self.doubt}){after}")
 
 
 def hold(grammar: OutputGrammar, owner: EmbeddedSchema, what: Iterable[str]) -> None:
@@ -52,6 +47,7 @@ def string_terminal(
 
     is_nested: they may begin with a bracket or a brace, as lists and objects do.
     """
+    has_length = strings.values is None and (strings.min_length > 0 or strings.max_length is not None)
     parts, patterns = [] if is_nested else [f"~{_BEGINS_NESTED}"], list[str]()
     if strings.values is not None:
         values = [value for value in strings.values if not close or close not in value]
@@ -67,13 +63,15 @@ def string_terminal(
         check_limits({"pattern": pattern})
         patterns += [] if looks_around(pattern) else [slashed(whole(pattern))]
     parts += (slashed(FORMATS[name]) for name in strings.formats if name in FORMATS)
-    if strings.values is None and (strings.min_length or strings.max_length is not None):
+    if has_length:
         check_limits({"minLength": strings.min_length, "maxLength": strings.max_length})
         high = "" if strings.max_length is None else strings.max_length
         parts.append(f"/(?s:.{{{strings.min_length},{high}}})/")
     if not parts or parts[0].startswith("~"):
         parts.insert(0, _ANY_STRING)
-    return Terminal(" & ".join([*parts, *patterns]), " & ".join(parts))
+    num_said = len(strings.patterns) + len(strings.formats) + has_length
+    is_doubtful = bool(patterns) or (num_said > 1 and bool(strings.formats))
+    return Terminal(" & ".join([*parts, *patterns]), " & ".join(parts) if is_doubtful else "")
 
 
 def scalar_terminals(
@@ -85,29 +83,29 @@ def scalar_terminals(
         held = [text for text in written if not close or close not in text]
         if len(held) < len(written):
             hold(grammar, owner, [f"a value that holds {close!r}"])
-        return [Terminal.of(slashed("|".join(map(escaped, held))))] if held else []
+        return [Terminal(slashed("|".join(map(escaped, held))))] if held else []
     found = [slashed("null")] if "null" in alternative.types else []
     found += [slashed("true|false")] if "boolean" in alternative.types else []
     if alternative.types & types.NUMBERS:
         hold(grammar, owner, ["multipleOf"] if alternative.numbers.steps else [])
         patterns = alternative.numbers.patterns(is_integer="number" not in alternative.types)
         found.append(" & ".join(map(slashed, patterns)))
-    return list(map(Terminal.of, found))
+    return list(map(Terminal, found))
 
 
 def union(terminals: Sequence[Terminal]) -> Terminal:
     """A terminal for what one of these matches."""
     if len(terminals) == 1:
         return terminals[0]
-    return Terminal(
-        " | ".join(f"({each.body})" for each in terminals), " | ".join(f"({each.plain})" for each in terminals)
-    )
+    doubt = " | ".join(f"({each.doubt or each.body})" for each in terminals)
+    body = " | ".join(f"({each.body})" for each in terminals)
+    return Terminal(body, doubt if any(each.doubt for each in terminals) else "")
 
 
 def ended(grammar: OutputGrammar, owner: EmbeddedSchema, terminals: Sequence[Terminal], end: str) -> str:
     """The name of a rule for what one of these terminals matches, with a text behind it."""
     one = union(terminals)
-    return grammar.ended(EndedText(one.body, one.plain, end, owner.param, owner.strict))
+    return grammar.ended(EndedText(one.body, one.doubt, end, owner.param, owner.strict))
 
 
 class ArgumentForms(ABC):
