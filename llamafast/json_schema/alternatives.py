@@ -20,7 +20,7 @@ from llamafast.json_schema.types import Schema, as_schema
 
 _Reached: TypeAlias = tuple[object, tuple[str, ...]]  # a schema, and the references that lead to it
 
-_MAX_ALTERNATIVES = 32
+_MAX_ALTERNATIVES = 128
 _MAX_STEPS = 64  # references and combinations that lead on to others
 # Keywords about values as a whole that no grammar holds; "then" and "else" mean nothing without "if".
 _UNHELD = ("not", "if", "$dynamicRef", "$recursiveRef")
