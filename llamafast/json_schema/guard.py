@@ -1,8 +1,8 @@
-"""A JSON Schema whose strings do not hold a closing tag: JSON between tags ends at the first one."""
+"""A JSON Schema whose strings do not hold the tags that the value stands between: the first one would end it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from llamafast.errors import GrammarError
@@ -23,13 +23,13 @@ _MAX_DEPTH = 20
 _Plain: TypeAlias = dict[str, object]
 
 
-def guarded(schema: Schema, close: str) -> _Plain:
-    """A standalone schema that allows what the given one does, without strings that hold the text `close`.
+def guarded(schema: Schema, never: Sequence[str]) -> _Plain:
+    """A standalone schema that allows what the given one does, without strings that hold one of the texts `never`.
 
-    Where properties are declared, no others are allowed: their names could not be kept from holding the tag. Raises
+    Where properties are declared, no others are allowed: their names could not be kept from holding a tag. Raises
     GrammarError for a schema that is too complex.
     """
-    guard = _Guard(schema, close)
+    guard = _Guard(schema, never)
     definitions = {name: guard.of(part) for name, part in as_schema(schema.get("$defs")).items()}
     body = guard.of({name: part for name, part in schema.items() if name != "$defs"})
     return {**as_schema(body), "$defs": {**definitions, _ANY: guard.any_value()}}
@@ -42,15 +42,15 @@ def _any() -> _Plain:
 class _Guard:
     """Guards the schemas of one document."""
 
-    def __init__(self, root: Schema, close: str) -> None:
+    def __init__(self, root: Schema, never: Sequence[str]) -> None:
         self._document = Document(root)
-        self._close = close
-        self._pattern = without(close)
+        self._never = never
+        self._pattern = f"^{without(*never)}$"
         self._num_merged = 0
         self._depth = 0
 
     def of(self, schema: object) -> object:
-        """The same without strings that hold the tag."""
+        """The same without strings that hold a tag."""
         if not isinstance(schema, Mapping):
             return schema if schema is False else _any()
         applied = _APPLIED & schema.keys()
@@ -67,7 +67,7 @@ class _Guard:
         return self._merged(schema)
 
     def any_value(self) -> _Plain:
-        """Every value without strings that hold the tag."""
+        """Every value without strings that hold a tag."""
         return {
             "anyOf": [
                 {"type": ["number", "boolean", "null"]},
@@ -95,8 +95,8 @@ class _Guard:
         out |= {"allOf": schema["allOf"]} if "allOf" in schema else {}
         enum = out.get("enum")
         if isinstance(enum, list):
-            out["enum"] = [value for value in enum if not _holds(value, self._close)]
-        if _holds(out.get("const"), self._close):
+            out["enum"] = [value for value in enum if not _holds(value, self._never)]
+        if _holds(out.get("const"), self._never):
             del out["const"]
             out["enum"] = []
         if "enum" in out or "const" in out:
@@ -127,9 +127,9 @@ class _Guard:
             schema["additionalProperties"] = False
 
 
-def _holds(value: object, close: str) -> bool:
+def _holds(value: object, never: Sequence[str]) -> bool:
     if isinstance(value, Mapping):
-        return any(_holds(part, close) for pair in value.items() for part in pair)
+        return any(_holds(part, never) for pair in value.items() for part in pair)
     if isinstance(value, list):
-        return any(_holds(part, close) for part in value)
-    return isinstance(value, str) and close in value
+        return any(_holds(part, never) for part in value)
+    return isinstance(value, str) and any(text in value for text in never)

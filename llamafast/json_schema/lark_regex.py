@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
 _WRITTEN = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\\\n": "\\n", "\\\r": "\\r"}
@@ -51,13 +51,35 @@ def looks_around(pattern: str) -> bool:
     )
 
 
-def without(text: str) -> str:
-    """A pattern, anchored, of all strings that do not hold this text; its first character comes in it once."""
-    first = escaped(text[0])
-    rest = f"(?:[^{first}{escaped(text[-1])}][^{first}]*)?"
-    for char in reversed(text[1:-1]):
-        rest = f"(?:[^{first}{escaped(char)}][^{first}]*|{escaped(char)}{rest})?"
-    return f"^[^{first}]*(?:{first}{rest})*$"
+def without(*texts: str) -> str:
+    """What holds none of these texts, as one expression without a negation, which costs too much beside a length.
+
+    They begin with the same character, which comes in each of them once or, in a single text, twice at its beginning;
+    none begins another one.
+    """
+    first = escaped(texts[0][0])
+    if min(map(len, texts)) == 1:
+        return f"[^{first}]*"
+    if texts[0][0] == texts[0][1]:
+        return f"(?:[^{first}]|{first}[^{first}]|{first}{{2,}}[^{first}{escaped(texts[0][2])}])*{first}*"
+    return f"[^{first}]*(?:{first}{_not_beginning([text[1:] for text in texts], first, f'[^{first}]*')})*"
+
+
+def not_beginning(text: str) -> str:
+    """What does not begin with this text."""
+    return _not_beginning([text], "", _ANYTHING)
+
+
+def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
+    """What begins with none of these texts, nor with `never`; behind the first other character is `rest`."""
+    following: dict[str, list[str]] = {}
+    for text in texts:
+        following.setdefault(text[0], []).append(text[1:])
+    branches = [f"[^{never}{''.join(map(escaped, following))}]{rest}"]
+    for char, several in following.items():
+        if all(several):
+            branches.append(escaped(char) + _not_beginning(several, never, rest))
+    return f"(?:{'|'.join(branches)})?"
 
 
 def _tokens(pattern: str) -> Iterator[tuple[str, int, bool]]:

@@ -140,7 +140,7 @@ class _Calls:
         self._grammar.checked.append(schema)
         try:
             if isinstance(arguments, TaggedArguments):
-                return tagged_arguments(self._grammar, arguments, schema)
+                return tagged_arguments(self._grammar, self._syntax, arguments, schema)
             return literal_arguments(self._grammar, arguments, schema)
         except GrammarError as error:
             raise GrammarError(error.message, param=schema.param) from None

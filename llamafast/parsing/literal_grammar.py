@@ -67,7 +67,7 @@ class _Literal(ArgumentForms):
 
     def _any_key(self, alternative: Alternative) -> str:
         names = [each.strings for each in self.alternatives(alternative.names) if "string" in each.types]
-        found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
+        found = [string_terminal(self._grammar, each, self._owner, ()) for each in names]
         keys = [each.within(f"{_BARE_KEY} & ", "") for each in found if each is not None]
         if any(each.is_free for each in names):
             keys = [Terminal(body) for body in (_KEY, *([_QUOTED_KEY] if self._syntax.quote else []))]
@@ -118,7 +118,7 @@ class _Literal(ArgumentForms):
         quoted = [value for value in strings.values or () if quote in value]
         if quoted:
             strings = replace(strings, values=tuple(value for value in strings.values or () if quote not in value))
-        terminal = string_terminal(grammar, strings, self._owner, quote)
+        terminal = string_terminal(grammar, strings, self._owner, (quote,))
         forms = [] if terminal is None else [f"{grammar.text(quote)} {ended(grammar, self._owner, [terminal], quote)}"]
         written = slashed("|".join(escaped(json.dumps(value, ensure_ascii=False)) for value in quoted))
         return [*forms, *([grammar.terminal(written)] if quoted else [])]

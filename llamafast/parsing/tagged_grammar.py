@@ -10,29 +10,34 @@ from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative, Property, Strings
 from llamafast.json_schema.guard import guarded
-from llamafast.json_schema.lark_regex import escaped, slashed
-from llamafast.parsing.call_syntax import TaggedArguments
+from llamafast.json_schema.lark_regex import escaped, not_beginning, slashed
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
 from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, scalar_terminals, string_terminal, union
 
 _KEY = Terminal("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+_ANY_STRING = Strings(None, (), (), 0, None)
 _READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
 
-def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
+def tagged_arguments(grammar: OutputGrammar, syntax: CallSyntax, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
     """The elements for the arguments of this schema, in the order in which it declares them.
 
     Optional ones may be left out; others than those declared come only where none is declared.
     """
-    return _Tagged(grammar, tags, schema).arguments()
+    return _Tagged(grammar, tags, schema, _tags_of(syntax, tags)).arguments()
 
 
 class _Tagged(ArgumentForms):
     """The arguments of one tool."""
 
-    def __init__(self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema) -> None:
+    def __init__(
+        self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema, never: tuple[str, ...]
+    ) -> None:
+        """never: what no value holds."""
         super().__init__(grammar, owner)
         self._tags = tags
+        self._never = never
 
     def objects(self, found: list[Alternative]) -> list[str]:
         """The elements for the members of each object."""
@@ -81,7 +86,7 @@ class _Tagged(ArgumentForms):
         return f"{self._grammar.terminal(union(keys).body)} {self._value((), alternative.others)}"
 
     def _keys(self, names: list[Strings]) -> list[Terminal]:
-        found = [string_terminal(self._grammar, each, self._owner, "") for each in names]
+        found = [string_terminal(self._grammar, each, self._owner, ()) for each in names]
         keys = [each.within(f"/{_READABLE_KEY}/ & ", "") for each in found if each is not None]
         if not keys:
             self._nothing("propertyNames")
@@ -121,16 +126,14 @@ class _Tagged(ArgumentForms):
         is_free = any(each.strings.is_free for each in texts) and not any(each.unheld for each in texts)
         is_enough = is_free and not is_bound  # text may be all that is allowed
         if is_free and tags.quotes is None and (is_apart or is_enough):
-            rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]
-            strings = [f"{grammar.until(tags.close)} {grammar.text(rest)}"]
-            return strings, self._others(schema, found) if is_apart else []
+            return self._free(), self._others(schema, found) if is_apart else []
         if not texts and any(each.values is None for each in found):
             return [], self._others(schema, found)
         for each in found:
             hold(grammar, owner, each.unheld)
         is_nested = is_apart or is_enough or not nested
         bodies = [body for each in texts for body in self._bodies(each.strings, is_nested=is_nested)]
-        scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, tags.close)]
+        scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, self._never)]
         if is_apart:
             return (
                 [ended(grammar, owner, bodies, tags.after_value)] if bodies else [],
@@ -139,16 +142,23 @@ class _Tagged(ArgumentForms):
         forms = [ended(grammar, owner, [*bodies, *scalars], tags.after_value)] if bodies or scalars else []
         return forms, self._json_of(schema, types.NESTED) if nested and not is_enough else []
 
+    def _free(self) -> list[str]:
+        """The forms of any string. The line break before the closing tag may be missing."""
+        grammar, tags = self._grammar, self._tags
+        body = string_terminal(grammar, _ANY_STRING, self._owner, self._never)
+        ends = dict.fromkeys((tags.after_value, tags.after_value[tags.after_value.index(tags.close) :]))
+        return [ended(grammar, self._owner, [body], end) for end in ends] if body else []
+
     def _bodies(self, strings: Strings, *, is_nested: bool) -> list[Terminal]:
         """Terminals for strings, in the format's quotes too where it has some."""
         grammar, owner, tags = self._grammar, self._owner, self._tags
-        plain = string_terminal(grammar, strings, owner, tags.close, is_nested=is_nested)
+        plain = string_terminal(grammar, strings, owner, self._never, is_nested=is_nested)
         if tags.quotes is None or plain is None:
             return [] if plain is None else [plain]
         opening, closing = tags.quotes
-        inside = string_terminal(grammar, strings, owner, closing + tags.close, is_nested=is_nested)
+        inside = string_terminal(grammar, strings, owner, (closing,), is_nested=is_nested)
         quoted = [inside.within(f"{slashed(escaped(opening))} ", f" {slashed(escaped(closing))}")] if inside else []
-        return [plain.within("", f" & ~/{escaped(opening)}(?s:.*)/"), *quoted]
+        return [plain.within("", f" & {slashed(not_beginning(opening))}"), *quoted]
 
     def _others(self, schema: object, found: list[Alternative]) -> list[str]:
         """The forms of all values that are no strings."""
@@ -157,8 +167,16 @@ class _Tagged(ArgumentForms):
 
     def _json_of(self, schema: object, kinds: frozenset[str]) -> list[str]:
         """JSON of the schema, of values of these types."""
-        part = guarded(self._document.standalone(schema), self._tags.close)
+        part = guarded(self._document.standalone(schema), self._never)
         definitions = part.pop("$defs")
         whole = {"allOf": [part, {"type": types.names(kinds)}], "$defs": definitions}
         name = self._grammar.json(replace(self._owner, schema=whole))
         return [f"{name} {self._grammar.text(self._tags.after_value)}"]
+
+
+def _tags_of(syntax: CallSyntax, tags: TaggedArguments) -> tuple[str, ...]:
+    """The tags that a value may not hold: parsers take them for the end of a value whose closing tag is missing."""
+    behind = "".join(piece for piece in syntax.after_arguments if isinstance(piece, str))
+    texts = (tags.after_key, tags.after_other_key or "", behind, syntax.after_calls)
+    found = [tags.close, tags.before_key, *(tag for text in texts for tag in re.findall("<[^<>]*>", text))]
+    return tuple(dict.fromkeys(found))

@@ -11,13 +11,13 @@ from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative, Strings, alternatives
 from llamafast.json_schema.formats import FORMATS
-from llamafast.json_schema.lark_regex import escaped, holding, looks_around, slashed, whole
+from llamafast.json_schema.lark_regex import escaped, looks_around, slashed, whole, without
 from llamafast.json_schema.limits import check_limits
 from llamafast.json_schema.refs import Document
 from llamafast.parsing.output_grammar import EmbeddedSchema, EndedText, OutputGrammar
 
 _ANY_STRING = "/(?s:.*)/"
-_BEGINS_NESTED = r"/\s*[\[{](?s:.*)/"
+_NOT_NESTED = r"/\s*([^\s\[{](?s:.*))?/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,21 @@ def hold(grammar: OutputGrammar, owner: EmbeddedSchema, what: Iterable[str]) -> 
 
 
 def string_terminal(
-    grammar: OutputGrammar, strings: Strings, owner: EmbeddedSchema, close: str, *, is_nested: bool = True
+    grammar: OutputGrammar, strings: Strings, owner: EmbeddedSchema, never: Sequence[str], *, is_nested: bool = True
 ) -> Terminal | None:
-    """A terminal for strings that do not hold `close`; None: there are none.
+    """A terminal for strings that hold none of the texts `never`; None: there are none.
 
     is_nested: they may begin with a bracket or a brace, as lists and objects do.
     """
     has_length = strings.values is None and (strings.min_length > 0 or strings.max_length is not None)
-    parts, patterns = [] if is_nested else [f"~{_BEGINS_NESTED}"], list[str]()
+    parts, patterns = [] if is_nested else [_NOT_NESTED], list[str]()
     if strings.values is not None:
-        values = [value for value in strings.values if not close or close not in value]
-        if len(values) < len(strings.values):
-            hold(grammar, owner, [f"a value that holds {close!r}"])
+        values = without_held(grammar, owner, strings.values, never)
         if not values:
             return None
         parts.insert(0, slashed("|".join(map(escaped, values))))
-    elif close:
-        parts.append(f"~{holding(close)}")
+    elif never:
+        parts.append(slashed(without(*never)))
     hold(grammar, owner, strings.around)
     for pattern in strings.patterns:
         check_limits({"pattern": pattern})
@@ -67,23 +65,30 @@ def string_terminal(
         check_limits({"minLength": strings.min_length, "maxLength": strings.max_length})
         high = "" if strings.max_length is None else strings.max_length
         parts.append(f"/(?s:.{{{strings.min_length},{high}}})/")
-    if not parts or parts[0].startswith("~"):
-        parts.insert(0, _ANY_STRING)
+    parts = parts or [_ANY_STRING]
     num_said = len(strings.patterns) + len(strings.formats) + has_length
     is_doubtful = bool(patterns) or (num_said > 1 and bool(strings.formats))
     return Terminal(" & ".join([*parts, *patterns]), " & ".join(parts) if is_doubtful else "")
 
 
+def without_held(
+    grammar: OutputGrammar, owner: EmbeddedSchema, texts: Iterable[str], never: Sequence[str]
+) -> list[str]:
+    """Those that hold none of the texts `never`; the others are refused or dropped."""
+    found = list(texts)
+    held = {tag for text in found for tag in never if tag in text}
+    hold(grammar, owner, [f"a value that holds {tag!r}" for tag in never if tag in held])
+    return [text for text in found if not any(tag in text for tag in held)]
+
+
 def scalar_terminals(
-    grammar: OutputGrammar, alternative: Alternative, owner: EmbeddedSchema, close: str
+    grammar: OutputGrammar, alternative: Alternative, owner: EmbeddedSchema, never: Sequence[str]
 ) -> list[Terminal]:
     """Terminals for the values that are neither strings nor lists or objects; with an enum, for all but strings."""
     if alternative.values is not None:
         written = [json.dumps(value, ensure_ascii=False) for value in alternative.values if not isinstance(value, str)]
-        held = [text for text in written if not close or close not in text]
-        if len(held) < len(written):
-            hold(grammar, owner, [f"a value that holds {close!r}"])
-        return [Terminal(slashed("|".join(map(escaped, held))))] if held else []
+        left = without_held(grammar, owner, written, never)
+        return [Terminal(slashed("|".join(map(escaped, left))))] if left else []
     found = [slashed("null")] if "null" in alternative.types else []
     found += [slashed("true|false")] if "boolean" in alternative.types else []
     if alternative.types & types.NUMBERS:

@@ -7,17 +7,34 @@ import re
 
 import pytest
 
-from llamafast.json_schema.lark_regex import escaped, looks_around, slashed, whole, without
+from llamafast.json_schema.lark_regex import escaped, looks_around, not_beginning, slashed, whole, without
 
-WORDS = ("<", "/", "</p", "</parameter", ">", "</parameter>", "a", "\n", "｜DSML｜", "</｜DSML｜parameter>")
+WORDS = (
+    "]",
+    "]]",
+    "'",
+    "<",
+    "/",
+    "</p",
+    "</parameter",
+    ">",
+    "</parameter>",
+    "a",
+    "\n",
+    "｜DSML｜",
+    "</｜DSML｜parameter>",
+)
 
 
-@pytest.mark.parametrize("close", ["</parameter>", "</｜DSML｜parameter>", "</arg_value:opensource>"])
-def test_pattern_without_a_text_matches_all_that_does_not_hold_it(close) -> None:
-    rng, pattern = random.Random(close), re.compile(without(close).removesuffix("$"))
+@pytest.mark.parametrize(
+    "texts",
+    [["</parameter>"], ["</｜DSML｜parameter>"], ["</parameter>", "<parameter=", "</function>", "</p>", "<b"]],
+)
+def test_pattern_without_texts_matches_all_that_holds_none_of_them(texts) -> None:
+    rng, pattern = random.Random(str(texts)), re.compile(without(*texts))
     for _ in range(3000):
-        text = "".join(rng.choice((*WORDS, close)) for _ in range(rng.randint(0, 6)))
-        assert bool(pattern.fullmatch(text)) == (close not in text), text
+        text = "".join(rng.choice((*WORDS, *texts)) for _ in range(rng.randint(0, 6)))
+        assert bool(pattern.fullmatch(text)) == (not any(each in text for each in texts)), text
 
 
 @pytest.mark.parametrize(
@@ -50,3 +67,10 @@ def test_escaped_text_matches_itself(text) -> None:
 )
 def test_slashed_regex_is_one_line_without_slashes(regex, expected) -> None:
     assert slashed(regex) == expected
+
+
+def test_pattern_that_does_not_begin_with_a_text_matches_all_others() -> None:
+    rng, pattern = random.Random(0), re.compile(not_beginning("</parameter>"))
+    for _ in range(2000):
+        text = "".join(rng.choice(WORDS) for _ in range(rng.randint(0, 4)))
+        assert bool(pattern.fullmatch(text)) == (not text.startswith("</parameter>")), text

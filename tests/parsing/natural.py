@@ -41,6 +41,12 @@ CASES = {
     "maxLength": Case(
         {**STR, "maxLength": 20}, ("Paris", "", "a\nb", "x" * 20, "<b>&\\'\"</b>", "日本🎉"), ("x" * 21,)
     ),
+    "long maxLength": Case({**STR, "maxLength": 5000}, ("Paris", LINES * 20, ""), ("x" * 5001,)),
+    "long maxLength or list": Case(
+        {"anyOf": [{**STR, "maxLength": 200}, {"type": "array", "items": {**STR, "maxLength": 200}}]},
+        ("Paris", LINES, ["</b>", "x" * 200]),
+        (["x" * 201],),
+    ),
     "minLength": Case({**STR, "minLength": 1}, ("P", "\n", LINES, "]"), ("",)),
     "lengths": Case({**STR, "minLength": 2, "maxLength": 4}, ("ab", "a\nbc", "12"), ("a", "abcde")),
     "pattern that is not anchored": Case({**STR, "pattern": "b+"}, ("abc", "b", "x\nb\ny"), ("", "ac")),

@@ -35,6 +35,8 @@ def stopped_at(program: Program, text: str) -> str | None:
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     for part in [text] if pattern is None else pattern.split(text):
         for i, token_id in enumerate([ids[part]] if part in ids else part.encode()):
+            if token_id in b"<>\n":
+                constraint.mask()  # the state is one that can be followed, too
             if not constraint.accept(token_id):
                 return part.encode()[i:].decode("utf-8", "replace")
     return None if constraint.accept(END) else ""
