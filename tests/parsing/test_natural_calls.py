@@ -35,7 +35,7 @@ def stopped_at(program: Program, text: str) -> str | None:
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     for part in [text] if pattern is None else pattern.split(text):
         for i, token_id in enumerate([ids[part]] if part in ids else part.encode()):
-            if token_id in b"<>\n":
+            if token_id in (10, 60, 62):
                 constraint.mask()  # the state is one that can be followed, too
             if not constraint.accept(token_id):
                 return part.encode()[i:].decode("utf-8", "replace")
