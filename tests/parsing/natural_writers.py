@@ -72,10 +72,12 @@ OWN = {
     ),
     "lfm2": lambda key, value: f"<|tool_call_start|>[f({key}={_dump(value)})]<|tool_call_end|>",
     "llama3_json": lambda key, value: f'{{"name": "f", "parameters": {_dump({key: value})}}}',
+    "llama4_pythonic": lambda key, value: f"[f({key}={_dump(value)})]",
     "llama_pythonic": lambda key, value: f"[f({key}={_dump(value)})]",
     "minicpm5": _minicpm5,
     "minimax_m2": _minimax_m2,
     "seed_oss": _seed_oss,
+    "xlam": lambda key, value: f'[{{"name": "f", "arguments": {_dump({key: value})}}}]',
 }
 
 
