@@ -10,23 +10,35 @@ from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, Program
-from llamafast.grammars.json_schema import prepare_schema
-from llamafast.grammars.regex import check_regex
+from llamafast.grammars.json_schema import WHITESPACE, prepare_schema
 from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.json_schema.limits import check_regex
+from llamafast.json_schema.prepare import loosened
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 _LIMITS = LLParserLimits(verbose_errors=False)
-# Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
-WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
 
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
     """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-    schema = prepare_schema(text)
+    schema, dropped = prepare_schema(text, strict=not lenient)
+    try:
+        program = _program_of_schema(vocabulary, schema, lenient)
+    except GrammarError:
+        loose, missing = loosened(json.loads(schema))
+        if not lenient or not missing:
+            raise
+        program = _program_of_schema(vocabulary, json.dumps(loose), lenient)
+        dropped += missing
+    program.warnings += tuple(dropped)
+    return program
+
+
+def _program_of_schema(vocabulary: Vocabulary, schema: str, lenient: bool) -> GuidanceProgram:
     options: JsonCompileOptions = {
         "lenient": lenient,
         "coerce_one_of": lenient,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.guidance import WHITESPACE, GuidanceProgram
-from llamafast.grammars.json_schema import prepare_schema
-from llamafast.grammars.regex import check_regex, slashed
+from llamafast.grammars.client_parts import check_texts, embedded, matching, prepared, repaired
+from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.json_schema.lark_regex import escaped, holding, slashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,81 +20,65 @@ _ANY_TEXT = "/(?s:.*)/"
 
 
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked, regexes, dropped}.
+    """A program for the JSON text of an OutputGrammar:
+    {rules, texts, frees, ends, schemas, checked, regexes, dropped}.
 
-    Raises GrammarError; its param is the client's field where a schema or a regex is at fault.
+    What does not compile of a schema that is not strict is dropped. Raises GrammarError; its param is the client's
+    field where a schema or a regex is at fault.
     """
+    try:
+        return _compiled(vocabulary, text)
+    except GrammarError as error:
+        repaired_text = repaired(text) if error.param is None else None
+        if repaired_text is None:
+            raise
+    return _compiled(vocabulary, repaired_text)
+
+
+def _compiled(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     source = json.loads(text)
-    for schema, param, _ in source["checked"]:
-        _prepare(schema, param)
+    check_texts(source)
+    dropped = list(source["dropped"])
+    for schema, param, strict in source["checked"]:
+        prepared(schema, param, strict, dropped)
     rules = [source["rules"]]
     rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
     for name, free in source["frees"].items():
         rules += _free(vocabulary, name, *free)
-    clients = [(f"{name}: ", _embed(*entry), entry[1]) for name, entry in source["schemas"].items()]
-    clients += [(f"{name}: ", _pattern(*entry), entry[1]) for name, entry in source["regexes"].items()]
-    rules += (f"{name}{body}" for name, body, _ in clients)
-    try:
-        program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
-    except GrammarError:
-        # Which of the client's parts it is only shows when each stands alone.
-        clients += [("", _embed(*entry), entry[1]) for entry in source["checked"]]
-        for _, body, param in clients:
-            try:
-                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {body}"))
-            except GrammarError as error:
-                raise GrammarError(error.message, param=param) from None
-        raise
-    program.warnings += tuple(source["dropped"])
+    for name, (body, _, end, *_rest) in source["ends"].items():
+        rules += _ended(vocabulary, name, body, end)
+    rules += (f"{name}: {embedded(entry, dropped)}" for name, entry in source["schemas"].items())
+    rules += (f"{name}: {matching(*entry)}" for name, entry in source["regexes"].items())
+    program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
+    program.warnings += tuple(dict.fromkeys(dropped))
     return program
-
-
-def _prepare(schema: object, param: str) -> str:
-    try:
-        return prepare_schema(json.dumps(schema))
-    except GrammarError as error:
-        raise GrammarError(error.message, param=param) from None
-
-
-def _embed(schema: object, param: str, strict: bool) -> str:
-    root = json.loads(_prepare(schema, param))
-    root["x-guidance"] = {
-        "lenient": not strict,
-        "coerce_one_of": not strict,
-        "whitespace_flexible": True,
-        "whitespace_pattern": WHITESPACE,
-    }
-    return f"%json {json.dumps(root)}"
-
-
-def _pattern(regex: str, param: str) -> str:
-    try:
-        check_regex(regex)
-    except GrammarError as error:
-        raise GrammarError(error.message, param=param) from None
-    return slashed(regex)
 
 
 def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[str]:
     """Rules for a free text: NAME_open without `end`, NAME up to the first place where it stands, and with it."""
-    parts, term = list(_parts(vocabulary, end)), f"T_{name.upper()}"
-    control = next((i for i, part in enumerate(parts) if isinstance(part, int)), len(parts))
-    before = "".join(str(part) for part in parts[:control])
-    begins = next(_parts(vocabulary, unless), 0)
+    term, begins = f"T_{name.upper()}", next(_parts(vocabulary, unless), 0)
     # Text holds no control token, so it need not be said that it does not begin with one.
-    exception = rf" & ~/(?s:\s*{_escape(begins)}.*)/" if isinstance(begins, str) else ""
+    exception = rf" & ~/(?s:\s*{escaped(begins)}.*)/" if isinstance(begins, str) else ""
     # Nor may it hold the name of a control token in letters: whoever reads the text takes one for the other.
-    yield f"{term}: {_ANY_TEXT} & ~/(?s:.*){_escape(end)}(?s:.*)/{exception}"
+    yield f"{term}: {_ANY_TEXT} & ~{holding(end)}{exception}"
     yield f"{name}_open: {term}"
-    if control == len(parts):
+    yield from _ended(vocabulary, name, term, end)
+
+
+def _ended(vocabulary: Vocabulary, name: str, body: str, end: str) -> Iterator[str]:
+    """Rules for what a terminal of this body matches with `end` behind it.
+
+    Both are one lexeme, which ends as soon as it can: a terminal of its own would take the end for more of itself.
+    """
+    parts = list(_parts(vocabulary, end))
+    before = "".join(str(part) for part in parts[: next((i for i, p in enumerate(parts) if isinstance(p, int)), None)])
+    term = f"T_{name.upper()}_END"
+    yield f"{term}: ({body}) {slashed(escaped(before))}" if before else f"{term}: {body}"
+    if before == end:
         yield f"{name}: {name}_last"
-        yield f"{name}_last[lazy]: {term}_END"
-        yield f"{term}_END: /(?s:.*){_escape(end)}/{exception}"
-    elif before:
-        yield f"{name}: {term}_END {_literal(vocabulary, end[len(before) :])}"
-        yield f"{term}_END: /(?s:.*){_escape(before)}/{exception}"
+        yield f"{name}_last[lazy]: {term}"
     else:
-        yield f"{name}: {term} {_literal(vocabulary, end)}"
+        yield f"{name}: {term} {_literal(vocabulary, end[len(before) :])}"
 
 
 def _literal(vocabulary: Vocabulary, *parts: str) -> str:
@@ -125,8 +108,3 @@ def _parts(vocabulary: Vocabulary, text: str) -> Iterator[str | int]:
             yield vocabulary.control_ids[part]
         elif part:
             yield part
-
-
-def _escape(text: str) -> str:
-    """A regular expression in slashes that matches this text."""
-    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from json.encoder import encode_basestring
 
+from llamafast.json_schema.refs import Document
+from llamafast.json_schema.types import STRING
 from llamafast.parsing.shape import ANY, Shape
 from llamafast.parsing.tools import Tool
 
 # Characters of null and the white space around it.
 _MAX_NULL = 16
 
-_STRING = frozenset({"string"})
-_STRING_OR_NULL = frozenset({"string", "null"})
+_STRING_OR_NULL = STRING | {"null"}
 
 
 class ArgumentWriter:
@@ -27,7 +28,7 @@ class ArgumentWriter:
 
     def __init__(self, name: str, tools: Sequence[Tool] | None) -> None:
         parameters = next((tool.parameters for tool in tools or () if tool.name == name), {})
-        self._parameters = Shape(parameters, parameters)
+        self._parameters = Shape(parameters, Document(parameters))
         self._num_values = 0
         self._pieces: list[str] = []
         self.shape = ANY  # the value's
@@ -37,7 +38,7 @@ class ArgumentWriter:
         """A value begins. is_string: the model says itself whether it is one; None: the schema decides."""
         self._pieces.clear()
         self.shape = self._parameters.member(key) if is_string is None else ANY
-        self.is_streaming = self.shape.types == _STRING if is_string is None else is_string
+        self.is_streaming = self.shape.types == STRING if is_string is None else is_string
         head = f"{', ' if self._num_values else '{'}{encode_basestring(key)}: "
         self._num_values += 1
         return head + '"' if self.is_streaming else head

@@ -138,9 +138,12 @@ class _Calls:
         if isinstance(arguments, JsonArguments):
             return self._grammar.json(schema)
         self._grammar.checked.append(schema)
-        if isinstance(arguments, TaggedArguments):
-            return tagged_arguments(self._grammar, arguments, schema)
-        return literal_arguments(self._grammar, arguments, schema)
+        try:
+            if isinstance(arguments, TaggedArguments):
+                return tagged_arguments(self._grammar, self._syntax, arguments, schema)
+            return literal_arguments(self._grammar, arguments, schema)
+        except GrammarError as error:
+            raise GrammarError(error.message, param=schema.param) from None
 
 
 def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:

@@ -26,7 +26,8 @@ class TaggedArguments:
     """Each argument between tags: strings as they are, all else in JSON.
 
     before_key, KEY, after_key, VALUE, after_value; after_other_key stands behind the key of what is no string. close:
-    the text at which the parser ends a value, a part of after_value: no string holds it.
+    the text at which the parser ends a value, a part of after_value: no string holds it. Its first character
+    comes in it once. quotes: what may stand around a string; behind the closing one the value is over.
     """
 
     before_key: str
@@ -34,6 +35,7 @@ class TaggedArguments:
     after_value: str
     close: str
     after_other_key: str | None = None
+    quotes: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

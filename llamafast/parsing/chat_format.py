@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import ClassVar
 
 from llamafast.errors import GrammarError
+from llamafast.json_schema.walk import check_depth
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.call_syntax import CallSyntax, ReasoningTags
 from llamafast.parsing.events import Event
 from llamafast.parsing.output_grammar import CallRules
-from llamafast.parsing.schema_parts import is_too_deep
 from llamafast.parsing.tools import Tool
 
 _NUM_CACHED = 32  # grammars, of up to some hundred kilobytes each
@@ -97,8 +97,10 @@ class ChatFormat(ABC):
         if tools and not self.syntaxes:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
         for i, tool in enumerate(tools):
-            if is_too_deep(tool.parameters):
-                raise GrammarError("the schema is nested too deeply", param=f"tools[{i}].function.parameters")
+            try:
+                check_depth(tool.parameters)
+            except GrammarError as error:
+                raise GrammarError(error.message, param=f"tools[{i}].function.parameters") from None
         tags = self.reasoning_at(prompt)
         end = PromptEnd.of(prompt, self.syntaxes, tags, may_reason=may_reason)
         key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(rules)])

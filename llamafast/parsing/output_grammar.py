@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +52,35 @@ class FreeText:
     unless: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class EndedText:
+    """What a terminal of this body matches, with the text `end` behind it, which stands nowhere in what it matches.
+
+    doubt: the body without clients' patterns, if it may turn out to match nothing. param, strict: as in EmbeddedSchema.
+    """
+
+    body: str
+    doubt: str
+    end: str
+    param: str
+    strict: bool
+
+
 @dataclass(slots=True)
 class OutputGrammar:
     """Rules under construction; the first one is `start`. Whoever compiles the text adds the rules of the tables.
 
     texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
-    frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. schemas: rules
-    that are JSON of a schema. checked: schemas that only have to be sound. regexes: rules that match a client's regular
-    expression, and the field that it stands in. dropped: what of schemas that are not strict no rule holds. Rules are
-    in llguidance's dialect of Lark.
+    frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. ends: rules for
+    texts of a terminal with their end. schemas: rules that are JSON of a schema. checked: schemas that only have to be
+    sound. regexes: rules that match a client's regular expression, and the field that it stands in. dropped: what of
+    schemas that are not strict no rule holds. Rules are in llguidance's dialect of Lark.
     """
 
     lines: list[str] = field(default_factory=list)
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     frees: dict[str, FreeText] = field(default_factory=dict)
+    ends: dict[str, EndedText] = field(default_factory=dict)
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
     regexes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -111,6 +126,10 @@ class OutputGrammar:
         name = self._interned("f", key, lambda name: self.frees.setdefault(name, text))
         return f"{name}_open", name
 
+    def ended(self, text: EndedText) -> str:
+        """The name of a rule for a text of a terminal, with its end."""
+        return self._interned("e", json.dumps(asdict(text)), lambda name: self.ends.setdefault(name, text))
+
     def json(self, schema: EmbeddedSchema) -> str:
         """The name of a rule that is JSON of this schema."""
         key = json.dumps([schema.schema, schema.param, schema.strict])
@@ -137,6 +156,7 @@ class OutputGrammar:
                 "rules": "\n".join(self.lines),
                 "texts": self.texts,
                 "frees": {name: [free.end, free.unless] for name, free in self.frees.items()},
+                "ends": {name: list(astuple(text)) for name, text in self.ends.items()},
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
                 "regexes": self.regexes,
@@ -158,5 +178,7 @@ def repeated(body: str, between: str, bounds: tuple[int, int | None]) -> str:
     least, most = bounds
     if most == 0:
         return '""'
+    if most == 1:
+        return body if least else f"({body})?"
     several = f"{body} ({between} {body}){{{max(0, least - 1)},{'' if most is None else most - 1}}}"
     return several if least > 0 else f"({several})?"

@@ -4,65 +4,75 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from json.encoder import encode_basestring
 from typing import NoReturn
 
-# References may lead in circles.
-_MAX_DEPTH = 8
+from llamafast.errors import GrammarError
+from llamafast.json_schema import types
+from llamafast.json_schema.alternatives import Alternative, alternatives
+from llamafast.json_schema.refs import Document
 
 # Longer values are not tried as Python's: its parser is slow.
 _MAX_PYTHON = 100_000
 
-_STRING = frozenset({"string"})
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_ANYTHING = [Alternative((), types.ALL)]
 
 
 class Shape:
-    """types: what the value may be, in JSON Schema's words; None: anything. root: where references lead to."""
+    """types: what the value may be, in JSON Schema's words; None: anything. document: where references lead to."""
 
-    __slots__ = ("_root", "_schema", "types")
+    __slots__ = ("_alternatives", "_document", "types")
 
-    def __init__(self, schema: object, root: Mapping[str, object]) -> None:
-        self._schema = schema
-        self._root = root
-        self.types = _types(schema, root)
+    def __init__(self, schema: object, document: Document) -> None:
+        self._document = document
+        try:
+            self._alternatives = alternatives(schema, document) or _ANYTHING
+        except GrammarError:
+            self._alternatives = _ANYTHING
+        found = frozenset[str]().union(*(each.types for each in self._alternatives))
+        self.types = None if found == types.ALL else found
 
     def member(self, key: str) -> Shape:
         """An object's member of that name."""
-        for branch in _branches(self._schema, self._root):
-            properties = branch.get("properties")
-            if isinstance(properties, Mapping) and key in properties:
-                return Shape(properties[key], self._root)
-        others = [branch.get("additionalProperties") for branch in _branches(self._schema, self._root)]
-        return Shape(others[0], self._root) if others else ANY
+        objects = [each for each in self._alternatives if "object" in each.types]
+        named = [its.schema for each in objects for its in each.properties if its.name == key and its.is_declared]
+        return self._one_of(named or [each.others for each in objects])
 
     def item(self) -> Shape:
         """A list's items."""
-        items = [branch["items"] for branch in _branches(self._schema, self._root) if "items" in branch]
-        return Shape(items[0], self._root) if items else ANY
+        return self._one_of([each.items for each in self._alternatives if "array" in each.types])
 
     def value(self, text: str) -> str:
-        """A whole value, in JSON."""
-        if self.types != _STRING and text not in _strings(self._schema, self._root):
-            word = text.strip()
-            if not word and self.types is not None and not self.types & _STRING:
-                word = "[]" if "array" in self.types else "{}" if "object" in self.types else ""
-            word = _PYTHON_WORDS.get(word, word)
-            if self._allows(word):
+        """A whole value, in JSON: of a type that is allowed, rather with what else is said, if the text can be that."""
+        strings = [each.strings for each in self._alternatives if "string" in each.types]
+        if self.types == types.STRING or any(text in its.values for its in strings if its.values is not None):
+            return encode_basestring(text)
+        read = [(word, value) for word, value in self._read(text) if not isinstance(value, str)]
+        for word, value in read:
+            if any(each.allows(value) for each in self._alternatives):
                 return word
-            word = _from_python(word)
-            if self._allows(word):
-                return word
+        if all(its.values is not None for its in strings):
+            for word, value in read:
+                if self.types is None or types.kinds(value) & self.types:
+                    return word
         return encode_basestring(text)
 
-    def _allows(self, json_text: str) -> bool:
-        """Whether it is JSON of a type that the value may have, and no string."""
-        try:
-            kinds = _kinds(loads(json_text))
-        except ValueError:
-            return False
-        return "string" not in kinds if self.types is None else bool(kinds & self.types - _STRING)
+    def _read(self, text: str) -> Iterator[tuple[str, object]]:
+        """The JSON that a text may mean, and its value."""
+        word = text.strip()
+        if not word and self.types is not None and "string" not in self.types:
+            word = "[]" if "array" in self.types else "{}" if "object" in self.types else ""
+        for found in (_PYTHON_WORDS.get(word, word), _from_python(word)):
+            try:
+                yield found, loads(found)
+                return
+            except ValueError:
+                continue
+
+    def _one_of(self, schemas: list[object]) -> Shape:
+        return Shape({"anyOf": schemas}, self._document) if schemas else ANY
 
 
 def loads(text: str) -> object:
@@ -84,73 +94,8 @@ def _from_python(text: str) -> str:
         return ""
 
 
-def _kinds(value: object) -> frozenset[str]:
-    """The types of JSON Schema that a value is of."""
-    if value is None:
-        return frozenset({"null"})
-    if isinstance(value, bool):
-        return frozenset({"boolean"})
-    if isinstance(value, (int, float)):
-        return frozenset({"number", "integer"} if value == value // 1 else {"number"})
-    if isinstance(value, str):
-        return frozenset({"string"})
-    return frozenset({"object" if isinstance(value, dict) else "array"})
-
-
-def _types(schema: object, root: Mapping[str, object]) -> frozenset[str] | None:
-    """What a value may be; None: anything."""
-    types: set[str] = set()
-    for branch in _branches(schema, root):
-        named = branch.get("type")
-        values = branch["enum"] if "enum" in branch else [branch["const"]] if "const" in branch else None
-        if isinstance(named, str):
-            types.add(named)
-        elif isinstance(named, Sequence):
-            types.update(name for name in named if isinstance(name, str))
-        elif isinstance(values, Sequence):
-            types.update(kind for value in values for kind in _kinds(value))
-        elif "properties" in branch:
-            types.add("object")
-        else:
-            return None
-    return frozenset(types) or None
-
-
-def _strings(schema: object, root: Mapping[str, object]) -> Iterator[str]:
-    for branch in _branches(schema, root):
-        values = branch.get("enum", [branch.get("const")])
-        if isinstance(values, Sequence):
-            yield from (value for value in values if isinstance(value, str))
-
-
-def _branches(schema: object, root: Mapping[str, object], depth: int = 0) -> Iterator[Mapping[str, object]]:
-    """The schemas that say what a value is: without references and alternatives."""
-    if not isinstance(schema, Mapping) or depth == _MAX_DEPTH:
-        return
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        yield from _branches(_resolve(reference, root), root, depth + 1)
-        return
-    for word in ("anyOf", "oneOf", "allOf"):
-        branches = schema.get(word)
-        if isinstance(branches, Sequence) and branches and "type" not in schema:
-            for branch in branches[:1] if word == "allOf" else branches:
-                yield from _branches(branch, root, depth + 1)
-            return
-    yield schema
-
-
-def _resolve(reference: str, root: Mapping[str, object]) -> object:
-    found: object = root
-    for part in reference.removeprefix("#").split("/")[1:]:
-        if not isinstance(found, Mapping):
-            return None
-        found = found.get(part.replace("~1", "/").replace("~0", "~"))
-    return found
-
-
 def _refuse(word: str) -> NoReturn:
     raise ValueError(word)
 
 
-ANY = Shape(None, {})
+ANY = Shape(True, Document(True))

@@ -2,104 +2,181 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import replace
+from typing import NoReturn
 
 from llamafast.errors import GrammarError
-from llamafast.parsing import schema_parts
-from llamafast.parsing.call_syntax import TaggedArguments
-from llamafast.parsing.guarded_schema import guarded
+from llamafast.json_schema import types
+from llamafast.json_schema.alternatives import Alternative, Property, Strings
+from llamafast.json_schema.guard import guarded
+from llamafast.json_schema.lark_regex import escaped, not_beginning, slashed
+from llamafast.parsing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.schema_parts import Schema, as_schema
-from llamafast.parsing.text_regex import key_regex, looks_around, string_regex
+from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, scalar_terminals, string_terminal, union
+
+_KEY = Terminal("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+_ANY_STRING = Strings(None, (), (), 0, None)
+_READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
 
-def tagged_arguments(grammar: OutputGrammar, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
+def tagged_arguments(grammar: OutputGrammar, syntax: CallSyntax, tags: TaggedArguments, schema: EmbeddedSchema) -> str:
     """The elements for the arguments of this schema, in the order in which it declares them.
 
     Optional ones may be left out; others than those declared come only where none is declared.
     """
-    root = as_schema(schema.schema)
-    try:
-        alternatives = [_object(grammar, tags, branch, schema) for branch in schema_parts.branches(root, root)]
-    except ValueError as error:
-        raise GrammarError(f"it cannot be enforced in this model's format: {error}", param=schema.param) from None
-    return alternatives[0] if len(alternatives) == 1 else f"({' | '.join(alternatives)})"
+    return _Tagged(grammar, tags, schema, _tags_of(syntax, tags)).arguments()
 
 
-def _object(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
-    members = schema_parts.members(schema, owner.strict)
-    grammar.drop(owner, schema_parts.unheld(schema))
-    if not members:
-        extra = schema.get("additionalProperties", True)
-        if extra is False:
-            return ""
-        entry = _any_argument(grammar, tags, schema, as_schema(extra), owner)
-        return repeated(entry, "", schema_parts.bounds(schema, "Properties"))
-    elements = []
-    for name, value, is_required in members:
-        body = _value(grammar, tags, name, value, owner)
-        elements.append(body if is_required else f"({body})?")
-    return grammar.new_rule(" ".join(elements))
+class _Tagged(ArgumentForms):
+    """The arguments of one tool."""
+
+    def __init__(
+        self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema, never: tuple[str, ...]
+    ) -> None:
+        """never: what no value holds."""
+        super().__init__(grammar, owner)
+        self._tags = tags
+        self._never = never
+
+    def objects(self, found: list[Alternative]) -> list[str]:
+        """The elements for the members of each object."""
+        hold(self._grammar, self._owner, [f"the alternatives of {name!r}" for name in self._ambiguous(found)])
+        return [self._object(each) for each in found]
+
+    def _ambiguous(self, objects: list[Alternative]) -> list[str]:
+        """Names that are a string in one alternative, and something else in another: the text does not say which."""
+        found: dict[str, list[Property]] = {}
+        for each in objects:
+            for its in each.properties:
+                found.setdefault(its.name, []).append(its)
+        names = []
+        for name, several in found.items():
+            if any(its.schemas != several[0].schemas for its in several):
+                kinds = [each.types for its in several for each in self.alternatives(its.schema)]
+                if any("string" in each for each in kinds) and any(each != types.STRING for each in kinds):
+                    names.append(name)
+        return names if self._tags.after_other_key is None else []
+
+    def _object(self, alternative: Alternative) -> str:
+        grammar, tags = self._grammar, self._tags
+        hold(grammar, self._owner, alternative.object_unheld)
+        if not alternative.properties:
+            if alternative.others is False:
+                return ""
+            entry = grammar.new_rule(f"{grammar.text(tags.before_key)} {self._any_key(alternative)}")
+            return repeated(entry, "", alternative.bounds("Properties"))
+        elements = []
+        for each in alternative.properties:
+            if not re.fullmatch(_READABLE_KEY, each.name):
+                hold(grammar, self._owner, [f"a property named {each.name!r}"])
+                continue
+            body = self._value((tags.before_key, each.name), each.schema)
+            if body or each.is_required:
+                elements.append((body or self._nothing(each.name)) if each.is_required else f"({body})?")
+        return grammar.new_rule(" ".join(elements) or '""')
+
+    def _any_key(self, alternative: Alternative) -> str:
+        """A key that is the model's choice, and its value."""
+        names = [each.strings for each in self.alternatives(alternative.names) if "string" in each.types]
+        keys = [_KEY] if any(each.is_free for each in names) else self._keys(names)
+        if self._tags.after_other_key is None:
+            key = ended(self._grammar, self._owner, keys, self._tags.after_key)
+            return f"{key} {self._value(None, alternative.others)}"
+        return f"{self._grammar.terminal(union(keys).body)} {self._value((), alternative.others)}"
+
+    def _keys(self, names: list[Strings]) -> list[Terminal]:
+        found = [string_terminal(self._grammar, each, self._owner, ()) for each in names]
+        keys = [each.within(f"/{_READABLE_KEY}/ & ", "") for each in found if each is not None]
+        if not keys:
+            self._nothing("propertyNames")
+        return keys
+
+    def _nothing(self, name: str) -> NoReturn:
+        raise GrammarError(f"no value satisfies {name!r}")
+
+    def _value(self, before: tuple[str, ...] | None, schema: object) -> str:
+        """The elements of one argument, "" where no value satisfies the schema. before None: its key is matched."""
+        grammar, tags = self._grammar, self._tags
+        found = self.alternatives(schema)
+        strings, others = self._forms(schema, found)
+        after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
+        forms = [(tags.after_key, strings), (after_other, others)]
+        if after_other == tags.after_key:
+            forms = [(tags.after_key, strings + others)]
+        bodies = [
+            f"{'' if before is None else grammar.text(*before, key) if before else grammar.text(key)} "
+            f"({' | '.join(several)})"
+            for key, several in forms
+            if several
+        ]
+        return f"({' | '.join(bodies)})" if bodies else ""
+
+    def _forms(self, schema: object, found: list[Alternative]) -> tuple[list[str], list[str]]:
+        """The forms of strings, and those of other values, each with what ends it.
+
+        Bare text that is JSON of a type which is allowed is read as that. So where strings and other values meet, one
+        terminal matches both; lists and objects are apart, and no string begins as they do.
+        """
+        grammar, tags, owner = self._grammar, self._tags, self._owner
+        texts = [each for each in found if "string" in each.types]
+        nested = [each for each in found if each.types & types.NESTED and each.values is None]
+        is_apart = tags.after_other_key is not None
+        is_bound = any(each.is_constrained(each.types & types.NESTED) for each in nested)
+        is_free = any(each.strings.is_free for each in texts) and not any(each.unheld for each in texts)
+        is_enough = is_free and not is_bound  # text may be all that is allowed
+        if is_free and tags.quotes is None and (is_apart or is_enough):
+            return self._free(), self._others(schema, found) if is_apart else []
+        if not texts and any(each.values is None for each in found):
+            return [], self._others(schema, found)
+        for each in found:
+            hold(grammar, owner, each.unheld)
+        is_nested = is_apart or is_enough or not nested
+        bodies = [body for each in texts for body in self._bodies(each.strings, is_nested=is_nested)]
+        scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, self._never)]
+        if is_apart:
+            return (
+                [ended(grammar, owner, bodies, tags.after_value)] if bodies else [],
+                self._others(schema, found) if scalars or nested else [],
+            )
+        forms = [ended(grammar, owner, [*bodies, *scalars], tags.after_value)] if bodies or scalars else []
+        return forms, self._json_of(schema, types.NESTED) if nested and not is_enough else []
+
+    def _free(self) -> list[str]:
+        """The forms of any string. The line break before the closing tag may be missing."""
+        grammar, tags = self._grammar, self._tags
+        body = string_terminal(grammar, _ANY_STRING, self._owner, self._never)
+        ends = dict.fromkeys((tags.after_value, tags.after_value[tags.after_value.index(tags.close) :]))
+        return [ended(grammar, self._owner, [body], end) for end in ends] if body else []
+
+    def _bodies(self, strings: Strings, *, is_nested: bool) -> list[Terminal]:
+        """Terminals for strings, in the format's quotes too where it has some."""
+        grammar, owner, tags = self._grammar, self._owner, self._tags
+        plain = string_terminal(grammar, strings, owner, self._never, is_nested=is_nested)
+        if tags.quotes is None or plain is None:
+            return [] if plain is None else [plain]
+        opening, closing = tags.quotes
+        inside = string_terminal(grammar, strings, owner, (closing,), is_nested=is_nested)
+        quoted = [inside.within(f"{slashed(escaped(opening))} ", f" {slashed(escaped(closing))}")] if inside else []
+        return [plain.within("", f" & {slashed(not_beginning(opening))}"), *quoted]
+
+    def _others(self, schema: object, found: list[Alternative]) -> list[str]:
+        """The forms of all values that are no strings."""
+        kinds = frozenset[str]().union(*(each.types for each in found))
+        return self._json_of(schema, kinds - types.STRING) if kinds - types.STRING else []
+
+    def _json_of(self, schema: object, kinds: frozenset[str]) -> list[str]:
+        """JSON of the schema, of values of these types."""
+        part = guarded(self._document.standalone(schema), self._never)
+        definitions = part.pop("$defs")
+        whole = {"allOf": [part, {"type": types.names(kinds)}], "$defs": definitions}
+        name = self._grammar.json(replace(self._owner, schema=whole))
+        return [f"{name} {self._grammar.text(self._tags.after_value)}"]
 
 
-def _any_argument(
-    grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, value: Schema, owner: EmbeddedSchema
-) -> str:
-    """A rule for an argument whose name is the model's choice."""
-    key = grammar.terminal(key_regex(as_schema(schema.get("propertyNames"))))
-    body = f"{key} {_value(grammar, tags, None, value, owner)}"
-    return grammar.new_rule(f"{grammar.text(tags.before_key)} {body}")
-
-
-def _value(
-    grammar: OutputGrammar, tags: TaggedArguments, name: str | None, schema: Schema, owner: EmbeddedSchema
-) -> str:
-    """The elements of one argument; name None: its key has been matched."""
-    root = as_schema(owner.schema)
-    before = () if name is None else (tags.before_key, name)
-    after_other = tags.after_key if tags.after_other_key is None else tags.after_other_key
-    is_apart = after_other != tags.after_key
-    found = schema_parts.branches(schema, root)
-    strings = [form for branch in found for form in _strings(grammar, tags, branch, owner)]
-    if not strings:
-        others = [_json(grammar, tags, schema, owner)]
-    elif is_apart or grammar.until(tags.close) not in " ".join(strings):
-        others = [form for branch in found for form in _others(grammar, tags, branch, owner)]
-    else:
-        others = []  # free text may be all that
-    end = grammar.text(tags.after_value)
-    forms = [(tags.after_key, strings), (after_other, [f"{other} {end}" for other in others])]
-    if not is_apart:
-        forms = [(tags.after_key, [form for _, several in forms for form in several])]
-    bodies = [f"{grammar.text(*before, key)} ({' | '.join(several)})" for key, several in forms if several]
-    return f"({' | '.join(bodies)})"
-
-
-def _strings(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> list[str]:
-    """The forms of the string values that a schema without combinations allows, each with what ends it."""
-    if "string" not in schema_parts.types(schema):
-        return []
-    end, allowed = grammar.text(tags.after_value), schema_parts.values(schema)
-    if allowed is not None:
-        return [f"{grammar.text('', value)} {end}" for value in allowed if isinstance(value, str)]
-    regex = string_regex(schema, tags.close, strict=owner.strict)
-    grammar.drop(owner, ["pattern"] if looks_around(schema) else [])
-    if regex is not None:
-        return [f"{grammar.terminal(regex)} {end}"]
-    rest = tags.after_value[tags.after_value.index(tags.close) + len(tags.close) :]
-    return [f"{grammar.until(tags.close)} {grammar.text(rest)}"]
-
-
-def _others(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> list[str]:
-    """The forms of the values that are no strings."""
-    allowed = schema_parts.values(schema)
-    if allowed is not None:
-        return [grammar.text("", json.dumps(value)) for value in allowed if not isinstance(value, str)]
-    names = sorted(schema_parts.types(schema) - {"string"})
-    return [_json(grammar, tags, {**schema, "type": names}, owner)] if names else []
-
-
-def _json(grammar: OutputGrammar, tags: TaggedArguments, schema: Schema, owner: EmbeddedSchema) -> str:
-    part = schema_parts.standalone(schema, as_schema(owner.schema))
-    return grammar.json(replace(owner, schema=guarded(part, tags.close)))
+def _tags_of(syntax: CallSyntax, tags: TaggedArguments) -> tuple[str, ...]:
+    """The tags that a value may not hold: parsers take them for the end of a value whose closing tag is missing."""
+    behind = "".join(piece for piece in syntax.after_arguments if isinstance(piece, str))
+    texts = (tags.after_key, tags.after_other_key or "", behind, syntax.after_calls)
+    found = [tags.close, tags.before_key, *(tag for text in texts for tag in re.findall("<[^<>]*>", text))]
+    return tuple(dict.fromkeys(found))

@@ -41,7 +41,7 @@ HOSTILE = {
     "schema that contradicts itself": ("json_schema", {"type": "string", "minLength": 5, "maxLength": 2}),
     "schema of two types": ("json_schema", {"allOf": [{"type": "string"}, {"type": "integer"}]}),
     "schema with a bomb": ("json_schema", {"type": "string", "pattern": "^(a{1000}){1000}$"}),
-    "schema with an unknown format": ("json_schema", {"type": "string", "format": "no-such-format"}),
+    "schema that forbids a value": ("json_schema", {"type": "string", "not": {"const": "x"}}),
     "schema that is no JSON": ("guided_json", "[1"),
     "schema text nested beyond all": ("guided_json", "[" * 100_000),
     "regex that multiplies": ("guided_regex", "(a{1000}){1000}"),

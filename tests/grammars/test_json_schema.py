@@ -41,6 +41,19 @@ ENFORCED = {
     "bounds of length": [{"type": "string", "minLength": 2, "maxLength": 3}, {"maxLength": 2}],
     "bounds of items": [{"type": "array", "items": INT, "minItems": 2, "maxItems": 3}],
     "bounds of properties": [{"type": "object", "minProperties": 2, "maxProperties": 2}],
+    "bounds of 64 bits": [
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "integer", "minimum": -(2**63)},
+        {"type": "integer", "minimum": 10**18},
+        {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+        {"type": "number", "minimum": 0, "maximum": 1e20},
+        {"type": "number", "minimum": -3.4028235e38, "maximum": 3.4028235e38},
+        {"type": "number", "minimum": 1e-300},
+        {"minimum": -(2**63), "maximum": 2**63},
+    ],
+    "bounds of draft 4": [{"type": "integer", "minimum": 3, "exclusiveMinimum": False, "required": True}],
+    "format that is a note": [{"type": "string", "format": name, "maxLength": 3} for name in ("password", "iri", "x")],
+    "format and pattern": [{"type": "string", "format": "date", "pattern": "^2024-02"}],
     "bounds of numbers": [{"type": "number", "minimum": -1.5, "maximum": 2.25}, {"minimum": 5, "type": "integer"}],
     "multipleOf": [{"type": "integer", "multipleOf": 7}, {"type": "number", "multipleOf": 0.5}],
     "oneOf": [
@@ -55,6 +68,8 @@ ENFORCED = {
     "propertyNames": [
         {"type": "object", "propertyNames": {"pattern": "^a+$"}, "additionalProperties": INT},
         {"type": "object", "propertyNames": {"enum": ["x", "y"]}},
+        {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": INT},
+        {"type": "object", "properties": {"a": INT}, "propertyNames": {"type": "string"}},
     ],
     "ref": [
         {"$ref": "#/$defs/A", "maximum": 3, "$defs": {"A": INT}},
@@ -83,7 +98,6 @@ REFUSED = {
     "propertyNames": {"propertyNames": {"maxLength": 2}},
     "oneOf": {"oneOf": [{"type": "number"}, INT]},
     "$dynamicRef": {"$dynamicRef": "#a"},
-    "format": {"type": "string", "format": "iri"},
     "lookarounds": {"type": "string", "pattern": r"\bfoo\b"},
     "divisibleBy": {"type": "integer", "divisibleBy": 2},
 }
@@ -155,6 +169,27 @@ def test_schema_that_is_hostile_is_refused(name) -> None:
 def test_schema_that_is_not_strict_names_what_it_drops() -> None:
     program = compile_json_schema(VOCABULARY, json.dumps({"type": "array", "uniqueItems": True}), lenient=True)
     assert "uniqueItems" in program.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ({"type": "string", "pattern": "(?=x)y"}, "pattern"),
+        ({"type": "string", "pattern": "("}, "pattern"),
+        ({"type": "integer", "maximum": -1e30}, "maximum"),
+        ({"enum": [2**60 + 1, "x"]}, "enum"),
+        ({"type": "integer", "multipleOf": -1}, "multipleOf"),
+    ],
+)
+def test_schema_that_is_not_strict_goes_without_what_does_not_compile(schema, what) -> None:
+    assert what in compile_json_schema(VOCABULARY, json.dumps(schema), lenient=True).warnings
+    with pytest.raises(GrammarError):
+        compile_json_schema(VOCABULARY, json.dumps(schema))
+
+
+def test_schema_keyword_of_null_says_nothing() -> None:
+    schema = {"type": "integer", "pattern": None, "enum": None, "minimum": 3, "maximum": 3, "description": None}
+    assert write(schema, random.Random(0)) == "3"
 
 
 def test_schema_cannot_loosen_itself() -> None:

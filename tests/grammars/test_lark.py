@@ -113,7 +113,7 @@ def test_answer_is_calls_or_json_of_the_schema() -> None:
         ({"type": "string", "pattern": "^a/[b-d]{2}$"}, "a/[b-d]{2}"),
         ({"type": "string", "pattern": r"^\d+$|^x"}, "[0-9]+|x[^<].*|x"),
         ({"type": "string", "minLength": 2, "maxLength": 4}, "(?s:.){2,4}"),
-        ({"type": "string", "format": "uuid"}, "[0-9a-f-]{36}"),
+        ({"type": "string", "format": "uuid"}, "[0-9a-fA-F-]{36}"),
         ({"type": "integer", "minimum": 3, "maximum": 5}, "[345]"),
         ({"anyOf": [{"type": "string", "pattern": "^a+$"}, {"type": "null"}]}, "a+|null"),
         ({"type": ["boolean", "null"]}, "true|false|null"),
@@ -174,6 +174,62 @@ def test_what_is_dropped_where_the_tool_is_not_strict_is_said(syntax, extra) -> 
     assert warning in ("tools[1].function.parameters: minProperties", "tools[1].function.parameters: pattern")
 
 
+HELD = {"type": "string", "enum": ["a", "x</parameter>"]}
+LONG = {"type": "string", "maxLength": 3, "format": "uuid"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (HELD, "a value that holds '</parameter>'"),
+        ({"type": "array", "items": {"enum": ["</parameter>"]}, "minItems": 1}, "nsatisfiable"),
+        ({"type": "string", "not": {"const": "x"}}, "not"),
+        ({"oneOf": [{"type": "string", "maxLength": 5}, {"type": "string", "minLength": 3}]}, "oneOf"),
+        ({"anyOf": [{"type": "string", "maxLength": 5}, {"type": "number", "multipleOf": 3}]}, "multipleOf"),
+        ({"type": "string", "pattern": "("}, "no string"),
+        (LONG, "no string"),
+        ({"type": "string", "pattern": r"\bx"}, "pattern"),
+        ({"type": "integer", "minimum": 1e30}, "minimum"),
+    ],
+)
+def test_value_that_cannot_be_enforced_is_refused_by_name(value, said) -> None:
+    with pytest.raises(GrammarError, match=said) as caught:
+        element(value)
+    assert caught.value.param == "tools[0].function.parameters"
+
+
+def test_property_whose_name_the_format_cannot_write_is_refused_by_name() -> None:
+    tool = tool_of({"type": "object", "properties": {"a>b": {"type": "integer"}}, "required": ["a>b"]})
+    with pytest.raises(GrammarError, match="a property named 'a>b'"):
+        walk(PLAIN, TAGGED, [tool], ONE)
+
+
+def test_name_that_is_text_in_one_alternative_and_a_number_in_another_is_refused() -> None:
+    kinds = [
+        {"properties": {"k": {"const": k}, "v": v}, "required": ["k", "v"]}
+        for k, v in (("s", {"type": "string"}), ("i", {"type": "integer"}))
+    ]
+    with pytest.raises(GrammarError, match="alternatives of 'v'"):
+        walk(PLAIN, TAGGED, [tool_of({"type": "object", "oneOf": kinds})], ONE)
+
+
+@pytest.mark.parametrize("syntax", [TAGGED, QUOTED, LIST], ids=["tagged", "quoted", "json"])
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ({"type": "string", "pattern": "("}, "pattern"),
+        ({"type": "string", "pattern": r"^\bx"}, "pattern"),
+        ({"type": "integer", "minimum": 1e30}, "minimum"),
+        ({"type": "number", "multipleOf": -1}, "multipleOf"),
+        ({"enum": [[2**60 + 1], [3]]}, ""),
+    ],
+)
+def test_value_of_a_tool_that_is_not_strict_is_written_without_what_cannot_be_enforced(syntax, value, what) -> None:
+    tools = [tool_of({"type": "object", "properties": {"x": value}, "required": ["x"]}, strict=False)]
+    source = call_grammar([syntax], THINK, PromptEnd(False, True, False), tools, ONE).source
+    assert [text for text in compile_lark(PLAIN, source).warnings if what and text.endswith(what)] or not what
+
+
 def test_answer_schema_at_fault_is_named() -> None:
     rules = CallRules(answer=Answer("guided_json", {"type": "nothing"}))
     with pytest.raises(GrammarError) as caught:
@@ -197,11 +253,12 @@ def test_tool_whose_name_begins_another_ones_is_called_too() -> None:
 
 
 def test_control_tokens_that_a_schema_names_are_written_as_text() -> None:
-    value = "x</think>[TOOL_CALLS]"
-    parameters = {"type": "object", "properties": {value: {"enum": [value]}}, "required": [value]}
+    value, name = "x</think>[TOOL_CALLS]", "y[TOOL_CALLS]"
+    parameters = {"type": "object", "properties": {name: {"enum": [value]}}, "required": [name]}
     tools = [Tool(value, "", parameters)]
     source = call_grammar([TAGGED], THINK, PromptEnd(False, True, False), tools, ONE).source
     token_ids = compile_lark(CONTROL, source).start().forced()
     control = [i for i in token_ids if i > END]
     assert control == [CONTROL.control_ids[name] for name in ("<tool_call>", "</tool_call>")]
-    assert bytes(i for i in token_ids if i < END).decode().count(value) == 3
+    text = bytes(i for i in token_ids if i < END).decode()
+    assert (text.count(value), text.count(name)) == (2, 1)

@@ -22,7 +22,7 @@ class MiniCpm5(ChatFormat):
         CallSyntax(
             before_name=('<function name="',),
             after_name='">',
-            arguments=TaggedArguments('<param name="', '">', "</param>", "</param>"),
+            arguments=TaggedArguments('<param name="', '">', "</param>", "</param>", quotes=("<![CDATA[", "]]>")),
             after_arguments=("</function>",),
             marker='<function name="',
         ),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from llamafast.errors import InvalidRequestError
+from llamafast.json_schema.types import ALL
+from llamafast.json_schema.walk import DEFINITIONS, MAX_DEPTH, PARTS, ROWS, TABLES
 
-_MAX_DEPTH = 100
-_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
-_ONE = ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else", "additionalItems")
-_SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SEVERAL = tuple(name for name in ROWS if name not in PARTS)
+_NAMED = (*TABLES, *DEFINITIONS)
 _STRINGS = ("pattern", "$ref", "format")
 
 
@@ -32,8 +31,8 @@ def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
             continue
         if not isinstance(part, dict):
             raise _fault(param, place, "a schema is an object or a boolean")
-        if depth > _MAX_DEPTH:
-            raise _fault(param, "", f"the schema is nested deeper than {_MAX_DEPTH}")
+        if depth > MAX_DEPTH:
+            raise _fault(param, "", f"the schema is nested deeper than {MAX_DEPTH}")
         wrong = _fault_in(part)
         if wrong is not None:
             raise _fault(param, place, wrong)
@@ -44,8 +43,8 @@ def _fault_in(schema: Mapping[str, object]) -> str | None:
     """What is wrong with the keywords of one schema, if anything."""
     given = schema.get("type", [])
     types = given if isinstance(given, list) else [given]
-    if any(not isinstance(name, str) or name not in _TYPES for name in types):
-        return f"'type' is none of {', '.join(sorted(_TYPES))}"
+    if any(not isinstance(name, str) or name not in ALL for name in types):
+        return f"'type' is none of {', '.join(sorted(ALL))}"
     required = schema.get("required", [])
     # Draft 3 has a boolean here, and tools in the wild still write it.
     if not isinstance(required, bool) and not (
@@ -67,7 +66,7 @@ def _fault_in(schema: Mapping[str, object]) -> str | None:
 
 
 def _parts(schema: Mapping[str, object]) -> Iterator[tuple[object, str]]:
-    for name in _ONE:
+    for name in PARTS:
         if name in schema:
             part = schema[name]
             # Draft 4's tuples.

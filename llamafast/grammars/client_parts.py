@@ -1,0 +1,108 @@
+"""The parts of a grammar that come from clients: as rules, and whether each is sound by itself.
+
+Nothing here needs the model's vocabulary: what compiles over bytes compiles over tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from llguidance import LLMatcher
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.guidance import GuidanceProgram
+from llamafast.grammars.json_schema import WHITESPACE
+from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.json_schema.lark_regex import slashed
+from llamafast.json_schema.limits import check_regex
+from llamafast.json_schema.prepare import loosened, prepare
+
+
+def prepared(schema: object, param: str, strict: bool, dropped: list[str]) -> dict[str, object]:
+    """A client's schema as llguidance takes it. Raises GrammarError naming its field."""
+    try:
+        root, missing = prepare(schema, strict=strict)
+    except GrammarError as error:
+        raise GrammarError(error.message, param=param) from None
+    dropped += (f"{param}: {name}" for name in missing)
+    return root
+
+
+def embedded(entry: tuple[object, str, bool], dropped: list[str]) -> str:
+    """The body of a rule that is JSON of a schema, its client's field, and whether it is strict."""
+    schema, param, strict = entry
+    root = prepared(schema, param, strict, dropped)
+    root["x-guidance"] = {
+        "lenient": not strict,
+        "coerce_one_of": not strict,
+        "whitespace_flexible": True,
+        "whitespace_pattern": WHITESPACE,
+    }
+    return f"%json {json.dumps(root)}"
+
+
+def matching(regex: str, param: str) -> str:
+    """The body of a rule that matches a client's regular expression. Raises GrammarError naming its field."""
+    try:
+        check_regex(regex)
+    except GrammarError as error:
+        raise GrammarError(error.message, param=param) from None
+    return slashed(regex)
+
+
+def check_texts(source: dict[str, Any]) -> None:
+    """Drop patterns that are none, or that no string matches. Raises GrammarError where that must not be."""
+    for entry in source["ends"].values():
+        body, doubt, _, param, strict = entry
+        if not doubt or _matches_any(body):
+            continue
+        if strict or body == doubt or not _matches_any(doubt):
+            raise GrammarError("no string satisfies its pattern, format and length together", param=param)
+        entry[0] = doubt
+        source["dropped"].append(f"{param}: pattern")
+
+
+def _matches_any(body: str) -> bool:
+    """Whether a terminal compiles, and a string matches it."""
+    grammar = LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}")
+    matcher = LLMatcher(_bytes().guidance, grammar, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return not matcher.is_error()
+
+
+@cache
+def _bytes() -> Vocabulary:
+    """The smallest vocabulary: what is tried out over it costs least."""
+    token_bytes = [*(bytes([byte]) for byte in range(256)), b""]
+    return Vocabulary(token_bytes, {256: b"<end>"}, [256], lambda text: list(text.encode()))
+
+
+def repaired(text: str) -> str | None:
+    """The text of an OutputGrammar that does not compile, without what does not compile by itself; None: all does.
+
+    Raises GrammarError naming the client's field if that must not be dropped.
+    """
+    source = json.loads(text)
+    check_texts(source)
+    num_before = len(source["dropped"])
+    for entry in (*source["schemas"].values(), *source["checked"]):
+        if not _compiles(embedded(entry, []), *entry[1:]):
+            entry[0], missing = loosened(entry[0])
+            source["dropped"] += (f"{entry[1]}: {name}" for name in missing)
+            _compiles(embedded(entry, []), entry[1], True)
+    for regex, param in source["regexes"].values():
+        _compiles(matching(regex, param), param, True)
+    return json.dumps(source) if len(source["dropped"]) > num_before else None
+
+
+def _compiles(rule: str, param: str, strict: bool) -> bool:
+    try:
+        GuidanceProgram(_bytes(), LLMatcher.grammar_from_lark(f"start: {rule}"))
+    except GrammarError as error:
+        if strict:
+            raise GrammarError(error.message, param=param) from None
+        return False
+    return True

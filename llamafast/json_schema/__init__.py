@@ -1,0 +1,1 @@
+"""What a JSON Schema says, read in one way by parsers and grammars alike."""

@@ -1,0 +1,331 @@
+"""A schema taken apart: the alternatives of which a value meets one, each a record of what it says.
+
+Parsers read bare text by these records, and grammars hold models to them: so both agree on what a value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import TypeAlias
+
+from llamafast.errors import GrammarError
+from llamafast.json_schema import numbers, types
+from llamafast.json_schema.idle import drop_idle
+from llamafast.json_schema.lark_regex import looks_around
+from llamafast.json_schema.numbers import Range
+from llamafast.json_schema.refs import Document, reference_of
+from llamafast.json_schema.types import Schema, as_schema
+
+_Reached: TypeAlias = tuple[object, tuple[str, ...]]  # a schema, and the references that lead to it
+
+_MAX_ALTERNATIVES = 128
+_MAX_STEPS = 64  # references and combinations that lead on to others
+# Keywords about values as a whole that no grammar holds; "then" and "else" mean nothing without "if".
+_UNHELD = ("not", "if", "$dynamicRef", "$recursiveRef")
+_OBJECT_UNHELD = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties")
+_OBJECT_KEYS = frozenset(
+    {
+        *_OBJECT_UNHELD,
+        *("properties", "required", "additionalProperties", "minProperties", "maxProperties", "propertyNames"),
+    }
+)
+_ARRAY_KEYS = frozenset(
+    {
+        *("items", "prefixItems", "additionalItems", "minItems", "maxItems", "contains"),
+        *("uniqueItems", "unevaluatedItems"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Strings:
+    """What is said about a string. values: it is one of these; None: any. Every pattern and format has to match."""
+
+    values: tuple[str, ...] | None
+    patterns: tuple[str, ...]
+    formats: tuple[str, ...]
+    min_length: int
+    max_length: int | None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be any string."""
+        return self == Strings(None, (), (), 0, None)
+
+    @property
+    def around(self) -> list[str]:
+        """The keyword of the patterns that look around, if there are any."""
+        return ["pattern"] if any(looks_around(pattern) for pattern in self.patterns) else []
+
+
+@dataclass(frozen=True)
+class Property:
+    """A member of an object. schemas: it meets all of them. is_declared: it does not stand in `required` alone."""
+
+    name: str
+    schemas: tuple[object, ...]
+    is_required: bool
+    is_declared: bool
+
+    @property
+    def schema(self) -> object:
+        """They in one."""
+        return self.schemas[0] if len(self.schemas) == 1 else {"allOf": list(self.schemas)}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What a value meets: all parts, in which there are neither references nor combinations.
+
+    types: "number" and "integer" stand there together where any number may be. is_overlapping: a `oneOf` has another
+    one that the same value might meet.
+    """
+
+    parts: tuple[Schema, ...]
+    types: frozenset[str]
+    is_overlapping: bool = False
+
+    @cached_property
+    def values(self) -> tuple[object, ...] | None:
+        """What `enum` and `const` leave of the values that all else allows; None: they leave it open."""
+        rows = [each for part in self.parts for each in _rows(part)]
+        if not rows:
+            return None
+        return tuple(
+            value
+            for value in rows[0]
+            if all(any(types.is_equal(value, other) for other in row) for row in rows[1:]) and self._may_be(value)
+        )
+
+    @cached_property
+    def strings(self) -> Strings:
+        """What it says about strings."""
+        low, high = self.bounds("Length")
+        patterns, formats = self._texts("pattern"), self._texts("format")
+        values = None if self.values is None else tuple(value for value in self.values if isinstance(value, str))
+        return Strings(values, patterns, formats, low, high)
+
+    @cached_property
+    def numbers(self) -> Range:
+        """What it says about numbers."""
+        return reduce(numbers.both, map(numbers.range_of, self.parts), Range())
+
+    @property
+    def unheld(self) -> list[str]:
+        """The keywords that no grammar of bare text holds."""
+        return ["oneOf"] * self.is_overlapping + [name for name in _UNHELD if self._has(name)]
+
+    def is_constrained(self, kinds: frozenset[str]) -> bool:
+        """Whether not every array and object of these types is allowed."""
+        keys = {*(_ARRAY_KEYS if "array" in kinds else ()), *(_OBJECT_KEYS if "object" in kinds else ())}
+        return self.values is not None or bool(self.unheld) or any(keys & part.keys() for part in self.parts)
+
+    def allows(self, value: object) -> bool:
+        """Whether a value other than a string is allowed; of arrays and objects only the type is looked at."""
+        if not types.kinds(value) & self.types:
+            return False
+        if self.values is not None:
+            return any(types.is_equal(value, other) for other in self.values)
+        return isinstance(value, bool) or not isinstance(value, (int, float)) or self.numbers.holds(value)
+
+    def bounds(self, of: str) -> tuple[int, int | None]:
+        """How long it may be, or how many Items or Properties it may have: (least, most), most None: any number."""
+        least = [int(low) for part in self.parts if numbers.is_number(low := part.get(f"min{of}"))]
+        most = [int(high) for part in self.parts if numbers.is_number(high := part.get(f"max{of}"))]
+        return max(least, default=0), min(most, default=None)
+
+    @cached_property
+    def properties(self) -> tuple[Property, ...]:
+        """The members of an object that are named, in their order, required ones that are only named there last."""
+        tables = [as_schema(part.get("properties")) for part in self.parts]
+        required = dict.fromkeys(name for part in self.parts for name in _names(part))
+        found = []
+        for name in dict.fromkeys((*(name for table in tables for name in table), *required)):
+            schemas = tuple(self._of_part(part, name) for part in self.parts)
+            said = tuple(schema for schema in schemas if schema is not None) or (True,)
+            found.append(Property(name, said, name in required, any(name in table for table in tables)))
+        return tuple(each for each in found if False not in each.schemas or each.is_required)
+
+    @property
+    def others(self) -> object:
+        """The schema of an object's members that are not named."""
+        said = [part["additionalProperties"] for part in self.parts if "additionalProperties" in part]
+        if False in said:
+            return False
+        return True if not said else said[0] if len(said) == 1 else {"allOf": said}
+
+    @property
+    def names(self) -> Schema:
+        """The schema of an object's keys."""
+        said = [as_schema(part["propertyNames"]) for part in self.parts if "propertyNames" in part]
+        return {} if not said else said[0] if len(said) == 1 else {"allOf": said}
+
+    @property
+    def items(self) -> object:
+        """The schema of an array's items."""
+        said = [part["items"] for part in self.parts if "items" in part]
+        return True if not said else said[0] if len(said) == 1 else {"allOf": said}
+
+    @property
+    def object_unheld(self) -> list[str]:
+        """The keywords to which an object's properties, written one by one, cannot hold it."""
+        least, most = self.bounds("Properties")
+        found = [*self.unheld, *(name for name in _OBJECT_UNHELD if self._has(name))]
+        if self.properties:
+            found += ["minProperties"] if least > sum(each.is_required for each in self.properties) else []
+            found += ["maxProperties"] if most is not None and most < len(self.properties) else []
+            found += ["propertyNames"] if self._has("propertyNames") else []
+        return found
+
+    def _of_part(self, part: Schema, name: str) -> object:
+        """What one part says about a member; None: nothing."""
+        table = as_schema(part.get("properties"))
+        if name in table:
+            return table[name]
+        return part.get("additionalProperties") if "patternProperties" not in part else None
+
+    def _texts(self, name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(text for part in self.parts if isinstance(text := part.get(name), str)))
+
+    def _has(self, name: str) -> bool:
+        return any(name in part for part in self.parts)
+
+    def _may_be(self, value: object) -> bool:
+        """Whether type and bounds leave a value of an enum."""
+        if not types.kinds(value) & self.types:
+            return False
+        if isinstance(value, str):
+            low, high = self.bounds("Length")
+            return low <= len(value) and (high is None or len(value) <= high)
+        return isinstance(value, bool) or not isinstance(value, (int, float)) or self.numbers.holds(value)
+
+
+def alternatives(schema: object, document: Document) -> list[Alternative]:
+    """Those of which a value meets one; none: no value meets the schema.
+
+    Raises GrammarError if they are too many, or if a reference leads nowhere or never ends.
+    """
+    return list(_Expansion(document).of(schema, ()))
+
+
+class _Expansion:
+    """The alternatives of schemas in one document; references and combinations are followed up to a limit."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._num_steps = 0
+
+    def of(self, schema: object, around: tuple[str, ...]) -> Iterator[Alternative]:
+        """around: the references that lead here."""
+        parts, choices, waiting = list[Schema](), list[tuple[str, list[_Reached]]](), [(schema, around)]
+        while waiting:
+            each, refs = waiting.pop(0)
+            if each is False:
+                return
+            if not isinstance(each, Mapping):
+                continue
+            reference = reference_of(each)
+            if reference is not None:
+                if reference in refs or len(refs) == _MAX_STEPS:
+                    raise GrammarError("references that never end")
+                waiting.insert(0, (self._document.target(reference), (*refs, reference)))
+            each = dict(each)
+            drop_idle(each)
+            rows = {name: row for name in ("allOf", "anyOf", "oneOf") if isinstance(row := each.get(name), list)}
+            waiting += ((other, refs) for other in rows.get("allOf", ()))
+            choices += (
+                (name, [(option, refs) for option in rows[name]]) for name in ("anyOf", "oneOf") if name in rows
+            )
+            parts.append({key: value for key, value in each.items() if key != "$ref" and key not in rows})
+        found = [Alternative(tuple(part for part in parts if part), types.ALL)]
+        for name, options in choices:
+            found = self._product(found, [list(self.of(*option)) for option in options], name == "oneOf")
+        for each in found:
+            left = types.ALL.intersection(*map(types.declared, each.parts))
+            alternative = Alternative(each.parts, left, each.is_overlapping)
+            if alternative.values is not None:
+                left &= {kind for value in alternative.values for kind in types.kinds(value)}
+                alternative = Alternative(each.parts, left, each.is_overlapping)
+            low, high = alternative.bounds("Length")
+            if high is not None and low > high:
+                left -= types.STRING
+                alternative = Alternative(each.parts, left, each.is_overlapping)
+            if left:
+                yield alternative
+
+    def _product(
+        self, found: Sequence[Alternative], options: Sequence[Sequence[Alternative]], is_one: bool
+    ) -> list[Alternative]:
+        self._num_steps += len(found) * sum(map(len, options))
+        if self._num_steps > _MAX_ALTERNATIVES * 4 or len(found) * sum(map(len, options)) > _MAX_ALTERNATIVES:
+            raise GrammarError(f"more than {_MAX_ALTERNATIVES} combinations")
+        out = list[Alternative]()
+        for i, row in enumerate(options):
+            rest = [other for j, several in enumerate(options) if j != i for other in several]
+            for option in row:
+                overlaps = is_one and any(not _are_disjoint(option, other, self) for other in rest)
+                out += (
+                    Alternative(
+                        (*base.parts, *option.parts),
+                        base.types,
+                        base.is_overlapping or option.is_overlapping or overlaps,
+                    )
+                    for base in found
+                )
+        return out
+
+    def values_of(self, each: Property) -> list[object] | None:
+        """The values that a property may have by `enum` or `const`, combinations aside; None: they are open."""
+        waiting, rows = list(each.schemas), list[list[object]]()
+        for _ in range(_MAX_STEPS):
+            if not waiting:
+                break
+            schema = as_schema(waiting.pop())
+            reference, others = reference_of(schema), schema.get("allOf")
+            waiting += [self._document.target(reference)] if reference is not None else []
+            waiting += others if isinstance(others, list) else []
+            rows += _rows(schema)
+        return min(rows, key=len) if rows else None
+
+
+def _are_disjoint(one: Alternative, other: Alternative, expansion: _Expansion) -> bool:
+    """Whether it is plain that no value meets both."""
+    common = one.types & other.types
+    if not common:
+        return True
+    if one.values is not None and other.values is not None:
+        return not any(types.is_equal(value, each) for value in one.values for each in other.values)
+    if common != {"object"}:
+        return False
+    return any(_tells_apart(each, other, expansion) for each in one.properties if each.is_required) or any(
+        _tells_apart(each, one, expansion) for each in other.properties if each.is_required
+    )
+
+
+def _tells_apart(each: Property, other: Alternative, expansion: _Expansion) -> bool:
+    """Whether a required property cannot be what another alternative says it is."""
+    match = next((its for its in other.properties if its.name == each.name), None)
+    if match is None:
+        return other.others is False and not any("patternProperties" in part for part in other.parts)
+    if False in match.schemas:
+        return True
+    first, second = expansion.values_of(each), expansion.values_of(match)
+    if first is None or second is None or not match.is_required:
+        return False
+    return not any(types.is_equal(value, its) for value in first for its in second)
+
+
+def _rows(schema: Schema) -> Iterator[list[object]]:
+    """The values that each of its keywords lists."""
+    enum = schema.get("enum")
+    if isinstance(enum, list):
+        yield enum
+    if "const" in schema:
+        yield [schema["const"]]
+
+
+def _names(schema: Schema) -> list[str]:
+    required = schema.get("required")
+    return [name for name in required if isinstance(name, str)] if isinstance(required, list) else []

@@ -1,0 +1,136 @@
+"""Regular expressions as Lark writes them: clients' patterns, texts, and what does not hold a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+_PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
+_WRITTEN = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\\\n": "\\n", "\\\r": "\\r"}
+_META = frozenset("\\.+*?()|[]{}^$#&-~/")
+# ECMA-262's classes are those of ASCII; what is not in one is in neither alphabet, so that every validator agrees.
+_CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r "}
+_ANYTHING = "(?s:.)*"
+
+
+def slashed(regex: str) -> str:
+    """A regular expression as Lark writes one; two slashes begin a comment there."""
+    return f"/{''.join(_WRITTEN.get(piece, piece) for piece in _PIECE.findall(regex)) or '()'}/"
+
+
+def escaped(text: str) -> str:
+    """A regular expression that matches this text."""
+    return "".join(f"\\{char}" if char in _META else f"\\x{ord(char):02x}" if char < " " else char for char in text)
+
+
+def holding(text: str) -> str:
+    """What holds this text, in slashes."""
+    return slashed(f"{_ANYTHING}{escaped(text)}{_ANYTHING}")
+
+
+def whole(pattern: str) -> str:
+    """A client's pattern, which may match anywhere, as one that matches the whole string."""
+    wholes = []
+    for part in _alternatives(pattern):
+        inner = _inside(part)
+        if inner is not None:
+            wholes.append(whole(inner))
+            continue
+        start = "" if part.startswith("^") else _ANYTHING
+        end = "" if _ends_anchored(part) else _ANYTHING
+        wholes.append(f"{start}({_ascii(part[not start : len(part) - (not end)])}){end}")
+    return "|".join(wholes)
+
+
+def looks_around(pattern: str) -> bool:
+    """Whether a pattern needs more than one look at its string, which no grammar takes."""
+    tokens = [piece for piece, _, is_class in _tokens(pattern) if not is_class]
+    groups = (i for i, piece in enumerate(tokens) if piece == "(")
+    return any(re.fullmatch(r"\\[1-9bB]", piece) for piece in tokens) or any(
+        re.match(r"\?<?[=!]", "".join(tokens[i + 1 : i + 4])) for i in groups
+    )
+
+
+def without(*texts: str) -> str:
+    """What holds none of these texts, as one expression without a negation, which costs too much beside a length.
+
+    They begin with the same character, which comes in each of them once or, in a single text, twice at its beginning;
+    none begins another one.
+    """
+    first = escaped(texts[0][0])
+    if min(map(len, texts)) == 1:
+        return f"[^{first}]*"
+    if texts[0][0] == texts[0][1]:
+        return f"(?:[^{first}]|{first}[^{first}]|{first}{{2,}}[^{first}{escaped(texts[0][2])}])*{first}*"
+    return f"[^{first}]*(?:{first}{_not_beginning([text[1:] for text in texts], first, f'[^{first}]*')})*"
+
+
+def not_beginning(text: str) -> str:
+    """What does not begin with this text."""
+    return _not_beginning([text], "", _ANYTHING)
+
+
+def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
+    """What begins with none of these texts, nor with `never`; behind the first other character is `rest`."""
+    following: dict[str, list[str]] = {}
+    for text in texts:
+        following.setdefault(text[0], []).append(text[1:])
+    branches = [f"[^{never}{''.join(map(escaped, following))}]{rest}"]
+    for char, several in following.items():
+        if all(several):
+            branches.append(escaped(char) + _not_beginning(several, never, rest))
+    return f"(?:{'|'.join(branches)})?"
+
+
+def _tokens(pattern: str) -> Iterator[tuple[str, int, bool]]:
+    """Its pieces, each with the number of groups around it, and whether it stands in a class."""
+    depth, is_class = 0, False
+    for piece in _PIECE.findall(pattern):
+        if is_class:
+            yield piece, depth, True
+            is_class = piece != "]"
+            continue
+        depth -= piece == ")"
+        yield piece, depth, False
+        depth += piece == "("
+        is_class = piece == "["
+
+
+def _alternatives(pattern: str) -> list[str]:
+    parts = [""]
+    for piece, depth, is_class in _tokens(pattern):
+        if piece == "|" and not depth and not is_class:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def _inside(part: str) -> str | None:
+    """What stands in the one group that a part is, if an anchor does."""
+    pieces = list(_tokens(part))
+    if not part.startswith("(") or sum(piece == ")" and not depth for piece, depth, _ in pieces) != 1:
+        return None
+    match = re.fullmatch(r"\((?:\?:|\?P?<\w+>)?(.*)\)", part, re.DOTALL)
+    has_anchor = any(piece in "^$" and not is_class for piece, _, is_class in pieces)
+    return match[1] if match is not None and has_anchor else None
+
+
+def _ends_anchored(part: str) -> bool:
+    pieces = list(_tokens(part))
+    return bool(pieces) and pieces[-1][0] == "$" and not pieces[-1][2]
+
+
+def _ascii(pattern: str) -> str:
+    """The same with the classes of ECMA-262."""
+    out, is_negated, previous = [], False, ""
+    for piece, _, is_class in _tokens(pattern):
+        if previous == "[":
+            is_negated = piece == "^"
+        ranges = _CLASSES.get(piece[1:]) if piece[0] == "\\" else None
+        if ranges is None or (is_class and is_negated):
+            out.append(piece)
+        else:
+            out.append(ranges if is_class else f"[{ranges}]")
+        previous = piece if piece == "[" and not is_class else ""
+    return "".join(out)

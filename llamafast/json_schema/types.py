@@ -1,0 +1,61 @@
+"""The types of JSON Schema, and which of them a value has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from llamafast.errors import GrammarError
+
+Schema: TypeAlias = Mapping[str, object]
+
+STRING = frozenset({"string"})
+NUMBERS = frozenset({"number", "integer"})
+SCALARS = frozenset({"number", "integer", "boolean", "null"})
+NESTED = frozenset({"array", "object"})
+ALL = STRING | SCALARS | NESTED
+
+
+def as_schema(value: object) -> Schema:
+    """A schema that is an object; {} for all else, `true` among it."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def kinds(value: object) -> frozenset[str]:
+    """The types that a value has: of a whole number, two."""
+    if value is None:
+        return frozenset({"null"})
+    if isinstance(value, bool):
+        return frozenset({"boolean"})
+    if isinstance(value, (int, float)):
+        return NUMBERS if value == value // 1 else frozenset({"number"})
+    if isinstance(value, str):
+        return STRING
+    return frozenset({"object" if isinstance(value, Mapping) else "array"})
+
+
+def declared(schema: Schema) -> frozenset[str]:
+    """The types that `type` leaves; "number" stands beside "integer", which it includes. Raises GrammarError."""
+    named = schema.get("type")
+    if named is None:
+        return ALL
+    names = frozenset(map(str, named)) if isinstance(named, list) else frozenset({str(named)})
+    if names - ALL:
+        raise GrammarError(f"no type is called {min(names - ALL)!r}")
+    return names | NUMBERS if "number" in names else names
+
+
+def names(types: frozenset[str]) -> list[str]:
+    """What `type` says for them."""
+    return sorted(types - {"integer"} if "number" in types else types)
+
+
+def is_equal(one: object, other: object) -> bool:
+    """Whether two values are the same to JSON Schema: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(is_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_equal, one, other))
+    return one == other

@@ -1,0 +1,76 @@
+"""Patterns as Lark writes them."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from llamafast.json_schema.lark_regex import escaped, looks_around, not_beginning, slashed, whole, without
+
+WORDS = (
+    "]",
+    "]]",
+    "'",
+    "<",
+    "/",
+    "</p",
+    "</parameter",
+    ">",
+    "</parameter>",
+    "a",
+    "\n",
+    "｜DSML｜",
+    "</｜DSML｜parameter>",
+)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["</parameter>"], ["</｜DSML｜parameter>"], ["</parameter>", "<parameter=", "</function>", "</p>", "<b"]],
+)
+def test_pattern_without_texts_matches_all_that_holds_none_of_them(texts) -> None:
+    rng, pattern = random.Random(str(texts)), re.compile(without(*texts))
+    for _ in range(3000):
+        text = "".join(rng.choice((*WORDS, *texts)) for _ in range(rng.randint(0, 6)))
+        assert bool(pattern.fullmatch(text)) == (not any(each in text for each in texts)), text
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^a$|^b", "(^a$)", "^(a|b)$", "a", "^$", "", r"^\d+\$", "[$]", r"^[^\s]$", "^a", "b$", "(?:^a|b$)"]
+)
+def test_pattern_of_the_whole_string_matches_where_the_pattern_is_found(pattern) -> None:
+    wanted = re.compile(pattern.replace("$", r"\Z") if r"\$" not in pattern and "[$]" not in pattern else pattern)
+    found = re.compile(whole(pattern))
+    for text in ("", "a", "b", "ab", "ba", "xa", "a\n", "5$", "55$x", "$", " ", "é"):
+        assert bool(found.fullmatch(text)) == bool(wanted.search(text)), text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("(?=a)b", True), ("(?<!a)b", True), (r"\bfoo\b", True), (r"(a)\1", True), (r"\\bfoo", False), (r"[\b(?=]", False),
+     ("(?:a)", False), ("(?<name>a)", False)],
+)  # fmt: skip
+def test_pattern_that_looks_around_is_known(pattern, expected) -> None:
+    assert looks_around(pattern) is expected
+
+
+@pytest.mark.parametrize("text", ["a/b", "a\nb", "\\", "a\tb\r", "[x]{2}^$", "// #", "~&-"])
+def test_escaped_text_matches_itself(text) -> None:
+    assert re.fullmatch(escaped(text), text)
+
+
+@pytest.mark.parametrize(
+    ("regex", "expected"),
+    [("a/b", r"/a\/b/"), (r"a\/b", r"/a\/b/"), ("a\nb", r"/a\nb/"), ("a\\\nb", r"/a\nb/"), ("", "/()/")],
+)
+def test_slashed_regex_is_one_line_without_slashes(regex, expected) -> None:
+    assert slashed(regex) == expected
+
+
+def test_pattern_that_does_not_begin_with_a_text_matches_all_others() -> None:
+    rng, pattern = random.Random(0), re.compile(not_beginning("</parameter>"))
+    for _ in range(2000):
+        text = "".join(rng.choice(WORDS) for _ in range(rng.randint(0, 4)))
+        assert bool(pattern.fullmatch(text)) == (not text.startswith("</parameter>")), text
