@@ -1,10 +1,11 @@
-"""JSON Schema, regex and choice: llguidance in our words."""
+"""JSON Schema, regex and choice: llguidance in our words, with limits on what one grammar and one step may cost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from time import thread_time
+from typing import TYPE_CHECKING, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits
 
@@ -12,20 +13,32 @@ from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, Program
 from llamafast.grammars.json_schema import prepare_schema
 from llamafast.grammars.regex import check_regex
+from llamafast.grammars.schema_cost import check_schema_cost
 from llamafast.grammars.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-_LIMITS = LLParserLimits(verbose_errors=False)
+T = TypeVar("T")
+
+# A step's fuel is 4 to 30 ms, whatever the pattern; a state is 1 to 15 KB, in each sequence.
+_LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=100_000, max_lexer_states=32_768)
+# CPU time on the engine's thread: of one mask, and of all masks of a sequence beyond an allowance for each token.
+_SLOW_S = 0.05
+_MAX_SLOW = 3
+_MAX_TOTAL_S = 1.0
+_TOKEN_S = 0.002
+_REFUEL_TOKENS = 32
+
 # Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
 WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
 
 
-def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
-    """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
+def json_schema_grammar(text: str, *, lenient: bool = False) -> str:
+    """A JSON Schema as llguidance takes it. lenient: what cannot be enforced is dropped. Raises GrammarError."""
+    check_schema_cost(text)
     schema = prepare_schema(text)
     options: JsonCompileOptions = {
         "lenient": lenient,
@@ -34,42 +47,47 @@ def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = Fa
         "whitespace_pattern": WHITESPACE,
     }
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
+        return LLMatcher.grammar_from_json_schema(schema, overrides=options)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
-    return GuidanceProgram(vocabulary, grammar)
 
 
-def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for a regular expression that the whole output matches. Raises GrammarError."""
+def regex_grammar(text: str) -> str:
+    """A regular expression that the whole output matches, as llguidance takes it. Raises GrammarError."""
     check_regex(text)
-    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_regex(text))
+    return LLMatcher.grammar_from_regex(text)
 
 
-def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProgram:
-    """A program whose output is one of these texts. Raises GrammarError."""
+def choice_grammar(texts: Sequence[str]) -> str:
+    """A grammar of outputs that are one of these texts. Raises GrammarError."""
     if not texts:
         raise GrammarError("there is nothing to choose from")
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         raise GrammarError("a choice is not valid Unicode: lone surrogate")
+    # One terminal: as many would be compared with each other at every token.
     words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {words}"))
+    return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}")
+
+
+def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
+    """A program for a JSON Schema, as in json_schema_grammar. Raises GrammarError."""
+    return GuidanceProgram(vocabulary, json_schema_grammar(text, lenient=lenient))
 
 
 class GuidanceProgram(Program):
-    """grammar: in one of llguidance's own formats. Raises GrammarError."""
+    """grammar: in one of llguidance's own formats. dropped: more warnings. Raises GrammarError."""
 
-    def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
-        matcher = LLMatcher(vocabulary.guidance, grammar, log_level=0, limits=_LIMITS)
+    def __init__(self, vocabulary: Vocabulary, grammar: str, dropped: Sequence[str] = ()) -> None:
+        matcher = _ask(LLMatcher, vocabulary.guidance, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_short(matcher.get_error()))
         self.vocabulary = vocabulary
-        self.warnings = tuple(matcher.get_grammar_warnings())
+        self.warnings = (*matcher.get_grammar_warnings(), *dropped)
         self._matcher = matcher  # stays at its start
         self._try_out()
 
     def start(self) -> Constraint:
-        return _GuidanceConstraint(self.vocabulary, self._matcher.deep_copy())
+        return _GuidanceConstraint(self.vocabulary, _ask(self._matcher.deep_copy))
 
     def _try_out(self) -> None:
         """Walk a little way: what allows nothing, or is too complex to follow, shows here rather than in the engine."""
@@ -88,37 +106,65 @@ class _GuidanceConstraint(Constraint):
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self._eog_ids = vocabulary.eog_ids
         self._matcher = matcher
+        self._num_since_mask = 0
+        self._left_s = _MAX_TOTAL_S
+        self._num_slow = 0
 
     def accept(self, token_id: int) -> bool:
         matcher = self._matcher
         if token_id in self._eog_ids:
-            return matcher.is_accepting()
-        if matcher.try_consume_tokens([token_id]):
+            return _ask(matcher.is_accepting)
+        if self._num_since_mask >= _REFUEL_TOKENS:
+            self.mask()  # which alone gives the lexer new fuel: a model that needs no mask would run out of it
+        if _ask(matcher.try_consume_tokens, [token_id]):
+            self._num_since_mask += 1
+            self._left_s = min(self._left_s + _TOKEN_S, _MAX_TOTAL_S)
             return True
         self._check()
         return False
 
     def mask(self) -> bytes:
-        mask = self._matcher.compute_bitmask()
+        start_s = thread_time()
+        mask = _ask(self._matcher.compute_bitmask)
         self._check()
+        self._num_since_mask = 0
+        self._pay(thread_time() - start_s)
         return mask
 
     def forced(self, min_tokens: int = 1) -> list[int]:
         # The bytes are found faster, and there are at least as many of them.
-        if len(self._matcher.compute_ff_bytes()) < min_tokens:
+        if len(_ask(self._matcher.compute_ff_bytes)) < min_tokens:
             return []
-        token_ids = self._matcher.compute_ff_tokens()
+        token_ids = _ask(self._matcher.compute_ff_tokens)
         return token_ids if len(token_ids) >= min_tokens else []
 
     @property
     def is_finished(self) -> bool:
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        return _ask(self._matcher.is_stopped) and not _ask(self._matcher.is_error)
+
+    def _pay(self, cost_s: float) -> None:
+        # Memory grows with this time, and everyone else waits for it.
+        self._left_s -= cost_s
+        self._num_slow += cost_s > _SLOW_S
+        if self._left_s < 0 or self._num_slow > _MAX_SLOW:
+            raise GrammarError("the grammar is too complex: its tokens take too long to find")
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            if "NoExtension" in self._matcher.get_error():
+        if _ask(self._matcher.is_error):
+            message = _ask(self._matcher.get_error)
+            if "NoExtension" in message:
                 raise GrammarError("nothing may come next: the grammar allows no text from here")
-            raise GrammarError(f"the grammar is too complex: {_short(self._matcher.get_error())}")
+            raise GrammarError(f"the grammar is too complex: {_short(message)}")
+
+
+def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
+    """What llguidance answers; whatever it raises is a GrammarError. A Rust panic is a BaseException."""
+    try:
+        return call(*args, **options)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise GrammarError(f"the grammar is too complex: {_short(str(error) or type(error).__name__)}") from error
 
 
 def _short(message: str) -> str:
