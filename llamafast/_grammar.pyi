@@ -16,6 +16,7 @@ class ByteMachine:
     """
 
     num_bytes: int
+    num_state_bytes: int
     def __init__(
         self,
         order: TokenOrder,

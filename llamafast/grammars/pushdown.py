@@ -60,7 +60,7 @@ class _GbnfProgram(Program):
         numbers = self._machine.compact({constraint.state for constraint in running})
         for constraint in running:
             constraint.state = numbers[constraint.state]
-        return self._machine.num_bytes <= self._max_bytes // 2
+        return self._machine.num_state_bytes <= self._max_bytes // 2
 
 
 class _GbnfConstraint(Constraint):

@@ -15,7 +15,9 @@ _MAX_MULTIPLE = 10_000  # states of the automaton of its multiples
 _MAX_DECIMALS = 9  # 32-bit numbers count in the last one
 _FORMAT_BREADTH = 16
 _LENGTH_BREADTH = 3
-_ATOM = re.compile(r"\\[pPxu]\{[^}]*\}|\\x..|\\u....|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{[\d,]*\}|[^(){}|*+?^$]", re.DOTALL)
+_ATOM = re.compile(
+    r"\\[pPxu]\{[^}]*\}|\\x..|\\u....|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{[\d,]*\}|[^(){}|*+?^$]", re.DOTALL
+)
 
 
 def check_schema_cost(text: str) -> None:
@@ -114,7 +116,8 @@ def _common(first: Decimal | None, second: Decimal | None) -> Decimal | None:
     _check_multiple(first)
     _check_multiple(second)
     scale = 10**_MAX_DECIMALS
-    return Decimal(lcm(int(first * scale), int(second * scale))) / scale
+    common: Decimal = Decimal(lcm(int(first * scale), int(second * scale))) / scale
+    return common
 
 
 def _check_multiple(value: Decimal | None) -> None:

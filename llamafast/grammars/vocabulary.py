@@ -14,19 +14,6 @@ from llamafast.errors import GrammarError
 _CONTROL_MARK = b"\xff"  # no UTF-8 text holds it; llguidance takes what follows as a control token's name
 
 
-class ControlTokens:
-    """Control tokens by name: `ids`. They write nothing, and grammars ask for them by their ids."""
-
-    def __init__(self, ids: dict[str, int]) -> None:
-        self.ids = ids
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str] | None:
-        """Finds names of control tokens, as its first group, the longest where several begin; None: there are none."""
-        names = sorted(self.ids, key=len, reverse=True)
-        return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
-
-
 class Vocabulary:
     """Made once per model. What is computed from it takes up to a second for 250,000 tokens, when it is first needed.
 
@@ -54,10 +41,19 @@ class Vocabulary:
         return TokenOrder(self._token_bytes, sorted(self.eog_ids))
 
     @cached_property
-    def controls(self) -> ControlTokens:
-        return ControlTokens(
-            {name.decode("utf-8", "replace"): i for i, name in sorted(self._names.items(), reverse=True) if name}
-        )
+    def control_ids(self) -> dict[str, int]:
+        """Control tokens by name."""
+        return {name.decode("utf-8", "replace"): i for i, name in sorted(self._names.items(), reverse=True) if name}
+
+    @cached_property
+    def control_pattern(self) -> re.Pattern[str] | None:
+        """Finds names of control tokens, as its first group, the longest where several begin; None: there are none."""
+        names = sorted(self.control_ids, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
+
+    def localized(self, grammar: str) -> str:
+        """A grammar for llguidance with the ids of control tokens that `guidance` knows."""
+        return grammar
 
     @cached_property
     def guidance(self) -> LLTokenizer:

@@ -14,17 +14,15 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from multiprocessing.connection import Connection
 
+from llguidance import LLTokenizer
+
 from llamafast.errors import GrammarError
-from llamafast.grammars.guidance import (
-    GuidanceProgram,
-    choice_grammar,
-    json_schema_grammar,
-    regex_grammar,
-)
-from llamafast.grammars.lark import blamed, lark_source
-from llamafast.grammars.vocabulary import ControlTokens, Vocabulary
+from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.lark import compile_lark
+from llamafast.grammars.vocabulary import Vocabulary
 
 MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
 _MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
@@ -47,12 +45,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What llguidance takes. num_bytes: that its program holds. dropped, parts: as in LarkSource."""
+    """What llguidance takes, and what was dropped on the way. num_bytes: that its program holds."""
 
     grammar: str
+    warnings: tuple[str, ...]
     num_bytes: int
-    dropped: tuple[str, ...] = ()
-    parts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +63,19 @@ class Refused:
 def prepare(job: Job) -> Prepared:
     """Read a client's text, compile it and take a few steps. Raises GrammarError."""
     num_before = _num_bytes_used()
-    dropped: tuple[str, ...] = ()
-    parts: tuple[tuple[str, str], ...] = ()
+    vocabulary = _TrialVocabulary(job.controls)
     if job.kind == "lark":
-        source = lark_source(ControlTokens(job.controls), job.text)
-        grammar, dropped, parts = source.grammar, source.dropped, source.parts
+        program = compile_lark(vocabulary, job.text)
     elif job.kind == "json_schema":
-        grammar = json_schema_grammar(job.text, lenient=job.lenient)
+        program = compile_json_schema(vocabulary, job.text, lenient=job.lenient)
     elif job.kind == "regex":
-        grammar = regex_grammar(job.text)
+        program = compile_regex(vocabulary, job.text)
     else:
-        grammar = choice_grammar(_choices(job.text))
-    try:
-        # Here control tokens have other numbers, which changes nothing that counts.
-        program = GuidanceProgram(_VOCABULARY, _CONTROL.sub(_small_control, grammar))
-    except GrammarError as error:
-        raise blamed(_VOCABULARY, parts, error) from None
-    num_bytes = max(0, _num_bytes_used() - num_before) + 2 * len(grammar)
-    del program
+        program = compile_choice(vocabulary, _choices(job.text))
+    num_bytes = max(0, _num_bytes_used() - num_before) + len(program.grammar)
     if num_bytes > MAX_PROGRAM_BYTES:
         raise GrammarError(f"the compiled grammar takes {num_bytes >> 20} MiB; the limit is {MAX_PROGRAM_BYTES >> 20}")
-    return Prepared(grammar, num_bytes, dropped, parts)
+    return Prepared(program.grammar, program.warnings, num_bytes)
 
 
 def serve(connection: Connection) -> None:
@@ -96,7 +85,7 @@ def serve(connection: Connection) -> None:
     limit = _address_space() + _MAX_WORK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _VOCABULARY.guidance  # noqa: B018 (made before the first job's time counts)
+    _trial_tokenizer()  # made before the first job's time counts
     connection.send(None)
     while True:
         try:
@@ -143,17 +132,36 @@ def _choices(text: str) -> list[str]:
     return choices
 
 
-def _small_control(match: re.Match[str]) -> str:
-    return f"<[{_END + 1 + int(match[1]) % _NUM_CONTROLS}]>"
+class _TrialVocabulary(Vocabulary):
+    """Bytes, and control tokens of a model under other ids, which changes nothing that counts."""
+
+    def __init__(self, control_ids: dict[str, int]) -> None:
+        super().__init__(_TOKEN_BYTES, _NAMES, [_END], _tokenize)
+        self._control_ids = control_ids
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        return self._control_ids
+
+    def localized(self, grammar: str) -> str:
+        return _CONTROL.sub(lambda match: f"<[{_END + 1 + int(match[1]) % _NUM_CONTROLS}]>", grammar)
+
+    @cached_property
+    def guidance(self) -> LLTokenizer:
+        return _trial_tokenizer()
 
 
-def _bytes_vocabulary() -> Vocabulary:
-    token_bytes = [*(bytes([b]) for b in range(_END)), *(b"" for _ in range(1 + _NUM_CONTROLS))]
-    names = {i: b"<%d>" % i for i in range(_END, len(token_bytes))}
-    return Vocabulary(token_bytes, names, [_END], lambda text: list(text.encode()))
+def _tokenize(text: str) -> list[int]:
+    return list(text.encode())
 
 
-_VOCABULARY = _bytes_vocabulary()
+_TOKEN_BYTES = [*(bytes([b]) for b in range(_END)), *(b"" for _ in range(1 + _NUM_CONTROLS))]
+_NAMES = {i: b"<%d>" % i for i in range(_END, len(_TOKEN_BYTES))}
+
+
+@cache
+def _trial_tokenizer() -> LLTokenizer:
+    return Vocabulary(_TOKEN_BYTES, _NAMES, [_END], _tokenize).guidance
 
 
 def _address_space() -> int:
@@ -166,11 +174,11 @@ def _address_space() -> int:
 
 
 class _MallocInfo(ctypes.Structure):
-    """struct mallinfo2 of glibc."""
+    """struct mallinfo2 of glibc; in use are uordblks and hblkhd."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks")),
+        *((name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "fordblks", "keepcost")),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The processes that try grammars out: started when needed, shared by all compilers of this process, killed when late."""
+"""The processes that try grammars out: started when needed, shared by all of this process, killed when late."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Worker:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        except BaseException:
+        except OSError:
             ours.close()
             raise
         finally:

@@ -203,5 +203,5 @@ def test_control_tokens_that_a_schema_names_are_written_as_text() -> None:
     source = call_grammar([TAGGED], THINK, PromptEnd(False, True, False), tools, ONE).source
     token_ids = compile_lark(CONTROL, source).start().forced()
     control = [i for i in token_ids if i > END]
-    assert control == [CONTROL.controls.ids[name] for name in ("<tool_call>", "</tool_call>")]
+    assert control == [CONTROL.control_ids[name] for name in ("<tool_call>", "</tool_call>")]
     assert bytes(i for i in token_ids if i < END).decode().count(value) == 3

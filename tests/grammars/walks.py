@@ -68,7 +68,7 @@ def walk(
 def walk_program(program: Program, seed: int, words: Sequence[str]) -> str:
     """An output, letters and words drawn at random where they are allowed; it must come to its end."""
     constraint, vocabulary = program.start(), program.vocabulary
-    ids, pattern = vocabulary.controls.ids, vocabulary.controls.pattern
+    ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()
     while len(token_ids) < MAX_TOKENS:
         for token_id in constraint.forced():
