@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llamafast.engine.grammar import Grammar
+    from llamafast.grammars.constraint import Grammar
 
 
 class FinishReason(str, Enum):

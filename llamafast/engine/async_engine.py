@@ -13,9 +13,9 @@ from queue import SimpleQueue
 from threading import Thread
 
 from llamafast.engine.engine import Engine
-from llamafast.engine.grammar import Grammar
 from llamafast.engine.metrics import EngineStats
 from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
+from llamafast.grammars.constraint import Grammar
 from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
 
 logger = logging.getLogger(__name__)

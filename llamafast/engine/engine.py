@@ -13,7 +13,7 @@ from llamafast.cpu import default_threads
 from llamafast.engine.attention import flash_attention
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
-from llamafast.engine.grammar import Grammar, GrammarCompiler
+from llamafast.engine.grammar import GrammarCompiler
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
@@ -22,6 +22,7 @@ from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
+from llamafast.grammars.constraint import Grammar
 from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 

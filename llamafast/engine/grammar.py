@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from llamafast.engine.compile_queue import LARGE_COST, CompileQueue
 from llamafast.errors import CompilerBusyError, GrammarError, ShuttingDownError
-from llamafast.grammars.constraint import Constraint, DelayedConstraint, Program
+from llamafast.grammars.constraint import Grammar, Program
 from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.pushdown import compile_gbnf
@@ -31,26 +31,6 @@ _MAX_CACHED_BYTES = 256 * 1024 * 1024  # of compiled grammars
 _MAX_REFUSED = 1024
 _ANCHOR = "\n"
 _ANY_OBJECT = '{"type": "object"}'
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """A compiled constraint, shared by all requests that use it.
-
-    warnings: what was dropped because it cannot be enforced (only where StructuredOutput.strict is False).
-    start_after: as in StructuredOutput.
-    """
-
-    program: Program
-    warnings: tuple[str, ...] = ()
-    start_after: tuple[int, ...] = ()
-
-    def start(self) -> Constraint:
-        """A constraint for one sequence, at the beginning of its output."""
-        constraint = self.program.start()
-        if self.start_after:
-            return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)
-        return constraint
 
 
 @dataclass(slots=True)
@@ -83,8 +63,8 @@ class GrammarCompiler:
         try:
             wait([ticket.future], MAX_WAIT_S)
         finally:
-            self._leave(ticket)
-        return self._grammar(structured, ticket.future)
+            is_late = self._leave(ticket)
+        return self._grammar(structured, ticket.future, is_late)
 
     async def compile_async(self, structured: StructuredOutput) -> Grammar:
         """The grammar, without a pause where it is cached. Cancelled, it is not compiled if nobody else waits.
@@ -98,8 +78,8 @@ class GrammarCompiler:
                 waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
                 await asyncio.wait([waiting], timeout=MAX_WAIT_S)
         finally:
-            self._leave(ticket)
-        return self._grammar(structured, ticket.future)
+            is_late = self._leave(ticket)
+        return self._grammar(structured, ticket.future, is_late)
 
     def close(self) -> None:
         """Compile no more."""
@@ -110,12 +90,7 @@ class GrammarCompiler:
         tokenizer = self._tokenizer
         names = tokenizer.table(skip_special=False).token_bytes
         control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
-        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), self._tokenize)
-
-    def _tokenize(self, text: str) -> list[int]:
-        """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
-        before = self._tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
-        return self._tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
+        return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), partial(_tokenize, tokenizer))
 
     def _enter(self, structured: StructuredOutput) -> _Ticket:
         """Ask for a program, or join those who wait for it. Raises what it was refused for."""
@@ -141,18 +116,21 @@ class GrammarCompiler:
             ticket.num_waiting += 1
             return ticket
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: _Ticket) -> bool:
+        """Wait no more; whether the program is still missing. What nobody waits for is not begun."""
         with self._lock:
+            is_late = not ticket.future.done()
             ticket.num_waiting -= 1
             if ticket.num_waiting == 0 and ticket.future.cancel() and self._tickets.get(ticket.key) is ticket:
                 del self._tickets[ticket.key]
+            return is_late
 
     @staticmethod
-    def _grammar(structured: StructuredOutput, future: Future[Program]) -> Grammar:
+    def _grammar(structured: StructuredOutput, future: Future[Program], is_late: bool) -> Grammar:
+        if is_late:
+            raise CompilerBusyError(f"the grammar was not compiled within {MAX_WAIT_S:g} s", retry_after=MAX_WAIT_S)
         if future.cancelled():
             raise ShuttingDownError("the server is shutting down and compiles no more grammars")
-        if not future.done():
-            raise CompilerBusyError(f"the grammar was not compiled within {MAX_WAIT_S:g} s", retry_after=MAX_WAIT_S)
         program = future.result()
         return Grammar(program, program.warnings, structured.start_after)
 
@@ -200,3 +178,9 @@ class GrammarCompiler:
         program.warnings = prepared.warnings
         program.num_bytes = prepared.num_bytes
         return program
+
+
+def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
+    """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
+    before = tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
+    return tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]

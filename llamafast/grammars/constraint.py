@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.vocabulary import Vocabulary
@@ -89,3 +90,23 @@ class DelayedConstraint(Constraint):
     @property
     def is_finished(self) -> bool:
         return self._is_awake and self._inner.is_finished
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A compiled constraint, shared by all requests that use it.
+
+    warnings: what was dropped because it cannot be enforced (only where StructuredOutput.strict is False).
+    start_after: as in StructuredOutput.
+    """
+
+    program: Program
+    warnings: tuple[str, ...] = ()
+    start_after: tuple[int, ...] = ()
+
+    def start(self) -> Constraint:
+        """A constraint for one sequence, at the beginning of its output."""
+        constraint = self.program.start()
+        if self.start_after:
+            return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)
+        return constraint

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import resource
 import signal
@@ -27,6 +28,7 @@ from llamafast.grammars.vocabulary import Vocabulary
 MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
 _MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
 _STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
+_NICENESS = 5  # tokens come first
 _END = 256
 _NUM_CONTROLS = 256
 _CONTROL = re.compile(r"<\[(\d+)\]>")
@@ -81,6 +83,7 @@ def prepare(job: Job) -> Prepared:
 def serve(connection: Connection) -> None:
     """Answer jobs until the other side is gone. A job beyond its time ends the process by SIGPROF."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
     threading.stack_size(_STACK_BYTES)
     limit = _address_space() + _MAX_WORK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

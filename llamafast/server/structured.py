@@ -13,7 +13,7 @@ from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
 
 if TYPE_CHECKING:
     from llamafast.engine.async_engine import AsyncEngine
-    from llamafast.engine.grammar import Grammar
+    from llamafast.grammars.constraint import Grammar
     from llamafast.parsing.call_syntax import ReasoningTags
     from llamafast.parsing.chat_format import ChatFormat
     from llamafast.parsing.output_grammar import CallRules
