@@ -137,7 +137,10 @@ class _GuidanceConstraint(Constraint):
 
     @property
     def is_finished(self) -> bool:
-        return _ask(self._matcher.is_stopped) and not _ask(self._matcher.is_error)
+        try:
+            return _ask(self._matcher.is_stopped) and not _ask(self._matcher.is_error)
+        except GrammarError:
+            return False  # the next mask meets it too, and says so
 
     def _pay(self, cost_s: float) -> None:
         # Memory grows with this time, and everyone else waits for it.

@@ -27,6 +27,7 @@ from llamafast.grammars.vocabulary import Vocabulary
 
 MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
 _MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
+_MAX_LEFT_BYTES = 256 * 1024 * 1024  # of address space, after a job
 _STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
 _NICENESS = 5  # tokens come first
 _END = 256
@@ -81,15 +82,19 @@ def prepare(job: Job) -> Prepared:
 
 
 def serve(connection: Connection) -> None:
-    """Answer jobs until the other side is gone. A job beyond its time ends the process by SIGPROF."""
+    """Answer jobs until the other side is gone, each time with whether this was the last one.
+
+    A job beyond its time ends the process by SIGPROF.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     threading.stack_size(_STACK_BYTES)
-    limit = _address_space() + _MAX_WORK_BYTES
+    num_bytes = _address_space()
+    limit = num_bytes + _MAX_WORK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _trial_tokenizer()  # made before the first job's time counts
-    connection.send(None)
+    connection.send((None, False))
     while True:
         try:
             job = connection.recv()
@@ -98,7 +103,9 @@ def serve(connection: Connection) -> None:
         signal.setitimer(signal.ITIMER_PROF, job.max_cpu_s)
         answer = _on_large_stack(job)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(answer)
+        # What jobs leave behind must not be counted against the next ones.
+        is_spent = _address_space() > num_bytes + _MAX_LEFT_BYTES
+        connection.send((answer, is_spent))
 
 
 def main() -> None:

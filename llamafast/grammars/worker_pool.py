@@ -20,7 +20,9 @@ _COMMAND = "import sys; sys.path[:] = sys.argv[1:-1]; from llamafast.grammars.wo
 
 
 class Worker:
-    """One process. Where it has failed it is gone: `is_alive`."""
+    """One process. is_spent: it takes no more jobs."""
+
+    is_spent = False
 
     def __init__(self) -> None:
         ours, theirs = Pipe()
@@ -43,8 +45,9 @@ class Worker:
         self._is_started = False
 
     @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def is_usable(self) -> bool:
+        """Whether it may be given another job."""
+        return not self.is_spent and self._process.poll() is None
 
     def run(self, job: Job) -> Prepared:
         """Raises GrammarError for what can never be compiled, CompilerBusyError where it may be next time."""
@@ -68,10 +71,12 @@ class Worker:
         self._process.wait()
         self._connection.close()
 
-    def _receive(self, deadline_s: float) -> object:
+    def _receive(self, deadline_s: float) -> Prepared | Refused | None:
         if not self._connection.poll(max(0.0, deadline_s - monotonic())):
             raise EOFError
-        return self._connection.recv()
+        answer: Prepared | Refused | None
+        answer, self.is_spent = self._connection.recv()
+        return answer
 
     def _error(self, job: Job) -> GrammarError | CompilerBusyError:
         code = self._process.returncode
@@ -108,7 +113,7 @@ class WorkerPool:
         with self._lock:
             while self._idle:
                 worker = self._idle.pop()
-                if worker.is_alive:
+                if worker.is_usable:
                     return worker
                 worker.kill()
         try:
@@ -118,7 +123,7 @@ class WorkerPool:
 
     def _give_back(self, worker: Worker) -> None:
         with self._lock:
-            if worker.is_alive and len(self._idle) < _MAX_IDLE:
+            if worker.is_usable and len(self._idle) < _MAX_IDLE:
                 self._idle.append(worker)
                 return
         worker.kill()

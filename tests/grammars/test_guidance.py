@@ -36,7 +36,6 @@ class Panicking:
         lambda constraint: constraint.accept(97),
         lambda constraint: constraint.accept(END),
         lambda constraint: constraint.forced(),
-        lambda constraint: constraint.is_finished,
     ],
 )
 def test_constraint_turns_a_panic_into_a_grammar_error(ask) -> None:
@@ -44,6 +43,12 @@ def test_constraint_turns_a_panic_into_a_grammar_error(ask) -> None:
     constraint._matcher = Panicking()
     with pytest.raises(GrammarError):
         ask(constraint)
+
+
+def test_constraint_that_panics_is_not_finished() -> None:
+    constraint = compile_regex(VOCABULARY, "a+").start()
+    constraint._matcher = Panicking()
+    assert not constraint.is_finished
 
 
 def test_program_turns_a_panic_into_a_grammar_error(monkeypatch) -> None:
