@@ -175,6 +175,11 @@ cdef class ByteMachine:
         self.checked(self.intern_state())
         return 0
 
+    cdef int known(self, int32_t state) except -1:
+        if not 0 <= state < <int32_t> self.states.size():
+            raise IndexError(f"no state {state}")
+        return 0
+
     cdef int32_t checked(self, int32_t result) except -3:
         if result == UNKNOWN:
             if self.is_full:
@@ -192,6 +197,7 @@ cdef class ByteMachine:
         place = self.order.place[token_id]
         if place < 0:
             return DEAD
+        self.known(state)
         self.num_left = MAX_CALL_STACKS
         with nogil:
             for i in range(self.order.lengths[place]):
@@ -202,16 +208,19 @@ cdef class ByteMachine:
 
     def may_end(self, int32_t state) -> bool:
         """Whether the text is complete there."""
+        self.known(state)
         return self.is_complete[state]
 
     def must_end(self, int32_t state) -> bool:
         """Whether nothing can follow."""
+        self.known(state)
         return self.states[state].empty()
 
     def forced(self, int32_t state, int max_bytes) -> bytes:
         """The bytes that must come next, at most max_bytes."""
         cdef bytearray out = bytearray()
         cdef int byte
+        self.known(state)
         self.num_left = MAX_CALL_STACKS
         while len(out) < max_bytes and not self.is_complete[state]:
             byte = self.only_byte(state)
@@ -228,6 +237,7 @@ cdef class ByteMachine:
         cdef int32_t n_words = (self.order.n_vocab + 31) // 32, status
         if out is not None:
             return out
+        self.known(state)
         self.num_left = MAX_CALL_STACKS if self.is_tried else MAX_FIRST_STACKS
         out = PyBytes_FromStringAndSize(NULL, 4 * n_words)
         words = <uint32_t*> PyBytes_AS_STRING(out)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A step's fuel is 4 to 30 ms, whatever the pattern; a state is 1 to 15 KB, in each sequence.
-_LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexer_states=32_768)
+# A step's fuel is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB in each sequence; a string with a
+# maxLength takes one for each byte, and some more where there was a mask.
+_LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexer_states=131_072)
 # CPU time on the engine's thread: of one mask, and of all masks of a sequence beyond an allowance for each token.
 _SLOW_S = 0.05
 _MAX_SLOW = 3

@@ -15,6 +15,7 @@ from llamafast.grammars.worker import Job, Prepared
 from llamafast.request import StructuredKind, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 from tests.engine.fakes import FakeModel, encode
+from tests.grammars.schemas import SCHEMAS
 
 
 @pytest.fixture
@@ -213,6 +214,11 @@ BIG = {
 @pytest.mark.parametrize("name", BIG)
 def test_schema_that_is_large_but_reasonable_compiles(compiler, name) -> None:
     assert compiler.compile(StructuredOutput(StructuredKind.JSON_SCHEMA, json.dumps(BIG[name]))).program
+
+
+def test_schemas_of_applications_compile(compiler) -> None:
+    for schema in SCHEMAS.values():
+        assert compiler.compile(StructuredOutput(StructuredKind.JSON_SCHEMA, json.dumps(schema))).warnings == ()
 
 
 def test_compiler_that_is_closed_says_that_the_server_is_shutting_down(compiler) -> None:
