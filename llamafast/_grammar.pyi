@@ -11,11 +11,22 @@ class TokenOrder:
 class ByteMachine:
     """Rules as a machine whose states are sets of stacks. State 0 is the start; -1 is dead. One thread at a time.
 
-    Raises ValueError when the rules are too ambiguous.
+    Raises ValueError when the rules are too ambiguous, and MemoryError when the states take more than max_bytes: see
+    compact().
     """
 
-    def __init__(self, order: TokenOrder, rules: Sequence[Sequence[Sequence[int]]], byte_sets: Sequence[int]) -> None:
+    num_bytes: int
+    num_state_bytes: int
+    def __init__(
+        self,
+        order: TokenOrder,
+        rules: Sequence[Sequence[Sequence[int]]],
+        byte_sets: Sequence[int],
+        max_bytes: int = 33554432,
+    ) -> None:
         """rules and byte_sets as in grammars.rules.Rules."""
+    def compact(self, states: Iterable[int]) -> dict[int, int]:
+        """Forget all states but the start and these; the new number of each. Numbers from before mean nothing after."""
     def accept(self, state: int, token_id: int) -> int:
         """The state behind a token, -1 if it is not allowed. An end token is no step: see may_end."""
     def may_end(self, state: int) -> bool:

@@ -1,7 +1,7 @@
 """A pushdown machine over bytes: which tokens of a vocabulary may come next under context-free rules. No llama.h."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libcpp.algorithm cimport sort
 from libcpp.map cimport map as ordered_map
@@ -15,9 +15,11 @@ cdef enum:
     DEAD = -1                           # a state
     UNKNOWN = -2                        # a transition that nobody has taken
     MAX_STACKS = 2048                   # of one state, or looked at on the way to one
-    MAX_STATES = 16384
-    MAX_NODES = 1 << 20
     MAX_MASKS = 64
+    NODE_BYTES = 80                     # with its places in tables
+    STATE_BYTES = 200                   # without its stacks and transitions
+    MAX_CALL_STACKS = 1000000           # looked at in one call: 20 to 50 ms
+    MAX_FIRST_STACKS = 10000000         # looked at in the first mask, which no one waits for
 
 
 @cython.final
@@ -67,7 +69,8 @@ cdef class ByteMachine:
     """Rules as a machine whose states are sets of stacks. State 0 is the start; -1 is dead.
 
     States and their transitions are found as they are needed and kept, so a byte costs one look-up the second time.
-    rules and byte_sets as in grammars.rules.Rules. All methods raise ValueError when the rules are too ambiguous.
+    rules and byte_sets as in grammars.rules.Rules. All methods raise ValueError when the rules are too ambiguous, and
+    MemoryError when the states take more than max_bytes: see compact().
     """
 
     cdef TokenOrder order
@@ -80,16 +83,22 @@ cdef class ByteMachine:
     cdef vector[uint8_t] is_complete                # whether the text may end there
     cdef ordered_map[vector[int32_t], int32_t] state_of     # by its nodes, and END behind them if it is complete
     cdef vector[vector[int32_t]] transitions        # (256,) of each state; empty: none taken
-    cdef vector[int32_t] stamps, found, path
+    cdef vector[int32_t] stamps, found, path, path_up
     cdef vector[Node] work
     cdef int32_t stamp, num_seen
+    cdef int64_t num_left               # stacks that this call may still look at
+    cdef readonly int64_t num_state_bytes
+    cdef int64_t max_bytes
     cdef bint found_end
+    cdef bint is_full
+    cdef bint is_tried                  # the first mask has been made
     cdef dict masks
 
-    def __init__(self, TokenOrder order not None, rules, byte_sets):
+    def __init__(self, TokenOrder order not None, rules, byte_sets, int64_t max_bytes=32 << 20):
         cdef int32_t word, element
         self.order = order
         self.masks = {}
+        self.max_bytes = max_bytes
         for alternatives in rules:
             self.starts.push_back(vector[int32_t]())
             for elements in alternatives:
@@ -103,12 +112,80 @@ cdef class ByteMachine:
         self.elements.push_back(-2)                 # the root, followed by its end
         self.elements.push_back(END)
         self.path.resize(order.max_length + 1)
+        self.num_left = MAX_FIRST_STACKS
+        self.add_start()
+
+    @property
+    def num_bytes(self) -> int:
+        """An estimate of what it holds, states and masks."""
+        return self.num_state_bytes + <int64_t> self.elements.size() * 40 + len(self.masks) * self.order.n_vocab // 8
+
+    def compact(self, states) -> dict:
+        """Forget all states but the start and these; the new number of each. Numbers from before mean nothing after."""
+        cdef vector[Node] old_nodes
+        cdef vector[vector[int32_t]] old_states
+        cdef vector[uint8_t] old_complete
+        cdef vector[int32_t] numbers
+        cdef int32_t old
+        cdef int64_t max_bytes = self.max_bytes
+        cdef size_t i
+        cdef dict out = {}
+        self.max_bytes = INT64_MAX                  # what is kept was there before
+        old_nodes.swap(self.nodes)
+        old_states.swap(self.states)
+        old_complete.swap(self.is_complete)
+        numbers.resize(old_nodes.size(), UNKNOWN)
+        self.node_of.clear()
+        self.state_of.clear()
+        self.transitions.clear()
+        self.stamps.clear()
+        self.masks.clear()
+        self.num_state_bytes = 0
+        self.is_full = False
+        self.num_left = MAX_FIRST_STACKS
+        self.add_start()
+        for old in states:
+            self.begin()
+            for i in range(old_states[old].size()):
+                self.found.push_back(self.moved(old_nodes, numbers, old_states[old][i]))
+            self.found_end = old_complete[old]
+            out[old] = self.checked(self.intern_state())
+        self.max_bytes = max_bytes
+        return out
+
+    cdef int32_t moved(self, const vector[Node]& old_nodes, vector[int32_t]& numbers, int32_t old) except -3:
+        # the new number of an old node, whose parents are made first; OUT numbers: of all on the way
+        cdef int32_t parent = -1
+        self.path_up.clear()
+        while old >= 0 and numbers[old] == UNKNOWN:
+            self.path_up.push_back(old)
+            old = old_nodes[old].parent
+        if old >= 0:
+            parent = numbers[old]
+        while not self.path_up.empty():
+            old = self.path_up.back()
+            self.path_up.pop_back()
+            parent = self.checked(self.intern_node(old_nodes[old].pos, parent))
+            numbers[old] = parent
+        return parent
+
+    cdef int add_start(self) except -1:
         self.begin()
         self.checked(self.close(<int32_t> self.elements.size() - 2, -1))
         self.checked(self.intern_state())
+        return 0
 
-    cdef int32_t checked(self, int32_t result) except -2:
+    cdef int known(self, int32_t state) except -1:
+        if not 0 <= state < <int32_t> self.states.size():
+            raise IndexError(f"no state {state}")
+        return 0
+
+    cdef int32_t checked(self, int32_t result) except -3:
         if result == UNKNOWN:
+            if self.is_full:
+                raise MemoryError("the grammar is too ambiguous: its states take too much memory")
+            if self.num_left <= 0:
+                raise ValueError("the grammar is too ambiguous: it takes too long to find what may come next")
             raise ValueError("the grammar is too ambiguous: more ways to go on than can be followed")
         return result
 
@@ -120,6 +197,8 @@ cdef class ByteMachine:
         place = self.order.place[token_id]
         if place < 0:
             return DEAD
+        self.known(state)
+        self.num_left = MAX_CALL_STACKS
         with nogil:
             for i in range(self.order.lengths[place]):
                 state = self.step(state, self.order.data[self.order.offsets[place] + i])
@@ -129,16 +208,20 @@ cdef class ByteMachine:
 
     def may_end(self, int32_t state) -> bool:
         """Whether the text is complete there."""
+        self.known(state)
         return self.is_complete[state]
 
     def must_end(self, int32_t state) -> bool:
         """Whether nothing can follow."""
+        self.known(state)
         return self.states[state].empty()
 
     def forced(self, int32_t state, int max_bytes) -> bytes:
         """The bytes that must come next, at most max_bytes."""
         cdef bytearray out = bytearray()
         cdef int byte
+        self.known(state)
+        self.num_left = MAX_CALL_STACKS
         while len(out) < max_bytes and not self.is_complete[state]:
             byte = self.only_byte(state)
             if byte < 0:
@@ -154,12 +237,15 @@ cdef class ByteMachine:
         cdef int32_t n_words = (self.order.n_vocab + 31) // 32, status
         if out is not None:
             return out
+        self.known(state)
+        self.num_left = MAX_CALL_STACKS if self.is_tried else MAX_FIRST_STACKS
         out = PyBytes_FromStringAndSize(NULL, 4 * n_words)
         words = <uint32_t*> PyBytes_AS_STRING(out)
         with nogil:
             memset(words, 0, 4 * n_words)
             status = self.fill(state, words)
         self.checked(status)
+        self.is_tried = True
         if len(self.masks) >= MAX_MASKS:
             del self.masks[next(iter(self.masks))]
         self.masks[state] = out
@@ -220,10 +306,12 @@ cdef class ByteMachine:
         cdef size_t i
         if self.transitions[state].empty():
             self.transitions[state].resize(256, UNKNOWN)
+            self.num_state_bytes += 4 * 256
         target = self.transitions[state][byte]
         if target != UNKNOWN:
             return target
         self.begin()
+        self.num_left -= <int64_t> self.states[state].size()
         for i in range(self.states[state].size()):
             node = self.nodes[self.states[state][i]]
             element = self.elements[node.pos]
@@ -251,6 +339,9 @@ cdef class ByteMachine:
         while not self.work.empty():
             node = self.work.back()
             self.work.pop_back()
+            self.num_left -= 1
+            if self.num_left <= 0:
+                return UNKNOWN
             element = self.elements[node.pos]
             if element == END and node.parent < 0:
                 self.found_end = True
@@ -281,8 +372,10 @@ cdef class ByteMachine:
         cdef int32_t number = <int32_t> self.nodes.size()
         if self.node_of.count(key):
             return self.node_of[key]
-        if number >= MAX_NODES:
+        if self.num_state_bytes >= self.max_bytes:
+            self.is_full = True
             return UNKNOWN
+        self.num_state_bytes += NODE_BYTES
         self.nodes.push_back(Node(pos, parent))
         self.stamps.push_back(0)
         self.node_of[key] = number
@@ -299,8 +392,10 @@ cdef class ByteMachine:
             key.push_back(END)
         if self.state_of.count(key):
             return self.state_of[key]
-        if number >= MAX_STATES:
+        if self.num_state_bytes >= self.max_bytes:
+            self.is_full = True
             return UNKNOWN
+        self.num_state_bytes += STATE_BYTES + 8 * <int64_t> key.size()
         self.states.push_back(self.found)
         self.is_complete.push_back(self.found_end)
         self.transitions.push_back(vector[int32_t]())

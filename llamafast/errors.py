@@ -64,6 +64,14 @@ class QueueFullError(LlamaFastError):
     default_code = "queue_full"
 
 
+class CompilerBusyError(LlamaFastError):
+    """Grammars compile slower than they come; try again after `retry_after` seconds."""
+
+    status = 503
+    type = "server_error"
+    default_code = "compiler_busy"
+
+
 class ShuttingDownError(LlamaFastError):
     """The server finishes what runs and takes nothing new."""
 

@@ -1,75 +1,89 @@
-"""From a StructuredOutput to a Grammar that sequences start from: compiled in a thread, within caps, and cached."""
+"""From a StructuredOutput to a Grammar that sequences start from: tried out in a process, then compiled, and cached."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 
-from llamafast.errors import GrammarError, ShuttingDownError
+from llamafast.engine.compile_queue import LARGE_COST, CompileQueue
+from llamafast.errors import CompilerBusyError, GrammarError, ShuttingDownError
 from llamafast.grammars.constraint import Grammar, Program
-from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.lark import compile_lark
 from llamafast.grammars.pushdown import compile_gbnf
 from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.grammars.worker import Job
+from llamafast.grammars.worker_pool import WORKERS
 from llamafast.request import StructuredKind, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
-MAX_COMPILE_S = 10.0
+MAX_WAIT_S = 10.0
 
 _MAX_TEXT_BYTES = 256 * 1024
-_MAX_CACHED = 32
-_MAX_CACHED_BYTES = 8 * 1024 * 1024  # of their texts
-_STACK_BYTES = 64 * 1024 * 1024  # of address space
+_MAX_CPU_S = 1.0  # of the process that tries a grammar out
+_MAX_LARGE_CPU_S = 3.0
+_MAX_CACHED_BYTES = 256 * 1024 * 1024  # of compiled grammars
+_MAX_REFUSED = 1024
 _ANCHOR = "\n"
 _ANY_OBJECT = '{"type": "object"}'
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """One program that is to be compiled, and how many wait for it."""
+
+    key: bytes
+    future: Future[Program]
+    num_waiting: int = 0
 
 
 class GrammarCompiler:
     """Compiles over one vocabulary. Thread-safe; equal texts are compiled once, whoever asks, while they are cached.
 
-    The vocabulary is prepared with the first grammar.
+    The vocabulary is prepared with the first grammar. What was refused stays refused.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._programs: OrderedDict[bytes, tuple[int, Future[Program]]] = OrderedDict()
-        self._num_bytes = 0
+        self._vocabulary_lock = threading.Lock()
+        self._queue = CompileQueue[Program]()
+        self._tickets: dict[bytes, _Ticket] = {}
+        self._programs: OrderedDict[bytes, Program] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[str, str | None]] = OrderedDict()  # message and param
 
     def compile(self, structured: StructuredOutput) -> Grammar:
-        """The grammar, waiting for it. Raises GrammarError."""
-        future = self._program(structured)
-        wait([future], MAX_COMPILE_S)
-        return self._grammar(structured, future)
+        """The grammar, waiting for it. Raises GrammarError, CompilerBusyError and ShuttingDownError."""
+        ticket = self._enter(structured)
+        try:
+            wait([ticket.future], MAX_WAIT_S)
+        finally:
+            is_late = self._leave(ticket)
+        return self._grammar(structured, ticket.future, is_late)
 
     async def compile_async(self, structured: StructuredOutput) -> Grammar:
-        """The grammar, without a pause where it is cached. Raises GrammarError."""
-        future = self._program(structured)
-        if not future.done():
-            waiting = asyncio.wrap_future(future)
-            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.wait([waiting], timeout=MAX_COMPILE_S)
-        return self._grammar(structured, future)
+        """The grammar, without a pause where it is cached. Cancelled, it is not compiled if nobody else waits.
+
+        Raises as compile() does.
+        """
+        ticket = self._enter(structured)
+        try:
+            if not ticket.future.done():
+                waiting = asyncio.wrap_future(ticket.future)
+                waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.wait([waiting], timeout=MAX_WAIT_S)
+        finally:
+            is_late = self._leave(ticket)
+        return self._grammar(structured, ticket.future, is_late)
 
     def close(self) -> None:
         """Compile no more."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    @cached_property
-    def _executor(self) -> ThreadPoolExecutor:
-        """One thread, with a large stack: llguidance descends once per level of a schema."""
-        executor = ThreadPoolExecutor(1, thread_name_prefix="llamafast-grammar")
-        previous = threading.stack_size(_STACK_BYTES)
-        try:
-            executor.submit(int).result()
-        finally:
-            threading.stack_size(previous)
-        return executor
+        self._queue.close()
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -78,7 +92,8 @@ class GrammarCompiler:
         control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
         return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), partial(_tokenize, tokenizer))
 
-    def _program(self, structured: StructuredOutput) -> Future[Program]:
+    def _enter(self, structured: StructuredOutput) -> _Ticket:
+        """Ask for a program, or join those who wait for it. Raises what it was refused for."""
         try:
             num_bytes = len(structured.text.encode())
         except UnicodeEncodeError:
@@ -87,55 +102,85 @@ class GrammarCompiler:
             raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
         key = sha256(repr((structured.kind, structured.text, structured.strict)).encode()).digest()
         with self._lock:
-            entry = self._programs.get(key)
-            if entry is not None:
+            if (program := self._programs.get(key)) is not None:
                 self._programs.move_to_end(key)
-                return entry[1]
-            try:
-                future = self._executor.submit(self._compile, structured)
-            except RuntimeError:
-                raise ShuttingDownError("the server is shutting down and compiles no more grammars") from None
-            self._programs[key] = (num_bytes, future)
-            self._num_bytes += num_bytes
-            while len(self._programs) > _MAX_CACHED or self._num_bytes > _MAX_CACHED_BYTES:
-                self._num_bytes -= self._programs.popitem(last=False)[1][0]
-            return future
+                future: Future[Program] = Future()
+                future.set_result(program)
+                return _Ticket(key, future, 1)
+            if (refusal := self._refused.get(key)) is not None:
+                raise GrammarError(refusal[0], param=refusal[1])
+            ticket = self._tickets.get(key)
+            if ticket is None:
+                future = self._queue.submit(num_bytes, partial(self._work, key, structured, num_bytes))
+                ticket = self._tickets[key] = _Ticket(key, future)
+            ticket.num_waiting += 1
+            return ticket
+
+    def _leave(self, ticket: _Ticket) -> bool:
+        """Wait no more; whether the program is still missing. What nobody waits for is not begun."""
+        with self._lock:
+            is_late = not ticket.future.done()
+            ticket.num_waiting -= 1
+            if ticket.num_waiting == 0 and ticket.future.cancel() and self._tickets.get(ticket.key) is ticket:
+                del self._tickets[ticket.key]
+            return is_late
 
     @staticmethod
-    def _grammar(structured: StructuredOutput, future: Future[Program]) -> Grammar:
-        if not future.done():
-            raise GrammarError(f"it does not compile within {MAX_COMPILE_S:g} s")
+    def _grammar(structured: StructuredOutput, future: Future[Program], is_late: bool) -> Grammar:
+        if is_late:
+            raise CompilerBusyError(f"the grammar was not compiled within {MAX_WAIT_S:g} s", retry_after=MAX_WAIT_S)
         if future.cancelled():
             raise ShuttingDownError("the server is shutting down and compiles no more grammars")
         program = future.result()
         return Grammar(program, program.warnings, structured.start_after)
 
-    def _compile(self, structured: StructuredOutput) -> Program:
-        kind, text, vocabulary = structured.kind, structured.text, self._vocabulary
+    def _work(self, key: bytes, structured: StructuredOutput, num_bytes: int) -> Program:
+        try:
+            program = self._compile(structured, num_bytes)
+        except GrammarError as error:
+            with self._lock:
+                self._refused[key] = (error.message, error.param)
+                if len(self._refused) > _MAX_REFUSED:
+                    self._refused.popitem(last=False)
+            raise
+        else:
+            self._keep(key, program)
+            return program
+        finally:
+            with self._lock:
+                self._tickets.pop(key, None)
+
+    def _keep(self, key: bytes, program: Program) -> None:
+        with self._lock:
+            self._programs[key] = program
+            num_bytes = sum(kept.num_bytes for kept in self._programs.values())  # machines grow while they run
+            while num_bytes > _MAX_CACHED_BYTES and len(self._programs) > 1:
+                num_bytes -= self._programs.popitem(last=False)[1].num_bytes
+
+    def _compile(self, structured: StructuredOutput, num_bytes: int) -> Program:
+        kind, text = structured.kind, structured.text
+        with self._vocabulary_lock:
+            vocabulary = self._vocabulary
+            vocabulary.order if kind is StructuredKind.GBNF else vocabulary.guidance  # noqa: B018 (made once)
+        if kind is StructuredKind.GBNF:
+            return compile_gbnf(vocabulary, text)
         if kind is StructuredKind.JSON_OBJECT:
-            return compile_json_schema(vocabulary, _ANY_OBJECT)
-        if kind is StructuredKind.JSON_SCHEMA:
-            return compile_json_schema(vocabulary, text, lenient=not structured.strict)
-        if kind is StructuredKind.REGEX:
-            return compile_regex(vocabulary, text)
-        if kind is StructuredKind.CHOICE:
-            return compile_choice(vocabulary, _choices(text))
-        if kind is StructuredKind.LARK:
-            return compile_lark(vocabulary, text)
-        return compile_gbnf(vocabulary, text)
+            kind, text = StructuredKind.JSON_SCHEMA, _ANY_OBJECT
+        controls = vocabulary.control_ids if kind is StructuredKind.LARK else {}
+        max_cpu_s = _MAX_LARGE_CPU_S if num_bytes > LARGE_COST else _MAX_CPU_S
+        prepared = WORKERS.run(Job(kind.value, text, not structured.strict, controls, max_cpu_s))
+        try:
+            program = GuidanceProgram(vocabulary, prepared.grammar)
+        except GrammarError:
+            if kind is not StructuredKind.LARK:
+                raise
+            return compile_lark(vocabulary, text)  # says which of the client's parts it is
+        program.warnings = prepared.warnings
+        program.num_bytes = prepared.num_bytes
+        return program
 
 
 def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
     """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
     before = tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
     return tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]
-
-
-def _choices(text: str) -> list[str]:
-    try:
-        choices = json.loads(text)
-    except ValueError as error:
-        raise GrammarError(f"the choices are not JSON: {error}") from None
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise GrammarError("the choices must be a list of strings")
-    return choices

@@ -12,8 +12,9 @@ from typing import Any
 from llguidance import LLMatcher
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.guidance import GuidanceProgram
+from llamafast.grammars.guidance import GuidanceProgram, matches_any
 from llamafast.grammars.json_schema import WHITESPACE
+from llamafast.grammars.schema_cost import affordable
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.lark_regex import slashed
 from llamafast.json_schema.limits import check_regex
@@ -24,9 +25,10 @@ def prepared(schema: object, param: str, strict: bool, dropped: list[str]) -> di
     """A client's schema as llguidance takes it. Raises GrammarError naming its field."""
     try:
         root, missing = prepare(schema, strict=strict)
+        root, dear = affordable(root, strict=strict)
     except GrammarError as error:
         raise GrammarError(error.message, param=param) from None
-    dropped += (f"{param}: {name}" for name in missing)
+    dropped += (f"{param}: {name}" for name in (*missing, *dear))
     return root
 
 
@@ -66,11 +68,7 @@ def check_texts(source: dict[str, Any]) -> None:
 
 def _matches_any(body: str) -> bool:
     """Whether a terminal compiles, and a string matches it."""
-    grammar = LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}")
-    matcher = LLMatcher(_bytes().guidance, grammar, log_level=0)
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    return not matcher.is_error()
+    return matches_any(_bytes(), LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}"))
 
 
 @cache

@@ -42,10 +42,14 @@ class Constraint(ABC):
 
 
 class Program(ABC):
-    """A compiled grammar: immutable, shared by all that run it. warnings: what was dropped on the way."""
+    """A compiled grammar: immutable, shared by all that run it. warnings: what was dropped on the way.
+
+    num_bytes: an estimate of the memory that it holds, without the vocabulary and its constraints.
+    """
 
     vocabulary: Vocabulary
     warnings: tuple[str, ...] = ()
+    num_bytes: int = 1 << 20
 
     @abstractmethod
     def start(self) -> Constraint:

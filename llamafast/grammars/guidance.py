@@ -1,10 +1,11 @@
-"""JSON Schema, regex and choice: llguidance in our words."""
+"""JSON Schema, regex and choice: llguidance in our words, with limits on what one grammar and one step may cost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from time import thread_time
+from typing import TYPE_CHECKING, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits
 
@@ -18,7 +19,17 @@ from llamafast.json_schema.prepare import loosened
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-_LIMITS = LLParserLimits(verbose_errors=False)
+T = TypeVar("T")
+
+# A step's fuel is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB in each sequence; a string with a
+# maxLength takes one for each byte, and some more where there was a mask.
+_LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexer_states=131_072)
+# CPU time on the engine's thread: of one mask, and of all masks of a sequence beyond an allowance for each token.
+_SLOW_S = 0.05
+_MAX_SLOW = 3
+_MAX_TOTAL_S = 1.0
+_TOKEN_S = 0.002
+_REFUEL_TOKENS = 32
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
 
@@ -65,23 +76,33 @@ def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProg
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         raise GrammarError("a choice is not valid Unicode: lone surrogate")
     words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: {words}"))
+    # One terminal: as many would be compared with each other at every token.
+    return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}"))
+
+
+def matches_any(vocabulary: Vocabulary, grammar: str) -> bool:
+    """Whether a grammar compiles, and some text matches it."""
+    matcher = _open(vocabulary, grammar)
+    if not matcher.is_error():
+        _ask(matcher.compute_bitmask)
+    return not matcher.is_error()
 
 
 class GuidanceProgram(Program):
     """grammar: in one of llguidance's own formats. Raises GrammarError."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
-        matcher = LLMatcher(vocabulary.guidance, grammar, log_level=0, limits=_LIMITS)
+        matcher = _open(vocabulary, grammar)
         if matcher.is_error():
             raise GrammarError(_short(matcher.get_error()))
         self.vocabulary = vocabulary
+        self.grammar = grammar
         self.warnings = tuple(matcher.get_grammar_warnings())
         self._matcher = matcher  # stays at its start
         self._try_out()
 
     def start(self) -> Constraint:
-        return _GuidanceConstraint(self.vocabulary, self._matcher.deep_copy())
+        return _GuidanceConstraint(self.vocabulary, _ask(self._matcher.deep_copy))
 
     def _try_out(self) -> None:
         """Walk a little way: what allows nothing, or is too complex to follow, shows here rather than in the engine."""
@@ -100,37 +121,72 @@ class _GuidanceConstraint(Constraint):
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self._eog_ids = vocabulary.eog_ids
         self._matcher = matcher
+        self._num_since_mask = 0
+        self._left_s = _MAX_TOTAL_S
+        self._num_slow = 0
 
     def accept(self, token_id: int) -> bool:
         matcher = self._matcher
         if token_id in self._eog_ids:
-            return matcher.is_accepting()
-        if matcher.try_consume_tokens([token_id]):
+            return _ask(matcher.is_accepting)
+        if self._num_since_mask >= _REFUEL_TOKENS:
+            self.mask()  # which alone gives the lexer new fuel: a model that needs no mask would run out of it
+        if _ask(matcher.try_consume_tokens, [token_id]):
+            self._num_since_mask += 1
+            self._left_s = min(self._left_s + _TOKEN_S, _MAX_TOTAL_S)
             return True
         self._check()
         return False
 
     def mask(self) -> bytes:
-        mask = self._matcher.compute_bitmask()
+        start_s = thread_time()
+        mask = _ask(self._matcher.compute_bitmask)
         self._check()
+        self._num_since_mask = 0
+        self._pay(thread_time() - start_s)
         return mask
 
     def forced(self, min_tokens: int = 1) -> list[int]:
         # The bytes are found faster, and there are at least as many of them.
-        if len(self._matcher.compute_ff_bytes()) < min_tokens:
+        if len(_ask(self._matcher.compute_ff_bytes)) < min_tokens:
             return []
-        token_ids = self._matcher.compute_ff_tokens()
+        token_ids = _ask(self._matcher.compute_ff_tokens)
         return token_ids if len(token_ids) >= min_tokens else []
 
     @property
     def is_finished(self) -> bool:
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        try:
+            return _ask(self._matcher.is_stopped) and not _ask(self._matcher.is_error)
+        except GrammarError:
+            return False  # the next mask meets it too, and says so
+
+    def _pay(self, cost_s: float) -> None:
+        # Memory grows with this time, and everyone else waits for it.
+        self._left_s -= cost_s
+        self._num_slow += cost_s > _SLOW_S
+        if self._left_s < 0 or self._num_slow > _MAX_SLOW:
+            raise GrammarError("the grammar is too complex: its tokens take too long to find")
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            if "NoExtension" in self._matcher.get_error():
+        if _ask(self._matcher.is_error):
+            message = _ask(self._matcher.get_error)
+            if "NoExtension" in message:
                 raise GrammarError("nothing may come next: the grammar allows no text from here")
-            raise GrammarError(f"the grammar is too complex: {_short(self._matcher.get_error())}")
+            raise GrammarError(f"the grammar is too complex: {_short(message)}")
+
+
+def _open(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
+    return _ask(LLMatcher, vocabulary.guidance, vocabulary.localized(grammar), log_level=0, limits=_LIMITS)
+
+
+def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
+    """What llguidance answers; whatever it raises is a GrammarError. A Rust panic is a BaseException."""
+    try:
+        return call(*args, **options)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise GrammarError(f"the grammar is too complex: {_short(str(error) or type(error).__name__)}") from error
 
 
 def _short(message: str) -> str:

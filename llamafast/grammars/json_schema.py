@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from llamafast.errors import GrammarError
+from llamafast.grammars.schema_cost import affordable
 from llamafast.json_schema.prepare import prepare
 from llamafast.json_schema.walk import MAX_DEPTH
 
@@ -19,7 +20,8 @@ def prepare_schema(text: str, *, strict: bool = True) -> tuple[str, list[str]]:
     Raises GrammarError; strict: rather than drop anything.
     """
     root, dropped = prepare(_parse(text), strict=strict)
-    return json.dumps(root), dropped
+    root, dear = affordable(root, strict=strict)
+    return json.dumps(root), [*dropped, *dear]
 
 
 def _parse(text: str) -> Any:

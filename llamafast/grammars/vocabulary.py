@@ -51,6 +51,10 @@ class Vocabulary:
         names = sorted(self.control_ids, key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
+    def localized(self, grammar: str) -> str:
+        """A grammar for llguidance with the ids of control tokens that `guidance` knows."""
+        return grammar
+
     @cached_property
     def guidance(self) -> LLTokenizer:
         tokens = list(self._token_bytes)

@@ -39,6 +39,14 @@ HOSTILE = {
     "schema of nothing": ("json_schema", False),
     "schema of no value": ("json_schema", {"enum": []}),
     "schema that contradicts itself": ("json_schema", {"type": "string", "minLength": 5, "maxLength": 2}),
+    "schema of multiples of a large prime": ("json_schema", {"type": "integer", "multipleOf": 999_983}),
+    "schema of patterns that meet": (
+        "json_schema", {"type": "string", "allOf": [{"pattern": f"^.*a.{{{i}}}$"} for i in range(30)]},
+    ),
+    "schema of lists that look alike": (
+        "json_schema", {"anyOf": [{"type": "array", "items": {"type": "array", "items": {"enum": [f"{i}", i]}}}
+                                  for i in range(400)]},
+    ),
     "schema of two types": ("json_schema", {"allOf": [{"type": "string"}, {"type": "integer"}]}),
     "schema with a bomb": ("json_schema", {"type": "string", "pattern": "^(a{1000}){1000}$"}),
     "schema that forbids a value": ("json_schema", {"type": "string", "not": {"const": "x"}}),

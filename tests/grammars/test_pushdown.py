@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import random
 import re
 import time
@@ -173,3 +174,41 @@ def test_gbnf_that_explodes_later_ends_with_an_error() -> None:
         for _ in range(30):
             constraint.mask()
             assert constraint.accept(ord("a"))
+
+
+@pytest.mark.parametrize(
+    ("text", "max_bytes"), [(JSON, 150_000), ('root ::= [ab]* "a" [ab]{12} "."', 60_000)], ids=["json", "ambiguous"]
+)
+def test_machine_short_of_memory_forgets_states_and_allows_the_same(text, max_bytes) -> None:
+    """Two sequences run in turns, so one is always somewhere while the other makes room."""
+    whole, cramped = (compile_gbnf(bytes_vocabulary(), text, max_bytes=size) for size in (1 << 25, max_bytes))
+    rng, largest = random.Random(1), 0
+    pairs = [(whole.start(), cramped.start()) for _ in range(2)]
+    for step in range(600):
+        first, second = pairs[step // 7 % 2]
+        mask = first.mask()
+        assert second.mask() == mask
+        allowed = [i for i in b'ab{[:,"0 ' if mask[i // 8] >> i % 8 & 1]
+        if allowed:
+            token_id = rng.choice(allowed)
+            assert first.accept(token_id) and second.accept(token_id)
+        largest = max(largest, cramped._machine.num_state_bytes)
+    assert largest < 2 * max_bytes < whole._machine.num_state_bytes
+
+
+def test_machine_without_room_for_its_states_raises_grammar_error() -> None:
+    constraint = compile_gbnf(bytes_vocabulary(), 'root ::= [ab]* "a" [ab]{500}', max_bytes=30_000).start()
+    with pytest.raises(GrammarError, match="memory"):
+        for token_id in b"a" * 400:
+            constraint.accept(token_id)
+
+
+def test_machine_whose_step_takes_too_long_raises_grammar_error() -> None:
+    words = ["".join(letters).encode() for letters in itertools.product("ab", repeat=11)]
+    vocabulary = Vocabulary([b"a", b"b", b"", *words], {2: b"<end>"}, [2], lambda text: [])
+    constraint = compile_gbnf(vocabulary, 'root ::= [ab]* "a" [ab]{500}').start()
+    rng = random.Random(1)
+    with pytest.raises(GrammarError, match="too long"):
+        for _ in range(500):
+            constraint.accept(rng.randrange(2))
+        constraint.mask()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llamafast.errors import GrammarError
+from llamafast.errors import CompilerBusyError, GrammarError
 from llamafast.request import FinishReason, RequestOutput, StructuredKind, TokenLogprob, Usage
 
 from .conftest import FakeGrammar, FakeTemplate
@@ -70,6 +70,14 @@ def test_constraint_that_does_not_compile_names_the_clients_field(server, api, f
     assert (error["param"], error["code"], error["type"]) == (param, "invalid_grammar", "invalid_request_error")
     assert "'$ref' cannot be enforced" in error["message"]
     assert server.engine.requests == []
+
+
+@APIS
+def test_constraint_that_cannot_be_compiled_now_gets_503_with_retry_after(server, api):
+    server.engine.grammar = CompilerBusyError("grammars are waiting to be compiled", retry_after=2.5)
+    response = getattr(server, api)(guided_json=SCHEMA)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "3")
+    assert response.json()["error"]["code"] == "compiler_busy"
 
 
 @pytest.mark.parametrize("stream", [True, False])

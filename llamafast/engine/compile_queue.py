@@ -1,0 +1,96 @@
+"""Who compiles next: the cheapest first, several at once, and never large ones in all threads."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from llamafast.errors import CompilerBusyError, ShuttingDownError
+
+T = TypeVar("T")
+
+LARGE_COST = 8 * 1024
+_NUM_THREADS = 3  # one of them for what is not large
+_MAX_QUEUED = 64
+_JOB_S = 0.2  # of a job that waits, for those who are told when to come again
+_STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
+
+
+class CompileQueue(Generic[T]):
+    """Work in threads of its own. Cancelling a future takes its work out of the queue, if it has not begun."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._heap: list[tuple[int, int, Future[T], Callable[[], T]]] = []  # by cost, then by arrival
+        self._num_submitted = 0
+        self._num_large = 0  # that run
+        self._num_free = 0  # threads
+        self._num_threads = 0
+        self._is_closed = False
+
+    def submit(self, cost: int, work: Callable[[], T]) -> Future[T]:
+        """Raises CompilerBusyError where too much waits already, and ShuttingDownError."""
+        with self._condition:
+            if self._is_closed:
+                raise ShuttingDownError("the server is shutting down and compiles no more grammars")
+            self._heap = [entry for entry in self._heap if not entry[2].cancelled()]
+            heapq.heapify(self._heap)
+            if len(self._heap) >= _MAX_QUEUED:
+                raise CompilerBusyError(
+                    f"{len(self._heap)} grammars are waiting to be compiled; try again later",
+                    retry_after=_JOB_S * len(self._heap) / _NUM_THREADS,
+                )
+            future: Future[T] = Future()
+            self._num_submitted += 1
+            heapq.heappush(self._heap, (cost, self._num_submitted, future, work))
+            if not self._num_free and self._num_threads < _NUM_THREADS:
+                self._start_thread()
+            self._condition.notify()
+        return future
+
+    def close(self) -> None:
+        """Run nothing more; what waits is cancelled."""
+        with self._condition:
+            self._is_closed = True
+            for _, _, future, _ in self._heap:
+                future.cancel()
+            self._heap.clear()
+            self._condition.notify_all()
+
+    def _start_thread(self) -> None:
+        self._num_threads += 1
+        previous = threading.stack_size(_STACK_BYTES)
+        try:
+            threading.Thread(target=self._run, name="llamafast-grammar", daemon=True).start()
+        finally:
+            threading.stack_size(previous)
+
+    def _run(self) -> None:
+        while (taken := self._take()) is not None:
+            cost, future, work = taken
+            try:
+                future.set_result(work())
+            except BaseException as error:  # whoever waits is told, whatever it is
+                future.set_exception(error)
+            if cost > LARGE_COST:
+                with self._condition:
+                    self._num_large -= 1
+                    self._condition.notify()
+            del taken, future, work
+
+    def _take(self) -> tuple[int, Future[T], Callable[[], T]] | None:
+        """The next work, waiting for it; None: there will be no more."""
+        with self._condition:
+            while not self._is_closed:
+                while self._heap and (self._heap[0][0] <= LARGE_COST or self._num_large < _NUM_THREADS - 1):
+                    cost, _, future, work = heapq.heappop(self._heap)
+                    if future.set_running_or_notify_cancel():
+                        self._num_large += cost > LARGE_COST
+                        return cost, future, work
+                self._num_free += 1
+                self._condition.wait()
+                self._num_free -= 1
+            return None

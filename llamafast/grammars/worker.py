@@ -1,0 +1,210 @@
+"""A process that tries grammars out before the server compiles them: it can be given up, and its memory is capped.
+
+It knows no vocabulary but bytes: how long a grammar compiles does not depend on the tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from multiprocessing.connection import Connection
+
+from llguidance import LLTokenizer
+
+from llamafast.errors import GrammarError
+from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.lark import compile_lark
+from llamafast.grammars.vocabulary import Vocabulary
+
+MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
+_MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
+_MAX_LEFT_BYTES = 256 * 1024 * 1024  # of address space, after a job
+_STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
+_NICENESS = 5  # tokens come first
+_END = 256
+_NUM_CONTROLS = 256
+_CONTROL = re.compile(r"<\[(\d+)\]>")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """kind: json_schema, regex, choice or lark. controls: the control tokens by name, for Lark alone."""
+
+    kind: str
+    text: str
+    lenient: bool
+    controls: dict[str, int]
+    max_cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What llguidance takes, and what was dropped on the way. num_bytes: that its program holds."""
+
+    grammar: str
+    warnings: tuple[str, ...]
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The GrammarError that a job raised."""
+
+    message: str
+    param: str | None
+
+
+def prepare(job: Job) -> Prepared:
+    """Read a client's text, compile it and take a few steps. Raises GrammarError."""
+    num_before = _num_bytes_used()
+    vocabulary = _TrialVocabulary(job.controls)
+    if job.kind == "lark":
+        program = compile_lark(vocabulary, job.text)
+    elif job.kind == "json_schema":
+        program = compile_json_schema(vocabulary, job.text, lenient=job.lenient)
+    elif job.kind == "regex":
+        program = compile_regex(vocabulary, job.text)
+    else:
+        program = compile_choice(vocabulary, _choices(job.text))
+    num_bytes = max(0, _num_bytes_used() - num_before) + len(program.grammar)
+    if num_bytes > MAX_PROGRAM_BYTES:
+        raise GrammarError(f"the compiled grammar takes {num_bytes >> 20} MiB; the limit is {MAX_PROGRAM_BYTES >> 20}")
+    return Prepared(program.grammar, program.warnings, num_bytes)
+
+
+def serve(connection: Connection) -> None:
+    """Answer jobs until the other side is gone, each time with whether this was the last one.
+
+    A job beyond its time ends the process by SIGPROF.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    threading.stack_size(_STACK_BYTES)
+    num_bytes = _address_space()
+    limit = num_bytes + _MAX_WORK_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _trial_tokenizer()  # made before the first job's time counts
+    connection.send((None, False))
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_PROF, job.max_cpu_s)
+        answer = _on_large_stack(job)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        # What jobs leave behind must not be counted against the next ones.
+        is_spent = _address_space() > num_bytes + _MAX_LEFT_BYTES
+        connection.send((answer, is_spent))
+
+
+def main() -> None:
+    """serve() at the descriptor that the last argument names."""
+    serve(Connection(int(sys.argv[-1])))
+
+
+def _on_large_stack(job: Job) -> Prepared | Refused:
+    answers: list[Prepared | Refused] = []
+
+    def work() -> None:
+        try:
+            answers.append(prepare(job))
+        except GrammarError as error:
+            answers.append(Refused(error.message, error.param))
+        except MemoryError:
+            answers.append(Refused("it takes too much memory to compile", None))
+        except RecursionError:
+            answers.append(Refused("it is nested too deeply", None))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+def _choices(text: str) -> list[str]:
+    try:
+        choices = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GrammarError(f"the choices are not JSON: {error}") from None
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise GrammarError("the choices must be a list of strings")
+    return choices
+
+
+class _TrialVocabulary(Vocabulary):
+    """Bytes, and control tokens of a model under other ids, which changes nothing that counts."""
+
+    def __init__(self, control_ids: dict[str, int]) -> None:
+        super().__init__(_TOKEN_BYTES, _NAMES, [_END], _tokenize)
+        self._control_ids = control_ids
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        return self._control_ids
+
+    def localized(self, grammar: str) -> str:
+        return _CONTROL.sub(lambda match: f"<[{_END + 1 + int(match[1]) % _NUM_CONTROLS}]>", grammar)
+
+    @cached_property
+    def guidance(self) -> LLTokenizer:
+        return _trial_tokenizer()
+
+
+def _tokenize(text: str) -> list[int]:
+    return list(text.encode())
+
+
+_TOKEN_BYTES = [*(bytes([b]) for b in range(_END)), *(b"" for _ in range(1 + _NUM_CONTROLS))]
+_NAMES = {i: b"<%d>" % i for i in range(_END, len(_TOKEN_BYTES))}
+
+
+@cache
+def _trial_tokenizer() -> LLTokenizer:
+    return Vocabulary(_TOKEN_BYTES, _NAMES, [_END], _tokenize).guidance
+
+
+def _address_space() -> int:
+    """Bytes that the process has mapped; 1 GiB where nothing tells."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 1 << 30
+
+
+class _MallocInfo(ctypes.Structure):
+    """struct mallinfo2 of glibc; in use are uordblks and hblkhd."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks")),
+        *((name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def _malloc_info() -> Callable[[], _MallocInfo] | None:
+    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if function is not None:
+        function.restype = _MallocInfo
+    return function
+
+
+_MALLINFO = _malloc_info()
+
+
+def _num_bytes_used() -> int:
+    """Bytes of the heap in use; where the C library does not tell, the most that the process ever had."""
+    if _MALLINFO is None:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    info = _MALLINFO()
+    return int(info.uordblks + info.hblkhd)

@@ -1,0 +1,133 @@
+"""The processes that try grammars out: started when needed, shared by all of this process, killed when late."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection, Pipe
+from time import monotonic
+
+from llamafast.errors import CompilerBusyError, GrammarError
+from llamafast.grammars.worker import Job, Prepared, Refused
+
+_START_S = 30.0
+_WALL_PER_CPU = 8.0  # a loaded machine gives a process a part of a core
+_MAX_IDLE = 3
+_COMMAND = "import sys; sys.path[:] = sys.argv[1:-1]; from llamafast.grammars.worker import main; main()"
+
+
+class Worker:
+    """One process. is_spent: it takes no more jobs."""
+
+    is_spent = False
+
+    def __init__(self) -> None:
+        ours, theirs = Pipe()
+        self._connection: Connection = ours
+        command = [sys.executable, "-I", "-c", _COMMAND, *filter(None, sys.path), str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._is_started = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be given another job."""
+        return not self.is_spent and self._process.poll() is None
+
+    def run(self, job: Job) -> Prepared:
+        """Raises GrammarError for what can never be compiled, CompilerBusyError where it may be next time."""
+        try:
+            if not self._is_started:
+                self._receive(monotonic() + _START_S)
+                self._is_started = True
+            self._connection.send(job)
+            answer = self._receive(monotonic() + _WALL_PER_CPU * (1 + job.max_cpu_s))
+        except (EOFError, OSError):
+            self.kill()
+            raise self._error(job) from None
+        if isinstance(answer, Refused):
+            raise GrammarError(answer.message, param=answer.param)
+        assert isinstance(answer, Prepared)
+        return answer
+
+    def kill(self) -> None:
+        """End the process, and wait until it has ended."""
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def _receive(self, deadline_s: float) -> Prepared | Refused | None:
+        if not self._connection.poll(max(0.0, deadline_s - monotonic())):
+            raise EOFError
+        answer: Prepared | Refused | None
+        answer, self.is_spent = self._connection.recv()
+        return answer
+
+    def _error(self, job: Job) -> GrammarError | CompilerBusyError:
+        code = self._process.returncode
+        if code == -signal.SIGPROF:
+            return GrammarError(f"it does not compile within {job.max_cpu_s:g} s of CPU time")
+        if self._is_started and code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL):
+            return GrammarError("it takes more memory or depth to compile than there is")
+        return CompilerBusyError("the grammar did not compile in time; try again later", retry_after=1.0)
+
+
+class WorkerPool:
+    """Thread-safe. A job takes a worker that is free, or a new one; how many run at once is up to those who ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+
+    def run(self, job: Job) -> Prepared:
+        """As Worker.run."""
+        worker = self._take()
+        try:
+            return worker.run(job)
+        finally:
+            self._give_back(worker)
+
+    def close(self) -> None:
+        """End the processes that are free."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.kill()
+
+    def _take(self) -> Worker:
+        with self._lock:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.is_usable:
+                    return worker
+                worker.kill()
+        try:
+            return Worker()
+        except OSError as error:
+            raise CompilerBusyError(f"no process can be started to compile in: {error}", retry_after=5.0) from None
+
+    def _give_back(self, worker: Worker) -> None:
+        with self._lock:
+            if worker.is_usable and len(self._idle) < _MAX_IDLE:
+                self._idle.append(worker)
+                return
+        worker.kill()
+
+
+WORKERS = WorkerPool()
+atexit.register(WORKERS.close)
