@@ -133,6 +133,9 @@ def serve(
         float | None, _option("--shutdown-deadline-s", "Seconds that running requests have after SIGTERM.")
     ] = None,
     access_log: Annotated[bool | None, _option("--access-log/--no-access-log", "A line per request [off].")] = None,
+    model_probe: Annotated[
+        bool | None, _option("--model-probe/--no-model-probe", "Unknown model files are tried out first [on].")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API. Without CONFIG and --model: the small built-in model."""
     file = BUILT_IN_CONFIG if config is None and model is None else config

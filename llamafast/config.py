@@ -108,6 +108,8 @@ class ServerConfig(_Section):
     strict_fields: bool = False
     shutdown_deadline_s: float = Field(default=30.0, ge=0)
     access_log: bool = False
+    # A child process tries an unknown model file first, and the memory that it needs is compared with what there is.
+    model_probe: bool = True
 
 
 class SamplingDefaults(_Section):

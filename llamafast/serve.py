@@ -28,6 +28,7 @@ from llamafast.errors import ConfigError, InvalidRequestError
 from llamafast.hub import resolve
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.template import ChatTemplate
+from llamafast.probe import check_model
 from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
 from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
@@ -47,9 +48,14 @@ def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs and return. Raises ConfigError, ModelLoadError."""
     with _bind(config.server.host, config.server.port) as listener:
         path = _local_path(config.model, "model")
+        loras = [(str(_local_path(lora, f"model.loras.{i}")), lora.scale) for i, lora in enumerate(config.model.loras)]
         threads, reason = _threads(config.model)
-        with Engine(str(path), _engine_config(config, threads)) as engine:
-            loras = _apply_loras(config.model, engine)
+        engine_config = _engine_config(config, threads)
+        if config.server.model_probe:
+            check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=_console.print)
+        with Engine(str(path), engine_config) as engine:
+            if loras:
+                engine.context.set_loras([(engine.model.load_lora(lora), scale) for lora, scale in loras])
             if config.disk_cache is not None:
                 engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
             if engine.context.memory_kind == "none":
@@ -181,14 +187,6 @@ def _local_path(source: FileConfig, name: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"{name}.path: {path}: no such file")
     return path
-
-
-def _apply_loras(model: ModelConfig, engine: Engine) -> list[tuple[str, float]]:
-    """Path and scale of each adapter, now in use."""
-    loras = [(str(_local_path(lora, f"model.loras.{i}")), lora.scale) for i, lora in enumerate(model.loras)]
-    if loras:
-        engine.context.set_loras([(engine.model.load_lora(path), scale) for path, scale in loras])
-    return loras
 
 
 def _threads(model: ModelConfig) -> tuple[int, str]:
