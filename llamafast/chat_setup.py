@@ -8,7 +8,7 @@ from llamafast.config import ModelConfig
 from llamafast.errors import ConfigError
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.response_schema import SchemaFormat
-from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.parsing.template import ChatTemplate, TemplateCostError, TemplateError
 from llamafast.parsing.tool_formats.registry import by_name, detect
 from llamafast.tokenizer import Tokenizer
 
@@ -16,7 +16,7 @@ from llamafast.tokenizer import Tokenizer
 def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
     """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
 
-    Raises ConfigError if it cannot be read or does not compile.
+    Raises ConfigError if it cannot be read, does not compile, or computes without an end.
     """
     source = model.chat_template or _read(model.chat_template_file) or gguf_source
     if source is None:
@@ -24,10 +24,12 @@ def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokeni
     ids = (-1, -1) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
     bos, eos = ("" if tokenizer is None or i < 0 else _text(tokenizer, i) for i in ids)
     try:
-        return ChatTemplate(source, bos_token=bos, eos_token=eos)
+        template = ChatTemplate(source, bos_token=bos, eos_token=eos)
+        _check_cost(template)
     except TemplateError as error:
         field = "chat_template_file" if model.chat_template_file else "chat_template"
         raise ConfigError(f"model.{field}: {error}") from None
+    return template
 
 
 def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
@@ -44,6 +46,16 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
         except ValueError as error:
             raise ConfigError(f"model.tool_format: {error}") from None
     return detected
+
+
+def _check_cost(template: ChatTemplate) -> None:
+    """Raises TemplateCostError if even a short question costs too much; it may be refused for another reason."""
+    try:
+        template.render([{"role": "user", "content": "Hi"}])
+    except TemplateCostError:
+        raise
+    except TemplateError:
+        pass
 
 
 def _read(path: str | None) -> str | None:

@@ -38,7 +38,7 @@ _PROGRESS_S = 5.0
 
 _HASHED_BYTES = 1 << 20
 # Under `ulimit -v` threads want stacks, and the allocator address space in large pieces.
-_ADDRESS_MARGIN = 256 << 20
+_ADDRESS_MARGIN = 768 << 20
 _SHARD = re.compile(r"(.*)-\d{5}-(of-\d{5}\.gguf)")
 _THREAD_FIELDS = ("threads", "threads_batch")
 
