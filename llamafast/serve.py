@@ -31,6 +31,7 @@ from llamafast.parsing.template import ChatTemplate
 from llamafast.probe import check_model
 from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
+from llamafast.server.connection import HttpConnection
 from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
 
 BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
@@ -74,6 +75,7 @@ def serve(config: Config) -> None:
             server = DrainingServer(
                 uvicorn.Config(
                     create_app(async_engine, settings=settings),
+                    http=HttpConnection,
                     lifespan="on",
                     ws="none",
                     log_level="info" if config.server.access_log else "warning",
