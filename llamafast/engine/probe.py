@@ -49,8 +49,9 @@ def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
     # Both grow linearly. Measured at few tokens, for llama.cpp lists its cells even where it allocates nothing.
     sizes = (min(n_ctx, _N_CTX_MEASURED), min(n_ctx, _N_CTX_MEASURED) // 2)
     (weights, large), (_, small) = (_host_bytes(model, replace(config, n_ctx=max(size, 256))) for size in sizes)
-    per_token = max(large - small, 0) / max(sizes[0] - sizes[1], 1) + _CELL_BYTES
-    return MemoryNeed(n_ctx, large + round((n_ctx - sizes[0]) * per_token), per_token, weights)
+    per_token = max(large - small, 0) / max(sizes[0] - sizes[1], 1)
+    rest = (n_ctx - sizes[0]) * per_token + n_ctx * _CELL_BYTES
+    return MemoryNeed(n_ctx, large + round(rest), per_token + _CELL_BYTES, weights)
 
 
 def try_out(path: str, config: EngineConfig, loras: Sequence[tuple[str, float]] = ()) -> None:
