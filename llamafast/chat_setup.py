@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamafast.config import ModelConfig
+from llamafast.config import ModelConfig, read_text
 from llamafast.errors import ConfigError
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.response_schema import SchemaFormat
@@ -62,11 +62,9 @@ def _read(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"model.chat_template_file: {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"model.chat_template_file: {path}: not UTF-8 text") from None
+        return read_text(Path(path).expanduser()).replace("\r\n", "\n")
+    except ConfigError as error:
+        raise ConfigError(f"model.chat_template_file: {error}") from None
 
 
 def _text(tokenizer: Tokenizer, token_id: int) -> str:
