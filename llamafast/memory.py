@@ -31,10 +31,10 @@ def address_space(proc: Path = Path("/proc"), limit: int | None = None) -> int |
 
 
 def _machine(proc: Path) -> Iterator[int]:
-    for line in (read_text(proc / "meminfo") or "").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            yield int(value.split()[0]) * 1024
+    lines = (read_text(proc / "meminfo") or "").splitlines()
+    kibibytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    if "MemAvailable" in kibibytes:
+        yield 1024 * (kibibytes["MemAvailable"] + kibibytes.get("SwapFree", 0))
 
 
 def _cgroups(proc: Path, sysfs: Path) -> Iterator[int]:

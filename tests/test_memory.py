@@ -20,7 +20,11 @@ def write(root: Path, **files: str) -> None:
 
 
 def machine(root: Path, cgroup: str, available_kib: int = 1_000_000) -> tuple[Path, Path]:
-    write(root, proc__meminfo=f"MemTotal: 9 kB\nMemAvailable: {available_kib} kB\n", proc__self__cgroup=cgroup)
+    write(
+        root,
+        proc__meminfo=f"MemTotal: 9 kB\nMemAvailable: {available_kib - 9} kB\nSwapFree: 9 kB\n",
+        proc__self__cgroup=cgroup,
+    )
     return root / "proc", root / "sys"
 
 

@@ -58,6 +58,8 @@ class ChatTemplate:
             self._template = _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"chat template, line {error.lineno}: {error.message}") from error
+        except (SyntaxError, RecursionError, ValueError, OverflowError, MemoryError) as error:  # Python's own
+            raise TemplateError(f"chat template: it cannot be compiled: {error}") from None
 
     def render(
         self,

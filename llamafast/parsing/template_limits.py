@@ -93,6 +93,8 @@ def _spend_on(*values: object) -> int:
             stack += value  # type: ignore[arg-type]
         elif kind is int:
             spent += value.bit_length() // _CHARS_PER_UNIT  # type: ignore[attr-defined]
+        elif isinstance(value, str):
+            spent += len(value) // _CHARS_PER_UNIT
         if spent > left:
             _fail()
     _budget.left = left - spent

@@ -121,3 +121,17 @@ def test_render_long_conversation_fits_its_budget() -> None:
 )
 def test_render_ordinary_expressions_write_what_jinja_writes(source: str, text: str) -> None:
     assert template(source).render(HELLO) == text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{% for i in [1] %}" * 30 + "{% endfor %}" * 30,
+        "{% if true %}" * 3000 + "{% endif %}" * 3000,
+        "{{ " + "9" * 9999 + " }}",
+    ],
+)
+def test_compile_what_python_cannot_compile_is_refused(source: str) -> None:
+    with pytest.raises(TemplateError, match=r"^chat template"):
+        template(source)
