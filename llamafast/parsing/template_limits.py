@@ -101,6 +101,38 @@ def _spend_on(*values: object) -> int:
     return spent
 
 
+def _step() -> bool:
+    """Count one step; True."""
+    left = _budget.left = _budget.left - 1
+    if left < 0 or (not left % _STEPS_PER_LOOK and time.thread_time() > _budget.end_s):
+        _fail()
+    return True
+
+
+def _text(value: object) -> str:
+    """What an expression writes."""
+    return value if type(value) is str else str(_paid(value))
+
+
+def _add(left: Any, right: Any) -> Any:
+    """`a + b`."""
+    result = left + right
+    if type(result) is str:
+        if len(result) > _SMALL_CHARS:
+            _spend_chars(len(result))
+    elif isinstance(result, (str, list, tuple)) and len(result) > _SMALL_CHARS:
+        _spend_chars(8 * len(result))
+    return result
+
+
+def _join_texts(values: Iterable[object]) -> str:
+    """`a ~ b`."""
+    text = "".join([value if type(value) is str else str(_paid(value)) for value in values])
+    if len(text) > _SMALL_CHARS:
+        _spend_chars(len(text))
+    return text
+
+
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Jinja's immutable sandbox; a rendering that goes beyond its budget ends with TemplateLimitError.
 
@@ -114,6 +146,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options)
         self.filters.update(filters)
         self.code_generator_class = _CountingCodeGenerator
+        # What the compiled templates call: found at once in the instance.
+        self.step, self.text, self.add, self.join_texts = _step, _text, _add, _join_texts
         self.globals.pop("lipsum", None)
         for name in _TEXT_FILTERS & self.filters.keys():
             self.filters[name] = _bounded_filter(name, self.filters[name])
@@ -130,35 +164,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 num_chars = 0
         return "".join(texts)
 
-    @staticmethod
-    def step() -> bool:
-        """Count one step; True."""
-        left = _budget.left = _budget.left - 1
-        if left < 0 or (not left % _STEPS_PER_LOOK and time.thread_time() > _budget.end_s):
-            _fail()
-        return True
-
-    @staticmethod
-    def text(value: object) -> str:
-        """What an expression writes."""
-        return value if type(value) is str else str(_paid(value))
-
-    @staticmethod
-    def add(left: Any, right: Any) -> Any:
-        """`a + b`."""
-        result = left + right
-        if isinstance(result, (str, list, tuple)) and len(result) > _SMALL_CHARS:
-            _spend_chars(len(result) if isinstance(result, str) else 8 * len(result))
-        return result
-
-    @staticmethod
-    def join_texts(values: Iterable[object]) -> str:
-        """`a ~ b`."""
-        text = "".join([value if type(value) is str else str(_paid(value)) for value in values])
-        if len(text) > _SMALL_CHARS:
-            _spend_chars(len(text))
-        return text
-
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Pay for what an operator makes, then apply it."""
         if operator == "%" and isinstance(left, (str, bytes)):
@@ -171,7 +176,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Count the call, and pay for what a method of a text makes."""
-        __self.step()
+        _step()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, (str, bytes)):
             name = __obj.__name__
@@ -189,12 +194,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_filter(self, *args: Any, **kwargs: Any) -> Any:
         """A filter that another one applies to each item."""
-        self.step()
+        _step()
         return super().call_filter(*args, **kwargs)
 
     def call_test(self, *args: Any, **kwargs: Any) -> Any:
         """A test that a filter applies to each item."""
-        self.step()
+        _step()
         return super().call_test(*args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
