@@ -38,6 +38,7 @@ class Model:
         path: str,
         *,
         vocab_only: bool = False,
+        no_alloc: bool = False,
         n_gpu_layers: int | None = None,
         split_mode: int | None = None,
         main_gpu: int | None = None,
@@ -108,6 +109,8 @@ class Context:
         yarn_beta_slow: float | None = None,
         yarn_orig_ctx: int | None = None,
     ) -> None: ...
+    def host_bytes(self) -> tuple[int, int, int]:
+        """Bytes in this machine's memory, not on a GPU: of the weights, of the KV memory and of a step's work."""
     def clear(self) -> None: ...
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...

@@ -21,10 +21,21 @@ from llamafast.errors import DecodeError, GrammarError, ModelLoadError, request_
 cdef extern from *:
     """
     #include <cstring>
+    #include <map>
     #include <mutex>
     #include <cstdio>
     #include <string>
+    #include "ggml-backend.h"
     #include "llama.h"
+    // Of llama.cpp's staging header llama-ext.h, which no package brings: bytes by place.
+    struct llama_memory_breakdown_data { size_t model, context, compute; };
+    std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data> llama_get_memory_breakdown(const llama_context *);
+    static void llamafast_host_bytes(const llama_context * ctx, size_t * out) {
+        for (const auto & [buft, bytes] : llama_get_memory_breakdown(ctx)) {
+            if (!ggml_backend_buft_is_host(buft)) { continue; }
+            out[0] += bytes.model; out[1] += bytes.context; out[2] += bytes.compute;
+        }
+    }
     // llama.cpp reports why a load failed only through its log: keep the error lines until someone asks.
     static std::mutex llamafast_log_mutex;
     static std::string llamafast_log_errors;
@@ -45,6 +56,7 @@ cdef extern from *:
         size_t size()
     cpp_string llamafast_log_take() nogil
     void llamafast_log_start(bint echo) nogil
+    void llamafast_host_bytes(const lib.llama_context* ctx, size_t* out) except +
     const char* LLAMAFAST_LLAMA_CPP_PYTHON
 
 cdef extern from "_parallel.h" nogil:
@@ -132,12 +144,13 @@ cdef int pack_overrides(dict overrides, vector[lib.llama_model_kv_override]& out
 cdef class Model:
     """Weights and vocabulary of one GGUF file. Tokenizing is thread-safe. Raises ModelLoadError.
 
-    vocab_only loads no weights: such a model tokenizes, but no Context can be made of it.
+    vocab_only loads no weights: such a model tokenizes, but no Context can be made of it. no_alloc loads none either,
+    and a Context of it allocates nothing: it tells how many bytes it would take.
     progress(fraction) -> bool is called while loading; False cancels.
     """
 
-    def __init__(self, path, *, bint vocab_only=False, n_gpu_layers=None, split_mode=None, main_gpu=None,
-                 tensor_split=None, use_mmap=None, use_mlock=None, kv_overrides=None, progress=None):
+    def __init__(self, path, *, bint vocab_only=False, bint no_alloc=False, n_gpu_layers=None, split_mode=None,
+                 main_gpu=None, tensor_split=None, use_mmap=None, use_mlock=None, kv_overrides=None, progress=None):
         global num_models
         cdef lib.llama_model_params params = lib.llama_model_default_params()
         cdef vector[float] split
@@ -156,6 +169,9 @@ cdef class Model:
             params.main_gpu = main_gpu
         if use_mmap is not None or use_mlock is not None:
             params.load_mode = load_mode(use_mmap is None or use_mmap, bool(use_mlock))
+        if no_alloc:
+            params.no_alloc = True
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         if tensor_split is not None:
             split = tensor_split
             if split.size() > lib.llama_max_devices():
@@ -458,6 +474,12 @@ cdef class Context:
         if not 0 <= seq_id < self.n_seq_max:
             raise ValueError(f"sequence id {seq_id} is not in [0, {self.n_seq_max})")
         return 0
+
+    def host_bytes(self) -> tuple[int, int, int]:
+        """Bytes in this machine's memory, not on a GPU: of the weights, of the KV memory and of a step's work."""
+        cdef size_t[3] out = [0, 0, 0]
+        llamafast_host_bytes(self.ptr, out)
+        return out[0], out[1], out[2]
 
     def clear(self) -> None:
         """Forget all sequences."""

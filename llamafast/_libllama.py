@@ -6,6 +6,7 @@ import ctypes
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ def find_libllama(pinned: str | None) -> Path:
 
 def load(path: Path) -> None:
     """Load libllama so that `_core` finds it by its SONAME, wherever `_core` lies. Raises ImportError."""
+    # Where llama.cpp gives up it would start a debugger for a trace of its own.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:

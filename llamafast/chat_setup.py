@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamafast.config import ModelConfig
+from llamafast.config import ModelConfig, read_text
 from llamafast.errors import ConfigError
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.response_schema import SchemaFormat
-from llamafast.parsing.template import ChatTemplate, TemplateError
+from llamafast.parsing.template import ChatTemplate, TemplateCostError, TemplateError
 from llamafast.parsing.tool_formats.registry import by_name, detect
 from llamafast.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ UNKNOWN_CALLS = (
 def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
     """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
 
-    Raises ConfigError if it cannot be read or does not compile.
+    Raises ConfigError if it cannot be read, does not compile, or computes without an end.
     """
     source = model.chat_template or _read(model.chat_template_file) or gguf_source
     if source is None:
@@ -29,10 +29,12 @@ def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokeni
     ids = (-1, -1) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
     bos, eos = ("" if tokenizer is None or i < 0 else _text(tokenizer, i) for i in ids)
     try:
-        return ChatTemplate(source, bos_token=bos, eos_token=eos)
+        template = ChatTemplate(source, bos_token=bos, eos_token=eos)
+        _check_cost(template)
     except TemplateError as error:
         field = "chat_template_file" if model.chat_template_file else "chat_template"
         raise ConfigError(f"model.{field}: {error}") from None
+    return template
 
 
 def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
@@ -56,15 +58,23 @@ def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
     return template is not None and not answers.reads_calls and "tools" in template.traits.variables
 
 
+def _check_cost(template: ChatTemplate) -> None:
+    """Raises TemplateCostError if even a short question costs too much; it may be refused for another reason."""
+    try:
+        template.render([{"role": "user", "content": "Hi"}])
+    except TemplateCostError:
+        raise
+    except TemplateError:
+        pass
+
+
 def _read(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"model.chat_template_file: {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"model.chat_template_file: {path}: not UTF-8 text") from None
+        return read_text(Path(path).expanduser()).replace("\r\n", "\n")
+    except ConfigError as error:
+        raise ConfigError(f"model.chat_template_file: {error}") from None
 
 
 def _text(tokenizer: Tokenizer, token_id: int) -> str:

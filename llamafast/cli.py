@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import JsonValue
@@ -20,6 +23,8 @@ BUILT_IN_CONFIG = Path(__file__).parent / "configs" / "built-in.json"
 # Options that are named otherwise than the fields of the section.
 DISK_CACHE_FIELDS = {"disk_cache": "path", "disk_cache_max_bytes": "max_bytes"}
 
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+
 app = typer.Typer(
     name="llamafast",
     help=llamafast.__doc__,
@@ -31,20 +36,69 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line. An error is one readable line on stderr and exit code 1, or 2 for a wrong configuration."""
+    """Run the command line. An error is one readable line on stderr and exit code 1, or 2 for a wrong configuration.
+
+    LLAMAFAST_TRACEBACK=1 shows where an error comes from that nobody expected.
+    """
+    _open_standard_files()
+    _ignore_kubernetes()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except ConfigError as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
     except (LlamaFastError, ImportError) as error:
-        _fail(error, 1)
+        _fail(str(error), 1)
+    except MemoryError:
+        _fail("there is not enough memory", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
+    except Exception as error:
+        if os.environ.get("LLAMAFAST_TRACEBACK"):
+            raise
+        _fail(f"{type(error).__name__}: {error}", 1)
 
 
-def _fail(error: Exception, code: int) -> None:
-    print(*(f"llamafast: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+def _open_standard_files() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed: a socket would get its number, and our lines."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _warn(message)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What stdout does not take now it would not take at the end either, and Python would say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _warn(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(*(f"llamafast: {line}" for line in message.splitlines()), sep="\n", file=sys.stderr, flush=True)
+
+
+def _ignore_kubernetes() -> None:
+    """Forget what Kubernetes sets for a service named llamafast: LLAMAFAST_PORT=tcp://10.0.0.1:8000."""
+    for name, value in list(os.environ.items()):
+        if name.startswith("LLAMAFAST_") and _SERVICE_ADDRESS.fullmatch(value):
+            del os.environ[name]
+            if name == "LLAMAFAST_PORT":
+                _warn(f"{name}={value} is ignored: it is the address of a Kubernetes service, not a port")
 
 
 def _print_version(wanted: bool) -> None:
@@ -114,14 +168,12 @@ def serve(
         int | None, _option("--disk-cache-max-bytes", "Largest size of that folder [8 GiB].")
     ] = None,
     tool_format: Annotated[str | None, _option("--tool-format", "How it writes calls [the template's way].")] = None,
-    chat_template_file: Annotated[str | None, _option("--chat-template-file", "Chat template [the model's].")] = None,
+    chat_template_file: Annotated[str | None, _option("--chat-template-file", "Jinja file [the model's].")] = None,
     gguf_sampling_defaults: Annotated[
         bool | None,
         _option("--gguf-sampling-defaults/--no-gguf-sampling-defaults", "The file's sampling settings [on]."),
     ] = None,
-    max_queued_requests: Annotated[
-        int | None, _option("--max-queued-requests", "Most that wait; more get 503.")
-    ] = None,
+    max_queued_requests: Annotated[int | None, _option("--max-queued-requests", "Most that wait; then 503.")] = None,
     max_body_bytes: Annotated[int | None, _option("--max-body-bytes", "Largest request; beyond it 413.")] = None,
     strict_fields: Annotated[
         bool | None, _option("--strict-fields/--no-strict-fields", "400 for unknown request fields [off].")
@@ -132,6 +184,7 @@ def serve(
     ] = None,
     access_log: Annotated[bool | None, _option("--access-log/--no-access-log", "A line per request [off].")] = None,
     keep_dead: Annotated[bool | None, _option("--keep-dead/--no-keep-dead", "Stay when the engine died [off].")] = None,
+    model_probe: Annotated[bool | None, _option("--model-probe/--no-model-probe", "Try new files first [on].")] = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API. Without CONFIG and --model: the small built-in model."""
     file = BUILT_IN_CONFIG if config is None and model is None else config

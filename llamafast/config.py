@@ -17,6 +17,9 @@ from llamafast.parsing.reasoning import wrong_switch
 # The value of model.path that stands for the model inside the package.
 BUILT_IN = "built-in"
 
+# Configurations and templates have some hundred kilobytes at most; a device has no end.
+_MAX_FILE_BYTES = 16 << 20
+
 Overrides: TypeAlias = Mapping[str, Mapping[str, JsonValue]]
 Where: TypeAlias = tuple[int | str, ...]
 
@@ -113,6 +116,8 @@ class ServerConfig(_Section):
     shutdown_deadline_s: float = Field(default=30.0, ge=0)
     access_log: bool = False
     keep_dead: bool = False
+    # A child process tries an unknown model file first, and the memory that it needs is compared with what there is.
+    model_probe: bool = True
 
 
 class SamplingDefaults(_Section):
@@ -283,6 +288,21 @@ def load_config(path: str | Path | None, overrides: Overrides | None = None) -> 
     raise ConfigError("\n".join(_line(where, reason, path, overrides) for where, reason in faults))
 
 
+def read_text(path: Path) -> str:
+    """A text file that a person writes. Raises ConfigError: it cannot be read, is no text, or is no such file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+
+
 def _line(where: Where, reason: str, path: str | Path | None, overrides: Overrides) -> str:
     """`FILE: model.n_ctxx: unknown field`; without FILE where the value is not the file's."""
     name = ".".join(map(str, where))
@@ -292,13 +312,11 @@ def _line(where: Where, reason: str, path: str | Path | None, overrides: Overrid
 
 def _read(path: Path) -> dict[str, JsonValue]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text") from None
+        raw = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a JSON object is needed, with the sections server and model")
     return raw

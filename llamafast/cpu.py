@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -22,6 +23,28 @@ def default_threads(
     return min(number for number, _ in limits), ", ".join(text for _, text in limits)
 
 
+def cgroup_folders(controller: str, root: Path, proc_cgroup: Path) -> Iterator[Path]:
+    """The folders that limit this process, from its cgroup up to the root, of version 1 and 2."""
+    for line in (read_text(proc_cgroup) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root if not controllers else root / controller
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(base):
+                break
+            yield folder
+
+
+def read_text(path: Path) -> str | None:
+    """A small file's text; None where it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
 def _allowed_cpus() -> set[int]:
     if sys.platform == "linux":
         return set(os.sched_getaffinity(0))
@@ -32,7 +55,7 @@ def _physical_cores(sysfs: Path, cpus: set[int]) -> int:
     """Cores behind `cpus`: hyper-threads of one core count once. len(cpus) where sysfs does not tell."""
     cores: set[str] = set()
     for cpu in cpus:
-        siblings = _read(sysfs / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings = read_text(sysfs / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         if siblings is None:
             return len(cpus)
         cores.add(siblings)
@@ -50,35 +73,16 @@ def _mac_cores() -> int:
 
 def _cgroup_quota(root: Path, proc_cgroup: Path) -> float | None:
     """The smallest CPU quota on the way from our cgroup up to the root, in CPUs; None when there is none."""
-    quotas: list[float] = []
-    for line in (_read(proc_cgroup) or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root if not controllers else root / "cpu"
-        group = base / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(base):
-                break
-            quota = _quota_of(folder)
-            if quota is not None:
-                quotas.append(quota)
-    return min(quotas, default=None)
+    quotas = (_quota_of(folder) for folder in cgroup_folders("cpu", root, proc_cgroup))
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _quota_of(folder: Path) -> float | None:
-    version_2 = _read(folder / "cpu.max")
+    version_2 = read_text(folder / "cpu.max")
     if version_2 is not None:
         quota, period = version_2.split()
         return None if quota == "max" else int(quota) / int(period)
-    quota_us, period_us = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    quota_us, period_us = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
     if quota_us is None or period_us is None or int(quota_us) <= 0:
         return None
     return int(quota_us) / int(period_us)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

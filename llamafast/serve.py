@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from rich.console import Console
 
 import llamafast
 from llamafast.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
@@ -27,10 +25,13 @@ from llamafast.engine.config import EngineConfig
 from llamafast.engine.engine import Engine
 from llamafast.errors import ConfigError, EngineDeadError, InvalidRequestError
 from llamafast.hub import resolve
+from llamafast.output import Output, log_to
 from llamafast.parsing.chat_format import ChatFormat
 from llamafast.parsing.template import ChatTemplate
+from llamafast.probe import check_model
 from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
+from llamafast.server.connection import HttpConnection
 from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
 
 BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
@@ -40,17 +41,33 @@ _FLUSH_S = 5
 
 _ENGINE_FIELDS = set(EngineConfig.__dataclass_fields__) & set(ModelConfig.model_fields)
 
-# No wrapping: the printed curl line must stay one line.
-_console = Console(soft_wrap=True, highlight=False, markup=False)
+# What is still to write when the process ends may take so long.
+_LAST_LINES_S = 2.0
+
+# They would end the process, as when the terminal is closed that it was started from.
+_IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs and return. Raises ConfigError, ModelLoadError."""
+    output = Output(1)
+    try:
+        _serve(config, output)
+    finally:
+        output.flush(_LAST_LINES_S)
+
+
+def _serve(config: Config, output: Output) -> None:
     with _bind(config.server.host, config.server.port) as listener:
         path = _local_path(config.model, "model")
+        loras = [(str(_local_path(lora, f"model.loras.{i}")), lora.scale) for i, lora in enumerate(config.model.loras)]
         threads, reason = _threads(config.model)
-        with Engine(str(path), _engine_config(config, threads)) as engine:
-            loras = _apply_loras(config.model, engine)
+        engine_config = _engine_config(config, threads)
+        if config.server.model_probe:
+            check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=output.write)
+        with Engine(str(path), engine_config) as engine:
+            if loras:
+                engine.context.set_loras([(engine.model.load_lora(lora), scale) for lora, scale in loras])
             if config.disk_cache is not None:
                 engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
             if engine.context.memory_kind == "none":
@@ -58,21 +75,21 @@ def serve(config: Config) -> None:
             template = chat_template(config.model, engine.model.chat_template(), engine.tokenizer)
             answers = chat_format(config.model, template)
             settings = _settings(config, path, engine, template, answers)
-            _console.print(_description(path, engine, reason, answers))
+            output.write(_description(path, engine, reason, answers))
             if hides_calls(answers, template):
-                _console.print(f"tools    {UNKNOWN_CALLS}")
+                output.write(f"tools    {UNKNOWN_CALLS}")
             if config.model.mtmd is not None:
-                _console.print("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
+                output.write("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
             async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
             _listen(listener)
-            if config.server.access_log:
-                logging.basicConfig(format="%(levelname)s: %(message)s")
-                logging.getLogger("llamafast").setLevel(logging.INFO)
+            log_to(output, Output(2), access_log=config.server.access_log)
             server = DrainingServer(
                 uvicorn.Config(
                     create_app(async_engine, settings=settings),
+                    http=HttpConnection,
                     lifespan="on",
                     ws="none",
+                    log_config=None,
                     log_level="info" if config.server.access_log else "warning",
                     access_log=config.server.access_log,
                     timeout_graceful_shutdown=_FLUSH_S,
@@ -80,6 +97,7 @@ def serve(config: Config) -> None:
                 async_engine,
                 settings.shutdown_deadline_s,
                 _greeting(listener, settings),
+                output,
             )
             if not config.server.keep_dead:
                 async_engine.on_death = server.leave
@@ -94,18 +112,21 @@ class DrainingServer(uvicorn.Server):
     The first SIGTERM or SIGINT starts that, with `deadline_s` seconds at most; the second ends the process at once.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: AsyncEngine, deadline_s: float, greeting: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: AsyncEngine, deadline_s: float, greeting: str, output: Output
+    ) -> None:
         super().__init__(config)
         self._engine = engine
         self._deadline_s = deadline_s
         self._greeting = greeting
+        self._output = output
         self._drain_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
         await super().startup(sockets=sockets)
         if self.started:
-            _console.print(self._greeting)
+            self._output.write(self._greeting)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -114,10 +135,12 @@ class DrainingServer(uvicorn.Server):
         handled = (signal.SIGINT, signal.SIGTERM)
         for number in handled:
             loop.add_signal_handler(number, self._on_signal)
+        for number in _IGNORED_SIGNALS:
+            loop.add_signal_handler(number, self._output.write, f"{number.name} is ignored")
         try:
             yield
         finally:
-            for number in handled:
+            for number in (*handled, *_IGNORED_SIGNALS):
                 loop.remove_signal_handler(number)
 
     def leave(self, reason: str) -> None:
@@ -126,7 +149,8 @@ class DrainingServer(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._drain_task is not None:
-            _console.print("stopped at once")
+            self._output.write("stopped at once")
+            self._output.flush(_LAST_LINES_S)
             # Threads inside llama.cpp cannot be interrupted: leave without waiting for them.
             os._exit(1)
         self._drain_task = asyncio.get_running_loop().create_task(self._drain())
@@ -134,7 +158,7 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         num_requests = self._engine.num_running + self._engine.num_waiting
         if num_requests:
-            _console.print(
+            self._output.write(
                 f"finishing {num_requests} requests, {self._deadline_s:g} s at most; a second signal stops at once"
             )
         try:
@@ -192,14 +216,6 @@ def _local_path(source: FileConfig, name: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"{name}.path: {path}: no such file")
     return path
-
-
-def _apply_loras(model: ModelConfig, engine: Engine) -> list[tuple[str, float]]:
-    """Path and scale of each adapter, now in use."""
-    loras = [(str(_local_path(lora, f"model.loras.{i}")), lora.scale) for i, lora in enumerate(model.loras)]
-    if loras:
-        engine.context.set_loras([(engine.model.load_lora(path), scale) for path, scale in loras])
-    return loras
 
 
 def _threads(model: ModelConfig) -> tuple[int, str]:

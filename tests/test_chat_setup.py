@@ -32,7 +32,13 @@ def test_chat_template_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(None, "No such file"), (b"\xff", "not UTF-8"), (b"\n{% if %}", "chat template, line 2")]
+    ("data", "message"),
+    [
+        (None, "No such file"),
+        (b"\xff", "not UTF-8"),
+        (b"\n{% if %}", "chat template, line 2"),
+        (b"{{ 'x' * 10**10 }}", "cannot be rendered"),
+    ],
 )
 def test_chat_template_file_that_is_wrong_is_named(tmp_path, data, message):
     path = tmp_path / "chat.jinja"
@@ -40,6 +46,11 @@ def test_chat_template_file_that_is_wrong_is_named(tmp_path, data, message):
         path.write_bytes(data)
     with pytest.raises(ConfigError, match=rf"^model\.chat_template_file: .*{message}"):
         chat_template(model(chat_template_file=str(path)), None, None)
+
+
+def test_chat_template_file_without_an_end_is_refused():
+    with pytest.raises(ConfigError, match=r"^model\.chat_template_file: /dev/zero: larger than"):
+        chat_template(model(chat_template_file="/dev/zero"), None, None)
 
 
 def test_chat_format_is_the_configured_one_else_the_templates():

@@ -138,6 +138,9 @@ def test_version_option_prints_version() -> None:
         (["--disk-cache", __file__], 2, "disk_cache.path: " + __file__),
         (["--disk-cache-max-bytes", "5"], 2, "disk_cache.path: missing"),
         (["--n-batch", "0"], 2, "model.n_batch: should be greater than or equal to 1"),
+        ([tempfile.gettempdir()], 2, "Is a directory"),
+        ([sys.executable], 2, "not UTF-8 text"),
+        (["--n-ctx", "500000000"], 2, "would fit"),
     ],
 )
 def test_serve_wrong_start_is_one_line(
@@ -149,6 +152,73 @@ def test_serve_wrong_start_is_one_line(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("llamafast: ")]
     assert (end.value.code, len(lines)) == (code, 1)
     assert message in lines[0]
+
+
+def test_serve_address_of_a_kubernetes_service_is_ignored_with_a_warning(
+    asked: list[Config], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {
+        "LLAMAFAST_PORT": "tcp://10.0.0.1:8000",
+        "LLAMAFAST_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "LLAMAFAST_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "LLAMAFAST_SERVICE_HOST": "10.0.0.1",
+        "LLAMAFAST_SERVICE_PORT": "8000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["llamafast", "serve"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, asked[0].server.port) == (0, 8000)
+    assert capfd.readouterr().err == (
+        "llamafast: LLAMAFAST_PORT=tcp://10.0.0.1:8000 is ignored: it is the address of a Kubernetes service, not a "
+        "port\n"
+    )
+
+
+def test_serve_malformed_environment_is_a_wrong_configuration(
+    asked: list[Config], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLAMAFAST_N_CTX", "abc")
+    monkeypatch.setattr(sys, "argv", ["llamafast", "serve"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, asked) == (2, [])
+    assert "LLAMAFAST_N_CTX" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 1, "there is not enough memory"),
+        (PermissionError(13, "Permission denied", "model.gguf"), 1, "model.gguf: Permission denied"),
+        (RuntimeError("can't start new thread"), 1, "RuntimeError: can't start new thread"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_main_unexpected_error_shows_no_traceback(
+    error: BaseException,
+    code: int,
+    line: str,
+    asked: list[Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(config: Config) -> None:
+        raise error
+
+    monkeypatch.setattr(llamafast.serve, "serve", fail)
+    monkeypatch.setattr(sys, "argv", ["llamafast", "serve"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, capfd.readouterr().err) == (code, f"llamafast: {line}\n" if line else "")
+
+
+def test_version_option_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            llamafast_command("--version"), stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ENVIRONMENT
+        )
+    assert (done.returncode, done.stderr) == (1, "llamafast: No space left on device\n")
 
 
 def test_serve_port_in_use_is_one_line() -> None:
@@ -217,6 +287,8 @@ def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code:
 
 def test_serve_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
     write_encoder_model(tmp_path / "encoder.gguf")
-    config = Config.model_validate({"model": {"path": str(tmp_path / "encoder.gguf")}, "server": {"port": 0}})
+    config = Config.model_validate(
+        {"model": {"path": str(tmp_path / "encoder.gguf")}, "server": {"port": 0, "model_probe": False}}
+    )
     with pytest.raises(ConfigError, match="this model makes embeddings, which are not served yet"):
         llamafast.serve.serve(config)

@@ -277,6 +277,17 @@ def test_load_config_not_utf8_is_one_line(tmp_path: Path) -> None:
         load_config(path)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model": ' + "1" * 10_000 + "}", None])
+def test_load_config_hostile_file_is_one_line(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "config.json" if text is not None else Path("/dev/zero")
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
 def test_load_config_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json: No such file or directory$"):
         load_config(tmp_path / "none.json")

@@ -31,12 +31,12 @@ from llamafast.request import FinishReason, Request, RequestOutput, SamplingPara
 from llamafast.tokenizer import Tokenizer
 
 # With n_ctx 0: a model trained for 256k tokens would ask for tens of gigabytes.
-_DEFAULT_N_CTX = 16384
+DEFAULT_N_CTX = 16384
 _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
 _MAX_SPARE_STATES = 16
 
-_MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
+MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
 _CONTEXT_FIELDS = (
     "n_rs_seq", "kv_unified", "swa_full", "offload_kqv", "op_offload", "flash_attn", "no_perf", "embedding", "type_k",
     "type_v", "rope_scaling_type", "pooling_type", "attention_type", "rope_freq_base", "rope_freq_scale",
@@ -65,14 +65,14 @@ class Engine:
         config = config or EngineConfig()
         if isinstance(model, str):
             values = asdict(config)
-            model = Model(model, **{name: values[name] for name in _MODEL_FIELDS})
+            model = Model(model, **{name: values[name] for name in MODEL_FIELDS})
         self.model = model
         if context is None:
             config = replace(config, flash_attn=flash_attention(model, config))
         self.config = config
         self.tokenizer = Tokenizer(model)
         self.grammars = GrammarCompiler(self.tokenizer)
-        self.context = context = context or _make_context(model, config)
+        self.context = context = context or make_context(model, config)
         self.runner = runner or ModelRunner(context)
         self.batch = batch or Batch(context.n_batch)
         self.stats = EngineStats()
@@ -315,7 +315,8 @@ def _as_list(prompts: str | Sequence[int] | Sequence[str | Sequence[int]]) -> li
     return several or [token_ids]
 
 
-def _make_context(model: Model, config: EngineConfig) -> Context:
+def make_context(model: Model, config: EngineConfig) -> Context:
+    """The context that `config` asks for, with sequence ids for finished prefixes. Raises ModelLoadError."""
     n_seq_ids = config.n_seq_max
     if config.enable_prefix_cache and config.kv_unified:  # ids for finished prefixes
         n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
@@ -324,7 +325,7 @@ def _make_context(model: Model, config: EngineConfig) -> Context:
     values = asdict(config)
     return Context(
         model,
-        n_ctx=config.n_ctx or min(model.n_ctx_train, _DEFAULT_N_CTX),
+        n_ctx=config.n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX),
         n_batch=n_batch,
         n_ubatch=config.n_ubatch,
         n_seq_max=n_seq_ids,

@@ -13,8 +13,8 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llamafast.parsing.template_limits import BoundedEnvironment, TemplateLimitError, start
 from llamafast.parsing.template_traits import TemplateTraits, find_traits
 from llamafast.parsing.turns import SYSTEM_ROLES
 
@@ -39,21 +39,28 @@ class TemplateError(ValueError):
     """The template does not compile or fails on a request. Of a raise_exception the text is the template's own."""
 
 
+class TemplateCostError(TemplateError):
+    """The template takes more steps, or writes more text, than a conversation of that size may cost."""
+
+
 class ChatTemplate:
     """A compiled chat template. Rendering is thread-safe and changes none of its arguments.
 
-    source is the operator's or the GGUF's; it runs in Jinja's immutable sandbox. Beside Jinja's own it may use
-    loop controls, `{% generation %}`, raise_exception, strftime_now, a plain `tojson`, and `from_json`.
+    source is the operator's or the GGUF's; it runs in Jinja's immutable sandbox, within limits. Beside Jinja's own it
+    may use loop controls, `{% generation %}`, raise_exception, strftime_now, a plain `tojson`, and `from_json`.
     Raises TemplateError if source does not compile. Source: Hugging Face transformers, apply_chat_template.
     """
 
     def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
         self.source = source
         self._special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        start()  # constant expressions are computed here
         try:
             self._template = _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"chat template, line {error.lineno}: {error.message}") from error
+        except (SyntaxError, RecursionError, ValueError, OverflowError, MemoryError) as error:  # Python's own
+            raise TemplateError(f"chat template: it cannot be compiled: {error}") from None
 
     def render(
         self,
@@ -80,10 +87,10 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }
         if not continue_final_message:
-            return self._render(variables)
+            return self._render(variables, messages)
         marker = f"<{secrets.token_hex(8)}> "  # nobody's text holds it; the space shows whether the template trims
         marked, final_text = _mark_end(messages, marker)
-        return _cut_at(marker, self._render({**variables, "messages": marked}), final_text)
+        return _cut_at(marker, self._render({**variables, "messages": marked}, marked), final_text)
 
     def message_ends(self, messages: Sequence[Message], text: str, /, **kwargs: object) -> list[int]:
         """Places in text = render(messages, ...) behind which another conversation may go on otherwise, ascending.
@@ -133,11 +140,14 @@ class ChatTemplate:
         except TemplateError:
             return ""
 
-    def _render(self, variables: dict[str, object]) -> str:
+    def _render(self, variables: dict[str, object], messages: Sequence[Message]) -> str:
+        start(messages)
         try:
             return self._template.render(variables)
         except TemplateError:
             raise
+        except TemplateLimitError as error:
+            raise TemplateCostError(f"the chat template cannot be rendered for this request: {error}") from None
         except _RENDER_ERRORS as error:
             raise TemplateError(f"the chat template failed on this request: {error}") from error
 
@@ -200,12 +210,13 @@ def _from_json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
+        {"tojson": _tojson, "from_json": _from_json},
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _GenerationBlock],
     )
-    environment.filters["tojson"] = _tojson
-    environment.filters["from_json"] = _from_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment

@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from llamafast.request import RequestOutput
+from llamafast.server.connection import mark_event_stream
 from llamafast.server.errors import CLIENT_CLOSED, error_json
 from llamafast.server.formats.common import Formatter
 
@@ -54,6 +55,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send headers at once, then events; ends early, aborting the generation, when the client is gone."""
+        mark_event_stream(scope)
         tasks: tuple[asyncio.Task[None], ...] = ()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

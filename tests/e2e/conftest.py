@@ -34,9 +34,12 @@ def free_port():
 
 
 class Server:
-    """`llamafast serve` as a child process on a free port. patch: Python that runs in it first."""
+    """`llamafast serve` as a child process on a free port.
 
-    def __init__(self, *arguments, environment=None, patch=None):
+    patch: Python that runs in it first. options: of Popen, in place of what stands here.
+    """
+
+    def __init__(self, *arguments, environment=None, patch=None, **options):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -44,13 +47,9 @@ class Server:
         command = [sys.executable, *program, "serve", *arguments, "--port", str(self.port)]
         # The package under test, not the source folder that `-m` finds first on Python 3.10.
         path = str(MODELS.parents[1])
-        self.process = subprocess.Popen(
-            command,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            cwd=tempfile.gettempdir(),
-            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-        )
+        environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
+        options = {"stdout": self.log, "stderr": subprocess.STDOUT, **options}
+        self.process = subprocess.Popen(command, cwd=tempfile.gettempdir(), env=environment, **options)
         self.wait_until_ready()
 
     def wait_until_ready(self, seconds=60):

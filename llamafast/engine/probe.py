@@ -1,0 +1,119 @@
+"""A model file tried out: what memory it takes, and whether it computes. Runs in a process of its own.
+
+llama.cpp ends the process over many a wrong value in a model file. So a file that nobody knows is loaded by a child
+first: it writes lines of JSON, and whatever ends it, the parent can say so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from llamafast._core import Batch, Model, ModelRunner
+from llamafast.engine.attention import flash_attention
+from llamafast.engine.config import EngineConfig
+from llamafast.engine.engine import DEFAULT_N_CTX, MODEL_FIELDS, make_context
+from llamafast.errors import ModelLoadError
+
+_NUM_TOKENS = 8
+_N_CTX_MEASURED = 32_768
+# What llama.cpp keeps of a cell beside keys and values: its position, its sequences.
+_CELL_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes in this machine's memory, what lies on a GPU not counted.
+
+    context_bytes: of the KV memory and of a step's work at n_ctx tokens; each token more takes bytes_per_token.
+    weights_bytes: of the weights, which are pages of the file where it is mapped.
+    """
+
+    n_ctx: int
+    context_bytes: int
+    bytes_per_token: float
+    weights_bytes: int
+
+
+def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
+    """What the model takes as configured; nothing of it is allocated. Raises ModelLoadError."""
+    model = _load(path, config, no_alloc=True)
+    config = replace(config, flash_attn=flash_attention(model, config))
+    n_ctx = config.n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
+    # Both grow linearly. Measured at few tokens, for llama.cpp lists its cells even where it allocates nothing.
+    sizes = (min(n_ctx, _N_CTX_MEASURED), min(n_ctx, _N_CTX_MEASURED) // 2)
+    (weights, large), (_, small) = (_host_bytes(model, replace(config, n_ctx=max(size, 256))) for size in sizes)
+    per_token = max(large - small, 0) / max(sizes[0] - sizes[1], 1)
+    rest = (n_ctx - sizes[0]) * per_token + n_ctx * _CELL_BYTES
+    return MemoryNeed(n_ctx, large + round(rest), per_token + _CELL_BYTES, weights)
+
+
+def try_out(path: str, config: EngineConfig, loras: Sequence[tuple[str, float]] = ()) -> None:
+    """Load the model with a small context and let it compute. Raises ModelLoadError; bad files may end the process."""
+    model = _load(path, config, progress=_report_progress)
+    small = replace(
+        config, n_ctx=256, n_batch=_NUM_TOKENS, n_ubatch=_NUM_TOKENS, n_seq_max=1, enable_prefix_cache=False
+    )
+    context = make_context(model, replace(small, flash_attn=flash_attention(model, small)))
+    if loras:
+        context.set_loras([(model.load_lora(lora), scale) for lora, scale in loras])
+    if context.memory_kind == "none":  # it makes embeddings
+        return
+    runner, batch = ModelRunner(context), Batch(_NUM_TOKENS)
+    token_ids = array("i", [max(model.bos_id, 0), *(i % model.n_vocab for i in range(1, _NUM_TOKENS))])
+    for start, stop in ((0, _NUM_TOKENS - 1), (_NUM_TOKENS - 1, _NUM_TOKENS)):  # a prompt, and the token behind it
+        batch.clear()
+        batch.score(batch.extend(token_ids, start, stop, start, 0), 0, 1)
+        runner.step(batch, (), ())
+        logprob, _, best = runner.scores()[0]
+        if math.isnan(logprob) or math.isnan(best[0][1]):
+            raise ModelLoadError(f"{path}: the model computes NaN: a weight or a setting in the file is wrong")
+
+
+def main(job: dict[str, Any]) -> None:
+    """The child process. `job` holds path, config and loras; a line on stdin lets it load the weights."""
+    config = EngineConfig(**job["config"])
+    try:
+        _say(need=asdict(memory_need(job["path"], config)))
+        if sys.stdin.readline():
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            try_out(job["path"], config, job["loras"])
+            _say(done=True)
+    except ModelLoadError as error:
+        _say(error=str(error))
+    except MemoryError:
+        _say(error=f"{job['path']}: there is not enough memory to load it")
+    sys.stdout.flush()
+    # Nothing is left to save, and freeing what a broken file made is one more way to die.
+    os._exit(0)
+
+
+def _load(path: str, config: EngineConfig, **options: Any) -> Model:
+    return Model(path, **{name: getattr(config, name) for name in MODEL_FIELDS}, **options)
+
+
+def _host_bytes(model: Model, config: EngineConfig) -> tuple[int, int]:
+    """Bytes of the weights, and of a context."""
+    weights, cells, work = make_context(model, config).host_bytes()
+    return weights, cells + work
+
+
+def _report_progress(fraction: float) -> bool:
+    _say(progress=round(fraction, 3))
+    return True
+
+
+def _say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
