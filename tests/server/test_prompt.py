@@ -40,7 +40,8 @@ def tokenizer(model) -> Tokenizer:
 def state(model, tokenizer):
     def make(source=None, **settings) -> ServerState:
         template = ChatTemplate(source or model.chat_template(), bos_token="", eos_token="<|im_end|>")
-        return ServerState(SimpleNamespace(tokenizer=tokenizer), ServerSettings("tiny", template, **settings))
+        engine = SimpleNamespace(tokenizer=tokenizer, max_seq_len=4096)
+        return ServerState(engine, ServerSettings("tiny", template, **settings))
 
     return make
 

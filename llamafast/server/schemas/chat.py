@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llamafast import caps
+from llamafast._json_shape import shape_of
+from llamafast.caps import at_most
 from llamafast.errors import InvalidRequestError
 from llamafast.server.schemas.common import NO_OP, NOT_YET, RequestBody
+from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
 from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
 from llamafast.server.schemas.tools import ToolFields
@@ -33,9 +37,6 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
 }
 
-# Templates take as long over an empty message as the tokenizer over 500 characters, and are run up to six times.
-_MESSAGE_COST = 3000
-
 # render() takes these from elsewhere.
 _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 
@@ -52,7 +53,9 @@ class ContentPart(BaseModel):
         """Raises InvalidRequestError, naming `path`."""
         if self.type != "text":
             raise InvalidRequestError(
-                f"{path}: a part of type '{self.type}' is not supported yet", param=path, code="unsupported_content"
+                f"{path}: a part of type '{self.type[:64]}' is not supported yet",
+                param=path,
+                code="unsupported_content",
             )
         if "text" not in self.model_fields_set:
             raise InvalidRequestError(f"{path}.text: Field required", param=f"{path}.text")
@@ -64,15 +67,8 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-    tool_calls: list[dict[str, object]] | None = None
-
-    @property
-    def num_chars(self) -> int:
-        """The length of the content."""
-        if isinstance(self.content, list):
-            return sum(len(part.text) for part in self.content)
-        return len(self.content or "")
+    content: str | Annotated[list[ContentPart], IN_PIECES] | None = None
+    tool_calls: Annotated[list[dict[str, object]], IN_PIECES] | None = None
 
     def as_sent(self) -> dict[str, object]:
         """The message as the client wrote it, every field that it gave."""
@@ -88,7 +84,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES}
 
-    messages: list[ChatMessage] = Field(
+    messages: Annotated[list[ChatMessage], IN_PIECES] = Field(
         min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
     )
     max_tokens: int | None = Field(None, description="Older name of max_completion_tokens.")
@@ -105,6 +101,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         """Rules between fields. Raises InvalidRequestError."""
         super().check()
         self.check_reasoning()
+        self._check_sizes()
         for i, message in enumerate(self.messages):
             for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
                 part.check(f"messages[{i}].content[{j}]")
@@ -120,10 +117,18 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
                     f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
                 )
 
-    @property
-    def render_cost(self) -> int:
-        """How long rendering and tokenizing take, in characters."""
-        return sum(_MESSAGE_COST + message.num_chars for message in self.messages)
+    def _check_sizes(self) -> None:
+        messages = self.messages
+        at_most("messages", len(messages), caps.MAX_MESSAGES)
+        num_parts = sum(len(message.content) for message in messages if isinstance(message.content, list))
+        at_most("parts of all messages", num_parts, caps.MAX_PARTS, "messages")
+        num_calls = sum(len(message.tool_calls or ()) for message in messages)
+        at_most("tool_calls of all messages", num_calls, caps.MAX_TOOL_CALLS, "messages")
+        for i, message in enumerate(messages):
+            for j, call in enumerate(message.tool_calls or ()):
+                _check_arguments(call.get("function"), f"messages[{i}].tool_calls[{j}].function.arguments")
+            legacy = (message.model_extra or {}).get("function_call")
+            _check_arguments(legacy, f"messages[{i}].function_call.arguments")
 
     @property
     def token_limit(self) -> int | None:
@@ -144,3 +149,12 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     def template_kwargs(self, known: Container[str]) -> dict[str, object]:
         """What the template gets beside the messages and tools. known: the variables that it reads."""
         return {**self.switches(known), **self.chat_template_kwargs}
+
+
+def _check_arguments(function: object, param: str) -> None:
+    """That the JSON in a string can be read without a long pause."""
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 7:
+        weight = shape_of(arguments.encode()).weight
+        if weight > caps.MAX_ARGUMENTS_WEIGHT:
+            raise InvalidRequestError(f"{param}: too many JSON values", param=param)
