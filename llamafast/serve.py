@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
 import signal
 import socket
+import sys
 import time
 from array import array
 from collections.abc import Iterator
@@ -31,11 +33,15 @@ from llamafast.parsing.template import ChatTemplate
 from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
 from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
+from llamafast.server.preparation import Preparation
 
 BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
 
 # Once no request runs, open connections have only their last bytes to send.
 _FLUSH_S = 5
+
+# Threads that prepare requests look this often at least whether they still should, but for some calls into libraries.
+_ABANDONED_S = 0.5
 
 _ENGINE_FIELDS = set(EngineConfig.__dataclass_fields__) & set(ModelConfig.model_fields)
 
@@ -65,9 +71,10 @@ def serve(config: Config) -> None:
             if config.server.access_log:
                 logging.basicConfig(format="%(levelname)s: %(message)s")
                 logging.getLogger("llamafast").setLevel(logging.INFO)
+            app = create_app(async_engine, settings=settings)
             server = DrainingServer(
                 uvicorn.Config(
-                    create_app(async_engine, settings=settings),
+                    app,
                     lifespan="on",
                     ws="none",
                     log_level="info" if config.server.access_log else "warning",
@@ -76,9 +83,15 @@ def serve(config: Config) -> None:
                 ),
                 async_engine,
                 settings.shutdown_deadline_s,
+                app.state.preparation,
                 _greeting(listener, settings),
             )
             server.run(sockets=[listener])
+    if not app.state.preparation.has_ended(_ABANDONED_S):
+        # A tokenizer at work reads what the end of the process destroys.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class DrainingServer(uvicorn.Server):
@@ -87,9 +100,12 @@ class DrainingServer(uvicorn.Server):
     The first SIGTERM or SIGINT starts that, with `deadline_s` seconds at most; the second ends the process at once.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: AsyncEngine, deadline_s: float, greeting: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: AsyncEngine, deadline_s: float, preparation: Preparation, greeting: str
+    ) -> None:
         super().__init__(config)
         self._engine = engine
+        self._preparation = preparation
         self._deadline_s = deadline_s
         self._greeting = greeting
         self._drain_task: asyncio.Task[None] | None = None
@@ -97,6 +113,9 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
         await super().startup(sockets=sockets)
+        # A full collection goes through all objects, and nobody else runs meanwhile: not through those of the start.
+        gc.collect()
+        gc.freeze()
         if self.started:
             _console.print(self._greeting)
 
@@ -121,6 +140,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_task = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
+        self._preparation.stop()
         num_requests = self._engine.num_running + self._engine.num_waiting
         if num_requests:
             _console.print(

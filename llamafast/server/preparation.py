@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -21,6 +23,9 @@ _LARGE_COST = 1_000_000
 _NUM_SMALL = 2
 _MAX_SMALL_JOBS = 2048
 _MAX_LARGE_JOBS = 32
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_LARGE_BLOCK = 2**20
 
 
 class Abandoned(BaseException):
@@ -65,17 +70,17 @@ class _Job:
 
 
 class Preparation:
-    """Threads that start when they are first needed. All methods but stop() belong to the event loop.
+    """Threads that start when they are first needed. All methods but has_ended() belong to the event loop.
 
     The threads are daemons: what still runs in them when the process ends is lost, and nobody waits for it.
     """
 
     def __init__(self) -> None:
-        self._small: SimpleQueue[_Job] = SimpleQueue()
-        self._large: SimpleQueue[_Job] = SimpleQueue()
+        self._small: SimpleQueue[_Job | None] = SimpleQueue()
+        self._large: SimpleQueue[_Job | None] = SimpleQueue()
         self._jobs: set[_Job] = set()
         self._is_stopped = False
-        self._has_threads = False
+        self._threads: list[threading.Thread] = []
 
     @property
     def num_jobs(self) -> int:
@@ -105,17 +110,31 @@ class Preparation:
 
     def stop(self) -> None:
         """Take nothing new; whoever waits gets ShuttingDownError, and the threads end at their next checkpoint."""
+        if self._is_stopped:
+            return
         self._is_stopped = True
         for job in list(self._jobs):
             job.abandon()
             job.settle(None, ShuttingDownError("the server is shutting down"))
+        for jobs in [self._small] * _NUM_SMALL + [self._large]:
+            jobs.put(None)
+
+    def has_ended(self, timeout_s: float) -> bool:
+        """Whether no thread is at work any more, waiting for that. Behind stop(), from any thread."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _start(self) -> None:
-        if self._has_threads:
+        if self._threads:
             return
-        self._has_threads = True
+        _return_large_blocks()
         for i, jobs in enumerate([self._small] * _NUM_SMALL + [self._large]):
-            threading.Thread(target=_serve, args=(jobs,), name=f"llamafast-prepare-{i}", daemon=True).start()
+            self._threads.append(
+                threading.Thread(target=_serve, args=(jobs,), name=f"llamafast-prepare-{i}", daemon=True)
+            )
+            self._threads[-1].start()
 
 
 def checkpoint() -> None:
@@ -132,9 +151,16 @@ def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, exc
 
 
-def _serve(jobs: SimpleQueue[_Job]) -> None:
-    while True:
-        jobs.get().run()
+def _serve(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
+        del job  # while the thread waits, nothing keeps the result
+
+
+def _return_large_blocks() -> None:
+    """Free memory of large blocks goes back at once, whatever was allocated behind them. Only glibc has to be told."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 _current = threading.local()

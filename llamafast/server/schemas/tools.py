@@ -152,6 +152,9 @@ class ToolFields(BaseModel):
 
     def tool_use(self) -> ToolUse:
         """What the model may call. Raises InvalidRequestError."""
+        # Validated in pieces, so that only these know the length.
+        at_most("tools", len(self.tools), caps.MAX_TOOLS)
+        at_most("functions", len(self.functions), caps.MAX_TOOLS)
         if self.functions:
             if self.tools:
                 raise InvalidRequestError("'functions' is the older name of 'tools': give one", param="functions")
