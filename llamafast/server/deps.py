@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from fastapi import Request
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from llamafast import caps
 from llamafast._json_shape import shape_of
@@ -121,6 +121,10 @@ class ServerState:
         self.registry = CollectorRegistry()
         self.unknown_fields = UnknownFields(self.registry)
         self.preparation = Preparation()
+        preparing = Gauge(
+            "llamafast:requests_in_preparation", "Large bodies that are read and tokenized.", registry=self.registry
+        )
+        preparing.set_function(lambda: self.preparation.num_jobs)
         self._num_held_bytes = 0
         template = settings.chat_template
         self.chat_format = settings.chat_format or detect("" if template is None else template.source)
