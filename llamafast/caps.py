@@ -35,6 +35,8 @@ MAX_BREAKER_CHARS = 40
 MAX_ALL_BREAKER_CHARS = 256  # each is a search through the vocabulary
 # Biases, tokens of bad words, allowed and stop ids, for each choice that has a sampler of its own.
 MAX_SAMPLER_ENTRIES = 2**20
+# Logprobs of prompts' tokens and of their alternatives, for each choice that shows them.
+MAX_PROMPT_LOGPROBS = 2**21
 
 
 def at_most(what: str, number: int, limit: int, param: str | None = None) -> None:

@@ -70,7 +70,10 @@ class EventStream(Response):
         formatter = self._formatter
         try:
             async for outputs in self._outputs:
-                data = formatter.events(outputs)
+                if any(output.prompt_logprobs for output in outputs):
+                    data = await asyncio.to_thread(formatter.events, outputs)
+                else:
+                    data = formatter.events(outputs)
                 _finish_choices(self._outputs, formatter)
                 if formatter.error is not None:
                     await self._send(send, data + _error_event(formatter.error), more_body=False)
@@ -119,7 +122,7 @@ async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:
             _finish_choices(outputs, formatter)
             if formatter.error is not None:
                 raise formatter.error
-        return formatter.body()
+        return await asyncio.to_thread(formatter.body) if formatter.has_logprobs else formatter.body()
     finally:
         await outputs.aclose()
 

@@ -93,6 +93,9 @@ def _ready(state: ServerState, body: CompletionBody) -> _Ready:
     check_sizes(params, state.engine.tokenizer.n_vocab, len(prompts))
     at_most("choices of all prompts", params.n * len(prompts), caps.MAX_CHOICES, "n")
     token_ids = _encode_all(state, prompts, body.suffix)
+    if params.prompt_logprobs is not None:
+        num_scores = params.n * sum(map(len, token_ids)) * (1 + params.prompt_logprobs)
+        at_most("logprobs of prompts in all choices", num_scores, caps.MAX_PROMPT_LOGPROBS, "prompt_logprobs")
     return _Ready(body, prompts, constraint, params, token_ids, StopMatcher(params.stop))
 
 
