@@ -12,3 +12,9 @@ class JsonShape:
 
 def shape_of(raw: bytes) -> JsonShape:
     """The shape of a JSON text in UTF-8. Never fails."""
+
+def long_strings(raw: bytes, piece: int) -> list[list[int]]:
+    """Of each string longer than `piece` bytes: where it begins, may be cut into pieces of about that size, and ends.
+
+    What lies between two places is the inside of a JSON string by itself. Strings that cannot be cut are left out.
+    """

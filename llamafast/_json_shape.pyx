@@ -1,5 +1,7 @@
 """How large the parts of a JSON text are, found in one pass without the GIL, before anything builds objects of it."""
 
+from libcpp.vector cimport vector
+
 cimport cython
 
 
@@ -79,3 +81,56 @@ cdef void count(const unsigned char* data, Py_ssize_t n, Counts* out) noexcept n
             depth -= 1
     if out.num_fields and out.weight - before > most:
         out.largest_start, out.largest_end = name_start, name_end
+
+
+def long_strings(bytes raw not None, Py_ssize_t piece) -> list[list[int]]:
+    """Of each string longer than `piece` bytes: where it begins, may be cut into pieces of about that size, and ends.
+
+    What lies between two places is the inside of a JSON string by itself. Strings that cannot be cut are left out.
+    """
+    cdef vector[Py_ssize_t] places      # of all strings, -1 behind each
+    cdef const unsigned char* data = raw
+    cdef Py_ssize_t n = len(raw)
+    with nogil:
+        cut(data, n, piece, &places)
+    strings, ends = [], []
+    for place in places:
+        if place >= 0:
+            ends.append(place)
+        else:
+            strings.append(ends)
+            ends = []
+    return strings
+
+
+cdef int cut(const unsigned char* data, Py_ssize_t n, Py_ssize_t piece, vector[Py_ssize_t]* places) except -1 nogil:
+    # OUT places: appended to
+    cdef Py_ssize_t i = 0, since, escape
+    cdef size_t first
+    while i < n:
+        i += 1
+        if data[i - 1] != c'"':
+            continue
+        first = places.size()
+        since = i
+        escape = i - 12                 # where the last \u stood
+        places.push_back(i)
+        while i < n and data[i] != c'"':
+            if data[i] == c'\\':
+                if i + 2 < n and data[i + 1] == c'u':
+                    escape = i
+                i += 2
+            else:
+                i += 1
+            # Neither inside of a character nor of a \u, nor between two that may be halves of one.
+            if i - since >= piece and i < n and data[i] != c'"' and data[i] & 0xC0 != 0x80 and (
+                    i - escape >= 12 or (i - escape >= 6 and data[escape + 2] | 0x20 != c'd')):
+                places.push_back(i)
+                since = i
+        if places.size() - first > 1 and i < n:
+            places.push_back(i)
+            places.push_back(-1)
+        else:
+            places.resize(first)
+        i += 1
+    return 0

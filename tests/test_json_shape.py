@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafast._json_shape import shape_of
+from llamafast._json_shape import long_strings, shape_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text('a"\\{}[]:,\u00e9', max_size=5),
@@ -61,3 +62,25 @@ def test_shape_of_an_object_knows_its_fields_and_the_largest(raw, fields, larges
 def test_shape_of_values_weighs_what_they_take_to_build():
     weights = [shape_of(b"[" + b",".join([item] * 1000) + b"]").weight for item in (b"1", b'"a"', b"[]", b'{"a":1}')]
     assert [round(weight / 1000) for weight in weights] == [1, 2, 7, 14]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text('ab"\\\n\u00e9\u4e2d\U0001f642', max_size=30), max_size=3), st.booleans(), st.integers(1, 9))
+def test_long_strings_cut_anywhere_join_to_the_whole(texts, ascii_only, piece):
+    raw = json.dumps(texts, ensure_ascii=ascii_only).encode()
+    for places in long_strings(raw, piece):
+        pieces = [json.loads(b'"' + raw[start:stop] + b'"') for start, stop in pairwise(places)]
+        assert "".join(pieces) in texts
+
+
+def test_long_strings_are_cut_into_pieces_of_the_size():
+    raw = b'{"a":"' + b"x" * 1000 + b'","b":"' + b"\\u4e2d" * 100 + b'","c":"x"}'
+    assert [[stop - start for start, stop in pairwise(places)] for places in long_strings(raw, 300)] == [
+        [300, 300, 300, 100],
+        [300, 300],
+    ]
+
+
+@pytest.mark.parametrize("raw", [b'"abc', b'"ab\\', b'"ab\\u', b'"', b""])
+def test_long_strings_of_what_has_no_end_are_none(raw):
+    assert long_strings(raw, 1) == []

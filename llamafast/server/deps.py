@@ -22,6 +22,7 @@ from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError,
 from llamafast.parsing.tool_formats.registry import detect
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
+from llamafast.server import json_body
 from llamafast.server.preparation import Preparation
 from llamafast.server.schemas.common import RequestBody, parse_body
 from llamafast.server.sse import MergedOutputs, Outputs
@@ -177,7 +178,7 @@ class ServerState:
     def _read(self, raw: bytes, model: type[Body]) -> Body:
         check_shape(raw)
         try:
-            document: object = orjson.loads(raw)
+            document = json_body.loads(raw)
         except orjson.JSONDecodeError as exc:
             raise InvalidRequestError(f"the request body is not valid JSON: {exc}", code="invalid_json") from exc
         body, unknown = parse_body(document, model)
