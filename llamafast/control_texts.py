@@ -43,18 +43,7 @@ class ControlTexts:
 
     def may_be_in(self, *values: object) -> bool:
         """Whether mark() would mark any string in values, names in objects included."""
-        left: list[object] = list(values)
-        while left:
-            value = left.pop()
-            if isinstance(value, str):
-                if next(self._begun(value), None) is not None or self._completes(value):
-                    return True
-            elif isinstance(value, Mapping):
-                left += value
-                left += value.values()
-            elif isinstance(value, (list, tuple)):
-                left += value
-        return False
+        return any(next(self._begun(text), None) is not None or self._completes(text) for text in strings_in(*values))
 
     def mark(self, value: object, mark: str, *, is_answer: bool = False) -> object:
         """A copy of value with marks in its strings, names in objects included.
@@ -137,6 +126,20 @@ class ControlTexts:
         """The length of the longest control text that begins at start; 0 if there is none."""
         lengths = [n for head in (text[start : start + 2], text[start]) for n in self._lengths.get(head, ())]
         return next((n for n in lengths if text[start : start + n] in self.texts), 0)
+
+
+def strings_in(*values: object) -> Iterator[str]:
+    """All strings in values of JSON, names in objects included; in no order."""
+    left = list(values)
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            left += value
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
 
 
 def new_mark() -> str:

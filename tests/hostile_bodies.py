@@ -66,7 +66,7 @@ def legal(n_vocab: int, n_ctx: int) -> dict[str, Callable[[], bytes]]:
         "tools": lambda: chat(tools=[tool(i) for i in range(64)]),
         "arguments": lambda: called(json.dumps({"a": [0] * (n_ctx // 32)})),
         "kwargs": lambda: chat(chat_template_kwargs={"x": "a" * MOST}),
-        "metadata": lambda: chat(metadata={str(i): i for i in range(100_000)}),
+        "metadata": lambda: chat(metadata={str(i): i for i in range(70_000)}),
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llamafast.control_texts import ControlTexts, new_mark
+from llamafast.control_texts import ControlTexts, new_mark, strings_in
 from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.history import content_text, template_messages
@@ -145,27 +145,12 @@ def _rendered(
     client = (conversation.messages, conversation.tools, conversation.kwargs)
     if not texts.may_be_in(*client):
         return [(_text_of(template, conversation, body), True)]
-    if _num_chars(*client) > state.engine.max_seq_len:
+    if sum(map(len, strings_in(*client))) > state.engine.max_seq_len:
         # Marks can take many times the memory of what they stand in.
         check_fits(state.engine, _text_of(template, conversation, body), "messages")
         checkpoint()
     mark = new_mark()
     return texts.segments(_text_of(template, conversation.marked(texts, mark), body, mark), mark)
-
-
-def _num_chars(*values: object) -> int:
-    """Characters in all strings."""
-    left, number = list(values), 0
-    while left:
-        value = left.pop()
-        if isinstance(value, str):
-            number += len(value)
-        elif isinstance(value, Mapping):
-            left += value
-            left += value.values()
-        elif isinstance(value, (list, tuple)):
-            left += value
-    return number
 
 
 def _text_of(template: ChatTemplate, conversation: _Conversation, body: ChatBody, mark: str = "") -> str:

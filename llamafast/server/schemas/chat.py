@@ -154,7 +154,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 def _check_arguments(function: object, param: str) -> None:
     """That the JSON in a string can be read without a long pause."""
     arguments = function.get("arguments") if isinstance(function, dict) else None
-    if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 7:
+    if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 10:
         weight = shape_of(arguments.encode()).weight
         if weight > caps.MAX_ARGUMENTS_WEIGHT:
             raise InvalidRequestError(f"{param}: too many JSON values", param=param)
