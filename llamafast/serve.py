@@ -116,6 +116,7 @@ class DrainingServer(uvicorn.Server):
         # A full collection goes through all objects, and nobody else runs meanwhile: not through those of the start.
         gc.collect()
         gc.freeze()
+        gc.collect()  # from now on they count as none
         if self.started:
             _console.print(self._greeting)
 

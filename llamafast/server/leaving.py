@@ -33,3 +33,4 @@ async def while_connected(receive: Receive, work: Awaitable[T], on_leave: Callab
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+        del task, gone  # an error's traceback has this frame: it would keep the error, and all that its frames hold

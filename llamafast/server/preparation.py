@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -107,6 +108,7 @@ class Preparation:
         finally:
             job.abandon()
             self._jobs.discard(job)
+            del job  # as in while_connected
 
     def stop(self) -> None:
         """Take nothing new; whoever waits gets ShuttingDownError, and the threads end at their next checkpoint."""
@@ -154,7 +156,11 @@ def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
 def _serve(jobs: SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
+        is_large = job.is_large
         del job  # while the thread waits, nothing keeps the result
+        if is_large and gc.get_freeze_count():
+            # Templates leave cycles that hold the conversation. Cheap only where the objects of the start are frozen.
+            gc.collect()
 
 
 def _return_large_blocks() -> None:
