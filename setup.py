@@ -74,7 +74,7 @@ def extensions() -> list[Extension]:
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
     plain = [
         Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
-        for name in ("_kernels", "_filters", "_sampling", "_grammar")
+        for name in ("_kernels", "_filters", "_sampling", "_grammar", "_json_shape")
     ]
     core = Extension(
         "llamafast._core",

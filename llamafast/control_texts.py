@@ -10,6 +10,8 @@ from llamafast.parsing.turns import OwnText
 
 Range = tuple[int, int]
 
+_PIECE_CHARS = 2**18
+
 
 class ControlTexts:
     """The texts that a tokenizer turns into control tokens. literals: the texts of the template that come between.
@@ -30,10 +32,10 @@ class ControlTexts:
         for lengths in self._lengths.values():
             lengths.sort(reverse=True)
         heads = [re.escape(head) for head in sorted(self._lengths, key=len, reverse=True)]
-        ends = [re.escape(char) + r"\Z" for char in sorted({text[0] for text in self.texts})]
-        # Lookaheads, so that what overlaps is all found. Without texts: a pattern that matches nowhere.
+        self._first_chars = frozenset(text[0] for text in self.texts)
+        self._longest = max(map(len, self.texts), default=0)
+        # A lookahead, so that what overlaps is all found. Without texts: a pattern that matches nowhere.
         self._heads = re.compile(f"(?={'|'.join(heads)})" if heads else r"(?!)")
-        self._begun = re.compile(f"(?={'|'.join(heads + ends)})" if heads else r"(?!)")
 
         # A template that writes "<" before a name makes a control text of the name that is the rest of one.
         openings = {literal[i:] for literal in literals for i in range(len(literal))} & self._prefixes
@@ -43,20 +45,7 @@ class ControlTexts:
 
     def may_be_in(self, *values: object) -> bool:
         """Whether mark() would mark any string in values, names in objects included."""
-        left: list[object] = list(values)
-        while left:
-            value = left.pop()
-            if isinstance(value, OwnText):
-                continue
-            if isinstance(value, str):
-                if self._begun.search(value) or self._completes(value):
-                    return True
-            elif isinstance(value, Mapping):
-                left += value
-                left += value.values()
-            elif isinstance(value, (list, tuple)):
-                left += value
-        return False
+        return any(next(self._begun(text), None) is not None or self._completes(text) for text in strings_in(*values))
 
     def mark(self, value: object, mark: str, *, is_answer: bool = False) -> object:
         """A copy of value with marks in its strings, names in objects included; OwnTexts stay.
@@ -68,7 +57,7 @@ class ControlTexts:
         if isinstance(value, OwnText):
             return value
         if isinstance(value, str):
-            starts = [found.start() for found in self._begun.finditer(value)]
+            starts = list(self._begun(value))
             if is_answer:
                 starts = [start for start in starts if self._is_dangerous(value, start)]
             places = [start + 1 for start in starts]
@@ -112,22 +101,49 @@ class ControlTexts:
         return any(text.startswith(rest) or rest.startswith(text) for rest in rests)
 
     def _is_dangerous(self, text: str, start: int) -> bool:
-        if text[start:] in self._prefixes:
+        if len(text) - start < self._longest and text[start:] in self._prefixes:
             return True
         length = self._length_at(text, start)
         return bool(length) and text[start : start + length] not in self._reasoning_tags
 
     def _ranges(self, text: str) -> Iterator[Range]:
         """Where control texts stand, the longest at each place, ascending; they may overlap."""
-        for found in self._heads.finditer(text):
-            start = found.start()
+        for start in self._head_starts(text):
             if length := self._length_at(text, start):
                 yield start, start + length
+
+    def _begun(self, text: str) -> Iterator[int]:
+        """Where a control text may stand, or may begin that the text does not end; ascending."""
+        last = -1
+        for last in self._head_starts(text):
+            yield last
+        if text and last < len(text) - 1 and text[-1] in self._first_chars:
+            yield len(text) - 1
+
+    def _head_starts(self, text: str) -> Iterator[int]:
+        # In pieces: a search holds the GIL until it finds something. A head has two characters at most.
+        for begin in range(0, len(text), _PIECE_CHARS):
+            end = begin + _PIECE_CHARS
+            yield from (found.start() for found in self._heads.finditer(text, begin, end + 1) if found.start() < end)
 
     def _length_at(self, text: str, start: int) -> int:
         """The length of the longest control text that begins at start; 0 if there is none."""
         lengths = [n for head in (text[start : start + 2], text[start]) for n in self._lengths.get(head, ())]
         return next((n for n in lengths if start + n <= len(text) and text[start : start + n] in self.texts), 0)
+
+
+def strings_in(*values: object) -> Iterator[str]:
+    """All strings in values of JSON that clients wrote, names in objects included; in no order."""
+    left = list(values)
+    while left:
+        value = left.pop()
+        if isinstance(value, str) and not isinstance(value, OwnText):
+            yield value
+        elif isinstance(value, Mapping):
+            left += value
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
 
 
 def new_mark() -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
 import socket
+import sys
 import time
 from array import array
 from collections.abc import Iterator
@@ -33,11 +35,15 @@ from llamafast.request import Request, SamplingParams
 from llamafast.server.app import create_app
 from llamafast.server.connection import HttpConnection
 from llamafast.server.deps import DEFAULT_BUDGET_MESSAGE, ServerSettings
+from llamafast.server.preparation import Preparation
 
 BUILT_IN_MODEL = Path(__file__).parent / "models" / "tiny-qwen35-f16.gguf"
 
 # Once no request runs, open connections have only their last bytes to send.
 _FLUSH_S = 5
+
+# Threads that prepare requests look this often at least whether they still should, but for some calls into libraries.
+_ABANDONED_S = 0.5
 
 _ENGINE_FIELDS = set(EngineConfig.__dataclass_fields__) & set(ModelConfig.model_fields)
 
@@ -83,9 +89,10 @@ def _serve(config: Config, output: Output) -> None:
             async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
             _listen(listener)
             log_to(output, Output(2), access_log=config.server.access_log)
+            app = create_app(async_engine, settings=settings)
             server = DrainingServer(
                 uvicorn.Config(
-                    create_app(async_engine, settings=settings),
+                    app,
                     http=HttpConnection,
                     lifespan="on",
                     ws="none",
@@ -96,14 +103,22 @@ def _serve(config: Config, output: Output) -> None:
                 ),
                 async_engine,
                 settings.shutdown_deadline_s,
+                app.state.preparation,
                 _greeting(listener, settings),
                 output,
             )
             if not config.server.keep_dead:
                 async_engine.on_death = server.leave
             server.run(sockets=[listener])
-            if async_engine.dead is not None:
-                raise EngineDeadError(f"the engine died: {async_engine.dead}")
+            death = None if async_engine.dead is None else f"the engine died: {async_engine.dead}"
+    if not app.state.preparation.has_ended(_ABANDONED_S):
+        # A tokenizer at work reads what the end of the process destroys.
+        output.flush(_LAST_LINES_S)
+        if death is not None:
+            print(f"llamafast: {death}", file=sys.stderr, flush=True)
+        os._exit(0 if death is None else 1)
+    if death is not None:
+        raise EngineDeadError(death)
 
 
 class DrainingServer(uvicorn.Server):
@@ -113,10 +128,17 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, engine: AsyncEngine, deadline_s: float, greeting: str, output: Output
+        self,
+        config: uvicorn.Config,
+        engine: AsyncEngine,
+        deadline_s: float,
+        preparation: Preparation,
+        greeting: str,
+        output: Output,
     ) -> None:
         super().__init__(config)
         self._engine = engine
+        self._preparation = preparation
         self._deadline_s = deadline_s
         self._greeting = greeting
         self._output = output
@@ -125,6 +147,10 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
         await super().startup(sockets=sockets)
+        # A full collection goes through all objects, and nobody else runs meanwhile: not through those of the start.
+        gc.collect()
+        gc.freeze()
+        gc.collect()  # from now on they count as none
         if self.started:
             self._output.write(self._greeting)
 
@@ -156,6 +182,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_task = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
+        self._preparation.stop()
         num_requests = self._engine.num_running + self._engine.num_waiting
         if num_requests:
             self._output.write(

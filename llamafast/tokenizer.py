@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import string
 from codecs import utf_8_decode
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from llamafast.errors import InvalidRequestError, ShuttingDownError
@@ -14,8 +16,12 @@ from llamafast.errors import InvalidRequestError, ShuttingDownError
 if TYPE_CHECKING:
     from llamafast._core import Model
 
-_CACHED_AUTOMATA = 32
+# A character of a stop string takes some 400 bytes in an automaton, and the automaton itself as much as five.
+_MAX_CACHED_CHARS = 65_536
+_AUTOMATON_CHARS = 5
 _ANCHOR = "\n"
+# What normalizers change: blanks in a row, composed and rare characters, a soft hyphen, a ligature, capitals.
+_ODD_TEXT = "A  b\t\t\n\n  \u00e9e\u0301\u4e2d\U00013000\U00013001\u00ad\u200b\ufb01 \u3000Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,44 @@ class Tokenizer:
             message = f"the text is not valid Unicode: lone surrogate at character {error.start}"
             raise InvalidRequestError(message) from None
 
-    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+    def min_tokens(self, text: str) -> int:
+        """So many tokens a text surely has; known without tokenizing it. 0 where the vocabulary may drop anything."""
+        longest, keeps_blanks = self._longest
+        if not longest:
+            return 0
+        num_bytes = len(text.encode("utf-8", "surrogatepass"))
+        if not keeps_blanks:
+            num_bytes -= sum(map(text.count, string.whitespace))
+        return -(-num_bytes // longest)
+
+    @cached_property
+    def _longest(self) -> tuple[int, bool]:
+        """The most bytes that one token writes, 0 where texts do not come back as they were; whether blanks do.
+
+        Normalizers change characters or drop them, unknown ones can all be one token, and some control tokens swallow
+        the blanks around them.
+        """
+        most = max(len(self.token_bytes_of(i, special=True)) for i in range(self.n_vocab))
+        names = sorted(self.control_texts())
+        if self._comes_back("  ".join([_ODD_TEXT, *names, ""])):
+            return most, True
+        return (most, False) if self._comes_back("x".join([_ODD_TEXT, *names, ""])) else (0, False)
+
+    def _comes_back(self, text: str) -> bool:
+        again = self.decode(self.encode(text, add_special=False, parse_special=True), skip_special=False)
+        return again.removeprefix(" ") == text
+
+    def encode_segments(
+        self, segments: Sequence[tuple[str, bool]], between: Callable[[], object] = lambda: None
+    ) -> list[int]:
         """Token ids of (text, parse_special) pieces, one after the other, without BOS or EOS.
 
-        Only pieces with parse_special True may name control tokens. Raises InvalidRequestError as encode does.
+        Only pieces with parse_special True may name control tokens. between() is called before each piece: what it
+        raises ends the work. Raises InvalidRequestError as encode does.
         """
         token_ids: list[int] = []
         for text, parse_special in segments:
+            between()
             if self._adds_space and token_ids and not self._model.is_control(token_ids[-1]):
                 # Behind other text this piece must not gain a space: tokenize it after an anchor, then cut the anchor.
                 anchor = self.encode(_ANCHOR, add_special=False, parse_special=False)
@@ -184,7 +221,7 @@ class StopMatcher:
     __slots__ = ("_automaton", "_state")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._automaton = _automaton(stops)
+        self._automaton = _automata.get(stops)
         self._state = 0
 
     def add(self, text: str) -> tuple[str, str | None]:
@@ -276,9 +313,36 @@ class _Automaton:
                 queue.append(following)
 
 
-@lru_cache(maxsize=_CACHED_AUTOMATA)
-def _automaton(stops: tuple[str, ...]) -> _Automaton:
-    return _Automaton(stops)
+class _AutomatonCache:
+    """The automata last used, of so many characters together. Thread-safe."""
+
+    def __init__(self, max_chars: int) -> None:
+        self.num_chars = 0
+        self._max_chars = max_chars
+        self._automata: OrderedDict[tuple[str, ...], _Automaton] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, stops: tuple[str, ...]) -> _Automaton:
+        with self._lock:
+            found = self._automata.get(stops)
+            if found is not None:
+                self._automata.move_to_end(stops)
+                return found
+        made = _Automaton(stops)  # without the lock: others need not wait
+        with self._lock:
+            if stops not in self._automata:
+                self._automata[stops] = made
+                self.num_chars += _num_states(stops)
+            while self.num_chars > self._max_chars:
+                self.num_chars -= _num_states(self._automata.popitem(last=False)[0])
+        return made
+
+
+def _num_states(stops: tuple[str, ...]) -> int:
+    return _AUTOMATON_CHARS + len(stops) + sum(map(len, stops))
+
+
+_automata = _AutomatonCache(_MAX_CACHED_CHARS)
 
 
 def _table(token_bytes: list[bytes]) -> TokenTable:

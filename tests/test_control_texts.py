@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamafast import control_texts as module
 from llamafast.control_texts import ControlTexts, new_mark
 from llamafast.parsing.turns import OwnText
 
@@ -108,3 +109,28 @@ def test_own_texts_are_not_marked() -> None:
     assert not texts.may_be_in(OwnText("user"), {OwnText("user"): 1})
     marked = texts.mark({OwnText("user"): [OwnText("user"), "user"]}, MARK)
     assert marked == {"user": ["user", MARK + "user"]}
+
+
+@pytest.mark.parametrize("piece", range(1, 9))
+def test_mark_in_pieces_finds_what_it_finds_at_once(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    texts = ControlTexts(["<|end|>", "<e>", "</think>", "<"])
+    values = ["a<|end|>b<e", "<", "a<", "<<e><|end|", "", "ab", "</think></think>"]
+    whole = [(texts.mark(value, "#"), texts.mark(value, "#", is_answer=True)) for value in values]
+    monkeypatch.setattr(module, "_PIECE_CHARS", piece)
+    assert [(texts.mark(value, "#"), texts.mark(value, "#", is_answer=True)) for value in values] == whole
+
+
+def test_mark_of_an_answer_full_of_openings_copies_no_rest_of_it() -> None:
+    text = "<|" * 100_000
+    rests = 0
+
+    class Prefixes(frozenset):
+        def __contains__(self, rest: object) -> bool:
+            nonlocal rests
+            rests += len(str(rest))
+            return super().__contains__(rest)
+
+    texts = ControlTexts(["<|end|>"])
+    texts._prefixes = Prefixes(texts._prefixes)
+    texts.mark(text, "#", is_answer=True)
+    assert rests < 100

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llamafast.tokenizer import StopMatcher
+from llamafast.tokenizer import StopMatcher, _AutomatonCache
 
 # Two letters make overlaps, borders and stops inside stops likely.
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=6).map(tuple)
@@ -114,3 +114,24 @@ def test_stop_matcher_long_hold_costs_linear_time():
 
     # 16 times the text: 16 times the work if linear, 256 times if the held text were copied or searched anew.
     assert min(seconds(16_000) for _ in range(3)) < 64 * min(seconds(1_000) for _ in range(3))
+
+
+def test_automaton_cache_is_bounded_by_characters_not_by_count():
+    cache = _AutomatonCache(1000)
+    kept = cache.get(("a",))
+    for i in range(300):
+        cache.get((f"{i:03}" * 40,))
+        assert cache.num_chars <= 1000
+    assert cache.get(("a",)) is not kept
+
+
+def test_automaton_cache_of_few_characters_keeps_many():
+    cache = _AutomatonCache(1000)
+    made = [cache.get((chr(97 + i),)) for i in range(26)]
+    assert [cache.get((chr(97 + i),)) for i in range(26)] == made
+
+
+def test_automaton_cache_too_large_for_it_is_made_and_not_kept():
+    cache = _AutomatonCache(1000)
+    assert cache.get(("a" * 5000,)).depth[-1] == 5000
+    assert cache.num_chars == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -213,3 +214,53 @@ def test_tokenizer_prompts_of_transcripts_have_the_recorded_length(tokenizer):
     transcripts = [t for t in json.loads((MODELS / "transcripts.json").read_text()) if "prompt" in t]
     lengths = [len(tokenizer.encode(t["prompt"], add_special=True, parse_special=True)) for t in transcripts]
     assert lengths == [t["prompt_tokens"] for t in transcripts]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text() | st.text(" \n\t<|im_end>") | st.sampled_from(["<|im_end|>" * 20, " " * 500, "word " * 100]))
+def test_min_tokens_of_any_text_is_at_most_what_it_has(tokenizer, text):
+    assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, add_special=False, parse_special=True))
+
+
+@pytest.mark.parametrize("text", ["", " " * 100, "a  b" * 20, "\u4e2d\U0001f642" * 9, "\n\t" * 50])
+def test_min_tokens_of_sentencepiece_is_at_most_what_it_has(sentencepiece, text):
+    num_tokens = len(sentencepiece.encode(text, add_special=False, parse_special=True))
+    assert sentencepiece.min_tokens(text) <= num_tokens
+
+
+def test_min_tokens_of_a_long_text_is_near_its_length(tokenizer):
+    longest = max(len(tokenizer.token_bytes_of(i, special=True)) for i in range(tokenizer.n_vocab))
+    assert tokenizer.min_tokens("a" * 1000 * longest) == 1000
+
+
+def test_min_tokens_where_a_text_may_vanish_is_none():
+    tokenizer = Tokenizer(FakeModel([bytes([i]) for i in range(256)]))  # it tokenizes everything to nothing
+    assert tokenizer.min_tokens("a" * 1000) == 0
+
+
+def test_min_tokens_where_control_tokens_swallow_blanks_counts_the_rest():
+    class Swallowing(FakeModel):
+        def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+            ids: list[int] = []
+            for i, plain in enumerate(re.split(r" *<\|control\|> *", text)):
+                ids += [256] * (i > 0) + list(plain.encode())
+            return ids
+
+    tokenizer = Tokenizer(Swallowing([bytes([i]) for i in range(256)]))
+    assert tokenizer.min_tokens("a " * 1100) == 1100 // len(CONTROL)
+
+
+def test_encode_segments_asks_before_each_piece_whether_to_go_on(tokenizer):
+    class Stop(Exception):
+        pass
+
+    asked = []
+
+    def ask() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        tokenizer.encode_segments([("a", True)] * 10, ask)
+    assert len(asked) == 3

@@ -7,11 +7,12 @@ import os
 from llamafast.engine.sequence import RequestState, make_sequences
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import InvalidRequestError
-from llamafast.request import Request, SamplingParams
+from llamafast.request import Request
 from llamafast.tokenizer import Tokenizer
 
 # What a request without lists costs, in the unit of prepare_cost.
 _BASE_COST = 10
+_BREAKERS_COST = 100_000
 
 
 def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> RequestState:
@@ -40,15 +41,10 @@ def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> R
 def prepare_cost(request: Request) -> int:
     """About how many microseconds prepare_request takes: whether it is a matter for a thread.
 
-    DRY's breakers and the names of all tokens are searched or built once per vocabulary, which takes longest.
+    DRY's breakers are looked for in the whole vocabulary, which takes longest.
     """
     params = request.params
     lists = params.logit_bias, params.stop_token_ids, params.allowed_token_ids or ()
     num_entries = sum(map(len, lists)) + sum(map(len, params.bad_words)) + sum(map(len, params.stop))
-    return _fixed_cost(params) + (params.best_of or params.n) * (_BASE_COST + num_entries)
-
-
-def _fixed_cost(params: SamplingParams) -> int:
-    needs_vocabulary = params.dry_multiplier or params.reasoning_budget is not None
-    has_logprobs = params.logprobs is not None or params.prompt_logprobs is not None
-    return 1_000_000 if needs_vocabulary or has_logprobs else 0
+    breakers = _BREAKERS_COST if params.dry_multiplier else 0
+    return breakers + (params.best_of or params.n) * (_BASE_COST + num_entries)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from ctypes import c_float
 from dataclasses import dataclass
 
+from llamafast import caps
+from llamafast.caps import at_most
 from llamafast.engine.context_shift import MIN_MOVABLE, num_kept
 from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.request import Request, SamplingParams
 
-_MAX_STOP_STRINGS = 4096
-_MAX_STOP_CHARS = 4096
 _MAX_BIAS = 100.0
 _MAX_INT = 2**31 - 1
-_MAX_BREAKERS = 32
-_MAX_BREAKER_CHARS = 40
-_MAX_BAD_WORDS = 4096
-_MAX_BAD_WORD_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,7 @@ def check_request(request: Request, limits: Limits) -> None:
     _check_prompt(request, limits)
     if request.params.structured is not None and request.grammar is None:
         raise InvalidRequestError("structured needs its compiled grammar beside it", param="structured")
+    check_sizes(request.params, limits.n_vocab)
     _check_sampling(request.params)
     _check_rare_filters(request.params)
     _check_dry(request.params)
@@ -52,6 +50,34 @@ def check_request(request: Request, limits: Limits) -> None:
     _check_bias(request.params, limits.n_vocab)
     _check_words(request.params, limits.n_vocab)
     _check_budget(request.params, limits.n_vocab)
+
+
+def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> None:
+    """That there is not too much of what all other checks, and the samplers of all choices, go through one by one.
+
+    num_prompts: that have these settings. Raises InvalidRequestError, naming the field.
+    """
+    allowed = () if params.allowed_token_ids is None else params.allowed_token_ids
+    at_most("stop strings", len(params.stop), caps.MAX_STOP_STRINGS, "stop")
+    at_most("characters in all stop strings", sum(map(len, params.stop)), caps.MAX_ALL_STOP_CHARS, "stop")
+    at_most("dry_sequence_breakers", len(params.dry_sequence_breakers), caps.MAX_BREAKERS)
+    num_chars = sum(map(len, params.dry_sequence_breakers))
+    at_most("characters in all dry_sequence_breakers", num_chars, caps.MAX_ALL_BREAKER_CHARS, "dry_sequence_breakers")
+    at_most("logit_bias entries", len(params.logit_bias), caps.MAX_BIAS_PAIRS, "logit_bias")
+    at_most("bad_words", len(params.bad_words), caps.MAX_BAD_WORDS)
+    num_tokens = sum(map(len, params.bad_words))
+    at_most("tokens in all bad_words", num_tokens, caps.MAX_ALL_BAD_WORD_TOKENS, "bad_words")
+    at_most("stop_token_ids", len(params.stop_token_ids), n_vocab)
+    at_most("allowed_token_ids", len(allowed), n_vocab)
+    sizes = {
+        "logit_bias": len(params.logit_bias),
+        "bad_words": num_tokens,
+        "stop_token_ids": len(params.stop_token_ids),
+        "allowed_token_ids": len(allowed),
+    }
+    largest = max(sizes, key=lambda name: sizes[name])
+    num_entries = sum(sizes.values()) * max(params.n, params.best_of or 0) * num_prompts
+    at_most(f"entries of {largest} and the like in all choices", num_entries, caps.MAX_SAMPLER_ENTRIES, largest)
 
 
 def _check_prompt(request: Request, limits: Limits) -> None:
@@ -113,11 +139,9 @@ def _check_dry(params: SamplingParams) -> None:
     _in_range("dry_allowed_length", params.dry_allowed_length, 0, _MAX_INT)
     _in_range("dry_penalty_last_n", params.dry_penalty_last_n, -1, _MAX_INT)
     breakers, name = params.dry_sequence_breakers, "dry_sequence_breakers"
-    if len(breakers) > _MAX_BREAKERS:
-        raise InvalidRequestError(f"{len(breakers)} {name}; the limit is {_MAX_BREAKERS}", param=name)
     for text in breakers:
-        if not 0 < len(text) <= _MAX_BREAKER_CHARS or not _is_unicode(text):
-            message = f"each of {name} must be valid text of 1 to {_MAX_BREAKER_CHARS} characters"
+        if not 0 < len(text) <= caps.MAX_BREAKER_CHARS or not _is_unicode(text):
+            message = f"each of {name} must be valid text of 1 to {caps.MAX_BREAKER_CHARS} characters"
             raise InvalidRequestError(message, param=name)
 
 
@@ -135,13 +159,10 @@ def _check_counts(params: SamplingParams, limits: Limits) -> None:
 
 
 def _check_stops(params: SamplingParams, n_vocab: int) -> None:
-    if len(params.stop) > _MAX_STOP_STRINGS:
-        raise InvalidRequestError(f"{len(params.stop)} stop strings; the limit is {_MAX_STOP_STRINGS}", param="stop")
     for stop in params.stop:
-        if not 0 < len(stop) <= _MAX_STOP_CHARS:
-            raise InvalidRequestError(f"a stop string must have 1 to {_MAX_STOP_CHARS} characters", param="stop")
-    for token_id in params.stop_token_ids:
-        _in_range("stop_token_ids", token_id, 0, n_vocab - 1)
+        if not 0 < len(stop) <= caps.MAX_STOP_CHARS:
+            raise InvalidRequestError(f"a stop string must have 1 to {caps.MAX_STOP_CHARS} characters", param="stop")
+    _all_known("stop_token_ids", params.stop_token_ids, n_vocab)
 
 
 def _check_bias(params: SamplingParams, n_vocab: int) -> None:
@@ -153,24 +174,19 @@ def _check_bias(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _check_words(params: SamplingParams, n_vocab: int) -> None:
-    if len(params.bad_words) > _MAX_BAD_WORDS:
-        raise InvalidRequestError(
-            f"{len(params.bad_words)} bad_words; the limit is {_MAX_BAD_WORDS}", param="bad_words"
-        )
     for word in params.bad_words:
-        if not 0 < len(word) <= _MAX_BAD_WORD_TOKENS:
+        if not 0 < len(word) <= caps.MAX_BAD_WORD_TOKENS:
             raise InvalidRequestError(
-                f"each of bad_words must have 1 to {_MAX_BAD_WORD_TOKENS} tokens, not {len(word)}", param="bad_words"
+                f"each of bad_words must have 1 to {caps.MAX_BAD_WORD_TOKENS} tokens, not {len(word)}",
+                param="bad_words",
             )
-        for token_id in word:
-            _in_range("bad_words", token_id, 0, n_vocab - 1)
+        _all_known("bad_words", word, n_vocab)
     if params.allowed_token_ids is not None:
         if not params.allowed_token_ids:
             raise InvalidRequestError(
                 "allowed_token_ids is empty: nothing could be generated", param="allowed_token_ids"
             )
-        for token_id in params.allowed_token_ids:
-            _in_range("allowed_token_ids", token_id, 0, n_vocab - 1)
+        _all_known("allowed_token_ids", params.allowed_token_ids, n_vocab)
 
 
 def _check_budget(params: SamplingParams, n_vocab: int) -> None:
@@ -181,8 +197,7 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
     _in_range("reasoning_budget", budget.max_tokens, 0, _MAX_INT)
     if not budget.end or not budget.closing_ids:
         raise InvalidRequestError("reasoning_budget needs a text that closes reasoning", param="reasoning_budget")
-    for token_id in budget.closing_ids:
-        _in_range("reasoning_budget", token_id, 0, n_vocab - 1)
+    _all_known("reasoning_budget", budget.closing_ids, n_vocab)
     closing = set(budget.closing_ids)
     banned = {token_id for token_id, value in params.logit_bias if value == -math.inf}
     banned |= {word[0] for word in params.bad_words if len(word) == 1}
@@ -190,6 +205,13 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
     if closing & banned or (allowed is not None and not closing <= set(allowed)):
         message = "the text that closes reasoning holds tokens that this request forbids"
         raise InvalidRequestError(message, param="reasoning_budget")
+
+
+def _all_known(name: str, token_ids: Sequence[int], n_vocab: int) -> None:
+    # There may be as many as the vocabulary has: no loop of ours.
+    if token_ids:
+        _in_range(name, min(token_ids), 0, n_vocab - 1)
+        _in_range(name, max(token_ids), 0, n_vocab - 1)
 
 
 def _is_unicode(text: str) -> bool:

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 def create_app(engine: AsyncEngine, *, settings: ServerSettings) -> FastAPI:
     """OpenAI's API over `engine`. The lifespan starts the engine, if that is still to do, and stops it.
 
-    uvicorn closes its listener first, then waits for open answers, then ends the lifespan. Whoever runs it awaits
-    engine.stop(settings.shutdown_deadline_s) on SIGTERM and only then lets uvicorn exit: meanwhile running answers
-    finish and new requests get 503. Otherwise `timeout_graceful_shutdown` bounds the running answers.
+    uvicorn closes its listener first, then waits for open answers, then ends the lifespan. Whoever runs it calls
+    app.state.preparation.stop() and awaits engine.stop(settings.shutdown_deadline_s) on SIGTERM, and only then lets
+    uvicorn exit: meanwhile running answers finish, and new requests and those still being read get 503. Otherwise
+    `timeout_graceful_shutdown` bounds the running answers.
     """
+
+    state = ServerState(engine, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -38,11 +41,12 @@ def create_app(engine: AsyncEngine, *, settings: ServerSettings) -> FastAPI:
         try:
             yield
         finally:
+            state.preparation.stop()
             await engine.stop(settings.shutdown_deadline_s)
 
-    state = ServerState(engine, settings)
     app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan)
     app.bodies = (ChatBody, CompletionBody)
+    app.state.preparation = state.preparation
     install_error_handlers(app)
     for router in (chat_router, completions_router, models_router, health_router, metrics_router):
         app.include_router(router(state))

@@ -16,11 +16,17 @@ from llamafast.errors import LlamaFastError
 # nginx's word for a client that closed the connection; nobody receives it.
 CLIENT_CLOSED = 499
 
+_MAX_MESSAGE_CHARS = 4000
+_MAX_PARAM_CHARS = 500
+
 INTERNAL_MESSAGE = "the server met an internal error; its log has the details"
 
 
 def error_object(message: str, type_: str, *, param: str | None = None, code: str | None = None) -> bytes:
-    """The JSON document {"error": {...}}."""
+    """The JSON document {"error": {...}}. Messages quote what clients sent: of a long one the rest is cut."""
+    if len(message) > _MAX_MESSAGE_CHARS:
+        message = message[:_MAX_MESSAGE_CHARS] + "…"
+    param = None if param is None else param[:_MAX_PARAM_CHARS]
     return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
 

@@ -8,18 +8,23 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from llamafast.control_texts import ControlTexts, new_mark
-from llamafast.errors import InvalidRequestError
+from llamafast.control_texts import ControlTexts, new_mark, strings_in
+from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.history import content_text, template_messages, template_tools
 from llamafast.parsing.reasoning import leaves_reasoning_open
 from llamafast.parsing.template import ChatTemplate, TemplateError
 from llamafast.parsing.tool_documents import with_own_keywords
 from llamafast.server.deps import ServerState
+from llamafast.server.preparation import checkpoint
 from llamafast.server.refusals import refusal
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llamafast.engine.async_engine import AsyncEngine
 
 # To find the boundaries of a shorter prompt takes longer than to compute it again.
 _MIN_TOKENS = 64
@@ -76,6 +81,24 @@ def _is_answer(message: Mapping[str, object], name: str) -> bool:
     return name == "content" and message.get("role") == "assistant"
 
 
+def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None:
+    """Before anything long is done with it. Raises ContextLengthError for what surely has too many tokens."""
+    if isinstance(prompt, list):
+        if len(prompt) > engine.max_seq_len:
+            raise ContextLengthError(
+                f"{param} has {len(prompt)} tokens; prompt and output together can have {engine.max_seq_len}",
+                param=param,
+            )
+        return
+    # No token has no characters.
+    least = engine.tokenizer.min_tokens(prompt) if len(prompt) > engine.max_seq_len // 4 else 0
+    if least > engine.max_seq_len:
+        raise ContextLengthError(
+            f"{param} has at least {least} tokens; prompt and output together can have {engine.max_seq_len}",
+            param=param,
+        )
+
+
 def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str, object]] | None = None) -> ChatPrompt:
     """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
     template, tokenizer = state.settings.chat_template, state.engine.tokenizer
@@ -88,15 +111,18 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str,
         body.template_kwargs(template.traits.variables),
         state.settings.chat_template_kwargs,
     )
-    segments = _rendered(template, conversation, state.control_texts, body)
+    checkpoint()
+    segments = _rendered(template, conversation, state, body)
     text = "".join(segment for segment, _ in segments)
-    token_ids = array("i", tokenizer.encode_segments(segments))
+    check_fits(state.engine, text, "messages")
+    token_ids = array("i", tokenizer.encode_segments(segments, checkpoint))
     if body.add_special_tokens and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
         token_ids.insert(0, tokenizer.bos_id)
     if not token_ids:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     boundaries: tuple[int, ...] = ()
     if len(token_ids) >= _MIN_TOKENS and body.cache_prompt:
+        checkpoint()
         ends = template.message_ends(conversation.messages, text, **conversation.variables)
         boundaries = _tokens_before(ends, text, token_ids, tokenizer)
     continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
@@ -117,18 +143,34 @@ def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None)
 
 
 def _rendered(
-    template: ChatTemplate, conversation: _Conversation, texts: ControlTexts, body: ChatBody
+    template: ChatTemplate, conversation: _Conversation, state: ServerState, body: ChatBody
 ) -> list[tuple[str, bool]]:
     """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
-    mark, given = "", conversation
+    texts = state.control_texts
     client = (conversation.messages, conversation.tools, conversation.kwargs)
-    if texts.may_be_in(*client):
-        mark = new_mark()
-        conversation = conversation.marked(texts, mark)
+    if not texts.may_be_in(*client):
+        return [(_text_of(template, conversation, body), True)]
+    if sum(map(len, strings_in(*client))) > state.engine.max_seq_len:
+        # Marks can take many times the memory of what they stand in.
+        check_fits(state.engine, _text_of(template, conversation, body), "messages")
+        checkpoint()
+    mark = new_mark()
+    text = _text_of(template, conversation.marked(texts, mark), body, mark, given=conversation)
+    return texts.segments(text, mark)
+
+
+def _text_of(
+    template: ChatTemplate,
+    conversation: _Conversation,
+    body: ChatBody,
+    mark: str = "",
+    given: _Conversation | None = None,
+) -> str:
+    """The rendered conversation, with the marks that are in it. given: without them. Raises InvalidRequestError."""
     generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
     start_s = time.thread_time()
     try:
-        text = template.render(
+        return template.render(
             conversation.messages,
             add_generation_prompt=generate,
             continue_final_message=body.continue_final_message,
@@ -137,8 +179,8 @@ def _rendered(
     except TemplateError as exc:
         reason = str(exc).replace(mark, "") if mark else str(exc)
         sent = [message.as_sent() for message in body.messages]
-        raise refusal(template, sent, given.variables, reason, time.thread_time() - start_s) from exc
-    return texts.segments(text, mark) if mark else [(text, True)]
+        variables = (given or conversation).variables
+        raise refusal(template, sent, variables, reason, time.thread_time() - start_s) from exc
 
 
 def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

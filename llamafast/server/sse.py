@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from llamafast.request import RequestOutput
 from llamafast.server.connection import mark_event_stream
-from llamafast.server.errors import CLIENT_CLOSED, error_json
+from llamafast.server.errors import error_json
 from llamafast.server.formats.common import Formatter
+from llamafast.server.leaving import disconnected, while_connected
 
 logger = logging.getLogger("llamafast.server")
 
 KEEPALIVE = b": keep-alive\n\n"
-
-T = TypeVar("T")
 
 
 class Outputs(Protocol):
@@ -73,7 +72,10 @@ class EventStream(Response):
         formatter = self._formatter
         try:
             async for outputs in self._outputs:
-                data = formatter.events(outputs)
+                if any(output.prompt_logprobs for output in outputs):
+                    data = await asyncio.to_thread(formatter.events, outputs)
+                else:
+                    data = formatter.events(outputs)
                 _finish_choices(self._outputs, formatter)
                 if formatter.error is not None:
                     await self._send(send, data + _error_event(formatter.error), more_body=False)
@@ -93,7 +95,7 @@ class EventStream(Response):
 
     async def _watch(self, receive: Receive, send: Send) -> None:
         """Until the client is gone. A period without output ends in a comment line, so that proxies stay patient."""
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             while not gone.done():
                 self._quiet = True
@@ -107,10 +109,11 @@ class EventStream(Response):
 async def whole_answer(
     request: Request, outputs: Outputs, formatter: Formatter, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Collect the outputs into one JSON response. Raises the engine's error; aborts when the client goes away."""
-    collected = await _unless_disconnected(request.receive, _collect(outputs, formatter))
-    if collected is None:
-        return Response(status_code=CLIENT_CLOSED)
+    """Collect the outputs into one JSON response. Raises the engine's error, and ClientDisconnect when the client goes.
+
+    Either way what still runs is aborted.
+    """
+    collected = await while_connected(request.receive, _collect(outputs, formatter))
     return Response(collected, headers=headers, media_type="application/json")
 
 
@@ -121,7 +124,7 @@ async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:
             _finish_choices(outputs, formatter)
             if formatter.error is not None:
                 raise formatter.error
-        return formatter.body()
+        return await asyncio.to_thread(formatter.body) if formatter.has_logprobs else formatter.body()
     finally:
         await outputs.aclose()
 
@@ -129,24 +132,6 @@ async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:
 def _finish_choices(outputs: Outputs, formatter: Formatter) -> None:
     while formatter.to_finish:
         outputs.finish(formatter.to_finish.pop())
-
-
-async def _unless_disconnected(receive: Receive, work: Coroutine[None, None, T]) -> T | None:
-    """The result of `work`; None, `work` being cancelled, if the client goes first."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _error_event(exc: Exception) -> bytes:

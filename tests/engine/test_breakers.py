@@ -13,7 +13,7 @@ import pytest
 import llamafast
 from llamafast._core import Model
 from llamafast._sampling import Sampler
-from llamafast.engine.breakers import dry_breakers
+from llamafast.engine.breakers import _Vocabulary, dry_breakers
 from llamafast.tokenizer import Tokenizer
 from tests.engine.fakes import FIRST, FakeModel, encode
 
@@ -67,6 +67,14 @@ def test_breakers_do_not_reach_over_two_tokens():
     breakers = dry_breakers(Tokenizer(FakeModel()), (chr(0) + chr(1),))  # neighbours in the vocabulary
     assert not ended(breakers, chr(1))
     assert FIRST == 3
+
+
+def test_vocabulary_search_equals_a_look_at_each_token():
+    tokens = [b"", b"a", b"ba", b"ab", b"aba", b"bab", b"\xc3\xa9", b"a\xc3\xa9"]
+    vocabulary = _Vocabulary(tokens)
+    for data in (b"a", b"b", b"ba", b"ab", b"aba", b"\xa9", b"x"):
+        assert vocabulary.holding(data) == [i for i, token in enumerate(tokens) if data in token]
+        assert vocabulary.ending(data) == [i for i, token in enumerate(tokens) if token.endswith(data)]
 
 
 @pytest.fixture(scope="module")

@@ -42,10 +42,6 @@ class FakeTokenizer:
     has_think = True
     shows_think = False
 
-    @property
-    def token_bytes(self) -> list[bytes]:
-        return [self.token_bytes_of(i) for i in range(self.n_vocab)]
-
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         if text == "</think>" and self.has_think:
             return [CLOSE_THINK]
@@ -54,7 +50,14 @@ class FakeTokenizer:
             token_ids += ([THE] if i else []) + list(plain.encode())
         return token_ids
 
-    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+    def min_tokens(self, text: str) -> int:
+        return -(-len(text.encode()) // 4)
+
+    @property
+    def token_bytes(self) -> list[bytes]:
+        return [self.token_bytes_of(i) for i in range(self.n_vocab)]
+
+    def encode_segments(self, segments: Sequence[tuple[str, bool]], between=lambda: None) -> list[int]:
         return [i for text, special in segments for i in self.encode(text, add_special=False, parse_special=special)]
 
     def control_texts(self) -> frozenset[str]:

@@ -190,6 +190,7 @@ def test_chat_template_refusal_is_a_400(server):
 
 
 def test_chat_long_text_is_encoded_off_the_event_loop(server):
+    server.engine.max_seq_len = 30_000
     threads = []
     encode = server.engine.tokenizer.encode
     server.engine.tokenizer.encode = lambda text, **kw: threads.append(threading.current_thread()) or encode(text, **kw)

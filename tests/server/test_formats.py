@@ -11,7 +11,7 @@ from llamafast.parsing.tool_formats.qwen3_xml import Qwen3Xml
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 from llamafast.server.formats.chat import ChatFormatter
 from llamafast.server.formats.choice import Reading
-from llamafast.server.formats.common import Header, Options
+from llamafast.server.formats.common import Header, Options, json_list
 from llamafast.server.formats.completions import CompletionFormatter, Echo
 
 HEADER = Header("id-1", 5, 'mo"del', "fp_1")
@@ -140,3 +140,9 @@ def test_formatter_stops_at_the_first_error():
     assert isinstance(formatter.error, ValueError)
     assert b'"a"' in data
     assert b'"b"' not in data
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 2000])
+def test_json_list_of_any_length_is_the_list(size):
+    items = [{"a": i, "b": [None, "\u00e9"]} for i in range(size)]
+    assert orjson.loads(orjson.dumps({"x": json_list(iter(items))})) == {"x": items}

@@ -9,7 +9,7 @@ import orjson
 from llamafast.parsing.events import CallArguments, CallStart, Content, Event, ParsedMessage, Reasoning
 from llamafast.request import RequestOutput, TokenLogprob
 from llamafast.server.formats.choice import ChoiceReader, Reading
-from llamafast.server.formats.common import Formatter, Header, JsonObject, Options, finite
+from llamafast.server.formats.common import Formatter, Header, JsonObject, Options, finite, json_list
 
 
 class ChatFormatter(Formatter):
@@ -40,13 +40,13 @@ class ChatFormatter(Formatter):
 
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
         """One object per token, each with its alternatives."""
-        content: list[JsonObject] = [
+        content = json_list(
             {
                 **_token(entry.logprob, entry.token_bytes),
                 "top_logprobs": [_token(logprob, token_bytes) for _, logprob, token_bytes in entry.top],
             }
             for entry in entries
-        ]
+        )
         return {"content": content, "refusal": None}
 
     def deltas(self, output: RequestOutput) -> Sequence[tuple[bytes, bytes]]:

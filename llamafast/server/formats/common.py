@@ -6,8 +6,9 @@ import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import orjson
@@ -18,6 +19,8 @@ from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 logger = logging.getLogger("llamafast.server")
 
 JsonObject: TypeAlias = dict[str, object]
+
+_PIECE = 512
 PromptLogprobs: TypeAlias = Sequence[TokenLogprob | None]
 
 DONE = b"data: [DONE]\n\n"
@@ -196,7 +199,12 @@ class Formatter(ABC):
         if num_top is None:
             return {}
         entries = self._choices[index].prompt_logprobs
-        return {"prompt_logprobs": [entry and _ranked(entry, num_top) for entry in entries]}
+        return {"prompt_logprobs": json_list(entry and _ranked(entry, num_top) for entry in entries)}
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether body() may take long: logprobs can be many times the text."""
+        return self._options.num_logprobs is not None or self._options.num_prompt_logprobs is not None
 
     def _note(self, output: RequestOutput) -> bool:
         """Keep counts and the end of a choice; False when the engine gave up."""
@@ -283,6 +291,18 @@ def _ranked(entry: TokenLogprob, num_top: int) -> JsonObject:
         }
         for token_id, logprob, rank, name in tokens
     }
+
+
+def json_list(items: Iterable[object]) -> list[object] | orjson.Fragment:
+    """A list for orjson. A long one is JSON already, made piece by piece: orjson holds the GIL as long as it runs."""
+    left, pieces = iter(items), list[bytes]()
+    piece = list(islice(left, _PIECE))
+    if len(piece) < _PIECE:
+        return piece
+    while piece:
+        pieces.append(orjson.dumps(piece)[1:-1])
+        piece = list(islice(left, _PIECE))
+    return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
 
 
 def finite(logprob: float) -> float:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import orjson
 
 from llamafast.request import TokenLogprob
-from llamafast.server.formats.common import Formatter, Header, JsonObject, Options, finite
+from llamafast.server.formats.common import Formatter, Header, JsonObject, Options, finite, json_list
 
 # A token, its logprob, its alternatives, where its text starts.
 _Row: TypeAlias = tuple[str, float | None, dict[str, float] | None, int]
@@ -89,7 +89,7 @@ class CompletionFormatter(Formatter):
 
 def _columns(rows: Sequence[_Row]) -> JsonObject:
     names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    return {name: json_list(row[i] for row in rows) for i, name in enumerate(names)}
 
 
 def _token(token_bytes: bytes) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request, Response
 
+from llamafast.engine.validation import check_sizes
 from llamafast.request import Request as EngineRequest
+from llamafast.request import SamplingParams
 from llamafast.server.chat_rules import compile_rules, thinking_budget, warnings_of
-from llamafast.server.deps import ServerState, off_loop
+from llamafast.server.deps import ServerState
 from llamafast.server.formats.chat import ChatFormatter
 from llamafast.server.formats.choice import Reading
 from llamafast.server.formats.common import Header
+from llamafast.server.leaving import while_connected
 from llamafast.server.openapi import body_docs
 from llamafast.server.prompt import ChatPrompt, chat_prompt
 from llamafast.server.schemas.chat import ChatBody
+from llamafast.server.schemas.structured import Constraint
 from llamafast.server.schemas.tools import ToolUse
 from llamafast.server.sse import EventStream, whole_answer
+from llamafast.tokenizer import StopMatcher
 
 
 def chat_router(state: ServerState) -> APIRouter:
@@ -26,13 +31,12 @@ def chat_router(state: ServerState) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=body_docs(ChatBody))
     async def create_chat_completion(request: Request) -> Response:
         """Answer a conversation."""
-        body = await state.read(request, ChatBody)
-        use = body.tool_use()
-        constraint = body.constraint()
-        params = await state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
-        cost = body.render_cost + use.num_chars
-        prompt = await off_loop(cost, lambda: chat_prompt(state, body, use.shown or None))
-        compiled = await compile_rules(state, constraint, use, prompt)
+        ready = await state.prepare(request, ChatBody, lambda body: _ready(state, body))
+        body, use, params, prompt, constraint = ready.body, ready.use, ready.params, ready.prompt, ready.constraint
+        await state.resolve_breakers(request, params)
+        rules = compile_rules(state, constraint, use, prompt)
+        takes_long = constraint is not None or use.is_enforced
+        compiled = await (while_connected(request.receive, rules) if takes_long else rules)
         budget = thinking_budget(state, body, prompt)
         headers = warnings_of(state, use, compiled)
         header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
@@ -55,6 +59,27 @@ def chat_router(state: ServerState) -> APIRouter:
         return await whole_answer(request, outputs, formatter, headers)
 
     return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A body, and what follows from it alone. stops: keeps their automaton in its cache until the answer takes it."""
+
+    body: ChatBody
+    use: ToolUse
+    constraint: Constraint | None
+    params: SamplingParams
+    prompt: ChatPrompt
+    stops: StopMatcher
+
+
+def _ready(state: ServerState, body: ChatBody) -> _Ready:
+    use = body.tool_use()
+    constraint = body.constraint()
+    params = state.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
+    check_sizes(params, state.engine.tokenizer.n_vocab)
+    prompt = chat_prompt(state, body, use.shown or None)
+    return _Ready(body, use, constraint, params, prompt, StopMatcher(params.stop))
 
 
 def _reading(state: ServerState, body: ChatBody, use: ToolUse, prompt: ChatPrompt) -> Reading:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
+from llamafast import caps
+from llamafast.caps import at_most
+from llamafast.engine.validation import check_sizes
 from llamafast.errors import InvalidRequestError
 from llamafast.request import Request as EngineRequest
-from llamafast.server.deps import ServerState, off_loop
+from llamafast.request import SamplingParams
+from llamafast.server.deps import ServerState
 from llamafast.server.formats.common import Header
 from llamafast.server.formats.completions import CompletionFormatter, Echo
+from llamafast.server.leaving import while_connected
 from llamafast.server.openapi import body_docs
+from llamafast.server.preparation import checkpoint
+from llamafast.server.prompt import check_fits
 from llamafast.server.schemas.completions import CompletionBody
+from llamafast.server.schemas.structured import Constraint
 from llamafast.server.sse import EventStream, whole_answer
 from llamafast.server.structured import compile_constraint
-from llamafast.tokenizer import Detokenizer, Tokenizer
+from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
-# A prompt takes at least as long as this many characters of text.
-_PROMPT_COST = 100
+# The tokens of prompts whose texts are found for `echo` on the event loop.
+_INLINE_ECHO = 4000
 
 
 def completions_router(state: ServerState) -> APIRouter:
@@ -29,14 +39,12 @@ def completions_router(state: ServerState) -> APIRouter:
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))
     async def create_completion(request: Request) -> Response:
         """Continue one prompt or several."""
-        body = await state.read(request, CompletionBody)
-        prompts = body.prompts()
-        constraint = body.constraint()
-        params = await state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
-        cost = sum(_PROMPT_COST + len(prompt) for prompt in prompts) + len(body.suffix or "")
-        token_ids = await off_loop(cost, lambda: _encode_all(state, prompts, body))
-        compiled = await compile_constraint(state.engine, constraint)
-        params = replace(params, structured=compiled.structured)
+        ready = await state.prepare(request, CompletionBody, lambda body: _ready(state, body))
+        body, prompts, token_ids, constraint = ready.body, ready.prompts, ready.token_ids, ready.constraint
+        await state.resolve_breakers(request, ready.params)
+        work = compile_constraint(state.engine, constraint)
+        compiled = await (work if constraint is None else while_connected(request.receive, work))
+        params = replace(ready.params, structured=compiled.structured)
         header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
         requests = [
             EngineRequest(
@@ -50,8 +58,13 @@ def completions_router(state: ServerState) -> APIRouter:
             for i, ids in enumerate(token_ids)
         ]
         outputs = await state.submit(requests, params.n, body.param_names)
-        options = body.options(body.logprobs, sum(map(len, token_ids)), constraint)
-        echo = await off_loop(cost, lambda: _echoes(state, body, prompts, token_ids)) if body.echo else ()
+        num_tokens = sum(map(len, token_ids))
+        options = body.options(body.logprobs, num_tokens, constraint)
+        echo: Sequence[Echo] = ()
+        if body.echo:
+            make = partial(_echoes, state, body, prompts, token_ids)
+            is_short = num_tokens + len(token_ids) <= _INLINE_ECHO
+            echo = make() if is_short else await state.preparation.run(request.receive, num_tokens, make)
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:
             return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
@@ -60,11 +73,40 @@ def completions_router(state: ServerState) -> APIRouter:
     return router
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A body, and what follows from it alone. stops: keeps their automaton in its cache until the engine takes it."""
+
+    body: CompletionBody
+    prompts: list[str | list[int]]
+    constraint: Constraint | None
+    params: SamplingParams
+    token_ids: list[array[int]]
+    stops: StopMatcher
+
+
+def _ready(state: ServerState, body: CompletionBody) -> _Ready:
+    prompts = body.prompts()
+    at_most("prompts", len(prompts), caps.MAX_PROMPTS, "prompt")
+    constraint = body.constraint()
+    params = state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
+    check_sizes(params, state.engine.tokenizer.n_vocab, len(prompts))
+    at_most("choices of all prompts", params.n * len(prompts), caps.MAX_CHOICES, "n")
+    token_ids = _encode_all(state, prompts, body)
+    if params.prompt_logprobs is not None:
+        num_scores = params.n * sum(map(len, token_ids)) * (1 + params.prompt_logprobs)
+        at_most("logprobs of prompts in all choices", num_scores, caps.MAX_PROMPT_LOGPROBS, "prompt_logprobs")
+    return _Ready(body, prompts, constraint, params, token_ids, StopMatcher(params.stop))
+
+
 def _encode_all(state: ServerState, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
     """Token ids of each prompt. Raises InvalidRequestError for an empty one, or an id no token can have."""
     encoded: list[array[int]] = []
     for i, prompt in enumerate(prompts):
+        checkpoint()
         param = "prompt" if len(prompts) == 1 else f"prompt[{i}]"
+        check_fits(state.engine, prompt, param)
+        check_fits(state.engine, body.suffix or "", "suffix")
         try:
             ids = array("i", _encode(state, prompt, body))
         except OverflowError as exc:

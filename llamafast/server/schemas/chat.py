@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llamafast import caps
+from llamafast._json_shape import shape_of
+from llamafast.caps import at_most
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.reasoning import SWITCHES, wrong_switch
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
+from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
 from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
 from llamafast.server.schemas.tools import ToolFields
@@ -32,9 +36,6 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "echo": (False,),
     "best_of": (1,),
 }
-
-# Templates take as long over an empty message as the tokenizer over 500 characters, and are run up to six times.
-_MESSAGE_COST = 3000
 
 # render() takes these from elsewhere.
 _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
@@ -60,7 +61,9 @@ class ContentPart(BaseModel):
         """Raises InvalidRequestError, naming `path`."""
         if self.type != "text":
             raise InvalidRequestError(
-                f"{path}: a part of type '{self.type}' is not supported yet", param=path, code="unsupported_content"
+                f"{path}: a part of type '{self.type[:64]}' is not supported yet",
+                param=path,
+                code="unsupported_content",
             )
         if "text" not in self.model_fields_set:
             raise InvalidRequestError(f"{path}.text: Field required", param=f"{path}.text")
@@ -72,15 +75,8 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-    tool_calls: list[dict[str, object]] | None = None
-
-    @property
-    def num_chars(self) -> int:
-        """The length of the content."""
-        if isinstance(self.content, list):
-            return sum(len(part.text) for part in self.content)
-        return len(self.content or "")
+    content: str | Annotated[list[ContentPart], IN_PIECES] | None = None
+    tool_calls: Annotated[list[dict[str, object]], IN_PIECES] | None = None
 
     def as_sent(self) -> dict[str, object]:
         """The message as the client wrote it, every field that it gave."""
@@ -96,7 +92,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES, **SPECIAL_ALIASES}
 
-    messages: list[ChatMessage] = Field(
+    messages: Annotated[list[ChatMessage], IN_PIECES] = Field(
         min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
     )
     max_tokens: int | None = Field(None, description="Older name of max_completion_tokens.")
@@ -118,6 +114,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         """Rules between fields. Raises InvalidRequestError."""
         super().check()
         self.check_reasoning()
+        self._check_sizes()
         for i, message in enumerate(self.messages):
             for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
                 part.check(f"messages[{i}].content[{j}]")
@@ -137,10 +134,18 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
             param = f"chat_template_kwargs.{switch}"
             raise InvalidRequestError(f"{param}: must be true or false", param=param)
 
-    @property
-    def render_cost(self) -> int:
-        """How long rendering and tokenizing take, in characters."""
-        return sum(_MESSAGE_COST + message.num_chars for message in self.messages)
+    def _check_sizes(self) -> None:
+        messages = self.messages
+        at_most("messages", len(messages), caps.MAX_MESSAGES)
+        num_parts = sum(len(message.content) for message in messages if isinstance(message.content, list))
+        at_most("parts of all messages", num_parts, caps.MAX_PARTS, "messages")
+        num_calls = sum(len(message.tool_calls or ()) for message in messages)
+        at_most("tool_calls of all messages", num_calls, caps.MAX_TOOL_CALLS, "messages")
+        for i, message in enumerate(messages):
+            for j, call in enumerate(message.tool_calls or ()):
+                _check_arguments(call.get("function"), f"messages[{i}].tool_calls[{j}].function.arguments")
+            legacy = (message.model_extra or {}).get("function_call")
+            _check_arguments(legacy, f"messages[{i}].function_call.arguments")
 
     @property
     def token_limit(self) -> int | None:
@@ -166,3 +171,12 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
             if value is not None or name not in SWITCHES
         }
         return {**self.switches(known), **given}
+
+
+def _check_arguments(function: object, param: str) -> None:
+    """That the JSON in a string can be read without a long pause."""
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 10:
+        weight = shape_of(arguments.encode()).weight
+        if weight > caps.MAX_ARGUMENTS_WEIGHT:
+            raise InvalidRequestError(f"{param}: too many JSON values", param=param)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from llamafast import caps
+from llamafast.caps import at_most
 from llamafast.errors import InvalidRequestError
 from llamafast.request import SamplingParams
+from llamafast.server.schemas.pieces import IN_PIECES
 
 if TYPE_CHECKING:
     from llamafast.tokenizer import Tokenizer
 
 # Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
 MAX_LOGPROBS = 20
-
-# A text takes at least as long as this many characters.
-_TEXT_COST = 100
 
 # llama.cpp's default seed, as signed and as unsigned number: at every peer it asks for a random one.
 _RANDOM_SEEDS = (-1, 2**32 - 1)
@@ -29,6 +29,8 @@ _TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 # llama-server's `false`: the token never comes.
 Bias = float | Literal[False]
 BiasPair = Annotated[tuple[int | str, Bias], Field(strict=False)]
+Texts = Annotated[list[str], IN_PIECES]
+TokenIds = Annotated[list[int], IN_PIECES]
 
 
 class SamplingFields(BaseModel):
@@ -76,32 +78,27 @@ class SamplingFields(BaseModel):
     dry_base: float = Field(1.75, description="How DRY's penalty grows with the repeated length.")
     dry_allowed_length: int = Field(2, description="Repeated sequences up to this length cost nothing.")
     dry_penalty_last_n: int = Field(-1, description="Tokens DRY looks back at; -1: all, 0: none.")
-    dry_sequence_breakers: list[str] = Field(
+    dry_sequence_breakers: Texts = Field(
         default_factory=lambda: list(SamplingParams().dry_sequence_breakers),
         description="Texts that no repeated sequence reaches across.",
     )
-    logit_bias: dict[str, Bias] | list[BiasPair] = Field(
+    logit_bias: Annotated[dict[str, Bias], IN_PIECES] | Annotated[list[BiasPair], IN_PIECES] = Field(
         default_factory=dict,
         description="What is added to a token's logit, by token id or by a text that is one token; `false`: never. "
         "As an object, or as a list of pairs.",
     )
-    bad_words: list[str] = Field(default_factory=list, description="Texts that may not come out.")
-    allowed_token_ids: list[int] | None = Field(None, description="No other tokens are drawn.")
-    stop: str | list[str] = Field(
+    bad_words: Texts = Field(default_factory=list, description="Texts that may not come out.")
+    allowed_token_ids: TokenIds | None = Field(None, description="No other tokens are drawn.")
+    stop: str | Texts = Field(
         default_factory=list, description="Texts that end the answer; in chats its content, never reasoning or calls."
     )
-    stop_token_ids: list[int] = Field(default_factory=list, description="Tokens that end the answer.")
+    stop_token_ids: TokenIds = Field(default_factory=list, description="Tokens that end the answer.")
     min_tokens: int = Field(0, description="Before this many tokens nothing ends the answer.")
     ignore_eos: bool = Field(False, description="The model cannot end the answer itself.")
     include_stop_str_in_output: bool = Field(False, description="The stop stays in the text.")
     prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
     )
-
-    @property
-    def sampling_cost(self) -> int:
-        """How long sampling() takes, in characters to tokenize."""
-        return sum(_TEXT_COST + len(word) for word in self.bad_words) + _TEXT_COST * len(self.logit_bias)
 
     @property
     def num_scored(self) -> int | None:
@@ -121,6 +118,10 @@ class SamplingFields(BaseModel):
 
         Raises InvalidRequestError for a text that names no tokens.
         """
+        at_most("bad_words", len(self.bad_words), caps.MAX_BAD_WORDS)
+        num_chars = sum(map(len, self.bad_words))
+        at_most("characters in all bad_words", num_chars, caps.MAX_ALL_BAD_WORD_CHARS, "bad_words")
+        at_most("logit_bias entries", len(self.logit_bias), caps.MAX_BIAS_PAIRS, "logit_bias")
         values = {name: getattr(self, name) for name in _PLAIN}
         values |= {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         values["seed"] = None if values["seed"] in _RANDOM_SEEDS else values["seed"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import GrammarError, InvalidRequestError
 from llamafast.request import StructuredKind, StructuredOutput
+from llamafast.server.schemas.pieces import IN_PIECES
 
 # vLLM's options that say which backend compiles, not what.
 _BACKEND_OPTIONS = ("backend", "disable_fallback")
@@ -55,7 +56,7 @@ class StructuredOutputs(BaseModel):
     json_: Schema | None = Field(None, alias="json", description="A JSON Schema, as an object or as text.")
     json_object: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Annotated[list[str], IN_PIECES] | None = None
     grammar: str | None = Field(None, description="GBNF, root rule `root`.")
 
 
@@ -70,7 +71,7 @@ class StructuredFields(BaseModel):
     )
     guided_json: Schema | None = Field(None, description="A JSON Schema, enforced.")
     guided_regex: str | None = Field(None, description="A regular expression, enforced.")
-    guided_choice: list[str] | None = Field(None, description="The answer is one of these.")
+    guided_choice: Annotated[list[str], IN_PIECES] | None = Field(None, description="The answer is one of these.")
     guided_grammar: str | None = Field(None, description="GBNF, root rule `root`.")
     grammar: str | None = Field(None, description="GBNF, root rule `root`.")
     json_schema: dict[str, object] | bool | None = Field(None, description="A JSON Schema, enforced.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -16,8 +17,11 @@ from pydantic import (
     model_validator,
 )
 
+from llamafast import caps
+from llamafast.caps import at_most
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.tools import Tool
+from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.tool_schema import check_parameters
 
 JsonObject = dict[str, object]
@@ -45,11 +49,6 @@ class ToolUse:
     def is_enforced(self) -> bool:
         """Whether what the model writes must be constrained."""
         return self.is_required or self.names is not None or any(tool.strict for tool in self.tools)
-
-    @property
-    def num_chars(self) -> int:
-        """About as long as the tools stand in a prompt."""
-        return sum(len(repr(tool)) for tool in self.shown)
 
 
 class FunctionDefinition(BaseModel):
@@ -137,18 +136,25 @@ class AllowedTools(BaseModel):
 class ToolFields(BaseModel):
     """OpenAI's tools, and the functions that they were before."""
 
-    tools: list[ToolDefinition] = Field(
-        default_factory=list, max_length=1024, description="Functions that may be called; strict: true is enforced."
+    tools: Annotated[list[ToolDefinition], IN_PIECES] = Field(
+        default_factory=list,
+        max_length=caps.MAX_TOOLS,
+        description="Functions that may be called; strict: true is enforced.",
     )
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools = Field(
         "auto", description="none hides the tools; required, a named tool and allowed_tools are enforced."
     )
     parallel_tool_calls: bool = Field(True, description="false: the answer ends behind its first call.")
-    functions: list[FunctionDefinition] = Field(default_factory=list, max_length=1024, description="Older `tools`.")
+    functions: Annotated[list[FunctionDefinition], IN_PIECES] = Field(
+        default_factory=list, max_length=caps.MAX_TOOLS, description="Older `tools`."
+    )
     function_call: Literal["auto", "none"] | NamedFunction = Field("auto", description="Older `tool_choice`.")
 
     def tool_use(self) -> ToolUse:
         """What the model may call. Raises InvalidRequestError."""
+        # Validated in pieces, so that only these know the length.
+        at_most("tools", len(self.tools), caps.MAX_TOOLS)
+        at_most("functions", len(self.functions), caps.MAX_TOOLS)
         if self.functions:
             if self.tools:
                 raise InvalidRequestError("'functions' is the older name of 'tools': give one", param="functions")
@@ -161,6 +167,7 @@ class ToolFields(BaseModel):
             return ToolUse()
         paths = tuple(f"tools[{i}].function" for i in range(len(self.tools)))
         tools = _distinct([definition.function for definition in self.tools], paths)
+        _check_bytes(self.tools, "tools")
         choice = self.tool_choice
         if choice == "none":
             return ToolUse()
@@ -183,6 +190,7 @@ class ToolFields(BaseModel):
 
     def _of_functions(self) -> ToolUse:
         tools = _distinct(self.functions, tuple(f"functions[{i}]" for i in range(len(self.functions))))
+        _check_bytes(self.functions, "functions")
         choice = self.function_call
         if choice == "none":
             return ToolUse()
@@ -191,6 +199,14 @@ class ToolFields(BaseModel):
             names = _known([choice.name], tools, "function_call.name")
             return ToolUse(tools, shown, names, is_required=True, is_parallel=False, is_legacy=True)
         return ToolUse(tools, shown, is_parallel=False, is_legacy=True)
+
+
+def _check_bytes(definitions: Sequence[FunctionDefinition | ToolDefinition], param: str) -> None:
+    try:
+        num_bytes = sum(len(orjson.dumps(definition.document)) for definition in definitions)
+    except orjson.JSONEncodeError as exc:
+        raise InvalidRequestError(f"{param}: nested too deeply", param=param) from exc
+    at_most(f"bytes of {param}", num_bytes, caps.MAX_TOOL_BYTES, param)
 
 
 def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> tuple[Tool, ...]:

@@ -1,0 +1,33 @@
+"""Long lists and objects, validated piece by piece: pydantic holds the GIL while it runs, and collects every fault."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+_PIECE = 512
+
+
+def _validated(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    if isinstance(value, list) and len(value) > _PIECE:
+        done: list[object] = []
+        for start in range(0, len(value), _PIECE):
+            piece = value[start : start + _PIECE]
+            try:
+                done += handler(piece)
+            except ValidationError:
+                # Once more, behind what is right, so that the fault is reported at its place.
+                return handler(done + piece)
+        return done
+    if isinstance(value, dict) and len(value) > _PIECE:
+        items = iter(value.items())
+        fields: dict[object, object] = {}
+        while part := dict(islice(items, _PIECE)):
+            fields |= handler(part)
+        return fields
+    return handler(value)
+
+
+IN_PIECES = WrapValidator(_validated)
+"""Of a list or an object: validated so."""
