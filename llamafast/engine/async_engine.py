@@ -171,7 +171,7 @@ class AsyncEngine:
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
         """What Request.grammar takes, compiled in a thread. Raises GrammarError, EngineDeadError, ShuttingDownError."""
-        self._check_ready()
+        self.check_ready()
         return await self.engine.grammars.compile_async(structured)
 
     async def prepare(self, request: Request) -> RequestState:
@@ -179,14 +179,14 @@ class AsyncEngine:
 
         Raises InvalidRequestError or ContextLengthError, naming the field, EngineDeadError, ShuttingDownError.
         """
-        self._check_ready()
+        self.check_ready()
         if prepare_cost(request) <= _INLINE_COST:
             return self._prepare(request)
         return await asyncio.to_thread(self._prepare, request)
 
     def submit(self, request: Request | RequestState) -> OutputStream:
         """Queue a request. Raises what Engine.prepare does, EngineDeadError, ShuttingDownError, QueueFullError."""
-        self._check_ready()
+        self.check_ready()
         prepared = request if isinstance(request, RequestState) else self._prepare(request)
         request = prepared.request
         if request.request_id in self._streams:
@@ -216,7 +216,8 @@ class AsyncEngine:
         # Not the engine's own method: it may be closed meanwhile.
         return prepare_request(request, self.tokenizer, self.engine.limits)
 
-    def _check_ready(self) -> None:
+    def check_ready(self) -> None:
+        """Raises EngineDeadError or ShuttingDownError where submit() would."""
         if self.dead is not None:
             raise EngineDeadError(f"the engine is dead: {self.dead}")
         if not self._is_stopping and self._thread is not None and not self._is_alive:

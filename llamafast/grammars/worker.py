@@ -125,6 +125,8 @@ def _on_large_stack(job: Job) -> Prepared | Refused:
             answers.append(Refused("it takes too much memory to compile", None))
         except RecursionError:
             answers.append(Refused("it is nested too deeply", None))
+        except Exception as error:  # a fault of ours: the next job needs this process
+            answers.append(Refused(f"it cannot be compiled: {type(error).__name__}: {error}", None))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -146,6 +146,7 @@ class ServerState:
         Raises what work does, RequestTooLargeError, InvalidRequestError, NotFoundError (model), ClientDisconnect,
         QueueFullError, ShuttingDownError.
         """
+        self.engine.check_ready()
         chunks: list[bytes] = []
         try:
             await self._receive(request, chunks)

@@ -11,6 +11,7 @@ import pytest
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import InvalidRequestError
+from llamafast.grammars.constraint import Constraint
 from llamafast.request import FinishReason, ReasoningBudget, Request, SamplingParams, StructuredKind, StructuredOutput
 from tests.engine.fakes import Collector, encode, make_engine, make_request
 
@@ -163,3 +164,30 @@ def test_real_model_answers_behind_the_closing_text(native) -> None:
         text = Collector().run(engine, request).text["0", 0]
         reasoning, _, answer = text.partition("\n</think>\n\n")
         assert (len(ids(reasoning)), "Madrid" in answer) == (4, True)
+
+
+@pytest.mark.parametrize("max_tokens", [3, 4, 5])
+def test_limit_inside_a_character_lets_it_end(max_tokens) -> None:
+    assert run("ab€cd", budget(max_tokens), max_tokens=5 + len(CLOSING)) == f"ab€{CLOSING}"
+
+
+def test_closing_text_that_the_grammar_forbids_gives_way_to_the_grammar() -> None:
+    class OnlyX(Constraint):
+        is_finished = False
+
+        def accept(self, token_id: int) -> bool:
+            return [token_id] == encode("x")
+
+        def mask(self) -> bytes:
+            return (1 << encode("x")[0]).to_bytes(64, "little")
+
+        def forced(self, min_tokens: int = 1) -> list[int]:
+            return []
+
+    class Grammar:
+        def start(self) -> Constraint:
+            return OnlyX()
+
+    params = SamplingParams(max_tokens=6, seed=0, logprobs=0, reasoning_budget=budget(2))
+    request = Request("0", array("i", encode(PROMPT)), params, grammar=Grammar())
+    assert Collector().run(engine_writing("abcdef"), request).text["0", 0] == "xxxxxx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
 from pathlib import Path
 
@@ -136,6 +137,7 @@ def test_cancelled_decode_is_made_good(model, attention_path):
 
 
 def test_native_handles_are_freed_on_close():
+    gc.collect()  # what other tests have left
     before = live_handles()
     engine = open_engine(BUILT_IN)
     grammar = engine.compile_grammar(StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}'))

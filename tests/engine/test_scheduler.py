@@ -7,7 +7,8 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafast.engine.engine import EngineConfig
+from llamafast.engine.config import EngineConfig
+from llamafast.engine.seeds import choice_seed
 from llamafast.request import FinishReason
 from tests.engine.fakes import Collector, alone, make_engine, make_request, scripted
 
@@ -205,14 +206,14 @@ def test_fork_n_choices_prefill_once():
     engine = make_engine(n_ctx=400)
     collector = Collector().run(engine, make_request("0", "a prompt", n=4, max_tokens=9))
     assert engine.runner.steps[0] == {0: 8}
-    assert collector.text == {("0", i): alone("a prompt", seed=i, max_tokens=9) for i in range(4)}
+    assert collector.text == {("0", i): alone("a prompt", seed=choice_seed(0, i), max_tokens=9) for i in range(4)}
     assert collector.usage["0"].completion_tokens == sum(map(len, collector.token_ids.values()))
 
 
 def test_fork_hybrid_copies_whole_sequences():
     engine = make_engine(n_ctx=400, kind="hybrid")
     collector = Collector().run(engine, make_request("0", "a prompt", n=4, max_tokens=9))
-    assert collector.text == {("0", i): alone("a prompt", seed=i, max_tokens=9) for i in range(4)}
+    assert collector.text == {("0", i): alone("a prompt", seed=choice_seed(0, i), max_tokens=9) for i in range(4)}
 
 
 def test_fork_waits_until_all_ids_are_free():
@@ -371,7 +372,7 @@ def test_engine_random_history_gives_what_each_request_gives_alone(operations, k
             engine.validate(request)
             engine.add(request)
             expected[request_id] = [
-                alone(prompt, seed, operation[4], engine.max_seq_len) for seed in range(operation[3])
+                alone(prompt, choice_seed(0, i), operation[4], engine.max_seq_len) for i in range(operation[3])
             ]
         elif operation[0] == "abort":
             engine.abort(str(operation[1]))

@@ -19,8 +19,8 @@ ENDLESS = "start: A\nA: " + " & ".join(f"/.*a.{{{i}}}/" for i in range(30))
 
 
 def lark(rules: str, **parts: object) -> str:
-    empty: dict[str, object] = {"texts": {}, "frees": {}, "schemas": {}, "checked": [], "regexes": {}, "dropped": []}
-    return json.dumps({"rules": rules, **empty, **parts})
+    empty = {name: {} for name in ("texts", "frees", "ends", "schemas", "regexes")}
+    return json.dumps({"rules": rules, **empty, "checked": [], "dropped": [], **parts})
 
 
 def job(kind: str, text: str, *, max_cpu_s: float = 5.0, **controls: int) -> Job:

@@ -156,8 +156,11 @@ class FakeEngine:
         self.ready = False
         self.log.append(f"stop {deadline_s}")
 
+    def check_ready(self) -> None:
+        return None
+
     async def prepare(self, request: Request) -> RequestState:
-        limits = Limits(n_vocab=self.tokenizer.n_vocab, n_seq_max=32, max_seq_len=self.max_seq_len)
+        limits = Limits(n_vocab=self.tokenizer.n_vocab, n_seq_max=256, max_seq_len=self.max_seq_len)
         return prepare_request(request, self.tokenizer, limits)
 
     def submit(self, prepared: RequestState) -> FakeStream:
