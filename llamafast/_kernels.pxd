@@ -48,8 +48,8 @@ cdef void row_penalize(float* row, const int32_t* ids, const int32_t* counts, in
 # scratch must be reserved for n. IN ids (n,): the token ids of the places, ascending; NULL: the places themselves.
 cdef int32_t row_draw(const float* row, const int32_t* ids, int32_t n, const RowParams* params, const Noise* noise,
                       Scratch* scratch) noexcept nogil
-# The steps of row_draw. IN scratch.maxima: the block maxima of row; top: its largest, finite. OUT n_keys: so many keys in
-# scratch.keys hold all that survive (some may not); 0: not known.
+# The steps of row_draw. IN scratch.maxima: the block maxima of row; top: its largest, finite. OUT n_keys: so many keys
+# in scratch.keys hold all that survive (some may not); 0: not known.
 cdef Cut row_cut(const float* row, int32_t n, float top, const RowParams* params, Scratch* scratch,
                  int32_t* n_keys) noexcept nogil
 # Sum of exp((logit - top) * scale) over what the cut leaves, but for what is negligible

@@ -83,16 +83,20 @@ def test_submit_after_idling_wakes_the_thread():
 
 
 def test_stream_finish_ends_one_choice_and_the_other_goes_on():
+    made = make_engine(scripted(ENDLESS, ENDLESS), n_ctx=500)
+    gate = Gate(made, num_free=3)
+
     async def work(engine):
         stream = engine.submit(make_request("0", "abc", n=2, max_tokens=200))
         texts = ["", ""]
         async for outputs in stream:
             stream.finish(0)
+            gate.opened.set()
             for output in outputs:
                 texts[output.index] += output.text
         return texts, output
 
-    texts, last = serve(make_engine(scripted(ENDLESS, ENDLESS), n_ctx=500), work)
+    texts, last = serve(made, work)
     assert len(texts[0]) < len(texts[1]) == 200
     assert last.usage.completion_tokens == sum(map(len, texts))
 
