@@ -676,12 +676,11 @@ cdef struct RowsToDraw:
 cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
     # What fails here (memory only) leaves the NOT_DRAWN that stood in drawn.
     cdef RowsToDraw* rows = <RowsToDraw*> data
-    cdef sampling.SamplerState* state
     cdef int32_t i
     for i in range(rows.starts[group], rows.starts[group + 1]):
         if rows.is_constrained[i]:
-            state = rows.states[i]
-            rows.drawn[i] = sampling.draw_token(state, rows.logits[i], state.num_accepted, &rows.scratches[thread])
+            rows.drawn[i] = sampling.draw_token(rows.states[i], rows.logits[i], rows.states[i].num_accepted,
+                                                &rows.scratches[thread])
         else:
             rows.drawn[i] = sampling.draw_row(rows.states[i], rows.logits[i], &rows.scratches[thread])
 
