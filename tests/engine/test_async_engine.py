@@ -10,13 +10,7 @@ import weakref
 import pytest
 
 from llamafast.engine.async_engine import AsyncEngine
-from llamafast.errors import (
-    ContextLengthError,
-    EngineDeadError,
-    InvalidRequestError,
-    QueueFullError,
-    ShuttingDownError,
-)
+from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
 from llamafast.request import FinishReason, StructuredKind, StructuredOutput
 from tests.engine.fakes import alone, make_engine, make_request, scripted
 
