@@ -25,7 +25,7 @@ from models import BUILT_IN
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.hostile_bodies import HUGE, legal
+from tests.largest_bodies import HUGE, legal
 
 HEALTH_EVERY_S = 0.005
 LIMIT_S = 60

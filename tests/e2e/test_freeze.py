@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.hostile_bodies import HUGE, chat, field, legal, many, prompt
+from tests.largest_bodies import HUGE, chat, field, legal, many, prompt
 
 from .conftest import Server
 
@@ -73,6 +73,7 @@ def send(server, body: bytes) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/{path}", content=body, timeout=60)
 
 
+@pytest.mark.hostile
 def test_largest_bodies_leave_neighbours_and_health_alone(attacked):
     bodies = [HUGE[name]() for name in BODIES]
     bodies += [make() for name, make in legal(3584, 8192).items() if name in ("stop", "logit_bias", "unknown field")]
@@ -84,6 +85,7 @@ def test_largest_bodies_leave_neighbours_and_health_alone(attacked):
     assert neighbour.health_s < MAX_GAP_S
 
 
+@pytest.mark.hostile
 def test_largest_bodies_leave_no_memory_behind(attacked):
     bodies = [
         prompt(prompt="a" * 30_000_000),

@@ -39,6 +39,8 @@ REFUSED = {
 ALLOWED = {
     "money": {"type": "number", "multipleOf": 0.01, "minimum": 0, "maximum": 1e9},
     "thousands": {"type": "integer", "multipleOf": 10_000},
+    "seconds of a day": {"type": "integer", "multipleOf": 86_400},
+    "five digits": {"type": "number", "multipleOf": 12.345},
     "no multiple": {"multipleOf": 0},
     "rules for a password": {
         "type": "string", "minLength": 8, "maxLength": 64,

@@ -14,7 +14,7 @@ from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import InvalidRequestError
 from llamafast.server.deps import check_shape
 from llamafast.server.preparation import Preparation
-from tests.hostile_bodies import CALL, tool
+from tests.largest_bodies import CALL, tool
 
 USER = {"role": "user", "content": ""}
 PART = {"type": "text", "text": ""}

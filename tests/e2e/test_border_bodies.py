@@ -11,8 +11,8 @@ import time
 import httpx
 import pytest
 
+from tests.e2e.border_bodies import pairs, singles
 from tests.e2e.conftest import Server
-from tests.e2e.hostile_bodies import pairs, singles
 
 NUM_WORKERS = 4
 NUM_BODIES = int(os.environ.get("LLAMAFAST_NUM_BODIES", "50000"))
