@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from llamafast._core import Batch, Context, Model, ModelRunner
@@ -171,18 +171,15 @@ class Engine:
         state = request if isinstance(request, RequestState) else self.prepare(request)
         if state.request.request_id in self.scheduler.requests:
             raise InvalidRequestError(f"request id {state.request.request_id!r} is in use", param="request_id")
-        try:
-            self.scheduler.add(state)
-        except BaseException as error:
-            self.scheduler.fail(state, error)
+        self._guarded(state, lambda: self.scheduler.add(state))
 
     def abort(self, request_id: str) -> None:
         """End a request now, wherever it is; its last outputs come with the next step. An unknown id is ignored."""
-        self.scheduler.abort(request_id)
+        self._guarded(self.scheduler.requests.get(request_id), lambda: self.scheduler.abort(request_id))
 
     def finish(self, request_id: str, index: int) -> None:
         """End one choice of a request as a stop string would. One unknown, finished or without a token is ignored."""
-        self.scheduler.finish(request_id, index)
+        self._guarded(self.scheduler.requests.get(request_id), lambda: self.scheduler.finish(request_id, index))
 
     def abort_all(self) -> list[RequestOutput]:
         """End all requests now; their last outputs."""
@@ -276,6 +273,15 @@ class Engine:
         finally:
             if self.dead is None:
                 self.scheduler.drop(left)
+
+    def _guarded(self, state: RequestState | None, work: Callable[[], None]) -> None:
+        """Work for one request: if it raises, that request ends with ERROR, and the others go on."""
+        try:
+            work()
+        except BaseException as error:
+            if state is None:
+                raise
+            self.scheduler.fail(state, error)
 
     def _check_alive(self) -> None:
         if self.dead is not None:

@@ -160,6 +160,21 @@ def test_queueing_that_fails_ends_its_request_alone():
     assert collector.finished["bad", 0].finish_reason is FinishReason.ERROR
 
 
+@pytest.mark.parametrize("end", ["abort", "finish"])
+def test_end_that_fails_ends_its_request_alone(end):
+    engine = make_engine(n_ctx=400)
+    state = engine.prepare(make_request("bad", max_tokens=50))
+    engine.add(state)
+    engine.add(make_request("good"))
+    collector = Collector()
+    collector.add(engine.step())
+    state.sequences[0].detokenizer = Broken()
+    getattr(engine, end)("bad", *([0] if end == "finish" else []))
+    collector.run(engine)
+    assert collector.text["good", 0] == alone("hello")
+    assert collector.finished["bad", 0].finish_reason is FinishReason.ERROR
+
+
 @pytest.mark.parametrize("error", [RuntimeError("broken"), Panic("thread panicked"), MemoryError()])
 def test_step_that_fails_reaches_everyone_and_tells_once(error):
     deaths = []
