@@ -174,11 +174,6 @@ class TokenLogprob:
     top: tuple[tuple[int, float, bytes], ...] = ()
     rank: int = 0
 
-    @property
-    def text_end(self) -> int:
-        """Where its text ends, if all of it is shown."""
-        return self.text_offset + len(self.token_bytes.decode("utf-8", "ignore"))
-
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -180,7 +180,7 @@ class AsyncEngine:
         Raises InvalidRequestError or ContextLengthError, naming the field, EngineDeadError, ShuttingDownError.
         """
         self.check_ready()
-        if prepare_cost(request) <= _INLINE_COST:
+        if prepare_cost(request, self.tokenizer) <= _INLINE_COST:
             return self._prepare(request)
         return await asyncio.to_thread(self._prepare, request)
 

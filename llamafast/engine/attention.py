@@ -30,5 +30,4 @@ def flash_attention(model: Model, config: EngineConfig) -> bool | None:
 def _score_bytes(model: Model, config: EngineConfig) -> int:
     architecture = model.metadata.get("general.architecture", "")
     n_head = model.metadata.get(f"{architecture}.attention.head_count", "")
-    n_ctx = config.n_ctx or model.n_ctx_train
-    return 4 * n_ctx * config.n_ubatch * (int(n_head) if n_head.isdigit() else 1)
+    return 4 * config.context_size(model.n_ctx_train) * config.n_ubatch * (int(n_head) if n_head.isdigit() else 1)

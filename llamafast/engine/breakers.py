@@ -42,6 +42,13 @@ def dry_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> DryBreakers:
         return known.breakers.setdefault(texts, found)
 
 
+def has_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> bool:
+    """Whether dry_breakers() would find these texts among those that are kept."""
+    with _lock:
+        known = _cache.get(tokenizer)
+        return known is not None and texts in known.breakers
+
+
 def _resolve(tokenizer: Tokenizer, vocabulary: _Vocabulary, texts: tuple[str, ...]) -> DryBreakers:
     single: set[int] = set()
     pieces: list[tuple[list[int], list[int]]] = []

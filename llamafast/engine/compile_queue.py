@@ -15,7 +15,7 @@ T = TypeVar("T")
 LARGE_COST = 8 * 1024
 _NUM_THREADS = 3  # one of them for what is not large
 _MAX_QUEUED = 64
-_JOB_S = 0.2  # of a job that waits, for those who are told when to come again
+_JOB_S = 0.2  # seconds that a waiting job is expected to take, for Retry-After
 _STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
 
 
@@ -46,7 +46,7 @@ class CompileQueue(Generic[T]):
             future: Future[T] = Future()
             self._num_submitted += 1
             heapq.heappush(self._heap, (cost, self._num_submitted, future, work))
-            if not self._num_free and self._num_threads < _NUM_THREADS:
+            if len(self._heap) > self._num_free and self._num_threads < _NUM_THREADS:
                 self._start_thread()
             self._condition.notify()
         return future

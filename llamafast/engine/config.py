@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# With n_ctx 0: a model trained for 256k tokens would ask for tens of gigabytes.
+_DEFAULT_N_CTX = 16384
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -69,3 +72,7 @@ class EngineConfig:
     max_checkpoint_bytes: int = 1 << 30
     checkpoint_every: int = 512
     context_shift: bool = False
+
+    def context_size(self, n_ctx_train: int) -> int:
+        """KV cells of a model that was trained for n_ctx_train tokens."""
+        return self.n_ctx or min(n_ctx_train, _DEFAULT_N_CTX)

@@ -30,8 +30,6 @@ from llamafast.grammars.constraint import Grammar
 from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
-# With n_ctx 0: a model trained for 256k tokens would ask for tens of gigabytes.
-DEFAULT_N_CTX = 16384
 _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
 _MAX_SPARE_STATES = 16
@@ -45,7 +43,8 @@ _CONTEXT_FIELDS = (
 
 
 class Engine:
-    """Continuous batching over one model. All but validate() belong to one thread.
+    """Continuous batching over one model. All but validate(), prepare() and compile_grammar() belong to one
+    thread.
 
     model: a path to a GGUF file, or a loaded Model. context, runner and batch are made here unless given, as tests do.
     Use it as a context manager, or close() it. Raises ModelLoadError.
@@ -331,7 +330,7 @@ def make_context(model: Model, config: EngineConfig) -> Context:
     values = asdict(config)
     return Context(
         model,
-        n_ctx=config.n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX),
+        n_ctx=config.context_size(model.n_ctx_train),
         n_batch=n_batch,
         n_ubatch=config.n_ubatch,
         n_seq_max=n_seq_ids,

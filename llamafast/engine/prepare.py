@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from llamafast.engine.breakers import has_breakers
 from llamafast.engine.sequence import RequestState, make_sequences
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import InvalidRequestError
@@ -24,7 +25,7 @@ def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> R
     params = request.params
     num_prompt = len(request.prompt_token_ids)
     most = (params.max_tokens, limits.max_output_tokens)
-    # Without a limit not even those that can go on do so for ever.
+    # With context shift an output has no end of its own: it gets one context's length.
     end_len = num_prompt + min((limit for limit in most if limit is not None), default=limits.max_seq_len)
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     state = RequestState(request)
@@ -38,13 +39,10 @@ def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> R
     return state
 
 
-def prepare_cost(request: Request) -> int:
-    """About how many microseconds prepare_request takes: whether it is a matter for a thread.
-
-    DRY's breakers are looked for in the whole vocabulary, which takes longest.
-    """
+def prepare_cost(request: Request, tokenizer: Tokenizer) -> int:
+    """About how many microseconds prepare_request takes: whether it is a matter for a thread."""
     params = request.params
     lists = params.logit_bias, params.stop_token_ids, params.allowed_token_ids or ()
     num_entries = sum(map(len, lists)) + sum(map(len, params.bad_words)) + sum(map(len, params.stop))
-    breakers = _BREAKERS_COST if params.dry_multiplier else 0
-    return breakers + (params.best_of or params.n) * (_BASE_COST + num_entries)
+    needs_search = params.dry_multiplier and not has_breakers(tokenizer, params.dry_sequence_breakers)
+    return (_BREAKERS_COST if needs_search else 0) + (params.best_of or params.n) * (_BASE_COST + num_entries)

@@ -19,7 +19,7 @@ from typing import Any
 from llamafast._core import Batch, Model, ModelRunner
 from llamafast.engine.attention import flash_attention
 from llamafast.engine.config import EngineConfig
-from llamafast.engine.engine import DEFAULT_N_CTX, MODEL_FIELDS, make_context
+from llamafast.engine.engine import MODEL_FIELDS, make_context
 from llamafast.errors import ModelLoadError
 
 _NUM_TOKENS = 8
@@ -46,7 +46,7 @@ def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
     """What the model takes as configured; nothing of it is allocated. Raises ModelLoadError."""
     model = _load(path, config, no_alloc=True)
     config = replace(config, flash_attn=flash_attention(model, config))
-    n_ctx = config.n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
+    n_ctx = config.context_size(model.n_ctx_train)
     # Both grow linearly. Measured at few tokens, for llama.cpp lists its cells even where it allocates nothing.
     sizes = (min(n_ctx, _N_CTX_MEASURED), min(n_ctx, _N_CTX_MEASURED) // 2)
     (weights, large), (_, small) = (_host_bytes(model, replace(config, n_ctx=max(size, 256))) for size in sizes)

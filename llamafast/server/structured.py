@@ -74,13 +74,11 @@ async def compile_calls(
 def reasoning_budget(
     engine: AsyncEngine, max_tokens: int, tags: ReasoningTags, closing: str, *, is_open: bool
 ) -> ReasoningBudget:
-    """A limit of so many tokens on the reasoning between these tags. closing: the text that is forced at the limit.
+    """A limit of so many tokens on the reasoning between these tags.
 
-    The closing tag is put behind a text that does not hold it. is_open: the prompt leaves reasoning open.
+    closing: the text that is forced at the limit, with the closing tag. is_open: the prompt leaves reasoning open.
     """
-
-    text = closing if tags.close in closing else f"{closing}{tags.close}"
-    closing_ids = tuple(engine.tokenizer.encode(text, add_special=False, parse_special=True))
+    closing_ids = tuple(engine.tokenizer.encode(closing, add_special=False, parse_special=True))
     return ReasoningBudget(max_tokens, is_open, tags.close, closing_ids, tags.open)
 
 

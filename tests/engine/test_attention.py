@@ -32,6 +32,13 @@ def test_flash_attention_is_left_to_llama_cpp(config):
     assert flash_attention(FakeModel(), config) is None
 
 
+def test_flash_attention_of_a_long_trained_model_goes_by_the_default_context():
+    class LongTrained(FakeModel):
+        n_ctx_train = 262144
+
+    assert flash_attention(LongTrained(), EngineConfig(n_seq_max=8)) is False
+
+
 def test_flash_attention_streams_go_without_however_many():
     assert flash_attention(FakeModel(), EngineConfig(n_seq_max=32, kv_unified=False)) is False
 

@@ -53,6 +53,13 @@ def test_queue_runs_the_cheapest_first(queue, gate) -> None:
     assert order == [10, 20, 30]
 
 
+def test_queue_runs_several_at_once_also_behind_an_idle_thread(queue) -> None:
+    queue.submit(1, lambda: None).result(TIMEOUT_S)
+    meeting = threading.Barrier(3)
+    futures = [queue.submit(1, lambda: meeting.wait(TIMEOUT_S)) for _ in range(3)]
+    assert sorted(future.result(TIMEOUT_S) for future in futures) == [0, 1, 2]
+
+
 def test_queue_keeps_a_thread_for_what_is_not_large(queue, gate) -> None:
     block(queue, gate, LARGE, 2)
     large = queue.submit(LARGE, lambda: "large")

@@ -21,7 +21,7 @@ def health_router(state: ServerState) -> APIRouter:
 
     @router.get("/ready")
     async def ready() -> dict[str, str]:
-        """Whether new work is taken: 503 while loading, draining or dead."""
+        """Whether new work is taken: 503 while draining or dead. While the model loads, nothing listens."""
         _check_alive(state)
         if not state.engine.ready:
             raise ShuttingDownError("the engine is not ready", code="not_ready")
