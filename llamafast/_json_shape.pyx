@@ -7,7 +7,7 @@ cimport cython
 
 @cython.final
 cdef class JsonShape:
-    """What JSON text would cost a parser; of a text that is no JSON, something.
+    """What JSON text would cost a parser; for text that is not JSON the numbers mean nothing.
 
     weight: of all values: a number 1, a string 4, a list or an object 7, a name in an object 13; about what each takes
     to build, in units of 50 ns. num_objects, num_strings: of all, names included. depth: of lists and objects.

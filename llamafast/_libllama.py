@@ -61,6 +61,8 @@ def load(path: Path) -> None:
 class CoreFinder:
     """Import hook: finds nothing itself, but gets libllama ready when `_core` is about to be imported.
 
+    It also says in one line where a compiled module is missing.
+
     A hook, so that it works whichever module imports `_core` first, and `import llamafast` alone stays cheap.
     """
 
@@ -69,6 +71,12 @@ class CoreFinder:
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Load libllama if `name` is `_core`; always None, so that the usual finders go on. Raises ImportError."""
+        if name.startswith("llamafast._") and importlib.machinery.PathFinder.find_spec(name, path) is None:
+            folder = Path(__file__).parent
+            raise ImportError(
+                f"{name} is not compiled in {folder}: this is the source folder, not the installed package; "
+                f"run Python in another folder, or with PYTHONSAFEPATH=1"
+            )
         if name == "llamafast._core":
             load(find_libllama(pinned_version()))
         return None

@@ -1,6 +1,6 @@
 """How much one request may hold of each thing, so that no request holds the event loop or the engine's thread for long.
 
-Each cap is far above what clients send, and low enough that what it bounds takes at most some 20 ms without a pause.
+Each cap is far above what clients send. At its cap a field holds nobody for more than 50 ms (docs/performance.md).
 """
 
 from __future__ import annotations

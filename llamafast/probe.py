@@ -62,7 +62,7 @@ def check_model(path: Path, config: EngineConfig, loras: Loras, *, is_known: boo
     if cached is not None:
         check_memory(path, config, cached, report)
         return
-    report(f"probe    {path} is new here: a process of its own tries it out first")
+    report(f"probe    {path}: new file, settings or version; a process of its own tries it out first")
     with _Child(path, config, loras, report) as child:
         need = MemoryNeed(**child.wait_for("need"))
         check_memory(path, config, need, report)

@@ -124,3 +124,13 @@ def test_command_line_without_libllama_is_one_line_and_exit_code_1() -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines() == [done.stderr.strip()]
     assert "llama-cpp-python, which is not installed" in done.stderr
+
+
+def test_source_folder_without_compiled_modules_says_where_to_run(tmp_path: Path) -> None:
+    package = tmp_path / "llamafast"
+    package.mkdir()
+    for name in ("__init__.py", "_libllama.py"):
+        (package / name).write_bytes((Path(_libllama.__file__).parent / name).read_bytes())
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import llamafast._kernels"
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1].startswith("ImportError: llamafast._kernels is not compiled in")

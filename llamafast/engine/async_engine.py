@@ -170,7 +170,10 @@ class AsyncEngine:
         await asyncio.to_thread(thread.join)
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
-        """What Request.grammar takes, compiled in a thread. Raises GrammarError, EngineDeadError, ShuttingDownError."""
+        """What Request.grammar takes, tried out in a process and compiled in a thread.
+
+        Raises GrammarError, CompilerBusyError, EngineDeadError, ShuttingDownError.
+        """
         self.check_ready()
         return await self.engine.grammars.compile_async(structured)
 

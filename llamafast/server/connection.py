@@ -1,4 +1,4 @@
-"""HTTP connections whose client closes its side behind the request: it gets its answer, and is missed if it is gone."""
+"""HTTP connections: a client that closes its sending side still gets its answer; a client that has gone is noticed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# As sse.KEEPALIVE, in a chunk of its own.
-_COMMENT_CHUNK = b"e\r\n: keep-alive\n\n\r\n"
+KEEPALIVE = b": keep-alive\n\n"
+_COMMENT_CHUNK = b"%x\r\n%s\r\n" % (len(KEEPALIVE), KEEPALIVE)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _FIRST_LOOK_S = 0.02

@@ -11,14 +11,12 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from llamafast.request import RequestOutput
-from llamafast.server.connection import mark_event_stream
+from llamafast.server.connection import KEEPALIVE, mark_event_stream
 from llamafast.server.errors import error_json
 from llamafast.server.formats.common import Formatter
 from llamafast.server.leaving import disconnected, while_connected
 
 logger = logging.getLogger("llamafast.server")
-
-KEEPALIVE = b": keep-alive\n\n"
 
 
 class Outputs(Protocol):
