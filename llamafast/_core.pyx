@@ -764,7 +764,7 @@ cdef class ModelRunner:
         cdef bytes mask
         cdef const uint32_t* words
         try:
-            if not constraint.accept(token):
+            if token < 0 or not constraint.accept(token):
                 mask = constraint.mask()
                 if len(mask) * 8 < state.n_vocab:
                     raise ValueError(f"a mask of {len(mask)} bytes for {state.n_vocab} tokens")

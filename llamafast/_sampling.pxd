@@ -40,7 +40,6 @@ cdef cppclass SamplerState:
     vector[vector[int32_t]] bad_words           # of two or more tokens
     unordered_map[int32_t, vector[int32_t]] bad_words_of    # last token but one -> numbers of bad words
     vector[uint32_t] allowed                    # bit mask, empty: all
-    int32_t first_allowed
     bint keeps_history
     vector[int32_t] history                     # prompt and accepted tokens, if something looks back at them
     # the logits under the changes of one draw

@@ -65,5 +65,5 @@ class Sampler:
 
         The i-th takes the random numbers of position + i, a place in the output; None: that of the next token.
 
-        mask: n_vocab bits as uint32 words, lowest bit first; -1 where no allowed token is above -inf.
+        mask: n_vocab bits as uint32 words, lowest bit first. -1 where no allowed token is above -inf.
         """

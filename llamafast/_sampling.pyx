@@ -168,8 +168,9 @@ cdef class Sampler:
             state.bad_words_of[<int32_t> ids[len(ids) - 2]].push_back(<int32_t> state.bad_words.size())
             state.bad_words.push_back(ids)
         if allowed_token_ids is not None:
+            if not len(allowed_token_ids):
+                raise ValueError("allowed_token_ids is empty")
             fill_mask(&state.allowed, state.n_vocab, allowed_token_ids)
-            state.first_allowed = min(allowed_token_ids)
         return 0
 
     cdef int checked(self, int token_id) except -1:
@@ -448,6 +449,8 @@ cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask
         change_row(state, logits)
         token = filters.filtered_draw(logits, state.n_vocab, mask, also, &state.params, state.mu, &noise, scratch,
                                       &surprise)
+        if token >= 0 and logits[token] == -INFINITY:
+            token = -1                      # every token is ruled out
     finally:
         restore_row(state, logits)
     if state.params.mirostat:
@@ -457,11 +460,10 @@ cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask
 
 
 cdef int32_t draw_token(SamplerState* state, float* logits, int64_t position, kernels.Scratch* scratch) except -2 nogil:
-    cdef int32_t token
+    # OUT: -1 where every token is ruled out
     if state.allowed.empty():
         return draw_among(state, logits, NULL, NULL, position, scratch)
-    token = draw_among(state, logits, state.allowed.data(), NULL, position, scratch)
-    return token if token >= 0 else state.first_allowed
+    return draw_among(state, logits, state.allowed.data(), NULL, position, scratch)
 
 
 cdef int32_t draw_masked(SamplerState* state, float* logits, const uint32_t* mask, int64_t position,
@@ -489,6 +491,7 @@ cdef int keep_logprobs(SamplerState* state, const float* logits, int32_t token) 
 
 cdef int32_t draw_row(SamplerState* state, float* logits, kernels.Scratch* scratch) except -2 nogil:
     cdef int32_t token = draw_token(state, logits, state.num_accepted, scratch)
-    keep_logprobs(state, logits, token)
-    accept_token(state, token)
+    if token >= 0:
+        keep_logprobs(state, logits, token)
+        accept_token(state, token)
     return token

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 import llamafast
 from llamafast.errors import ConfigError
@@ -56,6 +65,16 @@ SplitMode: TypeAlias = Annotated[int | None, _one_of(_SPLIT_MODES)]
 RopeScalingType: TypeAlias = Annotated[int | None, _one_of(_ROPE_SCALING_TYPES)]
 PoolingType: TypeAlias = Annotated[int | None, _one_of(_POOLING_TYPES)]
 AttentionType: TypeAlias = Annotated[int | None, _one_of(_ATTENTION_TYPES)]
+
+
+def _unicode(value: str) -> str:
+    """Variables and options that are not UTF-8 come as lone surrogates, which no answer can hold."""
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("it is not valid UTF-8")
+    return value
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_unicode)]
 Int32: TypeAlias = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -107,7 +126,7 @@ class ServerConfig(_Section):
     keep_dead: a process whose engine has died stays, and answers with 503; otherwise it ends, to be started again.
     """
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
     max_body_bytes: Count = 32 * 1024 * 1024
     max_queued_requests: Count = 1024
@@ -149,7 +168,7 @@ class SamplingDefaults(_Section):
 class ModelConfig(FileConfig):
     """Which model, and how llama.cpp runs it. None leaves the choice to llama.cpp or to llamafast."""
 
-    alias: str | None = None
+    alias: Text | None = None
     # Without either: the model file's template.
     chat_template: Annotated[str | None, BeforeValidator(_joined)] = None
     chat_template_file: str | None = None

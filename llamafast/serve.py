@@ -269,7 +269,7 @@ def _settings(
     model, server, wanted = engine.model, config.server, config.model
     message = wanted.reasoning_budget_message
     return ServerSettings(
-        alias=wanted.alias or path.stem,
+        alias=wanted.alias or os.fsencode(path.stem).decode("utf-8", "replace"),
         chat_template=template,
         chat_format=answers,
         chat_template_kwargs=wanted.chat_template_kwargs,

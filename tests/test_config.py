@@ -320,3 +320,15 @@ def test_config_record_is_frozen() -> None:
     config = load_config(None, {"model": {"path": "m"}})
     with pytest.raises(ValueError, match="frozen"):
         config.server.port = 1
+
+
+@pytest.mark.parametrize(("section", "fields"), [("model", {"alias": "m\udce9"}), ("server", {"host": ""})])
+def test_text_that_no_answer_can_hold_is_refused_by_name(section, fields):
+    with pytest.raises(ConfigError, match=f"{section}.{next(iter(fields))}"):
+        load_config(
+            None,
+            {
+                "model": {"path": "built-in"},
+                section: {**({"path": "built-in"} if section == "model" else {}), **fields},
+            },
+        )

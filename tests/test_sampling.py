@@ -175,9 +175,9 @@ def test_allowed_token_ids_are_all_that_is_drawn():
     assert set(sampler.draw(make_row("normal", 50), n_draws=200)) == {7, 49}
 
 
-def test_allowed_token_ids_all_banned_draws_the_lowest():
+def test_allowed_token_ids_all_banned_draws_none():
     sampler = Sampler(50, allowed_token_ids=[30, 7], banned_ids=[7, 30], min_tokens=1)
-    assert sampler.draw(make_row("normal", 50)) == [7]
+    assert sampler.draw(make_row("normal", 50)) == [-1]
 
 
 def test_allowed_token_ids_meet_the_mask():

@@ -29,12 +29,12 @@ class CompileQueue(Generic[T]):
         self._num_large = 0  # that run
         self._num_free = 0  # threads
         self._num_threads = 0
-        self._is_closed = False
+        self.is_closed = False
 
     def submit(self, cost: int, work: Callable[[], T]) -> Future[T]:
         """Raises CompilerBusyError where too much waits already, and ShuttingDownError."""
         with self._condition:
-            if self._is_closed:
+            if self.is_closed:
                 raise ShuttingDownError("the server is shutting down and compiles no more grammars")
             self._heap = [entry for entry in self._heap if not entry[2].cancelled()]
             heapq.heapify(self._heap)
@@ -54,7 +54,7 @@ class CompileQueue(Generic[T]):
     def close(self) -> None:
         """Run nothing more; what waits is cancelled."""
         with self._condition:
-            self._is_closed = True
+            self.is_closed = True
             for _, _, future, _ in self._heap:
                 future.cancel()
             self._heap.clear()
@@ -84,7 +84,7 @@ class CompileQueue(Generic[T]):
     def _take(self) -> tuple[int, Future[T], Callable[[], T]] | None:
         """The next work, waiting for it; None: there will be no more."""
         with self._condition:
-            while not self._is_closed:
+            while not self.is_closed:
                 while self._heap and (self._heap[0][0] <= LARGE_COST or self._num_large < _NUM_THREADS - 1):
                     cost, _, future, work = heapq.heappop(self._heap)
                     if future.set_running_or_notify_cancel():

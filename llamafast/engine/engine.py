@@ -168,6 +168,8 @@ class Engine:
         """
         self._check_alive()
         state = request if isinstance(request, RequestState) else self.prepare(request)
+        if state.number:
+            raise InvalidRequestError("a prepared request can be queued once", param="request_id")
         if state.request.request_id in self.scheduler.requests:
             raise InvalidRequestError(f"request id {state.request.request_id!r} is in use", param="request_id")
         self._guarded(state, lambda: self.scheduler.add(state))

@@ -138,6 +138,8 @@ class GrammarCompiler:
         try:
             program = self._compile(structured, num_bytes)
         except GrammarError as error:
+            if self._queue.is_closed:  # the vocabulary is closed too, and llguidance calls that a fault of the grammar
+                raise ShuttingDownError("the server is shutting down and compiles no more grammars") from None
             with self._lock:
                 self._refused[key] = (error.message, error.param)
                 if len(self._refused) > _MAX_REFUSED:

@@ -297,8 +297,7 @@ class Scheduler:
         ended: list[tuple[Sequence, RequestOutput]],
     ) -> None:
         if token_id < 0:
-            assert sequence.constraint is not None
-            output = sequence.finish(FinishReason.ERROR, sequence.constraint.error)
+            output = sequence.finish(FinishReason.ERROR, sequence.draw_error)
         else:
             sequence.append(token_id)
             output = sequence.advance(token_id, logprobs(i) if sequence.sampler.num_logprobs >= 0 else None)

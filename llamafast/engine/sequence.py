@@ -11,9 +11,9 @@ from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
 from llamafast.engine.seeds import choice_seed
-from llamafast.errors import GrammarError
+from llamafast.errors import GrammarError, InvalidRequestError, LlamaFastError
 from llamafast.grammars.budget import BudgetConstraint
-from llamafast.grammars.constraint import Constraint
+from llamafast.grammars.constraint import Constraint, CpuAccount
 from llamafast.request import (
     FinishReason,
     MissReason,
@@ -34,6 +34,9 @@ _SAMPLER_FIELDS = (
     "bad_words", "allowed_token_ids", "min_tokens",
 )  # fmt: skip
 
+NO_TOKEN = -1
+"""What is drawn where every token is ruled out."""
+
 NO_SLOT = Slot(-1, 0)
 """Stands where a sequence has no slot; nobody changes it."""
 
@@ -45,6 +48,7 @@ class RequestState:
     """
 
     __slots__ = (
+        "account",
         "cached_tokens",
         "completion_tokens",
         "first_token_s",
@@ -61,6 +65,7 @@ class RequestState:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.number = 0
+        self.account = CpuAccount()
         self.sequences: list[Sequence] = []
         self.num_unfinished = 0
         self.cached_tokens = 0
@@ -151,10 +156,11 @@ class Sequence:
         self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
-        self.constraint = _constraint(request, tokenizer)
+        self.constraint = _constraint(state, tokenizer)
         self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
         self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
+        self.stop_ids |= {NO_TOKEN}
         # The tokens' own names too: a control token has no text in the completion, but it has a name.
         self.token_bytes = tokenizer.table(skip_special=False).token_bytes if sampler.num_logprobs >= 0 else []
         self.num_chars = 0  # generated, whatever became of them
@@ -167,6 +173,12 @@ class Sequence:
         is_limited = bool(params.logit_bias or params.bad_words or params.allowed_token_ids is not None)
         self.takes_forced = sampler.num_logprobs < 0 and not is_limited
         self.is_plain = self.stops is None and sampler.num_logprobs < 0 and self.constraint is None
+
+    @property
+    def draw_error(self) -> LlamaFastError:
+        """Why no token could be drawn."""
+        error = None if self.constraint is None else self.constraint.error
+        return error or InvalidRequestError("the settings of this request leave no token that may come next")
 
     @property
     def rank(self) -> tuple[int, int, int]:
@@ -360,8 +372,9 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
     return sequences
 
 
-def _constraint(request: Request, tokenizer: Tokenizer) -> Constraint | None:
-    grammar = None if request.grammar is None else request.grammar.start()
+def _constraint(state: RequestState, tokenizer: Tokenizer) -> Constraint | None:
+    request = state.request
+    grammar = None if request.grammar is None else request.grammar.start(state.account)
     budget = request.params.reasoning_budget
     if budget is None:
         return grammar

@@ -5,11 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import thread_time
+from typing import TypeVar
 
-from llamafast.errors import LlamaFastError
+from llamafast.errors import GrammarError, LlamaFastError
 from llamafast.grammars.vocabulary import Vocabulary
+
+T = TypeVar("T")
+
+# CPU time in seconds: of one slow call, how many of those are taken, of all calls of a request, and what a token adds.
+_SLOW_S = 0.05
+_MAX_SLOW = 3
+_MAX_TOTAL_S = 0.5
+_TOKEN_S = 0.002
+_TOO_SLOW = "the grammar is too complex: its tokens take too long to find"
 
 
 class Constraint(ABC):
@@ -41,6 +52,34 @@ class Constraint(ABC):
         """Whether the output is complete and nothing can follow."""
 
 
+class CpuAccount:
+    """CPU time that the constraints of one request may take on the engine's thread, all its choices together.
+
+    Each token earns some. Memory grows with this time too, and everyone else waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._left_s = _MAX_TOTAL_S
+        self._num_slow = 0
+
+    def earn(self) -> None:
+        """A token was accepted."""
+        self._left_s = min(self._left_s + _TOKEN_S, _MAX_TOTAL_S)
+
+    def run(self, call: Callable[[], T]) -> T:
+        """What `call` answers. Raises GrammarError before it or after it if the account is overdrawn."""
+        if self._left_s < 0 or self._num_slow > _MAX_SLOW:
+            raise GrammarError(_TOO_SLOW)
+        start_s = thread_time()
+        answer = call()
+        cost_s = thread_time() - start_s
+        self._left_s -= cost_s
+        self._num_slow += cost_s > _SLOW_S
+        if self._left_s < 0 or self._num_slow > _MAX_SLOW:
+            raise GrammarError(_TOO_SLOW)
+        return answer
+
+
 class Program(ABC):
     """A compiled grammar: immutable, shared by all that run it. warnings: what was dropped on the way.
 
@@ -52,8 +91,8 @@ class Program(ABC):
     num_bytes: int = 1 << 20
 
     @abstractmethod
-    def start(self) -> Constraint:
-        """A constraint at the beginning of the output."""
+    def start(self, account: CpuAccount | None = None) -> Constraint:
+        """A constraint at the beginning of the output. account: of its request; None: one of its own."""
 
 
 class DelayedConstraint(Constraint):
@@ -104,9 +143,9 @@ class Grammar:
     warnings: tuple[str, ...] = ()
     start_after: tuple[int, ...] = ()
 
-    def start(self) -> Constraint:
-        """A constraint for one sequence, at the beginning of its output."""
-        constraint = self.program.start()
+    def start(self, account: CpuAccount | None = None) -> Constraint:
+        """A constraint for one sequence, at the beginning of its output. account: its request's."""
+        constraint = self.program.start(account)
         if self.start_after:
             return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)
         return constraint

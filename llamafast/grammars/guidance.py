@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
-from time import thread_time
 from typing import TYPE_CHECKING, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.constraint import Constraint, Program
+from llamafast.grammars.constraint import Constraint, CpuAccount, Program
 from llamafast.grammars.json_schema import WHITESPACE, prepare_schema
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.limits import check_regex
@@ -20,15 +20,11 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 # A step's fuel is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB in each sequence; a string with a
 # maxLength takes one for each byte, and some more where there was a mask.
 _LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexer_states=131_072)
-# CPU time on the engine's thread: of one mask, and of all masks of a sequence beyond an allowance for each token.
-_SLOW_S = 0.05
-_MAX_SLOW = 3
-_MAX_TOTAL_S = 1.0
-_TOKEN_S = 0.002
 _REFUEL_TOKENS = 32
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
@@ -101,8 +97,8 @@ class GuidanceProgram(Program):
         self._matcher = matcher  # stays at its start
         self._try_out()
 
-    def start(self) -> Constraint:
-        return _GuidanceConstraint(self.vocabulary, _ask(self._matcher.deep_copy))
+    def start(self, account: CpuAccount | None = None) -> Constraint:
+        return _GuidanceConstraint(self.vocabulary, _ask(self._matcher.deep_copy), account or CpuAccount())
 
     def _try_out(self) -> None:
         """Walk a little way: what allows nothing, or is too complex to follow, shows here rather than in the engine."""
@@ -118,12 +114,11 @@ class GuidanceProgram(Program):
 
 
 class _GuidanceConstraint(Constraint):
-    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, account: CpuAccount) -> None:
         self._eog_ids = vocabulary.eog_ids
         self._matcher = matcher
+        self._account = account
         self._num_since_mask = 0
-        self._left_s = _MAX_TOTAL_S
-        self._num_slow = 0
 
     def accept(self, token_id: int) -> bool:
         matcher = self._matcher
@@ -133,17 +128,15 @@ class _GuidanceConstraint(Constraint):
             self.mask()  # which alone gives the lexer new fuel: a model that needs no mask would run out of it
         if _ask(matcher.try_consume_tokens, [token_id]):
             self._num_since_mask += 1
-            self._left_s = min(self._left_s + _TOKEN_S, _MAX_TOTAL_S)
+            self._account.earn()
             return True
         self._check()
         return False
 
     def mask(self) -> bytes:
-        start_s = thread_time()
-        mask = _ask(self._matcher.compute_bitmask)
+        mask = self._account.run(lambda: _ask(self._matcher.compute_bitmask))
         self._check()
         self._num_since_mask = 0
-        self._pay(thread_time() - start_s)
         return mask
 
     def forced(self, min_tokens: int = 1) -> list[int]:
@@ -159,13 +152,6 @@ class _GuidanceConstraint(Constraint):
             return _ask(self._matcher.is_stopped) and not _ask(self._matcher.is_error)
         except GrammarError:
             return False  # the next mask meets it too, and says so
-
-    def _pay(self, cost_s: float) -> None:
-        # Memory grows with this time, and everyone else waits for it.
-        self._left_s -= cost_s
-        self._num_slow += cost_s > _SLOW_S
-        if self._left_s < 0 or self._num_slow > _MAX_SLOW:
-            raise GrammarError("the grammar is too complex: its tokens take too long to find")
 
     def _check(self) -> None:
         if _ask(self._matcher.is_error):
@@ -185,8 +171,11 @@ def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
         return call(*args, **options)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:
+    except Exception as error:
         raise GrammarError(f"the grammar is too complex: {_short(str(error) or type(error).__name__)}") from error
+    except BaseException as error:
+        _log.warning("llguidance panicked: %s", error)
+        raise GrammarError("the grammar is too complex: its compiler failed") from error
 
 
 def _short(message: str) -> str:

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from llamafast._grammar import ByteMachine
 from llamafast.errors import GrammarError
-from llamafast.grammars.constraint import Constraint, Program
+from llamafast.grammars.constraint import Constraint, CpuAccount, Program
 from llamafast.grammars.gbnf import parse_gbnf
 from llamafast.grammars.vocabulary import Vocabulary
 
@@ -47,8 +47,8 @@ class _GbnfProgram(Program):
     def num_bytes(self) -> int:  # type: ignore[override]
         return self._machine.num_bytes
 
-    def start(self) -> Constraint:
-        constraint = _GbnfConstraint(self, self._machine)
+    def start(self, account: CpuAccount | None = None) -> Constraint:
+        constraint = _GbnfConstraint(self, self._machine, account or CpuAccount())
         with self._lock:
             self._running.add(constraint)
         return constraint
@@ -64,8 +64,9 @@ class _GbnfProgram(Program):
 
 
 class _GbnfConstraint(Constraint):
-    def __init__(self, program: _GbnfProgram, machine: ByteMachine) -> None:
+    def __init__(self, program: _GbnfProgram, machine: ByteMachine, account: CpuAccount) -> None:
         self._program = program
+        self._account = account
         self._machine = machine
         self.state = _START
 
@@ -76,6 +77,7 @@ class _GbnfConstraint(Constraint):
         if state == _DEAD:
             return False
         self.state = state
+        self._account.earn()
         return True
 
     def mask(self) -> bytes:
@@ -97,10 +99,10 @@ class _GbnfConstraint(Constraint):
         """What the machine answers, with room for new states if it needs some. Raises GrammarError."""
         try:
             try:
-                return call()
+                return self._account.run(call)
             except MemoryError:
                 if not self._program.make_room():
                     raise
-                return call()
+                return self._account.run(call)
         except (ValueError, MemoryError) as error:
             raise GrammarError(str(error)) from None

@@ -44,7 +44,7 @@ def create_app(engine: AsyncEngine, *, settings: ServerSettings) -> FastAPI:
             state.preparation.stop()
             await engine.stop(settings.shutdown_deadline_s)
 
-    app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan)
+    app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan, redirect_slashes=False)
     app.bodies = (ChatBody, CompletionBody)
     app.state.preparation = state.preparation
     install_error_handlers(app)

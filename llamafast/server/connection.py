@@ -9,9 +9,15 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from llamafast.server.errors import error_object
+
 KEEPALIVE = b": keep-alive\n\n"
 _COMMENT_CHUNK = b"%x\r\n%s\r\n" % (len(KEEPALIVE), KEEPALIVE)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+)
 
 _FIRST_LOOK_S = 0.02
 _LOOK_S = 0.25
@@ -43,6 +49,12 @@ class HttpConnection(HttpToolsProtocol):
         self._knock()
         self._look_timer = self.loop.call_later(_FIRST_LOOK_S, self._look)
         return True
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets OpenAI's error object too."""
+        body = error_object("the request is not valid HTTP", "invalid_request_error", code="invalid_http")
+        self.transport.write(_BAD_REQUEST % len(body) + body)
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Close behind the last answer: nothing more can come."""

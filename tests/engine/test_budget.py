@@ -185,7 +185,7 @@ def test_closing_text_that_the_grammar_forbids_gives_way_to_the_grammar() -> Non
             return []
 
     class Grammar:
-        def start(self) -> Constraint:
+        def start(self, account: object = None) -> Constraint:
             return OnlyX()
 
     params = SamplingParams(max_tokens=6, seed=0, logprobs=0, reasoning_budget=budget(2))

@@ -64,7 +64,7 @@ class Failing:
     def __init__(self, *arguments) -> None:
         self._arguments = arguments
 
-    def start(self) -> Constraint:
+    def start(self, account: object = None) -> Constraint:
         return FailingConstraint(*self._arguments)
 
 

@@ -78,7 +78,7 @@ def test_constraint_of_ever_more_states_ends_with_a_grammar_error() -> None:
 
 def test_constraint_whose_masks_take_too_long_ends_with_a_grammar_error(monkeypatch) -> None:
     constraint = compile_regex(VOCABULARY, "[ab]*").start()
-    monkeypatch.setattr(guidance, "_SLOW_S", -1.0)
+    monkeypatch.setattr("llamafast.grammars.constraint._SLOW_S", -1.0)
     with pytest.raises(GrammarError, match="too long"):
         for _ in range(10):
             constraint.mask()

@@ -118,7 +118,7 @@ class FakeGrammar:
 
     warnings: tuple[str, ...] = ()
 
-    def start(self) -> None:
+    def start(self, account: object = None) -> None:
         return None
 
 

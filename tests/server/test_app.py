@@ -123,3 +123,14 @@ def test_metrics_show_the_disk_cache_where_there_is_one(server):
     lines = server.get("/metrics").text.splitlines()
     labels = '{engine="0",model_name="tiny"}'
     assert {f"llamafast:disk_cache_hits_total{labels} 3.0", f"llamafast:disk_cache_bytes{labels} 7.0"} <= set(lines)
+
+
+def test_path_with_a_slash_too_many_is_unknown_and_not_redirected(server):
+    answer = server.post("/v1/completions/", {"prompt": "a"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready"])
+def test_head_of_a_health_check_is_answered(server, path):
+    assert server.call("HEAD", path).status_code == 200

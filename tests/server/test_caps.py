@@ -221,3 +221,11 @@ def test_preparation_of_an_app_ends_with_its_lifespan(server):
         return server.app.state.preparation
 
     assert asyncio.run(run()).has_ended(5)
+
+
+@pytest.mark.parametrize("bias", [{"a" * 5000: 1}, [["a" * 5000, 1]], {f"{i:04}" * 1000: 1 for i in range(70)}])
+def test_bias_of_a_text_longer_than_any_token_is_refused_untokenized(big, monkeypatch, bias):
+    monkeypatch.setattr(type(big.engine.tokenizer), "encode", lambda *args, **options: 1 / 0)
+    answer = big.post("/v1/completions", {"prompt": [1], "logit_bias": bias})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "logit_bias"

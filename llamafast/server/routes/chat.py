@@ -53,6 +53,8 @@ def chat_router(state: ServerState) -> APIRouter:
         )
         outputs = await state.submit([engine_request], params.n, body.param_names)
         options = body.options(body.num_logprobs, len(prompt.token_ids), constraint)
+        if constraint is None and compiled.structured is not None:
+            options = replace(options, constraint="tools")
         formatter = ChatFormatter(header, params.n, options, _reading(state, body, use, prompt))
         if body.stream:
             return EventStream(outputs, formatter, state.settings.keepalive_s, headers)

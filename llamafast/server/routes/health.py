@@ -14,12 +14,15 @@ def health_router(state: ServerState) -> APIRouter:
 
     @router.get("/health")
     @router.get("/healthz")
+    @router.head("/health", include_in_schema=False)
+    @router.head("/healthz", include_in_schema=False)
     async def health() -> dict[str, str]:
         """Whether a restart is needed: 503 once the engine has met a fatal error."""
         _check_alive(state)
         return {"status": "ok"}
 
     @router.get("/ready")
+    @router.head("/ready", include_in_schema=False)
     async def ready() -> dict[str, str]:
         """Whether new work is taken: 503 while draining or dead. While the model loads, nothing listens."""
         _check_alive(state)

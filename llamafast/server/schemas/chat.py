@@ -156,7 +156,9 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     def param_names(self) -> dict[str, str]:
         """What this request calls fields that the engine knows under other names."""
         limit = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
-        return {**super().param_names, "prompt": "messages", **limit}
+        names = super().param_names
+        budget = names.get("thinking_budget", "thinking_budget")
+        return {**names, "prompt": "messages", "reasoning_budget": budget, **limit}
 
     @property
     def num_logprobs(self) -> int | None:

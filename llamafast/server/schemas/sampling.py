@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
 MAX_LOGPROBS = 20
 
+# More than any vocabulary's longest token.
+_MAX_TOKEN_CHARS = 4096
+
 # llama.cpp's default seed, as signed and as unsigned number: at every peer it asks for a random one.
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 
@@ -122,6 +125,9 @@ class SamplingFields(BaseModel):
         num_chars = sum(map(len, self.bad_words))
         at_most("characters in all bad_words", num_chars, caps.MAX_ALL_BAD_WORD_CHARS, "bad_words")
         at_most("logit_bias entries", len(self.logit_bias), caps.MAX_BIAS_PAIRS, "logit_bias")
+        keys = self.logit_bias if isinstance(self.logit_bias, dict) else (pair[0] for pair in self.logit_bias)
+        num_chars = sum(len(key) for key in keys if isinstance(key, str))
+        at_most("characters in all keys of logit_bias", num_chars, caps.MAX_ALL_BIAS_CHARS, "logit_bias")
         values = {name: getattr(self, name) for name in _PLAIN}
         values |= {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         values["seed"] = None if values["seed"] in _RANDOM_SEEDS else values["seed"]
@@ -165,6 +171,11 @@ def _biases(
 
 
 def _only_token(text: str, tokenizer: Tokenizer) -> int:
+    if len(text) > _MAX_TOKEN_CHARS:
+        raise InvalidRequestError(
+            f"logit_bias: {text[:64]!r}... has {len(text)} characters; a text that is one token has fewer",
+            param="logit_bias",
+        )
     token_ids = tokenizer.encode(text, add_special=False, parse_special=True)
     if len(token_ids) != 1:
         raise InvalidRequestError(
