@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from time import thread_time
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,12 @@ _TOKEN_S = 0.002
 _REFUEL_TOKENS = 32
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
+# What llguidance says, of a schema by itself or within Lark, about keywords that it does not enforce.
+_UNENFORCED = re.compile(
+    r"(?:^|JSON schema: )"
+    r"(?:Unimplemented keys: (\[[^\]\n]*\])|(oneOf) (?:constraints are|not fully)|min/maxProperties only)"
+)
+_COUNTS = "minProperties or maxProperties beside properties that are not required"
 
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
@@ -94,10 +101,13 @@ class GuidanceProgram(Program):
     def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
         matcher = _open(vocabulary, grammar)
         if matcher.is_error():
-            raise GrammarError(_short(matcher.get_error()))
+            message = matcher.get_error()
+            names = ", ".join(_keywords(message))
+            raise GrammarError(f"{names} cannot be enforced" if names else _short(message))
         self.vocabulary = vocabulary
         self.grammar = grammar
-        self.warnings = tuple(matcher.get_grammar_warnings())
+        warnings = matcher.get_grammar_warnings()
+        self.warnings = tuple(dict.fromkeys(name for text in warnings for name in _keywords(text) or [_short(text)]))
         self._matcher = matcher  # stays at its start
         self._try_out()
 
@@ -187,6 +197,14 @@ def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
         raise
     except BaseException as error:
         raise GrammarError(f"the grammar is too complex: {_short(str(error) or type(error).__name__)}") from error
+
+
+def _keywords(message: str) -> list[str]:
+    """The keywords of JSON Schema that llguidance says it does not enforce; none: it says something else."""
+    said = _UNENFORCED.search(message)
+    if said is None:
+        return []
+    return [str(name) for name in json.loads(said[1])] if said[1] else ["oneOf"] if said[2] else [_COUNTS]
 
 
 def _short(message: str) -> str:
