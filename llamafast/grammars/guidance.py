@@ -6,21 +6,20 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from time import thread_time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, Program
-from llamafast.grammars.json_schema import WHITESPACE, prepare_schema
+from llamafast.grammars.json_schema import compile_options, parse_schema, prepared
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.limits import check_regex
 from llamafast.json_schema.prepare import loosened
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
 T = TypeVar("T")
+
+STACK_BYTES = 64 * 1024 * 1024  # of address space, of a thread that compiles: llguidance descends once per level
 
 # A step's fuel is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB in each sequence; a string with a
 # maxLength takes one for each byte, and some more where there was a mask.
@@ -43,28 +42,23 @@ _COUNTS = "minProperties or maxProperties beside properties that are not require
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
     """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-    schema, dropped = prepare_schema(text, strict=not lenient)
+    schema, dropped = prepared(parse_schema(text), strict=not lenient)
     try:
         program = _program_of_schema(vocabulary, schema, lenient)
     except GrammarError:
-        loose, missing = loosened(json.loads(schema))
+        loose, missing = loosened(schema)
         if not lenient or not missing:
             raise
-        program = _program_of_schema(vocabulary, json.dumps(loose), lenient)
+        program = _program_of_schema(vocabulary, loose, lenient)
         dropped += missing
     program.warnings += tuple(dropped)
     return program
 
 
-def _program_of_schema(vocabulary: Vocabulary, schema: str, lenient: bool) -> GuidanceProgram:
-    options: JsonCompileOptions = {
-        "lenient": lenient,
-        "coerce_one_of": lenient,
-        "whitespace_flexible": True,
-        "whitespace_pattern": WHITESPACE,
-    }
+def _program_of_schema(vocabulary: Vocabulary, schema: object, lenient: bool) -> GuidanceProgram:
+    options = compile_options(strict=not lenient)
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
     return GuidanceProgram(vocabulary, grammar)
