@@ -130,7 +130,7 @@ class Machine(TextReader, StreamParser):
         self.hold()
 
     def lacks_arguments(self) -> Wait[bool]:
-        """Whether the call ends where its arguments would begin: they are {} if its tool can do without any."""
+        """Whether the call ends where its arguments' JSON would begin: they are {} if its tool can do without any."""
         try:
             yield from self.space()
             if not (yield from self.standing(self.closers)):

@@ -51,6 +51,20 @@ def test_call_that_lacks_required_arguments_is_not_complete(
     assert all(not is_complete for _, is_complete in calls(format, text, parameters))
 
 
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        *(("hermes", f'<tool_call>{{"name": "f"{end}}}</tool_call>') for end in ("", ', "arguments": null')),
+        ("hermes", '<tool_call>{"name": "f", "arguments": ""}</tool_call>'),
+        ("qwen3_xml", "<tool_call><function=f></function></tool_call>"),
+        ("glm", "<tool_call>f</tool_call>"),
+        ("gemma4", "<|tool_call>call:f{}<tool_call|>"),
+    ],
+)
+def test_whole_call_that_says_it_has_no_arguments_is_complete(format: str, text: str) -> None:
+    assert calls(format, text, _PLAIN) == [("{}", True)]
+
+
 _RESPONSE = {
     "type": "object",
     "properties": {
