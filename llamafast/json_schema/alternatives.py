@@ -71,7 +71,7 @@ class Property:
 
     @property
     def schema(self) -> object:
-        """They in one."""
+        """All of them as one schema."""
         return self.schemas[0] if len(self.schemas) == 1 else {"allOf": list(self.schemas)}
 
 
