@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from llamafast.errors import CompilerBusyError, ShuttingDownError
+from llamafast.grammars.guidance import STACK_BYTES
 
 T = TypeVar("T")
 
@@ -16,7 +17,6 @@ LARGE_COST = 8 * 1024
 _NUM_THREADS = 3  # one of them for what is not large
 _MAX_QUEUED = 64
 _JOB_S = 0.2  # seconds that a waiting job is expected to take, for Retry-After
-_STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
 
 
 class CompileQueue(Generic[T]):
@@ -62,7 +62,7 @@ class CompileQueue(Generic[T]):
 
     def _start_thread(self) -> None:
         self._num_threads += 1
-        previous = threading.stack_size(_STACK_BYTES)
+        previous = threading.stack_size(STACK_BYTES)
         try:
             threading.Thread(target=self._run, name="llamafast-grammar", daemon=True).start()
         finally:

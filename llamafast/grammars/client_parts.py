@@ -6,42 +6,36 @@ Nothing here needs the model's vocabulary: what compiles over bytes compiles ove
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import Any
 
 from llguidance import LLMatcher
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.guidance import GuidanceProgram, matches_any
-from llamafast.grammars.json_schema import WHITESPACE
-from llamafast.grammars.schema_cost import affordable
-from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.grammars.json_schema import compile_options, prepared
+from llamafast.grammars.trial import TrialVocabulary
 from llamafast.json_schema.lark_regex import slashed
 from llamafast.json_schema.limits import check_regex
-from llamafast.json_schema.prepare import loosened, prepare
+from llamafast.json_schema.prepare import loosened
 
 
-def prepared(schema: object, param: str, strict: bool, dropped: list[str]) -> dict[str, object]:
-    """A client's schema as llguidance takes it. Raises GrammarError naming its field."""
+def checked(entry: tuple[object, str, bool], dropped: list[str]) -> dict[str, object]:
+    """A schema as llguidance takes it, of its client's field, and whether it is strict. Raises GrammarError naming it.
+
+    dropped: the names of what is dropped are added.
+    """
+    schema, param, strict = entry
     try:
-        root, missing = prepare(schema, strict=strict)
-        root, dear = affordable(root, strict=strict)
+        root, missing = prepared(schema, strict=strict)
     except GrammarError as error:
         raise GrammarError(error.message, param=param) from None
-    dropped += (f"{param}: {name}" for name in (*missing, *dear))
+    dropped += (f"{param}: {name}" for name in missing)
     return root
 
 
 def embedded(entry: tuple[object, str, bool], dropped: list[str]) -> str:
-    """The body of a rule that is JSON of a schema, its client's field, and whether it is strict."""
-    schema, param, strict = entry
-    root = prepared(schema, param, strict, dropped)
-    root["x-guidance"] = {
-        "lenient": not strict,
-        "coerce_one_of": not strict,
-        "whitespace_flexible": True,
-        "whitespace_pattern": WHITESPACE,
-    }
+    """The body of a rule that is JSON of such a schema."""
+    root = {**checked(entry, dropped), "x-guidance": compile_options(strict=entry[2])}
     return f"%json {json.dumps(root)}"
 
 
@@ -68,14 +62,7 @@ def check_texts(source: dict[str, Any]) -> None:
 
 def _matches_any(body: str) -> bool:
     """Whether a terminal compiles, and a string matches it."""
-    return matches_any(_bytes(), LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}"))
-
-
-@cache
-def _bytes() -> Vocabulary:
-    """The smallest vocabulary: what is tried out over it costs least."""
-    token_bytes = [*(bytes([byte]) for byte in range(256)), b""]
-    return Vocabulary(token_bytes, {256: b"<end>"}, [256], lambda text: list(text.encode()))
+    return matches_any(TrialVocabulary({}), LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}"))
 
 
 def repaired(text: str) -> str | None:
@@ -98,7 +85,7 @@ def repaired(text: str) -> str | None:
 
 def _compiles(rule: str, param: str, strict: bool) -> bool:
     try:
-        GuidanceProgram(_bytes(), LLMatcher.grammar_from_lark(f"start: {rule}"))
+        GuidanceProgram(TrialVocabulary({}), LLMatcher.grammar_from_lark(f"start: {rule}"))
     except GrammarError as error:
         if strict:
             raise GrammarError(error.message, param=param) from None

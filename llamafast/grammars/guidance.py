@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, CpuAccount, Program
-from llamafast.grammars.json_schema import WHITESPACE, prepare_schema
+from llamafast.grammars.json_schema import compile_options, parse_schema, prepared
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.limits import check_regex
 from llamafast.json_schema.prepare import loosened
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+STACK_BYTES = 64 * 1024 * 1024  # of address space, of a thread that compiles: llguidance descends once per level
 
 # A step's fuel is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB in each sequence; a string with a
 # maxLength takes one for each byte, and some more where there was a mask.
@@ -28,32 +28,33 @@ _LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexe
 _REFUEL_TOKENS = 32
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
+# What llguidance says, of a schema by itself or within Lark, about keywords that it does not enforce.
+_UNENFORCED = re.compile(
+    r"(?:^|JSON schema: )"
+    r"(?:Unimplemented keys: (\[[^\]\n]*\])|(oneOf) (?:constraints are|not fully)|min/maxProperties only)"
+)
+_COUNTS = "minProperties or maxProperties beside properties that are not required"
 
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
     """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-    schema, dropped = prepare_schema(text, strict=not lenient)
+    schema, dropped = prepared(parse_schema(text), strict=not lenient)
     try:
         program = _program_of_schema(vocabulary, schema, lenient)
     except GrammarError:
-        loose, missing = loosened(json.loads(schema))
+        loose, missing = loosened(schema)
         if not lenient or not missing:
             raise
-        program = _program_of_schema(vocabulary, json.dumps(loose), lenient)
+        program = _program_of_schema(vocabulary, loose, lenient)
         dropped += missing
     program.warnings += tuple(dropped)
     return program
 
 
-def _program_of_schema(vocabulary: Vocabulary, schema: str, lenient: bool) -> GuidanceProgram:
-    options: JsonCompileOptions = {
-        "lenient": lenient,
-        "coerce_one_of": lenient,
-        "whitespace_flexible": True,
-        "whitespace_pattern": WHITESPACE,
-    }
+def _program_of_schema(vocabulary: Vocabulary, schema: object, lenient: bool) -> GuidanceProgram:
+    options = compile_options(strict=not lenient)
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
     return GuidanceProgram(vocabulary, grammar)
@@ -90,10 +91,13 @@ class GuidanceProgram(Program):
     def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
         matcher = _open(vocabulary, grammar)
         if matcher.is_error():
-            raise GrammarError(_short(matcher.get_error()))
+            message = matcher.get_error()
+            names = ", ".join(_keywords(message))
+            raise GrammarError(f"{names} cannot be enforced" if names else _short(message))
         self.vocabulary = vocabulary
         self.grammar = grammar
-        self.warnings = tuple(matcher.get_grammar_warnings())
+        warnings = matcher.get_grammar_warnings()
+        self.warnings = tuple(dict.fromkeys(name for text in warnings for name in _keywords(text) or [_short(text)]))
         self._matcher = matcher  # stays at its start
         self._try_out()
 
@@ -176,6 +180,14 @@ def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
     except BaseException as error:
         _log.warning("llguidance panicked: %s", error)
         raise GrammarError("the grammar is too complex: its compiler failed") from error
+
+
+def _keywords(message: str) -> list[str]:
+    """The keywords of JSON Schema that llguidance says it does not enforce; none: it says something else."""
+    said = _UNENFORCED.search(message)
+    if said is None:
+        return []
+    return [str(name) for name in json.loads(said[1])] if said[1] else ["oneOf"] if said[2] else [_COUNTS]
 
 
 def _short(message: str) -> str:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.schema_cost import affordable
 from llamafast.json_schema.prepare import prepare
 from llamafast.json_schema.walk import MAX_DEPTH
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 # Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
-WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
+_WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
 
 
-def prepare_schema(text: str, *, strict: bool = True) -> tuple[str, list[str]]:
-    """The text of an equal schema without what would be refused for no reason, and what had to be dropped.
+def compile_options(*, strict: bool) -> JsonCompileOptions:
+    """How llguidance reads a schema. strict: it refuses what it cannot enforce rather than drop it."""
+    return {
+        "lenient": not strict,
+        "coerce_one_of": not strict,
+        "whitespace_flexible": True,
+        "whitespace_pattern": _WHITESPACE,
+    }
+
+
+def prepared(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], list[str]]:
+    """An equal schema without what would be refused for no reason, and what had to be dropped.
 
     Raises GrammarError; strict: rather than drop anything.
     """
-    root, dropped = prepare(_parse(text), strict=strict)
+    root, dropped = prepare(schema, strict=strict)
     root, dear = affordable(root, strict=strict)
-    return json.dumps(root), [*dropped, *dear]
+    return root, [*dropped, *dear]
 
 
-def _parse(text: str) -> Any:
+def parse_schema(text: str) -> object:
+    """A schema from its text. Raises GrammarError."""
+
     def refuse(name: str) -> None:
         raise GrammarError(f"the schema is not JSON: {name}")
 

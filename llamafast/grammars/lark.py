@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llguidance import LLMatcher
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.client_parts import check_texts, embedded, matching, prepared, repaired
+from llamafast.grammars.client_parts import check_texts, checked, embedded, matching, repaired
 from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.lark_regex import escaped, holding, slashed
@@ -39,8 +39,8 @@ def _compiled(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     source = json.loads(text)
     check_texts(source)
     dropped = list(source["dropped"])
-    for schema, param, strict in source["checked"]:
-        prepared(schema, param, strict, dropped)
+    for entry in source["checked"]:
+        checked(entry, dropped)
     rules = [source["rules"]]
     rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
     for name, free in source["frees"].items():

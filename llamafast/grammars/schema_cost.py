@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from math import lcm
 from typing import Any
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema.prepare import loosened
+from llamafast.json_schema.refs import Document, reference_of
+from llamafast.json_schema.types import Schema
+from llamafast.json_schema.walk import places
 
 _MAX_PRODUCT = 50_000
 _MAX_MULTIPLE = 100_000  # states of the automaton of its multiples: 0.6 s of a compile thread
 _MAX_DECIMALS = 9  # 32-bit numbers count in the last one
-_FORMAT_BREADTH = 16
 _LENGTH_BREADTH = 3
 _ATOM = re.compile(
     r"\\[pPxu]\{[^}]*\}|\\x..|\\u....|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{[\d,]*\}|[^(){}|*+?^$]", re.DOTALL
@@ -43,38 +46,36 @@ def check_schema_cost(root: object) -> None:
 
 
 class _Walk:
-    """Visits each schema once, parts before wholes, without recursion."""
+    """Visits each schema that the root reaches once, parts before wholes, without recursion."""
 
-    def __init__(self, root: Any) -> None:
-        self._root = root
+    def __init__(self, root: object) -> None:
+        self._document = Document(root)
         self._breadths: dict[int, int] = {}  # of the patterns that meet in a string of this schema
         self._multiples: dict[int, Decimal] = {}
 
     def run(self) -> None:
-        stack = [(self._root, False)]
+        stack = [(self._document.root, False)]
         entered: set[int] = set()
         while stack:
-            node, is_done = stack.pop()
+            schema, is_done = stack.pop()
+            if not isinstance(schema, Mapping):
+                continue
             if is_done:
-                self._weigh(node)
-            elif isinstance(node, dict | list) and id(node) not in entered:
-                entered.add(id(node))
-                if isinstance(node, dict):
-                    stack.append((node, True))
-                    if (target := self._target(node)) is not None:
-                        stack.append((target, False))
-                stack += ((part, False) for part in (node.values() if isinstance(node, dict) else node))
+                self._weigh(schema)
+            elif id(schema) not in entered:
+                entered.add(id(schema))
+                stack.append((schema, True))
+                stack += ((target, False) for target in self._targets(schema))
+                stack += ((container[key], False) for container, key in places(schema))
 
-    def _weigh(self, schema: dict[str, Any]) -> None:
+    def _weigh(self, schema: Schema) -> None:
         breadth = _own_breadth(schema)
         multiple = _decimal(schema.get("multipleOf"))
-        alike = [part for part in [self._target(schema)] if part is not None]
-        alike += [part for part in _list(schema.get("allOf")) if isinstance(part, dict)]
-        for part in alike:
+        for part in (*self._targets(schema), *_list(schema.get("allOf"))):
             breadth *= self._breadths.get(id(part), 1)
             multiple = _common(multiple, self._multiples.get(id(part)))
         for name in ("anyOf", "oneOf"):
-            parts = [part for part in _list(schema.get(name)) if isinstance(part, dict)]
+            parts = _list(schema.get(name))
             breadth *= max((self._breadths.get(id(part), 1) for part in parts), default=1)
             found = [value for part in parts if (value := self._multiples.get(id(part))) is not None]
             multiple = _common(multiple, max(found, default=None))
@@ -85,32 +86,19 @@ class _Walk:
         if multiple is not None:
             self._multiples[id(schema)] = multiple
 
-    def _target(self, schema: dict[str, Any]) -> dict[str, Any] | None:
-        reference = schema.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            return None
-        node: Any = self._root
-        for part in reference[1:].split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, dict) and name in node:
-                node = node[name]
-            elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
-                node = node[int(name)]
-            else:
-                return None
-        return node if isinstance(node, dict) else None
+    def _targets(self, schema: Schema) -> list[object]:
+        """What it refers to, if it does."""
+        reference = reference_of(schema)
+        return [] if reference is None else [self._document.target(reference)]
 
 
-def _own_breadth(schema: dict[str, Any]) -> int:
+def _own_breadth(schema: Schema) -> int:
     """How many bytes may begin different ways on in the patterns of one schema; 1 where there is none."""
-    breadth = 1
-    if isinstance(schema.get("pattern"), str):
-        breadth *= 2 + len(set(_ATOM.findall(schema["pattern"])))
-    if isinstance(schema.get("format"), str):
-        breadth *= _FORMAT_BREADTH
-    if breadth > 1 and schema.keys() & {"minLength", "maxLength"}:
-        breadth *= _LENGTH_BREADTH
-    return breadth
+    pattern = schema.get("pattern")
+    if not isinstance(pattern, str):
+        return 1
+    breadth = 2 + len(set(_ATOM.findall(pattern)))
+    return breadth * _LENGTH_BREADTH if schema.keys() & {"minLength", "maxLength"} else breadth
 
 
 def _list(value: Any) -> list[Any]:

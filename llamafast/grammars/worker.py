@@ -8,31 +8,23 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
 from multiprocessing.connection import Connection
 
-from llguidance import LLTokenizer
-
 from llamafast.errors import GrammarError
-from llamafast.grammars.guidance import compile_choice, compile_json_schema, compile_regex
+from llamafast.grammars.guidance import STACK_BYTES, compile_choice, compile_json_schema, compile_regex
 from llamafast.grammars.lark import compile_lark
-from llamafast.grammars.vocabulary import Vocabulary
+from llamafast.grammars.trial import TrialVocabulary, trial_tokenizer
 
 MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
 _MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
 _MAX_LEFT_BYTES = 256 * 1024 * 1024  # of address space, after a job
-_STACK_BYTES = 64 * 1024 * 1024  # of address space: llguidance descends once per level of a schema
 _NICENESS = 5  # tokens come first
-_END = 256
-_NUM_CONTROLS = 256
-_CONTROL = re.compile(r"<\[(\d+)\]>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class Refused:
 def prepare(job: Job) -> Prepared:
     """Read a client's text, compile it and take a few steps. Raises GrammarError."""
     num_before = _num_bytes_used()
-    vocabulary = _TrialVocabulary(job.controls)
+    vocabulary = TrialVocabulary(job.controls)
     if job.kind == "lark":
         program = compile_lark(vocabulary, job.text)
     elif job.kind == "json_schema":
@@ -88,12 +80,12 @@ def serve(connection: Connection) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
-    threading.stack_size(_STACK_BYTES)
+    threading.stack_size(STACK_BYTES)
     num_bytes = _address_space()
     limit = num_bytes + _MAX_WORK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _trial_tokenizer()  # made before the first job's time counts
+    trial_tokenizer()  # made before the first job's time counts
     connection.send((None, False))
     while True:
         try:
@@ -142,38 +134,6 @@ def _choices(text: str) -> list[str]:
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         raise GrammarError("the choices must be a list of strings")
     return choices
-
-
-class _TrialVocabulary(Vocabulary):
-    """Bytes, and control tokens of a model under other ids, which changes nothing that counts."""
-
-    def __init__(self, control_ids: dict[str, int]) -> None:
-        super().__init__(_TOKEN_BYTES, _NAMES, [_END], _tokenize)
-        self._control_ids = control_ids
-
-    @cached_property
-    def control_ids(self) -> dict[str, int]:
-        return self._control_ids
-
-    def localized(self, grammar: str) -> str:
-        return _CONTROL.sub(lambda match: f"<[{_END + 1 + int(match[1]) % _NUM_CONTROLS}]>", grammar)
-
-    @cached_property
-    def guidance(self) -> LLTokenizer:
-        return _trial_tokenizer()
-
-
-def _tokenize(text: str) -> list[int]:
-    return list(text.encode())
-
-
-_TOKEN_BYTES = [*(bytes([b]) for b in range(_END)), *(b"" for _ in range(1 + _NUM_CONTROLS))]
-_NAMES = {i: b"<%d>" % i for i in range(_END, len(_TOKEN_BYTES))}
-
-
-@cache
-def _trial_tokenizer() -> LLTokenizer:
-    return Vocabulary(_TOKEN_BYTES, _NAMES, [_END], _tokenize).guidance
 
 
 def _address_space() -> int:

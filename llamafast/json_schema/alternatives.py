@@ -71,7 +71,7 @@ class Property:
 
     @property
     def schema(self) -> object:
-        """They in one."""
+        """All of them as one schema."""
         return self.schemas[0] if len(self.schemas) == 1 else {"allOf": list(self.schemas)}
 
 
@@ -124,11 +124,9 @@ class Alternative:
 
     def allows(self, value: object) -> bool:
         """Whether a value other than a string is allowed; of arrays and objects only the type is looked at."""
-        if not types.kinds(value) & self.types:
-            return False
         if self.values is not None:
             return any(types.is_equal(value, other) for other in self.values)
-        return isinstance(value, bool) or not isinstance(value, (int, float)) or self.numbers.holds(value)
+        return self._may_be(value)
 
     def bounds(self, of: str) -> tuple[int, int | None]:
         """How long it may be, or how many Items or Properties it may have: (least, most), most None: any number."""

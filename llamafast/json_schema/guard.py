@@ -8,6 +8,7 @@ from typing import TypeAlias
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import alternatives
+from llamafast.json_schema.idle import drop_idle
 from llamafast.json_schema.lark_regex import without
 from llamafast.json_schema.merged import merged
 from llamafast.json_schema.refs import Document
@@ -91,8 +92,10 @@ class _Guard:
 
     def _single(self, schema: Schema) -> _Plain:
         """One without references, and with no more combinations than of patterns."""
-        out = mapped(schema, lambda part: self.of(part))
-        out |= {"allOf": schema["allOf"]} if "allOf" in schema else {}
+        said = dict(schema)
+        drop_idle(said)
+        out = mapped(said, self.of)
+        out |= {"allOf": said["allOf"]} if "allOf" in said else {}
         enum = out.get("enum")
         if isinstance(enum, list):
             out["enum"] = [value for value in enum if not _holds(value, self._never)]

@@ -1,4 +1,7 @@
-"""What is settled about a JSON Schema before llguidance sees it: what says nothing goes, and parts without end."""
+"""Prepares a JSON Schema for llguidance.
+
+It drops keywords that say nothing, and closes parts that no finite value satisfies.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 def prepare(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], list[str]]:
     """An equal schema without what would be refused or loosened for no reason, and what had to be dropped.
 
-    Parts that no finite value satisfies become `false`. strict False: bounds that cannot be enforced are dropped.
+    Parts that no finite value satisfies become `false`. strict False: bounds, multipleOf, pattern, enum and const are
+    dropped where they cannot be enforced.
     Raises GrammarError, also for a schema that no finite value satisfies.
     """
     check_depth(schema)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import NoReturn
 
 from llamafast.errors import InvalidRequestError
+from llamafast.parsing.shape import loads
 
 # The name under which a template that needs an object shows a text that is none.
 RAW_NAME = "arguments"
@@ -42,13 +42,9 @@ def read_arguments(given: object, param: str) -> tuple[object, str]:
 def _json(text: str) -> object:
     """What the text says; None for nothing, 0 for what is no JSON."""
     try:
-        value: object = json.loads(text or "null", parse_constant=_refuse_constant)
+        value = loads(text or "null")
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         return 0
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)

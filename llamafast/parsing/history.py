@@ -24,7 +24,7 @@ def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> li
 
     An answer that came as several messages (reasoning, text, calls) is one turn again, as the model wrote it. Results
     of tools get the name of their call. What the template would not show where it stands comes where it does. Raises
-    InvalidRequestError for calls of a wrong shape; text that is no JSON is none.
+    InvalidRequestError for calls of a wrong shape; arguments whose text is not JSON are not an error.
     """
     turns: list[Turn] = []
     for i, message in enumerate(messages):

@@ -12,7 +12,8 @@ from llamafast.parsing.shape import loads
 class JsonMachine(Machine):
     """Reads calls in JSON. The keys may come in any order: arguments before the name wait for it.
 
-    Arguments may be a JSON string that holds an object, null, or missing: then they are {}.
+    Arguments may be a JSON string that holds an object. Null, an empty string and no such member are {}, even if the
+    tool requires arguments: the model says that there are none. No value at all is {} if the tool requires none.
     """
 
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
@@ -53,6 +54,7 @@ class JsonMachine(Machine):
         yield from self._members()
         if not self._named:
             raise MalformedError
+        # A value that is missing may be lost; a member that is missing was left out.
         if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
             self.pass_nothing()
         self.is_whole = self._arguments is not None or self.is_whole

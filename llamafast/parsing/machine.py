@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -130,14 +130,14 @@ class Machine(TextReader, StreamParser):
         self.hold()
 
     def lacks_arguments(self) -> Wait[bool]:
-        """Whether the call ends where its arguments would begin: they are {} if its tool can do without any."""
+        """Whether the call ends where its arguments' JSON would begin: they are {} if its tool can do without any."""
         try:
             yield from self.space()
             if not (yield from self.standing(self.closers)):
                 return False
         except TextEnd:
             # The text may have been cut: only a tool that takes nothing is called.
-            if self._tool is not None and not self._tool.parameters.get("properties"):
+            if self._tool is not None and not self._tool.members.names:
                 self.pass_nothing()
             raise
         if not self.needs_arguments:
@@ -147,13 +147,12 @@ class Machine(TextReader, StreamParser):
     @property
     def needs_arguments(self) -> bool:
         """Whether the tool that is called cannot do without."""
-        return self._tool is not None and bool(self._tool.parameters.get("required"))
+        return self._tool is not None and not self._tool.members.may_be_empty
 
     @property
     def declared(self) -> frozenset[str]:
         """The names of the arguments that the tool declares which is called."""
-        properties = {} if self._tool is None else self._tool.parameters.get("properties")
-        return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
+        return frozenset() if self._tool is None else self._tool.members.names
 
     def pass_nothing(self) -> None:
         """The call's arguments are {}."""

@@ -137,11 +137,8 @@ def _parsed(arguments: str, name: str, tools: Sequence[Tool]) -> object:
         value = parse(arguments)
         if isinstance(value, dict):
             return value
-    parameters: Mapping[str, object] = next((tool.parameters for tool in tools if tool.name == name), {})
-    required = parameters.get("required")
-    if isinstance(required, list) and len(required) == 1:
-        return {str(required[0]): arguments}
-    return ABSENT
+    required = next((tool.members.required for tool in tools if tool.name == name), frozenset[str]())
+    return {next(iter(required)): arguments} if len(required) == 1 else ABSENT
 
 
 def _json(text: str) -> object:

@@ -68,7 +68,7 @@ class TaggedMachine(Machine):
         return False
 
     def tagged_arguments(self, name: str) -> Wait[None]:
-        """The arguments of the call that was started, and the call's end."""
+        """The arguments of the call that was started, and the call's end. Where there are none they are {}."""
         writer = ArgumentWriter(name, self.tools)
         self._given = frozenset()
         while True:

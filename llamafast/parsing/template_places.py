@@ -69,7 +69,7 @@ class Places:
 
     @cached_property
     def shows_results(self) -> bool:
-        """Whether the result of a tool is shown; True too where the user's words in its place are not either."""
+        """Whether the result of a tool is shown; also True where the same text as a user's message is not shown."""
         question, turn, result = self._answered
         spoken = {"role": "user", "content": result["content"]}
         return self._shows_calls or self._shows(result, among=self._answered) or not self._shows(

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from llamafast.json_schema.walk import DEFINITIONS, PARTS, ROWS, TABLES, mapped
 from llamafast.parsing.turns import OwnText, with_own_names
 
 Document = Mapping[str, object]
 
 _NO_ARGUMENTS: Document = MappingProxyType({"type": "object", "properties": {}})
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
-_SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
-_ONE = ("items", "additionalProperties", "not")
 _WORDS = {
     word: OwnText(word)
     for word in (
-        *_NAMED, *_SEVERAL, *_ONE, "type", "description", "enum", "const", "required", "default", "format", "pattern",
-        "title", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "uniqueItems", "$ref",
+        *TABLES, *DEFINITIONS, *ROWS, *PARTS,
+        "type", "description", "enum", "const", "required", "default", "format", "pattern", "title",
+        "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "uniqueItems", "$ref",
         "nullable", "examples",
         "object", "array", "string", "number", "integer", "boolean", "null",
     )
@@ -73,7 +72,7 @@ def with_own_keywords(tool: object) -> object:
 def _own_words(schema: object) -> object:
     if not isinstance(schema, Mapping):
         return schema
-    parts = {**schema, **_each_part(schema, _own_words)}
+    parts = mapped(schema, _own_words)
     types = schema.get("type")
     if isinstance(types, list):
         parts["type"] = [_WORDS.get(name, name) for name in types]
@@ -96,7 +95,7 @@ def _filled(tool: Document, gaps: frozenset[str]) -> dict[str, object]:
         if "properties" in gaps:
             parameters = {**parameters, "properties": parameters.get("properties") or {}}
         if not gaps <= {"description", "parameters", "properties"}:
-            parameters = {**parameters, **_each_part(parameters, lambda part: _schema_filled(part, gaps))}
+            parameters = mapped(parameters, lambda part: _schema_filled(part, gaps))
         filled["parameters"] = parameters
     return with_own_names({**tool, "function": with_own_names(filled)})
 
@@ -113,20 +112,7 @@ def _schema_filled(schema: object, gaps: frozenset[str]) -> object:
         filled["type"] = next((name for name in types if name != "null"), "null")
     if "descriptions" in gaps:
         filled.setdefault("description", "")
-    filled |= _each_part(filled, lambda part: _schema_filled(part, gaps))
+    filled = mapped(filled, lambda part: _schema_filled(part, gaps))
     if "additional" in gaps and not isinstance(filled.get("additionalProperties"), Mapping):
         filled["additionalProperties"] = {}
     return filled
-
-
-def _each_part(schema: Document, change: Callable[[object], object]) -> dict[str, object]:
-    """Those keywords of a schema that hold others, with each of these changed."""
-    parts: dict[str, object] = {}
-    for name, value in schema.items():
-        if name in _NAMED and isinstance(value, Mapping):
-            parts[name] = {key: change(part) for key, part in value.items()}
-        elif name in _SEVERAL and isinstance(value, list):
-            parts[name] = [change(part) for part in value]
-        elif name in _ONE:
-            parts[name] = change(value)
-    return parts

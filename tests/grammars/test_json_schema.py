@@ -166,9 +166,27 @@ def test_schema_that_is_hostile_is_refused(name) -> None:
         compile_json_schema(VOCABULARY, HOSTILE[name])
 
 
-def test_schema_that_is_not_strict_names_what_it_drops() -> None:
-    program = compile_json_schema(VOCABULARY, json.dumps({"type": "array", "uniqueItems": True}), lenient=True)
-    assert "uniqueItems" in program.warnings[0]
+DROPPED = [
+    ({"type": "array", "uniqueItems": True}, ["uniqueItems"]),
+    ({"contains": {}, "uniqueItems": True}, ["contains", "uniqueItems"]),
+    ({"properties": {"a": {"not": {}}, "b": {"not": {}}}}, ["not"]),
+    ({"oneOf": [{"minimum": 1}, {"minimum": 2}]}, ["oneOf"]),
+    (
+        {"type": "object", "properties": {"a": {}}, "maxProperties": 2},
+        ["minProperties or maxProperties beside properties that are not required"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "names"), DROPPED, ids=str)
+def test_schema_that_is_not_strict_names_the_keywords_that_it_drops(schema, names) -> None:
+    assert sorted(compile_json_schema(VOCABULARY, json.dumps(schema), lenient=True).warnings) == names
+
+
+@pytest.mark.parametrize(("schema", "names"), DROPPED, ids=str)
+def test_schema_that_is_strict_is_refused_by_the_names_of_its_keywords(schema, names) -> None:
+    with pytest.raises(GrammarError, match=f"^{', '.join(names)} cannot be enforced$"):
+        compile_json_schema(VOCABULARY, json.dumps(schema))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from llamafast.errors import GrammarError
+from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.lark import compile_lark
 from llamafast.parsing.call_grammar import PromptEnd, call_grammar
 from llamafast.parsing.output_grammar import Answer, CallRules
@@ -211,6 +212,18 @@ def test_name_that_is_text_in_one_alternative_and_a_number_in_another_is_refused
     ]
     with pytest.raises(GrammarError, match="alternatives of 'v'"):
         walk(PLAIN, TAGGED, [tool_of({"type": "object", "oneOf": kinds})], ONE)
+
+
+def test_keyword_of_json_arguments_that_llguidance_does_not_enforce_is_named() -> None:
+    value = {"type": "object", "properties": {"x": {"not": {}}, "y": {"not": {}, "oneOf": [{}, {}]}}}
+
+    def compiled(strict: bool) -> GuidanceProgram:
+        prompt_end, tools = PromptEnd(False, True, False), [tool_of(value, strict=strict)]
+        return compile_lark(PLAIN, call_grammar([LIST], THINK, prompt_end, tools, ONE).source)
+
+    assert sorted(compiled(strict=False).warnings) == ["not", "oneOf"]
+    with pytest.raises(GrammarError, match=r"^not cannot be enforced$"):
+        compiled(strict=True)
 
 
 @pytest.mark.parametrize("syntax", [TAGGED, QUOTED, LIST], ids=["tagged", "quoted", "json"])

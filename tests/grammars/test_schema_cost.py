@@ -51,8 +51,11 @@ ALLOWED = {
     "many patterns apart": {"type": "object", "properties": {f"p{i}": schema for i, schema in enumerate(HARD)}},
     "patterns of which one holds": {"anyOf": HARD},
     "what refers to itself": {"pattern": "a", "allOf": [{"$ref": "#"}]},
-    "a reference that leads nowhere": {"$ref": "#/nowhere/0", "pattern": "a"},
-    "all types wrong": {"pattern": 1, "multipleOf": "2", "allOf": {"pattern": "a"}, "$ref": 3, "format": []},
+    "a large multiple that is data": {"const": {"multipleOf": 999_983}},
+    "large multiples that are data": {"type": "object", "enum": [{"a": {"multipleOf": 999_983}}]},
+    "a large multiple in a note": {"default": {"multipleOf": 999_983}, "examples": [{"multipleOf": 999_983}]},
+    "properties with names of keywords": {"properties": {"multipleOf": {"pattern": "a"}, "pattern": True}},
+    "all types wrong": {"pattern": 1, "multipleOf": "2", "allOf": {"pattern": "a"}, "$ref": 3},
 }  # fmt: skip
 
 

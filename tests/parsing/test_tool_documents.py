@@ -73,6 +73,14 @@ def test_tools_of_the_client_are_not_changed() -> None:
     }
 
 
+@pytest.mark.parametrize("keyword", ["items", "additionalProperties", "not", "contains", "propertyNames", "if"])
+@pytest.mark.parametrize("given", [True, {}], ids=str)
+def test_tools_are_filled_in_wherever_a_schema_stands(keyword: str, given: object) -> None:
+    gaps = frozenset({"descriptions", "objects"})
+    (shown,) = filled_tools([tool(parameters={"type": "object", "properties": {"a": {keyword: given}}})], gaps)
+    assert shown["function"]["parameters"]["properties"]["a"][keyword] == {"description": ""}
+
+
 def test_tools_keywords_and_types_are_own_texts_but_no_names_of_properties() -> None:
     schema = {
         "type": "object",

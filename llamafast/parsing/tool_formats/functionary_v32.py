@@ -68,7 +68,7 @@ class _Parser(Machine):
         yield from self.expect("\n")
         # Behind a name other text than arguments is content, unless it is nothing and the tool takes nothing.
         tool = next((tool for tool in self.tools or () if tool.name == name), None)
-        if tool is None or tool.parameters.get("properties"):
+        if tool is None or tool.members.names:
             yield from self.space()
             if (yield from self.peek()) != "{":
                 raise MalformedError
