@@ -18,7 +18,7 @@ cdef enum:
     MAX_MASKS = 64
     NODE_BYTES = 80                     # with its places in tables
     STATE_BYTES = 200                   # without its stacks and transitions
-    MAX_CALL_STACKS = 1000000           # looked at in one call: 20 to 50 ms
+    MAX_CALL_STACKS = 300000            # looked at in one call: 6 to 15 ms
     MAX_FIRST_STACKS = 10000000         # looked at in the first mask, which no one waits for
 
 
