@@ -139,11 +139,17 @@ class Alternative:
         """The members of an object that are named, in their order, required ones that are only named there last."""
         tables = [as_schema(part.get("properties")) for part in self.parts]
         required = dict.fromkeys(name for part in self.parts for name in _names(part))
-        found = []
-        for name in dict.fromkeys((*(name for table in tables for name in table), *required)):
-            schemas = tuple(self._of_part(part, name) for part in self.parts)
-            said = tuple(schema for schema in schemas if schema is not None) or (True,)
-            found.append(Property(name, said, name in required, any(name in table for table in tables)))
+        declared = dict.fromkeys(name for table in tables for name in table)
+        said: dict[str, list[object]] = {name: [] for name in (*declared, *required)}
+        for part, table in zip(self.parts, tables, strict=True):
+            other = part.get("additionalProperties") if "patternProperties" not in part else None
+            for name in table if other is None else said:
+                if (schema := table.get(name, other)) is not None:
+                    said[name].append(schema)
+        found = [
+            Property(name, tuple(schemas) or (True,), name in required, name in declared)
+            for name, schemas in said.items()
+        ]
         return tuple(each for each in found if False not in each.schemas or each.is_required)
 
     @property
@@ -176,13 +182,6 @@ class Alternative:
             found += ["maxProperties"] if most is not None and most < len(self.properties) else []
             found += ["propertyNames"] if self._has("propertyNames") else []
         return found
-
-    def _of_part(self, part: Schema, name: str) -> object:
-        """What one part says about a member; None: nothing."""
-        table = as_schema(part.get("properties"))
-        if name in table:
-            return table[name]
-        return part.get("additionalProperties") if "patternProperties" not in part else None
 
     def _texts(self, name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(text for part in self.parts if isinstance(text := part.get(name), str)))

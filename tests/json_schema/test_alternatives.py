@@ -103,3 +103,23 @@ def test_alternative_in_one_schema_says_what_its_parts_do() -> None:
         "minProperties": 1,
         "maxProperties": 2,
     }
+
+
+def test_members_of_an_object_in_many_parts_are_each_looked_up_in_the_part_that_has_them() -> None:
+    num_looked_up = 0
+
+    class Table(dict[str, object]):
+        def get(self, name: str, default: object = None) -> object:  # type: ignore[override]
+            nonlocal num_looked_up
+            num_looked_up += 1
+            return super().get(name, default)
+
+        def __getitem__(self, name: str) -> object:
+            return self.get(name)
+
+        def __contains__(self, name: object) -> bool:
+            return self.get(str(name)) is not None
+
+    parts = tuple({"properties": Table({f"p{i}_{j}": STR for j in range(5)})} for i in range(40))
+    assert len(Alternative(parts, types.ALL).properties) == 200
+    assert num_looked_up == 200
