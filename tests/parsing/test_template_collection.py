@@ -153,13 +153,14 @@ CONTROL = re.compile(r"<\|[\w:./-]+\|>|</?[A-Za-z_:]+>|\[/?[A-Z_]+\]|<｜[^｜<>
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-@pytest.fixture
-def vocabulary(path: Path, tmp_path: Path) -> Tokenizer:
-    """A vocabulary whose control tokens are those of the template, and those that it puts together from roles."""
+@pytest.fixture(params=["control", "user-defined"])
+def vocabulary(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Tokenizer:
+    """A vocabulary that has, as tokens of one type, what the template writes as such or puts together from roles."""
     found = {*CONTROL.findall(path.read_text()), *(f"<|{role}|>" for role in ROLES), "<s>", "</s>"}
     control = tuple(sorted(found - set(CONTROL_TOKENS)))
     model = tmp_path / "model.gguf"
-    write_attention_model(model, n_vocab=512 + len(control), n_layer=1, n_embd=32, n_ff=32, extra_control=control)
+    extra = {"extra_control" if request.param == "control" else "extra_defined": control}
+    write_attention_model(model, n_vocab=512 + len(control), n_layer=1, n_embd=32, n_ff=32, **extra)
     return Tokenizer(Model(str(model), vocab_only=True))
 
 
@@ -221,6 +222,22 @@ def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> li
 @ENDINGS
 def test_template_prompts_have_the_tokens_of_their_text(path: Path, vocabulary: Tokenizer, ending: str) -> None:
     assert prompts_of_other_tokens(path, vocabulary, ending) == []
+
+
+@EACH
+def test_template_prompts_have_no_token_that_a_client_names(path: Path, vocabulary: Tokenizer) -> None:
+    template = template_of(path)
+    state = ServerState(SimpleNamespace(tokenizer=vocabulary, max_seq_len=100_000), ServerSettings("tiny", template))
+    names = sorted(vocabulary.control_texts() | vocabulary.defined_texts())
+    words = [f"word{i}" for i in range(len(names))]
+    tokens = []
+    for content in ("x".join(words), "x".join(names)):
+        body = ChatBody(
+            messages=[say("system", content), say("user", content)], chat_template_kwargs=VARIABLES.get(path.stem, {})
+        )
+        ids = chat_prompt(state, body).token_ids
+        tokens.append([i for i in ids if vocabulary.decode([i], skip_special=False) in names])
+    assert tokens[0] == tokens[1]
 
 
 @pytest.mark.parametrize(("stem", "family"), FAMILIES.items(), ids=lambda name: name)
