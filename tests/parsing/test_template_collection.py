@@ -149,6 +149,36 @@ def test_template_takes_tools_that_say_little(path: Path, fields: dict[str, obje
     )
 
 
+# Each word a message: of the role that its first letter names; "c" a call, "r" its result.
+ORDINARY = (
+    "u1 c1 r1 u2", "s1 u1 c1 r1 u2 c2 r2 u3", "u1 c1 r1 c2 r2 a1 u2", "u1 c1 u2", "u1 c1 u2 r1", "a1 u1", "s1 a1 u1",
+    "a1", "s1", "u1 a u2", "u1 a", "u1 r1 u2", "c1 r1 u1", "r1 a1 u1", "u1 a1 c1 r1", "u1 r u2",
+)  # fmt: skip
+
+
+def spoken(word: str) -> dict[str, object]:
+    if word[0] == "c":
+        return call("", "call00001", f'{{"city": "{word}"}}') | {"content": None}
+    role = {"s": "system", "u": "user", "a": "assistant", "r": "tool"}[word[0]]
+    ids = {"tool_call_id": "call00001"} if role == "tool" else {}
+    return {"role": role, "content": word if word[1:] else None, **ids}
+
+
+@EACH
+def test_template_takes_ordinary_conversations(path: Path) -> None:
+    faults = {}
+    for words in map(str.split, ORDINARY):
+        if path.stem in NO_CALLS and {"c", "r"} & {word[0] for word in words}:
+            continue
+        messages = [spoken(word) for word in words]
+        text = render(path, messages, [TOOL] if any(word[0] == "c" for word in words) else None)
+        lost = [word for word in words if word[1:] and word not in text]
+        lost = [word for word in lost if word[0] != "c" or path.stem not in CALLS_NOT_WRITTEN]
+        if lost:
+            faults[" ".join(words)] = lost
+    assert faults == {}
+
+
 CONTROL = re.compile(r"<\|[\w:./-]+\|>|</?[A-Za-z_:]+>|\[/?[A-Z_]+\]|<｜[^｜<>]+｜>")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
