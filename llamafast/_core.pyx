@@ -309,6 +309,12 @@ cdef class Model:
         """True if the token is a control token."""
         return 0 <= token_id < self.n_vocab and lib.llama_vocab_is_control(self.vocab, token_id)
 
+    def is_user_defined(self, int token_id) -> bool:
+        """True if the token's text becomes the token even where control tokens are not parsed."""
+        if not 0 <= token_id < self.n_vocab:
+            return False
+        return lib.llama_vocab_get_attr(self.vocab, token_id) & lib.LLAMA_TOKEN_ATTR_USER_DEFINED != 0
+
     def chat_template(self, name=None):
         """The chat template in the GGUF (the default one, or one by name), or None."""
         cdef bytes raw = b"" if name is None else name.encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, pairwise
 
 from llamafast.parsing.turns import OwnText
 
@@ -13,16 +14,34 @@ Range = tuple[int, int]
 _PIECE_CHARS = 2**18
 
 
+def control_like(texts: Iterable[str], known: Iterable[str]) -> frozenset[str]:
+    """Of texts that are tokens those that steer a model: "<|", "|>", or a tag that stands in a known text.
+
+    known: the literals of a template and the markers of its format. Blanks, words and tags of HTML are only text.
+    """
+    written = "\n".join(known)
+    return frozenset(text for text in texts if _BARRED.search(text) or (_TAG.fullmatch(text) and text in written))
+
+
+_BARRED = re.compile(r"\A<[|\uff5c].|.[|\uff5c]>\Z", re.DOTALL)
+_TAG = re.compile(r"[<\[\]][^\s].*[>\]\[]", re.DOTALL)
+
+
 class ControlTexts:
     """The texts that a tokenizer turns into control tokens. literals: the texts of the template that come between.
+
+    defined: those that it does not take for text even where it is to parse none.
 
     What a client sends goes through mark() before a template sees it: a mark stands behind the first character of
     whatever may be such a text, or become one once the template has put pieces together. In the rendered text
     segments() finds the control texts with a mark inside, and tells them from the template's own.
     """
 
-    def __init__(self, texts: Iterable[str], literals: Iterable[str] = ()) -> None:
-        self.texts = frozenset(texts) - {""}
+    def __init__(self, texts: Iterable[str], literals: Iterable[str] = (), defined: Iterable[str] = ()) -> None:
+        self._defined: dict[str, tuple[str, ...]] = {}
+        for text in defined:
+            self._defined[text[:2]] = (*self._defined.get(text[:2], ()), text)
+        self.texts = frozenset(chain(texts, *self._defined.values())) - {""}
         # Tags of reasoning: templates look for them in answers; what they open there clients may write anyway.
         self._reasoning_tags = frozenset(text for text in self.texts if "think" in text.lower())
         self._prefixes = frozenset(text[:n] for text in self.texts for n in range(1, len(text)))
@@ -74,7 +93,7 @@ class ControlTexts:
         """A marked text without its marks, as pieces for Tokenizer.encode_segments.
 
         Not parsed are pieces between control texts of the template's own that hold one of somebody else's: the tokens
-        are those of the whole text, but for that.
+        are those of the whole text, but for that. There defined texts are cut behind their first character.
         """
         pieces = marked.split(mark)
         text = "".join(pieces)
@@ -90,11 +109,18 @@ class ControlTexts:
                 foreign_end = max(foreign_end, end)
             elif start >= max(piece_start, foreign_end):
                 if foreign_end > piece_start:
-                    segments += [(text[emitted:piece_start], True), (text[piece_start:start], False)]
+                    segments.append((text[emitted:piece_start], True))
+                    segments += ((part, False) for part in self._cut(text[piece_start:start]))
                     emitted = start
                 piece_start = end
         segments.append((text[emitted:], True))
         return [segment for segment in segments if segment[0]]
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """The text in parts of which none holds a defined text."""
+        heads = self._head_starts(text) if self._defined else ()
+        places = [at + 1 for at in heads if text.startswith(self._defined.get(text[at : at + 2], ()), at)]
+        return (text[i:j] for i, j in pairwise([0, *places, len(text)]))
 
     def _completes(self, text: str) -> bool:
         rests = self._rests.get(text[:1], ())

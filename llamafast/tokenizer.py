@@ -92,6 +92,11 @@ class Tokenizer:
         names = (self._model.token_bytes(i, True) for i, data in enumerate(self.token_bytes) if not data)
         return frozenset(name.decode("utf-8", "replace") for name in names if name)
 
+    def defined_texts(self) -> frozenset[str]:
+        """The texts that become one token each even where control tokens are not parsed: tags, but also mere blanks."""
+        names = (data for i, data in enumerate(self.token_bytes) if self._model.is_user_defined(i))
+        return frozenset(name.decode("utf-8", "replace") for name in names if name)
+
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it, but no BOS before one that the
         text begins with; parse_special: control tokens written in the text become those tokens.
@@ -144,7 +149,7 @@ class Tokenizer:
         token_ids: list[int] = []
         for text, parse_special in segments:
             between()
-            if self._adds_space and token_ids and not self._model.is_control(token_ids[-1]):
+            if self._adds_space and token_ids and not self._is_special(token_ids[-1]):
                 # Behind other text this piece must not gain a space: tokenize it after an anchor, then cut the anchor.
                 anchor = self.encode(_ANCHOR, add_special=False, parse_special=False)
                 anchored = self.encode(_ANCHOR + text, add_special=False, parse_special=parse_special)
@@ -157,6 +162,9 @@ class Tokenizer:
         """Text of token_ids; bad bytes become U+FFFD. Raises ValueError for an id outside the vocabulary."""
         table = self.table(skip_special=skip_special).token_bytes
         return b"".join([table[self._checked(i)] for i in token_ids]).decode("utf-8", "replace")
+
+    def _is_special(self, token_id: int) -> bool:
+        return self._model.is_control(token_id) or self._model.is_user_defined(token_id)
 
     def is_text(self, token_id: int) -> bool:
         """Whether the token writes something even where control tokens are skipped."""

@@ -122,10 +122,12 @@ def write_attention_model(
     settings: dict[str, int | float] | None = None,
     suppress_ids: tuple[int, ...] = (),
     extra_control: tuple[str, ...] = (),
+    extra_defined: tuple[str, ...] = (),
 ) -> None:
     """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and the space prefix instead of byte pairs.
 
-    settings: general.sampling.* of the file. extra_control: more control tokens, of a vocabulary of byte pairs.
+    settings: general.sampling.* of the file. extra_control: more control tokens, of a vocabulary of byte pairs;
+    extra_defined: user-defined ones of any vocabulary, which texts name even where no control tokens are parsed.
     """
     model = _Model(path, "qwen3", n_embd, n_layer, n_ff, seed, q8_0)
     for key, value in (settings or {}).items():
@@ -134,9 +136,9 @@ def write_attention_model(
         model.gguf.add_array("tokenizer.ggml.suppress_tokens", suppress_ids)
     model.heads(n_head, n_head_kv, head_dim)
     if sentencepiece:
-        _add_sentencepiece(model.gguf, n_vocab)
+        _add_sentencepiece(model.gguf, n_vocab, extra_defined)
     else:
-        _add_byte_pairs(model.gguf, n_vocab, extra_control)
+        _add_byte_pairs(model.gguf, n_vocab, extra_control, extra_defined)
     model.embeddings(n_vocab, tied=tied)
     for i in range(n_layer):
         model.ones(f"blk.{i}.attn_norm.weight", n_embd)
@@ -302,12 +304,16 @@ def write_encoder_model(
     model.close()
 
 
-def _add_byte_pairs(gguf: GGUFWriter, n_vocab: int, extra_control: tuple[str, ...] = ()) -> None:
+def _add_byte_pairs(
+    gguf: GGUFWriter, n_vocab: int, extra_control: tuple[str, ...] = (), defined: tuple[str, ...] = ()
+) -> None:
     """Bytes, merges, words " w0", " w1", ... that no text is encoded to, and the control tokens last."""
     control = (*CONTROL_TOKENS, *extra_control)
     tokens = [*_byte_chars(), *[merge.replace(" ", "") for merge in MERGES]]
-    tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(control))]
-    types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL] * len(control)
+    tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(defined) - len(control))]
+    types = [TokenType.NORMAL] * len(tokens) + [TokenType.USER_DEFINED] * len(defined)
+    types += [TokenType.CONTROL] * len(control)
+    tokens += defined
     gguf.add_tokenizer_model("gpt2")
     gguf.add_tokenizer_pre("qwen2")
     gguf.add_token_list([*tokens, *control])
@@ -319,12 +325,13 @@ def _add_byte_pairs(gguf: GGUFWriter, n_vocab: int, extra_control: tuple[str, ..
     gguf.add_chat_template(CHAT_TEMPLATE)
 
 
-def _add_sentencepiece(gguf: GGUFWriter, n_vocab: int) -> None:
+def _add_sentencepiece(gguf: GGUFWriter, n_vocab: int, defined: tuple[str, ...] = ()) -> None:
     """<unk>, <s>, </s>, 256 byte tokens, a few pieces, and words to fill; texts begin with <s> and a space."""
     tokens = ["<unk>", "<s>", "</s>", *[f"<0x{i:02X}>" for i in range(256)], *SENTENCES]
     types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL] + [TokenType.BYTE] * 256
-    tokens += [f"▁w{i}" for i in range(n_vocab - len(tokens))]
-    types += [TokenType.NORMAL] * (n_vocab - len(types))
+    tokens += [f"▁w{i}" for i in range(n_vocab - len(tokens) - len(defined))]
+    types += [TokenType.NORMAL] * (len(tokens) - len(types)) + [TokenType.USER_DEFINED] * len(defined)
+    tokens += defined
     gguf.add_tokenizer_model("llama")
     gguf.add_tokenizer_pre("default")
     gguf.add_token_list(tokens)

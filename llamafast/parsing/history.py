@@ -10,6 +10,7 @@ from dataclasses import replace
 from llamafast.errors import InvalidRequestError
 from llamafast.parsing.call_arguments import RAW_NAME, read_arguments
 from llamafast.parsing.instructions import alternating, with_systems_placed
+from llamafast.parsing.silences import with_silences
 from llamafast.parsing.template_traits import REASONING_FIELDS, TemplateTraits
 from llamafast.parsing.tool_documents import filled_tools
 from llamafast.parsing.turns import Call, Content, OwnText, Turn, joined, text_of, text_part, with_own_names
@@ -29,12 +30,13 @@ def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> li
     turns: list[Turn] = []
     for i, message in enumerate(messages):
         turn = _turn(message, i, traits)
-        if turns and _continues(turns[-1], turn):
+        if turns and _continues(turns[-1], turn, traits):
             turns[-1] = _joined(turns[-1], turn)
         else:
             turns.append(turn)
     ordered = list(_with_results_in_order(with_systems_placed(turns, traits), traits))
-    return [_written(turn, traits) for turn in alternating(_shown_apart(ordered, traits), traits)]
+    shown = with_silences(list(alternating(_shown_apart(ordered, traits), traits)), traits)
+    return [_written(turn, traits) for turn in shown]
 
 
 def template_tools(tools: Sequence[Message] | None, traits: TemplateTraits) -> list[dict[str, object]] | None:
@@ -107,8 +109,10 @@ def _id(given: object, param: str) -> str:
     return "" if given is None else str(given)
 
 
-def _continues(turn: Turn, following: Turn) -> bool:
+def _continues(turn: Turn, following: Turn, traits: TemplateTraits) -> bool:
     """Whether two messages are pieces of one answer: reasoning, then text, then calls; none of them twice."""
+    if turn.content and following.calls and not traits.text_beside:
+        return False
     if turn.role != "assistant" or following.role != "assistant":
         return False
     pieces = [bool(following.reasoning), bool(following.content), bool(following.calls)]
@@ -137,9 +141,9 @@ def _with_results_in_order(turns: Sequence[Turn], traits: TemplateTraits) -> Ite
         while turn.calls and i + 1 + num_results < len(turns) and turns[i + 1 + num_results].role == "tool":
             num_results += 1
         results = _with_owners(turn.calls, turns[i + 1 : i + 1 + num_results])
-        if all(owner is not None for owner, _ in results):
-            results.sort(key=lambda owned: owned[0] or 0)
-        is_lost = turn.role == "tool" and not (traits.lone_results and traits.shows_results)
+        if not traits.nameless_results or all(owner is not None for owner, _ in results):
+            results.sort(key=lambda owned: len(turn.calls) if owned[0] is None else owned[0])
+        is_lost = turn.role == "tool" and not (traits.lone_results and _is_shown(turn, traits))
         yield from _with_results(_spoken(turn) if is_lost else turn, results, traits)
         i += 1 + num_results
 
@@ -171,7 +175,7 @@ def _with_results(turn: Turn, results: Sequence[_OwnedResult], traits: TemplateT
     of_call: dict[int | None, list[Turn]] = {}
     for owner, result in results:
         of_call.setdefault(owner if traits.single_calls else None, []).append(
-            result if traits.shows_results else _spoken(result)
+            result if _is_shown(result, traits) else _spoken(result)
         )
     yield replace(turn, calls=turn.calls[:1]) if traits.single_calls else turn
     for i, call in enumerate(turn.calls if traits.single_calls else ()):
@@ -179,6 +183,10 @@ def _with_results(turn: Turn, results: Sequence[_OwnedResult], traits: TemplateT
             yield Turn("assistant", "", calls=[call])
         yield from of_call.get(i, ())
     yield from of_call.get(None, ())
+
+
+def _is_shown(result: Turn, traits: TemplateTraits) -> bool:
+    return traits.shows_results and (traits.nameless_results or bool(result.extra.get("name")))
 
 
 def _spoken(result: Turn) -> Turn:

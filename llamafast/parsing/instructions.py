@@ -53,7 +53,8 @@ def alternating(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]
     """The turns, those of one speaker in a row joined where the template refuses or drops one of them."""
     row: list[Turn] = []
     for turn in turns:
-        if row and (turn.role != row[-1].role or turn.role not in traits.single_roles or row[-1].calls):
+        is_apart = bool(turn.calls) and not traits.text_beside
+        if row and (turn.role != row[-1].role or turn.role not in traits.single_roles or row[-1].calls or is_apart):
             yield _as_one(row)
             row = []
         row.append(turn)

@@ -15,7 +15,11 @@ def _say(role: str, text: str) -> Message:
     return {"role": role, "content": f"probe_said_{text}"}
 
 
+VALUE = "probe_value"  # an argument of the call
+
 _QUESTION, _ANSWER, _NEXT = _say("user", "a"), _say("assistant", "b"), _say("user", "c")
+_SILENCE: Message = {"role": "user", "content": ""}
+_FILLERS = ("", " ", "...")
 
 
 class Places:
@@ -84,6 +88,43 @@ class Places:
             self._shows(_QUESTION, result, with_tools=self._takes_tools)
             and self._shows(_QUESTION, _ANSWER, result, _NEXT, with_tools=self._takes_tools)
         )
+
+    @property
+    def shows_nameless_results(self) -> bool:
+        """Whether a result of no call that is there is shown without a name too, where it is with one."""
+        named = {**self._answered[-1], "tool_call_id": "call00009"}
+        nameless = {name: value for name, value in named.items() if name != "name"}
+        return not any(
+            self._shows(*before, named, with_tools=self._takes_tools)
+            and not self._shows(*before, nameless, with_tools=self._takes_tools)
+            for before in ((_QUESTION,), self._answered)
+        )
+
+    @property
+    def filler(self) -> str:
+        """What an answer without text has to say."""
+        fillers = (text for text in _FILLERS if self._shows(_QUESTION, {"role": "assistant", "content": text}, _NEXT))
+        return next(fillers, "")
+
+    @property
+    def user_first(self) -> frozenset[str]:
+        """Of "text" and "calls" the answers that are shown behind a silent user, but not as the first message."""
+        turn, result = self._answered[1:]
+        kinds = {"text": ((_ANSWER, _NEXT),), "calls": ((turn, result), (turn, _NEXT))}
+        return frozenset(kind for kind, rows in kinds.items() if any(map(self._needs_silence, rows)))
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether a conversation without a user is refused, and one with a silent user is not."""
+        head = _say("system", "s")
+        return (not self._shows(head) and self._shows(head, _SILENCE)) or (
+            not self._shows(_ANSWER) and self._shows(_SILENCE, _ANSWER)
+        )
+
+    def _needs_silence(self, row: Sequence[Message]) -> bool:
+        bare, led = (self._probe(messages, self._takes_tools) for messages in (row, (_SILENCE, *row)))
+        texts = [str(message["content"]) for message in row if message["content"]] + [VALUE]
+        return led is not None and (bare is None or any(text in led and text not in bare for text in texts))
 
     def _shows(self, *messages: Message, with_tools: bool = False, among: Sequence[Message] = ()) -> bool:
         """Whether the texts of the messages come out, of themselves or among others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llamafast.parsing.template_places import Places
+from llamafast.parsing.template_places import VALUE, Places
 from llamafast.parsing.tool_documents import find_gaps
 
 # Fields under which templates read the reasoning of an earlier answer, the usual one first.
@@ -17,7 +17,7 @@ Tools = Sequence[object] | None
 Render = Callable[[Sequence[Message], Tools], str | None]
 _Probe = Callable[[Sequence[Message], bool], str | None]
 
-_NAME, _KEY, _VALUE, _RESULT, _THOUGHT = "probe_name", "probe_key", "probe_value", "probe_result", "probe_thought"
+_NAME, _KEY, _VALUE, _RESULT, _THOUGHT = "probe_name", "probe_key", VALUE, "probe_result", "probe_thought"
 _SECOND = "probe_second"
 _CUT = f'{{"{_KEY}": "probe_cut'
 _SHORT_ID, _LONG_ID = "call00001", "call_0123456789abcdef"
@@ -51,12 +51,16 @@ class TemplateTraits:
     anywhere.
     user_behind_result: it takes a user's message behind the result of a tool.
     single_roles: of two messages in a row of such a role (user, assistant) it refuses or drops one.
-    shows_results, lone_results: it shows the result of a tool behind its call, and without one.
+    filler: what an answer without text has to say. user_first: it wants a user, if a silent one, before a first answer
+    of "text", of "calls". needs_user: it wants one in every conversation.
+    shows_results, lone_results: it shows the result of a tool behind its call, and without one; nameless_results: also
+    if that does not name its tool.
     part_roles, text_roles: roles whose content it reads as a list of parts, as one text; most read both.
     text_arguments: it wants a call's arguments as JSON text, not as an object.
     raw_arguments: such a text that is no JSON object comes out as it is.
     null_content: it shows the calls of a message only where the content is null.
-    text_apart: it drops the text beside calls, but not that of a message before them.
+    text_apart: it drops the text beside calls, but not that of a message before them, wherever that is.
+    text_beside: it does not drop it, or shows it so.
     single_calls: it shows one call per message.
     joins_reasoning: beside a call it takes reasoning, but no content with it.
     short_ids: it insists on call ids of nine letters or digits.
@@ -73,14 +77,19 @@ class TemplateTraits:
     late_systems: bool = True
     user_behind_result: bool = True
     single_roles: frozenset[str] = frozenset()
+    filler: str = ""
+    user_first: frozenset[str] = frozenset()
+    needs_user: bool = False
     shows_results: bool = True
     lone_results: bool = True
+    nameless_results: bool = True
     part_roles: frozenset[str] = frozenset()
     text_roles: frozenset[str] = frozenset({"system", "user", "assistant", "tool"})
     text_arguments: bool = False
     raw_arguments: bool = False
     null_content: bool = False
     text_apart: bool = False
+    text_beside: bool = True
     single_calls: bool = False
     joins_reasoning: bool = False
     short_ids: bool = False
@@ -101,7 +110,8 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
     turn: dict[str, object] = {"role": "assistant", "content": content, "tool_calls": [call]}
     answered = [_USER, turn, _result(_SHORT_ID)]
     field = _reasoning_field(probe, answered, names)
-    joins, text_apart = _beside_calls(probe, answered, field) if reads_calls and not null_content else (False, False)
+    reads_text = reads_calls and not null_content
+    joins, text_apart, text_beside = _beside_calls(probe, answered, field) if reads_text else (False, False, True)
     places = Places(probe, answered)
     knows_developer = "developer" in names and places.shows_head("developer")
     systems = ("system", "developer") if knows_developer else ("system",)
@@ -115,14 +125,19 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
         late_systems=places.shows_late(systems),
         user_behind_result=places.shows_user_behind_result,
         single_roles=places.single_roles,
+        filler=places.filler,
+        user_first=places.user_first,
+        needs_user=places.needs_user,
         shows_results=places.shows_results,
         lone_results=places.shows_lone_results,
+        nameless_results=places.shows_nameless_results,
         part_roles=frozenset(role for role in _ROLES if _reads(probe, role, answered, as_parts=True)),
         text_roles=frozenset(role for role in _ROLES if _reads(probe, role, answered, as_parts=False)),
         text_arguments=text_arguments,
         raw_arguments=_shows_raw(probe, turn),
         null_content=null_content,
         text_apart=text_apart,
+        text_beside=text_beside,
         single_calls=reads_calls and not _reads_two(probe, turn, text_arguments),
         joins_reasoning=joins,
         short_ids=reads_calls and probe([_USER, _with_id(turn, call), _result(_LONG_ID)], True) is None,
@@ -205,20 +220,21 @@ def _shows_raw(probe: _Probe, turn: Message) -> bool:
     return _CUT in (probe([_USER, {**turn, "tool_calls": [call]}, _result(_SHORT_ID)], True) or "")
 
 
-def _beside_calls(probe: _Probe, answered: Sequence[Message], field: str | None) -> tuple[bool, bool]:
-    """(joins_reasoning, text_apart): what becomes of a text beside calls where the template does not show it."""
+def _beside_calls(probe: _Probe, answered: Sequence[Message], field: str | None) -> tuple[bool, bool, bool]:
+    """(joins_reasoning, text_apart, text_beside): what becomes of a text beside calls that is not shown there."""
     question, turn, result = answered
     thinking = {} if field is None else {field: _THOUGHT}
     shows_thinking = _THOUGHT in (probe([question, {**turn, **thinking}, result], True) or "")
     both = probe([question, {**turn, **thinking, "content": "probe_text"}, result], True)
     if both is None and shows_thinking:
-        return True, False
+        return True, False, True
     end = [result, {"role": "assistant", "content": "probe_answer"}, _USER]
     beside = probe([question, {**turn, "content": "probe_text"}, *end], True)
     if both is None or beside is None or "probe_text" in beside:
-        return False, False
+        return False, False, True
     text: Message = {"role": "assistant", "content": "probe_text", **thinking}
     if shows_thinking and _THOUGHT not in (probe([question, text, turn, result], True) or ""):
-        return True, False
+        return True, False, True
     apart = probe([question, text, turn, *end], True) or ""
-    return False, all(shown in apart for shown in ("probe_text", _VALUE, _RESULT, "probe_answer"))
+    is_shown = all(shown in apart for shown in ("probe_text", _VALUE, _RESULT, "probe_answer"))
+    return False, is_shown, is_shown

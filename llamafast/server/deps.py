@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from llamafast import caps
 from llamafast._json_shape import shape_of
-from llamafast.control_texts import ControlTexts
+from llamafast.control_texts import ControlTexts, control_like
 from llamafast.engine.breakers import dry_breakers
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, QueueFullError, RequestTooLargeError
 from llamafast.parsing.tool_formats.registry import detect
@@ -137,7 +137,11 @@ class ServerState:
         self.control_texts = (
             ControlTexts(())
             if template is None or settings.parse_special_in_messages
-            else ControlTexts(engine.tokenizer.control_texts(), template.literals)
+            else ControlTexts(
+                engine.tokenizer.control_texts(),
+                template.literals,
+                control_like(engine.tokenizer.defined_texts(), [*template.literals, *self.chat_format.markers]),
+            )
         )
 
     async def prepare(self, request: Request, model: type[Body], work: Callable[[Body], T]) -> T:

@@ -149,17 +149,48 @@ def test_template_takes_tools_that_say_little(path: Path, fields: dict[str, obje
     )
 
 
+# Each word a message: of the role that its first letter names; "c" a call, "r" its result.
+ORDINARY = (
+    "u1 c1 r1 u2", "s1 u1 c1 r1 u2 c2 r2 u3", "u1 c1 r1 c2 r2 a1 u2", "u1 c1 u2", "u1 c1 u2 r1", "a1 u1", "s1 a1 u1",
+    "a1", "s1", "u1 a u2", "u1 a", "u1 r1 u2", "c1 r1 u1", "r1 a1 u1", "u1 a1 c1 r1", "u1 r u2",
+)  # fmt: skip
+
+
+def spoken(word: str) -> dict[str, object]:
+    if word[0] == "c":
+        return call("", "call00001", f'{{"city": "{word}"}}') | {"content": None}
+    role = {"s": "system", "u": "user", "a": "assistant", "r": "tool"}[word[0]]
+    ids = {"tool_call_id": "call00001"} if role == "tool" else {}
+    return {"role": role, "content": word if word[1:] else None, **ids}
+
+
+@EACH
+def test_template_takes_ordinary_conversations(path: Path) -> None:
+    faults = {}
+    for words in map(str.split, ORDINARY):
+        if path.stem in NO_CALLS and {"c", "r"} & {word[0] for word in words}:
+            continue
+        messages = [spoken(word) for word in words]
+        text = render(path, messages, [TOOL] if any(word[0] == "c" for word in words) else None)
+        lost = [word for word in words if word[1:] and word not in text]
+        lost = [word for word in lost if word[0] != "c" or path.stem not in CALLS_NOT_WRITTEN]
+        if lost:
+            faults[" ".join(words)] = lost
+    assert faults == {}
+
+
 CONTROL = re.compile(r"<\|[\w:./-]+\|>|</?[A-Za-z_:]+>|\[/?[A-Z_]+\]|<｜[^｜<>]+｜>")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-@pytest.fixture
-def vocabulary(path: Path, tmp_path: Path) -> Tokenizer:
-    """A vocabulary whose control tokens are those of the template, and those that it puts together from roles."""
+@pytest.fixture(params=["control", "user-defined"])
+def vocabulary(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Tokenizer:
+    """A vocabulary that has, as tokens of one type, what the template writes as such or puts together from roles."""
     found = {*CONTROL.findall(path.read_text()), *(f"<|{role}|>" for role in ROLES), "<s>", "</s>"}
     control = tuple(sorted(found - set(CONTROL_TOKENS)))
     model = tmp_path / "model.gguf"
-    write_attention_model(model, n_vocab=512 + len(control), n_layer=1, n_embd=32, n_ff=32, extra_control=control)
+    extra = {"extra_control" if request.param == "control" else "extra_defined": control}
+    write_attention_model(model, n_vocab=512 + len(control), n_layer=1, n_embd=32, n_ff=32, **extra)
     return Tokenizer(Model(str(model), vocab_only=True))
 
 
@@ -221,6 +252,24 @@ def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> li
 @ENDINGS
 def test_template_prompts_have_the_tokens_of_their_text(path: Path, vocabulary: Tokenizer, ending: str) -> None:
     assert prompts_of_other_tokens(path, vocabulary, ending) == []
+
+
+@EACH
+def test_template_prompts_have_no_token_that_a_client_names(path: Path, vocabulary: Tokenizer) -> None:
+    template = template_of(path)
+    state = ServerState(SimpleNamespace(tokenizer=vocabulary, max_seq_len=100_000), ServerSettings("tiny", template))
+    written = "".join(template.literals)
+    defined = {name for name in vocabulary.defined_texts() if name in written or "|" in name}
+    names = sorted(vocabulary.control_texts() | defined)
+    words = [f"word{i}" for i in range(len(names))]
+    tokens = []
+    for content in ("x".join(words), "x".join(names)):
+        body = ChatBody(
+            messages=[say("system", content), say("user", content)], chat_template_kwargs=VARIABLES.get(path.stem, {})
+        )
+        ids = chat_prompt(state, body).token_ids
+        tokens.append([i for i in ids if vocabulary.decode([i], skip_special=False) in names])
+    assert tokens[0] == tokens[1]
 
 
 @pytest.mark.parametrize(("stem", "family"), FAMILIES.items(), ids=lambda name: name)

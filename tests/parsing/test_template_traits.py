@@ -165,3 +165,37 @@ def test_traits_text_beside_calls_that_is_lost_stands_apart() -> None:
 def test_traits_of_a_template_that_wants_variables_are_the_defaults() -> None:
     found = traits("{{ missing.value.deep }}" + PLAIN)
     assert (found.shows_system, found.late_systems, found.single_roles) == (True, True, frozenset())
+
+
+def test_traits_filler_is_what_an_empty_answer_needs() -> None:
+    assert traits(refuse("m.role == 'assistant' and not m.content") + "{{ m.content }}{% endfor %}").filler == " "
+    assert traits(PLAIN).filler == ""
+
+
+def test_traits_user_is_first_where_an_answer_may_not_be() -> None:
+    condition = "loop.first and m.role == 'assistant'"
+    assert traits(refuse(condition) + "{{ m.content }}" + CALLS + "{% endfor %}{{ tools }}").user_first == {
+        "text", "calls",
+    }  # fmt: skip
+    lost = MESSAGES + "{{ m.content }}{% if not loop.first %}" + CALLS + "{% endif %}{% endfor %}{{ tools }}"
+    assert traits(lost).user_first == {"calls"}
+    assert traits(PLAIN).user_first == frozenset()
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_traits_user_is_needed_where_a_conversation_without_one_is_refused(role: str) -> None:
+    source = refuse(f"m.role == '{role}' and not messages | selectattr('role', 'equalto', 'user') | list")
+    assert traits(source + "{{ m.content }}{% endfor %}").needs_user
+    assert not traits(PLAIN).needs_user
+
+
+@pytest.mark.parametrize("condition", ["m.role == 'tool' and not m.name", "m.role == 'tool' and loop.index0 > 2"])
+def test_traits_nameless_results_where_a_name_makes_no_difference(condition: str) -> None:
+    found = traits(refuse(condition) + "{{ m.content }}" + CALLS + "{% endfor %}{{ tools }}")
+    assert found.nameless_results == ("name" not in condition)
+
+
+def test_traits_text_beside_calls_that_is_lost_everywhere() -> None:
+    source = refuse("m.role == 'assistant' and not m.tool_calls and loop.nextitem and loop.nextitem.tool_calls")
+    lost = source + "{% if m.tool_calls %}" + CALLS + "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    assert (traits(lost).text_beside, traits(PLAIN).text_beside) == (False, True)
