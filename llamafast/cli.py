@@ -142,9 +142,7 @@ def serve(
     alias: Annotated[str | None, _option("--alias", "Name of the model for clients.")] = None,
     host: Annotated[str | None, _option("--host", "Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, _option("--port", "Port to listen on; 0 takes a free one [8000].")] = None,
-    n_ctx: Annotated[
-        int | None, _option("--n-ctx", "Tokens of context of all requests [16384 at most].")
-    ] = None,
+    n_ctx: Annotated[int | None, _option("--n-ctx", "Tokens of context of all requests [16384 at most].")] = None,
     n_seq_max: Annotated[int | None, _option("--n-seq-max", "Sequences that run at once.")] = None,
     n_batch: Annotated[int | None, _option("--n-batch", "Most tokens of one step.")] = None,
     n_ubatch: Annotated[int | None, _option("--n-ubatch", "Most tokens of one pass over the weights.")] = None,

@@ -65,6 +65,19 @@ def without(*texts: str) -> str:
     return f"[^{first}]*(?:{first}{_not_beginning([text[1:] for text in texts], first, f'[^{first}]*')})*"
 
 
+def not_ending_within(text: str) -> str:
+    """What does not end in the beginning of this text: in two of its characters or more, but not all.
+
+    Its first character comes in it once.
+    """
+    first = escaped(text[0])
+    rest = f"[^{first}]*"
+    tail = rest
+    for char in reversed(text[1:]):
+        tail = f"(?:[^{first}{escaped(char)}]{rest}|{escaped(char)}{tail})"
+    return f"{rest}|{_ANYTHING}{first}{tail}?"
+
+
 def not_beginning(text: str) -> str:
     """What does not begin with this text."""
     return _not_beginning([text], "", _ANYTHING)

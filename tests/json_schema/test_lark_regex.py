@@ -7,7 +7,15 @@ import re
 
 import pytest
 
-from llamafast.json_schema.lark_regex import escaped, looks_around, not_beginning, slashed, whole, without
+from llamafast.json_schema.lark_regex import (
+    escaped,
+    looks_around,
+    not_beginning,
+    not_ending_within,
+    slashed,
+    whole,
+    without,
+)
 
 WORDS = (
     "]",
@@ -74,3 +82,12 @@ def test_pattern_that_does_not_begin_with_a_text_matches_all_others() -> None:
     for _ in range(2000):
         text = "".join(rng.choice(WORDS) for _ in range(rng.randint(0, 4)))
         assert bool(pattern.fullmatch(text)) == (not text.startswith("</parameter>")), text
+
+
+@pytest.mark.parametrize("text", ["</parameter>", "</｜DSML｜parameter>"])
+def test_pattern_that_does_not_end_within_a_text_matches_all_others(text) -> None:
+    rng, pattern = random.Random(0), re.compile(not_ending_within(text))
+    beginnings = tuple(text[:length] for length in range(2, len(text)))
+    for _ in range(3000):
+        sample = "".join(rng.choice((*WORDS, *beginnings)) for _ in range(rng.randint(0, 4)))
+        assert bool(pattern.fullmatch(sample)) == (not sample.endswith(beginnings)), sample

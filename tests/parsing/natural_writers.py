@@ -87,3 +87,11 @@ def natural(name: str, key: str, value: object) -> Written:
     if name in OWN:
         return Written(written.prompt, OWN[name](key, value))
     return Written(written.prompt, written.text.removesuffix("<|calls|>"))
+
+
+def natural_forms(name: str, key: str, value: object) -> list[Written]:
+    """The same, and without the line break before the closing tag where it says nothing."""
+    written = natural(name, key, value)
+    short = written.text.replace("\n</parameter>", "</parameter>")
+    is_said = isinstance(value, str) and value.endswith("\n")
+    return [written] if is_said or short == written.text else [written, Written(written.prompt, short)]
