@@ -95,6 +95,37 @@ def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
     return f"(?:{'|'.join(branches)})?"
 
 
+def without_character(pattern: str, char: str) -> str | None:
+    """What matches where a client's pattern does, whole, of strings without this character; None: it may need it."""
+    out, negated = list[str](), False
+    pieces = list(_tokens(whole(pattern)))
+    for i, (piece, _, is_class) in enumerate(pieces):
+        is_first = is_class and not pieces[i - 1][2]
+        negated = piece == "^" if is_first else negated and is_class
+        if is_class and negated:
+            out.append(piece + escaped(char) if is_first else piece)
+        elif piece == "." and not is_class:
+            out.append(f"[^\\n{escaped(char)}]")
+        elif piece in ("\\S", "\\W", "\\D") and not is_class:
+            out.append(f"[^{_CLASSES[piece[1].lower()]}{escaped(char)}]")
+        elif piece[0] == "\\" and piece[1:].isalnum() and piece[1:] not in "dwstnrfvbB":
+            return None  # other classes, and characters by their codes
+        elif is_class and piece == "-" and not is_first and pieces[i + 1][0] != "]":
+            if not _is_beside(pieces[i - 1][0], pieces[i + 1][0], char):
+                return None
+            out.append(piece)
+        elif piece[-1] == char:
+            return None
+        else:
+            out.append(piece)
+    return "".join(out)
+
+
+def _is_beside(low: str, high: str, char: str) -> bool:
+    """Whether a range in a class is without this character."""
+    return not low[-1] <= char <= high[-1] and len(low) == len(high) == 1
+
+
 def _tokens(pattern: str) -> Iterator[tuple[str, int, bool]]:
     """Its pieces, each with the number of groups around it, and whether it stands in a class."""
     depth, is_class = 0, False

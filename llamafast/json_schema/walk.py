@@ -43,7 +43,7 @@ def mapped(schema: Mapping[str, object], change: Callable[[object], object]) -> 
         if isinstance(row := out.get(name), list):
             out[name] = [change(part) for part in row]
     for name in PARTS:
-        if isinstance(out.get(name), Mapping):
+        if isinstance(out.get(name), Mapping | bool):
             out[name] = change(out[name])
     return out
 

@@ -173,7 +173,9 @@ class _Tagged(ArgumentForms):
 
     def _json_of(self, schema: object, kinds: frozenset[str]) -> list[str]:
         """JSON of the schema, of values of these types."""
-        part = guarded(self._document.standalone(schema), self._never)
+        part = guarded(
+            self._document.standalone(schema), self._never, lambda name: hold(self._grammar, self._owner, [name])
+        )
         definitions = part.pop("$defs")
         whole = {"allOf": [part, {"type": types.names(kinds)}], "$defs": definitions}
         name = self._grammar.json(replace(self._owner, schema=whole))
