@@ -12,7 +12,7 @@ from llamafast.json_schema.alternatives import Alternative
 from llamafast.json_schema.lark_regex import escaped, slashed
 from llamafast.parsing.call_syntax import LiteralArguments
 from llamafast.parsing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, string_terminal
+from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, string_terminal, written
 
 _is_bare = re.compile(r"[\w.-]+").fullmatch
 _KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
@@ -99,8 +99,7 @@ class _Literal(ArgumentForms):
         if "string" in alternative.types:
             forms += self._strings(alternative)
         if alternative.values is not None:
-            others = [json.dumps(value) for value in alternative.values if not isinstance(value, str)]
-            return [*forms, *(grammar.text("", text) for text in others)]
+            return [*forms, *(grammar.text("", text) for text in written(alternative.values))]
         scalars = alternative.types & types.SCALARS
         if scalars:
             forms.append(self._json({"allOf": [*alternative.parts, {"type": types.names(scalars)}]}))
@@ -120,8 +119,8 @@ class _Literal(ArgumentForms):
             strings = replace(strings, values=tuple(value for value in strings.values or () if quote not in value))
         terminal = string_terminal(grammar, strings, self._owner, (quote,))
         forms = [] if terminal is None else [f"{grammar.text(quote)} {ended(grammar, self._owner, [terminal], quote)}"]
-        written = slashed("|".join(escaped(json.dumps(value, ensure_ascii=False)) for value in quoted))
-        return [*forms, *([grammar.terminal(written)] if quoted else [])]
+        in_json = slashed("|".join(escaped(json.dumps(value, ensure_ascii=False)) for value in quoted))
+        return [*forms, *([grammar.terminal(in_json)] if quoted else [])]
 
     def _braces(self, alternative: Alternative, depth: int) -> str:
         grammar = self._grammar

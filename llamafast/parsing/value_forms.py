@@ -97,8 +97,7 @@ def scalar_terminals(
 ) -> list[Terminal]:
     """Terminals for the values that are neither strings nor lists or objects; with an enum, for all but strings."""
     if alternative.values is not None:
-        written = [json.dumps(value, ensure_ascii=False) for value in alternative.values if not isinstance(value, str)]
-        left = without_held(grammar, owner, written, never)
+        left = without_held(grammar, owner, written(alternative.values), never)
         return [Terminal(slashed("|".join(map(escaped, left))))] if left else []
     found = [slashed("null")] if "null" in alternative.types else []
     found += [slashed("true|false")] if "boolean" in alternative.types else []
@@ -107,6 +106,13 @@ def scalar_terminals(
         patterns = alternative.numbers.patterns(is_integer="number" not in alternative.types)
         found.append(" & ".join(map(slashed, patterns)))
     return list(map(Terminal, found))
+
+
+def written(values: Iterable[object]) -> list[str]:
+    """In JSON, those of these values that are no strings. A whole number with a point is one without, too."""
+    found = [value for value in values if not isinstance(value, str)]
+    found += [int(value) for value in found if isinstance(value, float) and value.is_integer()]
+    return [json.dumps(value, ensure_ascii=False) for value in found]
 
 
 def union(terminals: Sequence[Terminal]) -> Terminal:
