@@ -18,6 +18,7 @@ _is_bare = re.compile(r"[\w.-]+").fullmatch
 _KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
 _QUOTED_KEY = r'/"[^"\\<\x00-\x1f]{1,255}"/'
 _BARE_KEY = "/[0-9A-Za-z_.-]{1,255}/"
+_NONE = "None"  # null, as templates write it
 _MAX_DEPTH = 6  # below it values are JSON, which the parsers of such formats read too
 _MAX_RULES = 20_000  # of one grammar
 _JSON_ALONE = frozenset({"prefixItems", "contains", "uniqueItems", "patternProperties", "propertyNames"})
@@ -96,6 +97,8 @@ class _Literal(ArgumentForms):
         grammar = self._grammar
         hold(grammar, self._owner, alternative.unheld)
         forms = []
+        if "null" in alternative.types:
+            forms.append(grammar.text(_NONE))
         if "string" in alternative.types:
             forms += self._strings(alternative)
         if alternative.values is not None:
