@@ -126,6 +126,28 @@ CASES = {
     "map of strings": Case(
         {"type": "object", "propertyNames": STR, "additionalProperties": {"type": "number"}}, ({"x": 1},), ({"x": "1"},)
     ),
+    "map of a pattern": Case(
+        {"type": "object", "patternProperties": {"^x-": STR}, "additionalProperties": False},
+        ({"x-a": "b"}, {"x-a": "</b>", "x-c": ""}, {}),
+        ({"a": "b"}, {"x-a": 1}),
+    ),
+    "map of listed names": Case(
+        {"type": "object", "propertyNames": {"type": "string", "enum": ["a", "b c"]}, "additionalProperties": INT},
+        ({"a": 1}, {"b c": 2}),
+        ({"c": 1}, {"a": "x"}),
+    ),
+    "tuple": Case(
+        {"type": "array", "prefixItems": [INT, STR], "items": False, "minItems": 2},
+        ([1, "a"], [2, ""]),
+        ([1], ["a", 1], [1, "a", 2]),
+    ),
+    "tuple and more": Case(
+        {"type": "array", "prefixItems": [STR], "items": INT, "maxItems": 3},
+        ([], ["a"], ["a", 1, 2]),
+        ([1], ["a", "b"], ["a", 1, 2, 3]),
+    ),
+    "constant object": Case({"const": {"a": ["x", 1, {}]}}, ({"a": ["x", 1, {}]},), ({"a": ["x", 1]}, {})),
+    "list of constants": Case({"enum": [["a", "b"], [], {"c d": None}]}, (["a", "b"], []), (["a"],)),
     "anything": Case({}, ("Paris", 5, None, [1, "a"], {"a": 1}, True)),
     "reference": Case({"$ref": "#/$defs/node"}, ({"name": "a", "kids": [{"name": "b"}]},), ({"kids": []},)),
     "reference with a slash": Case({"$ref": "#/$defs/a~1b"}, (5,), (2, "x")),
