@@ -65,6 +65,19 @@ def without(*texts: str) -> str:
     return f"[^{first}]*(?:{first}{_not_beginning([text[1:] for text in texts], first, f'[^{first}]*')})*"
 
 
+def not_ending_within(text: str) -> str:
+    """What does not end in the beginning of this text: in two of its characters or more, but not all.
+
+    Its first character comes in it once.
+    """
+    first = escaped(text[0])
+    rest = f"[^{first}]*"
+    tail = rest
+    for char in reversed(text[1:]):
+        tail = f"(?:[^{first}{escaped(char)}]{rest}|{escaped(char)}{tail})"
+    return f"{rest}|{_ANYTHING}{first}{tail}?"
+
+
 def not_beginning(text: str) -> str:
     """What does not begin with this text."""
     return _not_beginning([text], "", _ANYTHING)
@@ -80,6 +93,37 @@ def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
         if all(several):
             branches.append(escaped(char) + _not_beginning(several, never, rest))
     return f"(?:{'|'.join(branches)})?"
+
+
+def without_character(pattern: str, char: str) -> str | None:
+    """What matches where a client's pattern does, whole, of strings without this character; None: it may need it."""
+    out, negated = list[str](), False
+    pieces = list(_tokens(whole(pattern)))
+    for i, (piece, _, is_class) in enumerate(pieces):
+        is_first = is_class and not pieces[i - 1][2]
+        negated = piece == "^" if is_first else negated and is_class
+        if is_class and negated:
+            out.append(piece + escaped(char) if is_first else piece)
+        elif piece == "." and not is_class:
+            out.append(f"[^\\n{escaped(char)}]")
+        elif piece in ("\\S", "\\W", "\\D") and not is_class:
+            out.append(f"[^{_CLASSES[piece[1].lower()]}{escaped(char)}]")
+        elif piece[0] == "\\" and piece[1:].isalnum() and piece[1:] not in "dwstnrfvbB":
+            return None  # other classes, and characters by their codes
+        elif is_class and piece == "-" and not is_first and pieces[i + 1][0] != "]":
+            if not _is_beside(pieces[i - 1][0], pieces[i + 1][0], char):
+                return None
+            out.append(piece)
+        elif piece[-1] == char:
+            return None
+        else:
+            out.append(piece)
+    return "".join(out)
+
+
+def _is_beside(low: str, high: str, char: str) -> bool:
+    """Whether a range in a class is without this character."""
+    return not low[-1] <= char <= high[-1] and len(low) == len(high) == 1
 
 
 def _tokens(pattern: str) -> Iterator[tuple[str, int, bool]]:

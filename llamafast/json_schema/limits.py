@@ -14,7 +14,7 @@ _MAX_REGEX = 10_000  # with its repetitions written out
 
 # Constraints of older drafts and of validators, which llguidance takes for notes.
 _REFUSED = ("divisibleBy", "extends", "disallow", "formatMinimum", "formatMaximum", "$merge", "$patch")
-_SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
@@ -23,7 +23,7 @@ def check_limits(schema: Schema) -> None:
     for name in _REFUSED:
         if name in schema:
             raise GrammarError(f"the keyword {name!r} cannot be enforced")
-    for name in _SIZES:
+    for name in SIZES:
         size = schema.get(name)
         if isinstance(size, int | float) and size > _MAX_SIZE:
             raise GrammarError(f"{name} is {size}; the limit is {_MAX_SIZE}")

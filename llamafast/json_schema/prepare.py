@@ -13,7 +13,7 @@ from llamafast.json_schema import numbers, types
 from llamafast.json_schema.formats import FORMATS
 from llamafast.json_schema.idle import drop_idle
 from llamafast.json_schema.lark_regex import looks_around
-from llamafast.json_schema.limits import check_limits
+from llamafast.json_schema.limits import SIZES, check_limits
 from llamafast.json_schema.refs import Document
 from llamafast.json_schema.walk import Place, check_depth, mapped, places
 
@@ -87,6 +87,7 @@ def _walk(root: dict[str, Any], top: Place, strict: bool, dropped: list[str]) ->
                     yield place
                 continue
             seen.add(id(schema))
+            _settle(schema)
             check_limits(schema)
             drop_idle(schema)
             _simplify(schema)
@@ -115,6 +116,18 @@ def _target(schema: Mapping[str, Any], root: dict[str, Any]) -> Place | None:
     """Where the reference of a standalone schema points."""
     reference = schema.get("$ref")
     return (root["$defs"], reference.removeprefix(_PREFIX)) if isinstance(reference, str) else None
+
+
+def _settle(schema: dict[str, Any]) -> None:
+    """Write counts and the names of types as llguidance does: 2.0 is 2, and OBJECT an object."""
+    for name in SIZES:
+        if isinstance(size := schema.get(name), float) and size.is_integer():
+            schema[name] = int(size)
+    named = schema.get("type")
+    if isinstance(named, str):
+        schema["type"] = named.lower()
+    elif isinstance(named, list):
+        schema["type"] = [each.lower() if isinstance(each, str) else each for each in named]
 
 
 def _simplify(schema: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import unquote
+from urllib.parse import unquote, urldefrag, urljoin
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema.types import Schema, as_schema
@@ -18,7 +18,8 @@ _MAX_NAME = 32
 class Document:
     """A whole schema, in which references are looked up.
 
-    A reference is a JSON pointer in a fragment (RFC 6901, 6), or the name of an anchor. Others are refused.
+    A reference is a JSON pointer in a fragment (RFC 6901, 6), or the name of an anchor; the schema's own $id may stand
+    before it. Others are refused.
     """
 
     __slots__ = ("_anchors", "root")
@@ -29,9 +30,7 @@ class Document:
 
     def target(self, reference: str) -> object:
         """What a reference leads to. Raises GrammarError if it leads nowhere, or out of the schema."""
-        if not reference.startswith("#"):
-            raise GrammarError(f"the reference {reference!r} leads out of the schema")
-        pointer = unquote(reference[1:])
+        pointer = unquote(self._fragment(reference))
         if pointer and not pointer.startswith("/"):
             if self._anchors is None:
                 self._anchors = dict(_anchors(self.root))
@@ -50,6 +49,20 @@ class Document:
         if not isinstance(target, Mapping | bool):
             raise GrammarError(f"the reference {reference!r} leads to no schema")
         return target
+
+    def _fragment(self, reference: str) -> str:
+        """What a reference says about this schema. Raises GrammarError if it is about another one."""
+        if reference.startswith("#"):
+            return reference[1:]
+        own = as_schema(self.root).get("$id")
+        try:
+            base = urldefrag(own)[0] if isinstance(own, str) else ""
+            url, fragment = urldefrag(urljoin(base, reference))
+        except ValueError:
+            base = url = fragment = ""
+        if not base or url != base:
+            raise GrammarError(f"the reference {reference!r} leads out of the schema")
+        return fragment
 
     def standalone(self, schema: object) -> dict[str, object]:
         """A schema that means the same without the document: all that it reaches is defined in it."""

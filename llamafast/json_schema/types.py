@@ -35,11 +35,14 @@ def kinds(value: object) -> frozenset[str]:
 
 
 def declared(schema: Schema) -> frozenset[str]:
-    """The types that `type` leaves; "number" stands beside "integer", which it includes. Raises GrammarError."""
+    """The types that `type` leaves; "number" stands beside "integer", which it includes. Raises GrammarError.
+
+    Their names may be in capitals, as Gemini's are.
+    """
     named = schema.get("type")
     if named is None:
         return ALL
-    names = frozenset(map(str, named)) if isinstance(named, list) else frozenset({str(named)})
+    names = frozenset(str(each).lower() for each in (named if isinstance(named, list) else [named]))
     if names - ALL:
         raise GrammarError(f"no type is called {min(names - ALL)!r}")
     return names | NUMBERS if "number" in names else names

@@ -37,6 +37,11 @@ class TaggedArguments:
     after_other_key: str | None = None
     quotes: tuple[str, str] | None = None
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """What may end a value: after_value, and the same without a line break before the closing tag."""
+        return tuple(dict.fromkeys((self.after_value, self.after_value[self.after_value.index(self.close) :])))
+
 
 @dataclass(frozen=True, slots=True)
 class LiteralArguments:

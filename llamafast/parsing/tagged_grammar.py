@@ -17,6 +17,7 @@ from llamafast.parsing.value_forms import ArgumentForms, Terminal, ended, hold, 
 
 _KEY = Terminal("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 _ANY_STRING = Strings(None, (), (), 0, None)
+_NO_BREAK = r" & /((?s:.*)[^\n])?/"
 _READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
 
@@ -136,23 +137,28 @@ class _Tagged(ArgumentForms):
         scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, self._never)]
         if is_apart:
             return (
-                [ended(grammar, owner, bodies, tags.after_value)] if bodies else [],
+                self._ended(bodies),
                 self._others(schema, found) if scalars or nested else [],
             )
-        forms = [ended(grammar, owner, [*bodies, *scalars], tags.after_value)] if bodies or scalars else []
-        return forms, self._json_of(schema, types.NESTED) if nested and not is_enough else []
+        return self._ended([*bodies, *scalars]), self._json_of(schema, types.NESTED) if nested and not is_enough else []
 
     def _free(self) -> list[str]:
-        """The forms of any string. The line break before the closing tag may be missing."""
-        grammar, tags = self._grammar, self._tags
-        body = string_terminal(grammar, _ANY_STRING, self._owner, self._never)
-        ends = dict.fromkeys((tags.after_value, tags.after_value[tags.after_value.index(tags.close) :]))
-        return [ended(grammar, self._owner, [body], end) for end in ends] if body else []
+        """The forms of any string."""
+        body = string_terminal(self._grammar, _ANY_STRING, self._owner, self._never)
+        return [ended(self._grammar, self._owner, [body], end) for end in self._tags.ends] if body else []
+
+    def _ended(self, bodies: list[Terminal]) -> list[str]:
+        """The forms of what one of these terminals matches. A line break before the closing tag is the tag's."""
+        if not bodies:
+            return []
+        body = union(bodies)
+        shorts = [ended(self._grammar, self._owner, [body.within("", _NO_BREAK)], end) for end in self._tags.ends[1:]]
+        return [ended(self._grammar, self._owner, [body], self._tags.after_value), *shorts]
 
     def _bodies(self, strings: Strings, *, is_nested: bool) -> list[Terminal]:
         """Terminals for strings, in the format's quotes too where it has some."""
         grammar, owner, tags = self._grammar, self._owner, self._tags
-        plain = string_terminal(grammar, strings, owner, self._never, is_nested=is_nested)
+        plain = string_terminal(grammar, strings, owner, self._never, is_nested=is_nested, close=tags.close)
         if tags.quotes is None or plain is None:
             return [] if plain is None else [plain]
         opening, closing = tags.quotes
@@ -167,11 +173,14 @@ class _Tagged(ArgumentForms):
 
     def _json_of(self, schema: object, kinds: frozenset[str]) -> list[str]:
         """JSON of the schema, of values of these types."""
-        part = guarded(self._document.standalone(schema), self._never)
+        part = guarded(
+            self._document.standalone(schema), self._never, lambda name: hold(self._grammar, self._owner, [name])
+        )
         definitions = part.pop("$defs")
         whole = {"allOf": [part, {"type": types.names(kinds)}], "$defs": definitions}
         name = self._grammar.json(replace(self._owner, schema=whole))
-        return [f"{name} {self._grammar.text(self._tags.after_value)}"]
+        ends = " | ".join(map(self._grammar.text, self._tags.ends))
+        return [f"{name} ({ends})"]
 
 
 def _tags_of(syntax: CallSyntax, tags: TaggedArguments) -> tuple[str, ...]:

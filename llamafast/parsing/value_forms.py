@@ -11,7 +11,7 @@ from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative, Strings, alternatives
 from llamafast.json_schema.formats import FORMATS
-from llamafast.json_schema.lark_regex import escaped, looks_around, slashed, whole, without
+from llamafast.json_schema.lark_regex import escaped, looks_around, not_ending_within, slashed, whole, without
 from llamafast.json_schema.limits import check_limits
 from llamafast.json_schema.refs import Document
 from llamafast.parsing.output_grammar import EmbeddedSchema, EndedText, OutputGrammar
@@ -41,11 +41,19 @@ def hold(grammar: OutputGrammar, owner: EmbeddedSchema, what: Iterable[str]) -> 
 
 
 def string_terminal(
-    grammar: OutputGrammar, strings: Strings, owner: EmbeddedSchema, never: Sequence[str], *, is_nested: bool = True
+    grammar: OutputGrammar,
+    strings: Strings,
+    owner: EmbeddedSchema,
+    never: Sequence[str],
+    *,
+    is_nested: bool = True,
+    close: str = "",
 ) -> Terminal | None:
     """A terminal for strings that hold none of the texts `never`; None: there are none.
 
-    is_nested: they may begin with a bracket or a brace, as lists and objects do.
+    is_nested: they may begin with a bracket or a brace, as lists and objects do. close: one of `never`, which ends
+    them. A string with a bound holds no part of it that only looks like the end, or a model that ends too soon or too
+    late would go on behind its closing tag.
     """
     has_length = strings.values is None and (strings.min_length > 0 or strings.max_length is not None)
     parts, patterns = [] if is_nested else [_NOT_NESTED], list[str]()
@@ -54,6 +62,9 @@ def string_terminal(
         if not values:
             return None
         parts.insert(0, slashed("|".join(map(escaped, values))))
+    elif close and not strings.is_free:
+        parts.append(slashed(without(*(text[:-1] if text == close else text for text in never))))
+        parts.append(slashed(not_ending_within(close)))
     elif never:
         parts.append(slashed(without(*never)))
     hold(grammar, owner, strings.around)
@@ -86,8 +97,7 @@ def scalar_terminals(
 ) -> list[Terminal]:
     """Terminals for the values that are neither strings nor lists or objects; with an enum, for all but strings."""
     if alternative.values is not None:
-        written = [json.dumps(value, ensure_ascii=False) for value in alternative.values if not isinstance(value, str)]
-        left = without_held(grammar, owner, written, never)
+        left = without_held(grammar, owner, written(alternative.values), never)
         return [Terminal(slashed("|".join(map(escaped, left))))] if left else []
     found = [slashed("null")] if "null" in alternative.types else []
     found += [slashed("true|false")] if "boolean" in alternative.types else []
@@ -96,6 +106,13 @@ def scalar_terminals(
         patterns = alternative.numbers.patterns(is_integer="number" not in alternative.types)
         found.append(" & ".join(map(slashed, patterns)))
     return list(map(Terminal, found))
+
+
+def written(values: Iterable[object]) -> list[str]:
+    """In JSON, those of these values that are no strings. A whole number with a point is one without, too."""
+    found = [value for value in values if not isinstance(value, str)]
+    found += [int(value) for value in found if isinstance(value, float) and value.is_integer()]
+    return [json.dumps(value, ensure_ascii=False) for value in found]
 
 
 def union(terminals: Sequence[Terminal]) -> Terminal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -269,7 +270,8 @@ def test_control_tokens_that_a_schema_names_are_written_as_text() -> None:
     value, name = "x</think>[TOOL_CALLS]", "y[TOOL_CALLS]"
     parameters = {"type": "object", "properties": {name: {"enum": [value]}}, "required": [name]}
     tools = [Tool(value, "", parameters)]
-    source = call_grammar([TAGGED], THINK, PromptEnd(False, True, False), tools, ONE).source
+    syntax = replace(TAGGED, arguments=replace(TAGGED.arguments, after_value="</parameter>\n"))
+    source = call_grammar([syntax], THINK, PromptEnd(False, True, False), tools, ONE).source
     token_ids = compile_lark(CONTROL, source).start().forced()
     control = [i for i in token_ids if i > END]
     assert control == [CONTROL.control_ids[name] for name in ("<tool_call>", "</tool_call>")]

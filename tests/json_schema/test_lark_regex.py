@@ -7,7 +7,16 @@ import re
 
 import pytest
 
-from llamafast.json_schema.lark_regex import escaped, looks_around, not_beginning, slashed, whole, without
+from llamafast.json_schema.lark_regex import (
+    escaped,
+    looks_around,
+    not_beginning,
+    not_ending_within,
+    slashed,
+    whole,
+    without,
+    without_character,
+)
 
 WORDS = (
     "]",
@@ -74,3 +83,42 @@ def test_pattern_that_does_not_begin_with_a_text_matches_all_others() -> None:
     for _ in range(2000):
         text = "".join(rng.choice(WORDS) for _ in range(rng.randint(0, 4)))
         assert bool(pattern.fullmatch(text)) == (not text.startswith("</parameter>")), text
+
+
+@pytest.mark.parametrize("text", ["</parameter>", "</｜DSML｜parameter>"])
+def test_pattern_that_does_not_end_within_a_text_matches_all_others(text) -> None:
+    rng, pattern = random.Random(0), re.compile(not_ending_within(text))
+    beginnings = tuple(text[:length] for length in range(2, len(text)))
+    for _ in range(3000):
+        sample = "".join(rng.choice((*WORDS, *beginnings)) for _ in range(rng.randint(0, 4)))
+        assert bool(pattern.fullmatch(sample)) == (not sample.endswith(beginnings)), sample
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^x-",
+        "^[a-z]+$",
+        ".",
+        "a|b$",
+        "^[^x]+$",
+        "(?:^a|b$)",
+        r"^\S+$",
+        r"^[\w.-]+$",
+        "^[^<>]+$",
+        "[-a]",
+        r"^\.|\W$",
+        "",
+    ],
+)
+def test_pattern_without_a_character_matches_strings_without_it_alone(pattern) -> None:
+    wanted, found = re.compile(pattern), re.compile(without_character(pattern, "<") or "(?!)")
+    for text in ("x-", "x-<", "abc", "a<", "<b", "a.b-c", "b", "<", "-", "zz>", ".<", "é!"):
+        assert bool(found.fullmatch(text)) == ("<" not in text and wanted.search(text) is not None), text
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^<", "a<?", "[<>]", "[!-~]", r"\x3c", r"[\x3c]", r"\u003c", r"[\S]", r"\p{L}", r"[\x20-a]"]
+)
+def test_pattern_that_may_need_a_character_has_none_without_it(pattern) -> None:
+    assert without_character(pattern, "<") is None

@@ -41,6 +41,19 @@ def test_document_reference_leads_to_its_schema(reference, expected) -> None:
     assert Document(ROOT).target(reference) == expected
 
 
+@pytest.mark.parametrize("fragment", ["", "#", "#/$defs/x", "#here"])
+@pytest.mark.parametrize("base", ["https://x.org/a/b.json", "b.json", "/a/b.json"])
+def test_document_reference_by_its_own_id_leads_to_its_schema(base, fragment) -> None:
+    document = Document({**ROOT, "$id": "https://x.org/a/b.json"})
+    assert document.target(base + fragment) == document.target(fragment or "#")
+
+
+@pytest.mark.parametrize("reference", ["https://x.org/c.json#/$defs/x", "c.json", "http://[", ""])
+def test_document_reference_by_another_id_leads_out(reference) -> None:
+    with pytest.raises(GrammarError, match="leads out"):
+        Document({**ROOT, "$id": "https://x.org/a/b.json"} if reference else ROOT).target(reference)
+
+
 @pytest.mark.parametrize(
     "reference",
     ["#/$defs/y", "#/properties/v/anyOf/2", "#/properties/v/anyOf/-1", "#nobody", "other.json", "http://x/y#/$defs/x"],

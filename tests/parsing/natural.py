@@ -75,6 +75,15 @@ CASES = {
     "two enums": Case({"allOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]}, ("b",), ("a", "c")),
     "const": Case({"const": "x y"}, ("x y",), ("x",)),
     "integer": Case(INT, (5, -3, 0, 2**63 - 1), ("x", 1.5)),
+    "counts with a point": Case({**STR, "minLength": 2.0, "maxLength": 4.0}, ("ab", "abcd"), ("a", "abcde")),
+    "items with a point": Case(
+        {"type": "array", "items": INT, "minItems": 1.0, "maxItems": 2.0}, ([1],), ([], [1] * 3)
+    ),
+    "types in capitals": Case(
+        {"type": "OBJECT", "properties": {"a": {"type": "INTEGER"}}, "required": ["a"]}, ({"a": 1},), ({"a": "x"}, {})
+    ),
+    "scalars in capitals": Case({"type": ["INTEGER", "Null"]}, (5, None), ("x", True)),
+    "numbers of a list": Case({"enum": [0.5, 1.0]}, (0.5, 1), (2,)),
     "bounds": Case({**INT, "minimum": 3, "maximum": 120}, (3, 99, 120), (2, 121)),
     "int64": Case({**INT, "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}, (0, -5, 2**63 - 1), (2**63,)),
     "uint64": Case({**INT, "minimum": 0, "maximum": 2**64 - 1}, (0, 10**18), (-1,)),
@@ -117,6 +126,28 @@ CASES = {
     "map of strings": Case(
         {"type": "object", "propertyNames": STR, "additionalProperties": {"type": "number"}}, ({"x": 1},), ({"x": "1"},)
     ),
+    "map of a pattern": Case(
+        {"type": "object", "patternProperties": {"^x-": STR}, "additionalProperties": False},
+        ({"x-a": "b"}, {"x-a": "</b>", "x-c": ""}, {}),
+        ({"a": "b"}, {"x-a": 1}),
+    ),
+    "map of listed names": Case(
+        {"type": "object", "propertyNames": {"type": "string", "enum": ["a", "b c"]}, "additionalProperties": INT},
+        ({"a": 1}, {"b c": 2}),
+        ({"c": 1}, {"a": "x"}),
+    ),
+    "tuple": Case(
+        {"type": "array", "prefixItems": [INT, STR], "items": False, "minItems": 2},
+        ([1, "a"], [2, ""]),
+        ([1], ["a", 1], [1, "a", 2]),
+    ),
+    "tuple and more": Case(
+        {"type": "array", "prefixItems": [STR], "items": INT, "maxItems": 3},
+        ([], ["a"], ["a", 1, 2]),
+        ([1], ["a", "b"], ["a", 1, 2, 3]),
+    ),
+    "constant object": Case({"const": {"a": ["x", 1, {}]}}, ({"a": ["x", 1, {}]},), ({"a": ["x", 1]}, {})),
+    "list of constants": Case({"enum": [["a", "b"], [], {"c d": None}]}, (["a", "b"], []), (["a"],)),
     "anything": Case({}, ("Paris", 5, None, [1, "a"], {"a": 1}, True)),
     "reference": Case({"$ref": "#/$defs/node"}, ({"name": "a", "kids": [{"name": "b"}]},), ({"kids": []},)),
     "reference with a slash": Case({"$ref": "#/$defs/a~1b"}, (5,), (2, "x")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from llamafast.parsing.tool_formats import registry
 from tests.parsing.messages import Message
@@ -33,18 +34,20 @@ def _minicpm5(key: str, value: object) -> str:
     return f'<function name="f"><param name="{key}">{text}</param></function>'
 
 
-def _gemma4(key: str, value: object) -> str:
+def _gemma(head: str, tail: str, mark: str, none: str) -> Callable[[str, object], str]:
+    """Their templates write all keys bare, and null as Python does."""
+
     def written(value: object) -> str:
         if isinstance(value, dict):
             return "{" + ",".join(f"{_key(key)}:{written(part)}" for key, part in value.items()) + "}"
         if isinstance(value, list):
             return "[" + ",".join(map(written, value)) + "]"
-        return f'<|"|>{value}<|"|>' if isinstance(value, str) else _dump(value)
+        return f"{mark}{value}{mark}" if isinstance(value, str) else none if value is None else _dump(value)
 
     def _key(name: str) -> str:
         return name if name.isidentifier() else _dump(name)
 
-    return f"<|tool_call>call:f{{{key}:{written(value)}}}<tool_call|>"
+    return lambda key, value: f"{head}call:f{{{key}:{written(value)}}}{tail}"
 
 
 def _deepseek_dsml(key: str, value: object) -> str:
@@ -62,7 +65,8 @@ def _command_r(key: str, value: object) -> str:
 OWN = {
     "command_r": _command_r,
     "deepseek_dsml": _deepseek_dsml,
-    "gemma4": _gemma4,
+    "functiongemma": _gemma("<start_function_call>", "<end_function_call>", "<escape>", "None"),
+    "gemma4": _gemma("<|tool_call>", "<tool_call|>", '<|"|>', "null"),
     "harmony": lambda key, value: (
         f"<|channel|>commentary to=functions.f <|constrain|>json<|message|>{_dump({key: value})}"
     ),
@@ -87,3 +91,11 @@ def natural(name: str, key: str, value: object) -> Written:
     if name in OWN:
         return Written(written.prompt, OWN[name](key, value))
     return Written(written.prompt, written.text.removesuffix("<|calls|>"))
+
+
+def natural_forms(name: str, key: str, value: object) -> list[Written]:
+    """The same, and without the line break before the closing tag where it says nothing."""
+    written = natural(name, key, value)
+    short = written.text.replace("\n</parameter>", "</parameter>")
+    is_said = isinstance(value, str) and value.endswith("\n")
+    return [written] if is_said or short == written.text else [written, Written(written.prompt, short)]

@@ -15,7 +15,8 @@ from llamafast.parsing.tool_formats import registry
 from tests.grammars.vocabularies import BUILT_IN, END, bytes_vocabulary, model_vocabulary
 from tests.parsing.calls import read
 from tests.parsing.natural import CASES, Case
-from tests.parsing.natural_writers import ENFORCED, natural
+from tests.parsing.natural_writers import ENFORCED, natural, natural_forms
+from tests.parsing.writers import Written
 
 ONE = CallRules(is_required=True, is_parallel=False)
 # One of each way to write arguments; the others are the fuzz marker's.
@@ -42,25 +43,24 @@ def stopped_at(program: Program, text: str) -> str | None:
     return None if constraint.accept(END) else ""
 
 
-def arguments(name: str, case: Case, value: object) -> object:
-    """What the format's parser makes of this value; None if it is no call."""
-    written = natural(name, "v", value)
+def arguments(name: str, case: Case, written: Written) -> object:
+    """What the format's parser makes of this call; None if it is none."""
     calls = read(registry.by_name(name), written.prompt, [case.tool], written.text).calls
     return json.loads(calls[0].arguments) if len(calls) == 1 and calls[0].is_complete else None
 
 
 def faults(name: str, case: Case, *, is_control: bool) -> list[str]:
     program, found = program_of(name, case, is_control=is_control), []
-    for value in case.good:
-        rest = stopped_at(program, natural(name, "v", value).text)
+    for value, written in ((each, form) for each in case.good for form in natural_forms(name, "v", each)):
+        rest = stopped_at(program, written.text)
         found += [f"{value!r} is not allowed from {rest!r} on"] if rest is not None else []
-        read_as = arguments(name, case, value)
+        read_as = arguments(name, case, written)
         found += [f"{value!r} is read as {read_as!r}"] if read_as != {"v": value} else []
-    for value in case.bad:
-        is_allowed = stopped_at(program, natural(name, "v", value).text) is None
+    for value, written in ((each, form) for each in case.bad for form in natural_forms(name, "v", each)):
+        is_allowed = stopped_at(program, written.text) is None
         # Bare text does not say which type it is: what counts is what is read.
         if is_allowed and not jsonschema.Draft202012Validator(case.tool.parameters).is_valid(
-            arguments(name, case, value)
+            arguments(name, case, written)
         ):
             found.append(f"{value!r} is allowed")
     return found
@@ -98,6 +98,19 @@ def test_natural_values_are_allowed_in_the_tokens_of_a_model() -> None:
             is_allowed = all(map(constraint.accept, token_ids)) and constraint.accept(min(vocabulary.eog_ids))
             found += [] if is_allowed else [(key, value)]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "rest"),
+    [("minLength", "\n</parameter", "r"), ("minLength", "\nParis</parameterville", "ville"),
+     ("maxLength", "\nParis</parameters", "s"), ("lengths", "\n\na</p\n", "\n"), ("minLength", "\n\n</pa", ""),
+     ("minLength", "\nParis</parameter>", None), ("maxLength", "\n</parameter>", None),
+     ("maxLength", "\n" + "x" * 18 + "</parameter>", None), ("lengths", "\na\n</parameter>", "/parameter>")],
+)  # fmt: skip
+def test_bounded_string_holds_no_part_of_a_closing_tag(key, body, rest) -> None:
+    program = program_of("qwen3_xml", CASES[key], is_control=False)
+    head, tail = "<tool_call>\n<function=f>\n<parameter=v>", "\n</function>\n</tool_call>"
+    assert stopped_at(program, head + body + (tail if rest is None else "")) == rest
 
 
 @pytest.mark.fuzz

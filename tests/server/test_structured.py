@@ -57,7 +57,9 @@ def test_constraint_reaches_the_engine_with_its_grammar(server, api, fields, kin
     assert getattr(server, api)(**fields).status_code == 200
     (request,) = server.engine.requests
     structured = request.params.structured
-    assert (structured.kind.value, structured.text, structured.strict, structured.start_after) == (kind, text, True, ())
+    is_strict = fields.get("response_format", {}).get("type") != "json_schema"
+    assert (structured.kind.value, structured.text, structured.strict) == (kind, text, is_strict)
+    assert structured.start_after == ()
     assert server.engine.compiled == [structured]
     assert request.grammar is server.engine.grammar
 
@@ -170,11 +172,17 @@ def test_constraint_nested_beyond_json_is_refused_by_name(server):
     assert (error["param"], error["code"]) == ("guided_json", "invalid_grammar")
 
 
-@pytest.mark.parametrize(("strict", "expected"), [(True, True), (False, False), (None, True)])
-def test_schema_is_strict_unless_it_says_no(server, strict, expected):
-    named = {**NAMED, "strict": strict}
-    server.chat(response_format={"type": "json_schema", "json_schema": named})
-    assert server.engine.requests[0].params.structured.strict is expected
+@pytest.mark.parametrize(("strict", "expected"), [(True, True), (False, False), (None, False)])
+def test_response_format_is_strict_only_if_it_says_so(server, strict, expected):
+    server.chat(response_format={"type": "json_schema", "json_schema": {**NAMED, "strict": strict}})
+    server.chat(response_format={"type": "json_schema", "schema": SCHEMA, "strict": strict})
+    assert [request.params.structured.strict for request in server.engine.requests] == [expected] * 2
+
+
+@pytest.mark.parametrize("fields", [{"guided_json": SCHEMA}, {"json_schema": SCHEMA}])
+def test_schema_in_a_field_of_its_own_is_strict(server, fields):
+    server.chat(**fields)
+    assert server.engine.requests[0].params.structured.strict
 
 
 @APIS

@@ -28,13 +28,15 @@ class Constraint:
 
 
 class JsonSchemaFormat(BaseModel):
-    """OpenAI's named schema. Only an explicit strict: false lets go of what cannot be enforced."""
+    """OpenAI's named schema. Without strict: true what cannot be enforced is let go of, as OpenAI does."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
     name: str | None = None
     description: str | None = None
-    strict: bool | None = Field(None, description="false: what cannot be enforced is dropped, with a Warning header.")
+    strict: bool | None = Field(
+        None, description="Unless true, what cannot be enforced is dropped, with a Warning header."
+    )
     schema_: dict[str, object] | bool | None = Field(None, alias="schema")
 
 
@@ -99,14 +101,14 @@ class StructuredFields(BaseModel):
 
 def _of_response_format(given: ResponseFormat) -> Iterator[Constraint]:
     if given.type == "json_schema" and given.json_schema is None and given.schema_ is not None:
-        strict = (given.model_extra or {}).get("strict") is not False
+        strict = (given.model_extra or {}).get("strict") is True
         yield from _given("response_format.schema", StructuredKind.JSON_SCHEMA, given.schema_, strict=strict)
     elif given.type == "json_schema":
         if given.json_schema is None or given.json_schema.schema_ is None:
             param = "response_format.json_schema" + (".schema" if given.json_schema is not None else "")
             raise InvalidRequestError(f"{param}: Field required", param=param)
         param = "response_format.json_schema.schema"
-        strict = given.json_schema.strict is not False
+        strict = given.json_schema.strict is True
         yield from _given(param, StructuredKind.JSON_SCHEMA, given.json_schema.schema_, strict=strict)
     elif given.type == "json_object":
         if given.schema_ is None:
