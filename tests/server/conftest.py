@@ -63,6 +63,9 @@ class FakeTokenizer:
     def control_texts(self) -> frozenset[str]:
         return frozenset()
 
+    def defined_texts(self) -> frozenset[str]:
+        return frozenset()
+
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         return b"".join(self.token_bytes_of(i, not skip_special) for i in token_ids).decode("utf-8", "replace")
 
