@@ -52,8 +52,8 @@ def string_terminal(
     """A terminal for strings that hold none of the texts `never`; None: there are none.
 
     is_nested: they may begin with a bracket or a brace, as lists and objects do. close: one of `never`, which ends
-    them. A string with a bound holds no part of it that only looks like the end, or a model that ends too soon or too
-    late would go on behind its closing tag.
+    them. A string with a bound holds none of `never` without its last character either, and ends in no part of close:
+    a model that has to go on where it would end goes on with no tag.
     """
     has_length = strings.values is None and (strings.min_length > 0 or strings.max_length is not None)
     parts, patterns = [] if is_nested else [_NOT_NESTED], list[str]()
@@ -63,7 +63,7 @@ def string_terminal(
             return None
         parts.insert(0, slashed("|".join(map(escaped, values))))
     elif close and not strings.is_free:
-        parts.append(slashed(without(*(text[:-1] if text == close else text for text in never))))
+        parts.append(slashed(without(*(text[:-1] for text in never))))
         parts.append(slashed(not_ending_within(close)))
     elif never:
         parts.append(slashed(without(*never)))

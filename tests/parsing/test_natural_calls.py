@@ -102,7 +102,8 @@ def test_natural_values_are_allowed_in_the_tokens_of_a_model() -> None:
 
 @pytest.mark.parametrize(
     ("key", "body", "rest"),
-    [("minLength", "\n</parameter", "r"), ("minLength", "\nParis</parameterville", "ville"),
+    [("minLength", "\n</parameter", "r"), ("minLength", "\n<parameter circle", "r circle"),
+     ("maxLength", "\nx</function home", "n home"), ("minLength", "\nParis</parameterville", "ville"),
      ("maxLength", "\nParis</parameters", "s"), ("lengths", "\n\na</p\n", "\n"), ("minLength", "\n\n</pa", ""),
      ("minLength", "\nParis</parameter>", None), ("maxLength", "\n</parameter>", None),
      ("maxLength", "\n" + "x" * 18 + "</parameter>", None), ("lengths", "\na\n</parameter>", "/parameter>")],
