@@ -57,7 +57,8 @@ class Glm(ChatFormat):
 def value_ends(suffix: str = "") -> ValueEnds:
     """What ends a value. suffix: what the tags end in."""
     never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
-    return ValueEnds(f"</arg_value{suffix}>", f"<arg_key{suffix}>", (f"</tool_call{suffix}>",), never=never)
+    opener, close = f"<arg_key{suffix}>", f"</arg_value{suffix}>"
+    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), never=never, call_open=f"<tool_call{suffix}>")
 
 
 class GlmMachine(TaggedMachine):
