@@ -171,6 +171,8 @@ class TaggedMachine(Machine):
             marker = yield from self.copy(self.ends.markers, add)
             tag = self.ends.tag(marker)
             if quotes.take(tag):
+                if tag == self.ends.close and not (yield from self.has_more_tags()):
+                    return  # what it quotes is no whole call
                 add(marker)
                 continue
             if tag in self.ends.never:
@@ -191,6 +193,17 @@ class TaggedMachine(Machine):
             elif quotes.has_calls:
                 raise MalformedError
             return
+
+    def has_more_tags(self) -> Wait[bool]:
+        """Whether another value ends or begins in the text ahead, of which nothing is taken."""
+        self.settle()
+        try:
+            yield from self.copy(self.ends.ahead(None), list[str]().append)
+        except TextEnd:
+            self.go_back()
+            return False
+        self.go_back()
+        return True
 
     def rest_of_value(self) -> Wait[str]:
         """Take what stands up to a closing tag that none of the calls ahead has opened, and that tag; gives the text.

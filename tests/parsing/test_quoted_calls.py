@@ -104,3 +104,10 @@ def test_many_values_without_closing_tags_cost_no_more_each(count: int = 300) ->
     parser = registry.by_name("qwen3_xml").parser("", TOOLS)
     message = ParsedMessage.of(parser.read([call * count]))
     assert complete_calls(message) == [("run", {"code": "a"})] * count
+
+
+@pytest.mark.parametrize("format", QUOTING)
+def test_value_that_holds_a_part_of_a_call_is_whole(format: str) -> None:
+    value = f"as in {written(format, PARIS).partition('Paris')[0]} and so on"
+    message = read_alike(format, written(format, ("run", {"code": value})))
+    assert (complete_calls(message), message.content) == ([("run", {"code": value})], "")
