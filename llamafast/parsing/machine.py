@@ -216,6 +216,7 @@ class Machine(TextReader, StreamParser):
     def reasoning(self, close: str) -> Wait[None]:
         """Take reasoning up to its closing tag. Calls in it are calls where the whole text ends behind them."""
         self.begin_part()
+        yield from self._opened_again(close)
         draft: Draft | None = None
 
         def add(text: str) -> None:
@@ -240,6 +241,21 @@ class Machine(TextReader, StreamParser):
             if draft is not None:
                 self.add_reasoning(draft.text)
             self.begin_part()
+
+    def _opened_again(self, close: str) -> Wait[None]:
+        """Take the tag that opens the reasoning which close ends, if the model writes it once more."""
+        self.is_reasoning = True
+        try:
+            yield from self.space()
+            for tags in self.tags:
+                if tags.close == close and (yield from self.accept(tags.open)):
+                    return
+        except TextEnd:
+            self.add_reasoning(self.text[self.at :])
+            self.at = len(self.text)
+            raise
+        finally:
+            self.is_reasoning = False
 
     def thoughts(self, ends: Markers, sink: Callable[[str], object] | None = None) -> Wait[str]:
         """Take the text of reasoning and the marker that ends it; gives the marker. sink: what takes the text."""

@@ -146,6 +146,8 @@ class TaggedMachine(Machine):
     def argument(self, writer: ArgumentWriter) -> Wait[None]:
         """One argument, behind what begins it."""
         key, is_string = yield from self.argument_head()
+        if key in self._given:
+            raise MalformedError
         self.arguments(writer.begin(key, is_string=is_string))
         self._given |= {key}
         try:

@@ -83,7 +83,7 @@ class XmlMachine(TaggedMachine):
 
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
         """The rest of an argument's opening tag."""
-        key = yield from self.word(_name)
+        key = (yield from self.word(_name)).strip()
         yield from self.expect(self.elements.name_close)
         return key, None
 

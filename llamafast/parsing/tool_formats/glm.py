@@ -81,7 +81,7 @@ class GlmMachine(TaggedMachine):
 
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
         """The rest of an argument's key, and what begins its value."""
-        key = yield from self.word(_key)
+        key = (yield from self.word(_key)).strip()
         yield from self.expect(f"</arg_key{self.suffix}>")
         yield from self.space()
         yield from self.expect(f"<arg_value{self.suffix}>")
