@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
 from llamafast.parsing.call_syntax import ReasoningTags
 from llamafast.parsing.chat_format import StreamParser
+from llamafast.parsing.draft import Draft
 from llamafast.parsing.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.parsing.literals import LiteralReader
 from llamafast.parsing.markers import Markers
@@ -212,18 +213,54 @@ class Machine(TextReader, StreamParser):
         self.settle()
 
     def reasoning(self, close: str) -> Wait[None]:
-        """Take reasoning up to its closing tag."""
+        """Take reasoning up to its closing tag. Calls in it are calls where the whole text ends behind them."""
         self.begin_part()
+        yield from self._opened_again(close)
+        draft: Draft | None = None
+
+        def add(text: str) -> None:
+            nonlocal draft
+            if draft is None or not draft.add(text):
+                self.add_reasoning(text if draft is None else draft.text)
+                draft = None
+
+        ends = Markers(close, *(self._stops.texts if self.tools else ()))
         try:
-            yield from self.thoughts(Markers(close))
+            while (marker := (yield from self.thoughts(ends, add))) != close:
+                draft = draft or Draft(type(self)("", self.tools), self.tools or ())
+                add(marker)
+        except TextEnd:
+            calls = [] if draft is None else draft.calls(self._num_calls)
+            if calls:
+                draft = None
+                self._events += calls
+                self._num_calls += sum(isinstance(event, CallEnd) for event in calls)
+            raise
         finally:
+            if draft is not None:
+                self.add_reasoning(draft.text)
             self.begin_part()
 
-    def thoughts(self, ends: Markers) -> Wait[str]:
-        """Take the text of reasoning and the marker that ends it; gives the marker."""
+    def _opened_again(self, close: str) -> Wait[None]:
+        """Take the tag that opens the reasoning which close ends, if the model writes it once more."""
         self.is_reasoning = True
         try:
-            return (yield from self.copy(ends, self.add_reasoning))
+            yield from self.space()
+            for tags in self.tags:
+                if tags.close == close and (yield from self.accept(tags.open)):
+                    return
+        except TextEnd:
+            self.add_reasoning(self.text[self.at :])
+            self.at = len(self.text)
+            raise
+        finally:
+            self.is_reasoning = False
+
+    def thoughts(self, ends: Markers, sink: Callable[[str], object] | None = None) -> Wait[str]:
+        """Take the text of reasoning and the marker that ends it; gives the marker. sink: what takes the text."""
+        self.is_reasoning = True
+        try:
+            return (yield from self.copy(ends, sink or self.add_reasoning))
         finally:
             self.is_reasoning = False
 

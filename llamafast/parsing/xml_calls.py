@@ -36,7 +36,9 @@ class Elements:
         # Some models forget the inner one of two closing tags.
         closes = tuple(text for text in (self.call_close, self.outer_close) if text)
         opener = self.value_open if closes else ""
-        object.__setattr__(self, "ends", ValueEnds(self.value_close, opener, closes, self.has_lines))
+        call_open = self.call_open if closes else ""
+        ends = ValueEnds(self.value_close, opener, closes, self.has_lines, call_open=call_open)
+        object.__setattr__(self, "ends", ends)
         object.__setattr__(self, "cdata_ends", Markers("]]>" + self.value_close))
 
 
@@ -81,7 +83,7 @@ class XmlMachine(TaggedMachine):
 
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
         """The rest of an argument's opening tag."""
-        key = yield from self.word(_name)
+        key = (yield from self.word(_name)).strip()
         yield from self.expect(self.elements.name_close)
         return key, None
 

@@ -59,6 +59,12 @@ def parse(format: str, prompt: str, pieces: Iterable[str]) -> ParsedMessage:
     return ParsedMessage.of(registry.by_name(format).parser(prompt, TOOLS).read(pieces))
 
 
+def ends_in_reasoning(format: str, prompt: str, text: str) -> bool:
+    parser = registry.by_name(format).parser(prompt, TOOLS)
+    parser.feed(text)
+    return parser.is_reasoning
+
+
 def values(message: ParsedMessage) -> tuple[str, str, list[tuple[str, object, bool]]]:
     def value(call: ParsedCall) -> object:
         return json.loads(call.arguments) if call.is_complete else call.arguments
@@ -113,5 +119,8 @@ def test_format_output_ended_anywhere_shows_only_what_it_held(format: str) -> No
         whole = parse(format, output.prompt, [output.text])
         for end in range(0, len(output.text), 7):
             part = parse(format, output.prompt, [output.text[:end]])
+            if part.calls and ends_in_reasoning(format, output.prompt, output.text[:end]):
+                assert all(call.is_complete for call in part.calls)  # a draft, if it goes on
+                continue
             assert [call.name for call in part.calls] == [call.name for call in whole.calls[: len(part.calls)]]
             assert all(call == whole.calls[i] for i, call in enumerate(part.calls[:-1])), (output.name, end)

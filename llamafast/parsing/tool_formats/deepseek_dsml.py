@@ -58,8 +58,13 @@ class DeepseekDsml(ChatFormat):
 
 class _Parser(TaggedMachine):
     starts = Markers("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>")
-    ends = ValueEnds("</｜DSML｜parameter>", '<｜DSML｜parameter name="', ("</｜DSML｜invoke>",))
-    behind_call = ("<｜DSML｜", "</｜DSML｜")
+    ends = ValueEnds(
+        "</｜DSML｜parameter>",
+        '<｜DSML｜parameter name="',
+        ("</｜DSML｜invoke>",),
+        call_open='<｜DSML｜invoke name="',
+    )
+    behind_call = ('<｜DSML｜invoke name="', *starts.texts, "</｜DSML｜function_calls>", "</｜DSML｜tool_calls>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section."""

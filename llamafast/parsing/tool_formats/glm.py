@@ -57,7 +57,8 @@ class Glm(ChatFormat):
 def value_ends(suffix: str = "") -> ValueEnds:
     """What ends a value. suffix: what the tags end in."""
     never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
-    return ValueEnds(f"</arg_value{suffix}>", f"<arg_key{suffix}>", (f"</tool_call{suffix}>",), never=never)
+    opener, close = f"<arg_key{suffix}>", f"</arg_value{suffix}>"
+    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), never=never, call_open=f"<tool_call{suffix}>")
 
 
 class GlmMachine(TaggedMachine):
@@ -80,7 +81,7 @@ class GlmMachine(TaggedMachine):
 
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
         """The rest of an argument's key, and what begins its value."""
-        key = yield from self.word(_key)
+        key = (yield from self.word(_key)).strip()
         yield from self.expect(f"</arg_key{self.suffix}>")
         yield from self.space()
         yield from self.expect(f"<arg_value{self.suffix}>")

@@ -24,6 +24,7 @@ _marks = re.compile(
     r"(?:<\|(?:start|channel|message|constrain)\|>\s*(?:(?:assistant|analysis|commentary|final)\b)?\s*)*"
 ).match
 _signs = re.compile(r"[^\w<{(\[\"'`]*").match
+_WORDS = ("assistant", "analysis", "commentary", "final")
 _NOBODY = ("assistant", "user", "all")
 
 
@@ -93,6 +94,7 @@ class _Parser(Machine):
                 yield from self._body(head)
             else:
                 yield from self._text()
+            yield from self._skip_word()
             head = yield from self._header("")
 
     def _header(self, begun: str) -> Wait[_Head | None]:
@@ -136,6 +138,21 @@ class _Parser(Machine):
             self.at -= 1
         elif end != "<|message|>":
             raise MalformedError
+
+    def _skip_word(self) -> Wait[None]:
+        """Take a role or a channel without its token behind a message, where another token or nothing follows it."""
+        word = ""
+        self.settle()
+        try:
+            word = yield from self.standing(_WORDS)
+            self.at += len(word)
+            if word and not (yield from self.standing(("<|",))):
+                self.go_back()
+        except TextEnd:
+            if not word or self.at < len(self.text):
+                self.go_back()
+            raise
+        self._kept = None
 
     def _skip_marks(self) -> None:
         """Nothing of a header that is none is shown but its text."""

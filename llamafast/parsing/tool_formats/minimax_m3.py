@@ -69,6 +69,8 @@ class _Parser(Machine):
                 break
             key = yield from self.word(_name)
             yield from self.expect(">")
+            if key in self._given:
+                raise MalformedError
             self.arguments(writer.begin(key))
             self._given.add(key)
             try:
