@@ -109,6 +109,7 @@ def test_json_between_tags_of_any_format_holds_no_closing_tag(name, strict) -> N
         ({"type": "object", "propertyNames": {"$ref": "#/$defs/word"}}, {"a": 1}),
         ({"type": "array", "items": {**STR, "format": "uri-reference"}}, ["/a?b=c"]),
         ({"type": "array", "items": {**STR, "format": "date"}}, ["2026-11-27"]),
+        ({"type": "OBJECT", "properties": {"a": {"type": "STRING"}}, "required": ["a"]}, {"a": "x"}),
     ],
 )
 def test_json_between_tags_holds_all_else(schema, value) -> None:
