@@ -18,7 +18,7 @@ T = TypeVar("T")
 # CPU time in seconds: of one slow call, how many of those are taken, of all calls of a request, and what a token adds.
 _SLOW_S = 0.05
 _MAX_SLOW = 3
-_MAX_TOTAL_S = 0.25
+_MAX_TOTAL_S = 0.15
 _TOKEN_S = 0.002
 _TOO_SLOW = "the grammar is too complex: its tokens take too long to find"
 

@@ -67,7 +67,7 @@ def test_account_of_a_request_is_shared_by_its_choices(monkeypatch):
         for _ in range(100):
             program.start(account).mask()
             num_masks += 1
-    assert num_masks == 6  # of 0.04 s each, in a quarter of a second
+    assert num_masks == 3  # of 0.04 s each, in 0.15 s
 
 
 def test_prepared_request_is_queued_once(engine):
