@@ -38,7 +38,9 @@ class FakeRunner:
     token_id = ord("a")
     decode_s = sample_s = 0.0
 
-    def step(self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
+    def step(
+        self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler], constraints: Sequence[object] = ()
+    ) -> list[int]:
         """One token per row."""
         return [self.token_id] * len(rows)
 
