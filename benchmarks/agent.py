@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamafast._core import Model
-from llamafast.parsing.template import ChatTemplate
+from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.tokenizer import Tokenizer
 
 Message = dict[str, object]

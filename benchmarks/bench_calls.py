@@ -14,17 +14,20 @@ import sys
 import time
 from array import array
 from dataclasses import replace
+from functools import partial
 
 from bench_serve import machine
 from models import BUILT_IN, REPOSITORY
 
+from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.formats import registry
+from llamafast.chat.prompt.template import ChatTemplate
+from llamafast.chat.tools import Tool
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.engine.grammar import GrammarCompiler
-from llamafast.parsing.output_grammar import CallRules
-from llamafast.parsing.template import ChatTemplate
-from llamafast.parsing.tool_formats import registry
-from llamafast.parsing.tools import Tool
-from llamafast.request import Request, SamplingParams, StructuredKind, StructuredOutput
+from llamafast.engine.vocabulary import grammar_vocabulary
+from llamafast.grammars.compiler import GrammarCompiler
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import Request, SamplingParams
 
 STREAMS = 8
 CITIES = ("Berlin", "Paris", "Rome", "Madrid", "Oslo", "Vienna", "London", "Tokyo")
@@ -90,7 +93,7 @@ def compile_times(engine: Engine) -> list[dict[str, object]]:
     schemas = json.loads((REPOSITORY / "tests" / "grammars" / "tool_schemas.json").read_text())
     objects = [name for name, schema in schemas.items() if schema.get("type") == "object"][:20]
     tools = [Tool(name, "", schemas[name], strict=True) for name in objects]
-    compiler = GrammarCompiler(engine.tokenizer)
+    compiler = GrammarCompiler(partial(grammar_vocabulary, engine.tokenizer))
     compiler.compile(StructuredOutput(StructuredKind.REGEX, "a"))  # prepares the vocabulary
     rows: list[dict[str, object]] = []
     for name in registry.names():

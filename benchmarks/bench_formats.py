@@ -15,13 +15,13 @@ from collections.abc import Callable
 
 from bench_parser import text_of
 
-from llamafast.parsing.tool_formats import registry
-from llamafast.parsing.tools import Tool
+from llamafast.chat.formats import registry
+from llamafast.chat.tools import Tool
 from llamafast.request import FinishReason, RequestOutput, Usage
-from llamafast.server.formats.chat import ChatFormatter
-from llamafast.server.formats.choice import Reading
-from llamafast.server.formats.common import Formatter, Header, Options
-from llamafast.server.formats.completions import CompletionFormatter
+from llamafast.server.answers.chat import ChatFormatter
+from llamafast.server.answers.completions import CompletionFormatter
+from llamafast.server.answers.formatter import Formatter, Header, Options
+from llamafast.server.chat.choice import Reading
 
 NUM_TOKENS = 2_000
 REPEATS = 25

@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # the tests' writers know how each format looks
 
-from llamafast.parsing.tool_formats import registry
-from tests.parsing.messages import TOOLS, Message
-from tests.parsing.more_writers import WRITERS
-from tests.parsing.writers import Written
+from llamafast.chat.formats import registry
+from tests.chat.messages import TOOLS, Message
+from tests.chat.more_writers import WRITERS
+from tests.chat.writers import Written
 
 SIZES = (100, 1_000, 32_000)
 REPEATS = 5

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench_serve import COLORS, machine
@@ -26,8 +27,9 @@ from models import REPOSITORY, cache_folder, model_path
 from peers import COMMANDS, PeerError, Server, Settings
 
 from llamafast._core import Model
-from llamafast.engine.grammar import GrammarCompiler
-from llamafast.request import StructuredKind, StructuredOutput
+from llamafast.engine.vocabulary import grammar_vocabulary
+from llamafast.grammars.compiler import GrammarCompiler
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.tokenizer import Tokenizer
 
 STREAMS = 8
@@ -197,7 +199,7 @@ def measure(task: Task, options: argparse.Namespace, logs: Path) -> list[dict[st
 def mask_times(task: Task, options: argparse.Namespace) -> dict[str, object]:
     """Microseconds per mask and per accepted token along an output of the schema, and what compiling takes."""
     model = Model(str(model_path(task.model, options.model_dir)), vocab_only=True)
-    compiler = GrammarCompiler(Tokenizer(model))
+    compiler = GrammarCompiler(partial(grammar_vocabulary, Tokenizer(model)))
     compiler.compile(StructuredOutput(StructuredKind.REGEX, "a"))  # prepares the vocabulary
     result: dict[str, object] = {"task": task.name, "n_vocab": model.n_vocab}
     start = time.perf_counter()

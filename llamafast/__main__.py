@@ -1,6 +1,6 @@
 """`python -m llamafast`."""
 
-from llamafast.cli import main
+from llamafast.launch.cli import main
 
 if __name__ == "__main__":
     main()

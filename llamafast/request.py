@@ -6,10 +6,9 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from llamafast.grammars.constraint import Grammar
+from llamafast.grammars.constraint import Grammar
+from llamafast.grammars.structured import StructuredOutput
 
 
 class FinishReason(str, Enum):
@@ -28,30 +27,6 @@ class SequenceStatus(Enum):
     PREFILLING = 1
     RUNNING = 2
     FINISHED = 3
-
-
-class StructuredKind(str, Enum):
-    """What the text of a StructuredOutput is."""
-
-    JSON_OBJECT = "json_object"  # no text: any JSON object
-    JSON_SCHEMA = "json_schema"  # a JSON Schema
-    REGEX = "regex"
-    CHOICE = "choice"  # a JSON list of strings, one of which is the whole output
-    GBNF = "gbnf"  # llama.cpp's grammar format, root rule "root"
-    LARK = "lark"  # what OutputGrammar.source gives; no client can write one
-
-
-@dataclass(frozen=True, slots=True)
-class StructuredOutput:
-    """A constraint on the whole output. strict False: what cannot be enforced may be dropped, with a warning.
-
-    start_after: the token ids that end the reasoning part; the constraint begins behind them. Empty: at once.
-    """
-
-    kind: StructuredKind
-    text: str = ""
-    strict: bool = True
-    start_after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

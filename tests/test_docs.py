@@ -56,7 +56,7 @@ def test_docs_lines_are_short(page: Path) -> None:
 
 
 def test_docs_structure_names_every_module() -> None:
-    modules = [path for path in (ROOT / "llamafast").rglob("*.py") if "tool_formats" not in path.parts]
+    modules = [path for path in (ROOT / "llamafast").rglob("*.py") if "formats" not in path.parts]
     modules += (ROOT / "llamafast").glob("*.pyx")
     names = {path.stem if path.suffix == ".pyx" else path.name for path in modules} - {"__init__.py"}
     assert {name for name in names if not re.search(rf"\b{name}\b", STRUCTURE)} == set()

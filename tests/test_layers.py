@@ -15,6 +15,7 @@ MODULES = {
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
+ROOMS = {module.split(".")[1] for module in MODULES if "." in module}
 CYTHON = sorted([*SOURCE.glob("*.pyx"), *SOURCE.glob("*.pxd")])
 
 
@@ -59,7 +60,7 @@ def test_core_is_imported_by_engine_and_tokenizer_only() -> None:
 @pytest.mark.parametrize(
     ("room", "library", "below"),
     [
-        ("parsing", "jinja2", ["json_schema"]),
+        ("chat", "jinja2", ["json_schema"]),
         ("cache", "", []),
         ("grammars", "llguidance", ["json_schema", "_grammar"]),
         ("json_schema", "", []),
@@ -74,8 +75,17 @@ def test_room_imports_errors_its_one_library_and_what_lies_below(room: str, libr
         )
 
 
-def test_engine_imports_neither_parsing_nor_server() -> None:
-    assert [name for name in importers_of("parsing") | importers_of("server") if in_room(name, "engine")] == []
+def test_engine_imports_neither_chat_nor_server() -> None:
+    assert [name for name in importers_of("chat") | importers_of("server") if in_room(name, "engine")] == []
+
+
+def test_launch_is_imported_by_launch_only() -> None:
+    assert {name for name in importers_of("launch") if not in_room(name, "launch")} <= {"llamafast.__main__"}
+
+
+def test_host_imports_nothing_of_ours() -> None:
+    modules = [module for module in MODULES if in_room(module, "host")]
+    assert [name for module in modules for name in imports(module) if in_room(name, *ROOMS - {"host"})] == []
 
 
 def test_sampling_is_imported_by_engine_only() -> None:
@@ -123,4 +133,4 @@ def test_functions_import_nothing_of_ours() -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llamafast")
     }
-    assert hidden == {"llamafast.cli"}
+    assert hidden == {"llamafast.launch.cli"}

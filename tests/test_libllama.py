@@ -87,7 +87,7 @@ def test_pinned_version_comes_from_installed_requirements(monkeypatch: pytest.Mo
 
 def test_import_llamafast_alone_loads_nothing_heavy() -> None:
     done = run(
-        "import sys, llamafast.cli; "
+        "import sys, llamafast.launch.cli; "
         "print({'llamafast._core', 'llama_cpp', 'numpy', 'fastapi', 'uvicorn', 'huggingface_hub'} & set(sys.modules))"
     )
     assert done.stdout == "set()\n", done.stderr
@@ -108,7 +108,7 @@ def test_import_core_checks_version_whoever_imports_it() -> None:
 
 def test_command_line_without_libllama_still_prints_version() -> None:
     done = run(
-        "import importlib.util, sys; from llamafast import _libllama, cli\n"
+        "import importlib.util, sys; from llamafast import _libllama; from llamafast.launch import cli\n"
         "_libllama.importlib.util.find_spec = lambda name: None\n"
         "sys.argv = ['llamafast', '--version']; cli.main()"
     )
@@ -117,7 +117,7 @@ def test_command_line_without_libllama_still_prints_version() -> None:
 
 def test_command_line_without_libllama_is_one_line_and_exit_code_1() -> None:
     done = run(
-        "import importlib.util, sys; from llamafast import _libllama, cli\n"
+        "import importlib.util, sys; from llamafast import _libllama; from llamafast.launch import cli\n"
         "_libllama.importlib.util.find_spec = lambda name: None\n"
         "sys.argv = ['llamafast', 'serve']; cli.main()"
     )

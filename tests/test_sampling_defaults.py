@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llamafast.config import Config, SamplingDefaults
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import ConfigError
+from llamafast.launch.config import Config, SamplingDefaults
+from llamafast.launch.serve import sampling_defaults
 from llamafast.request import SamplingParams
-from llamafast.serve import sampling_defaults
 from llamafast.server.schemas.sampling import SamplingFields
 from tests import tiny_models
 

@@ -18,7 +18,8 @@ from llamafast.engine.prepare import prepare_cost, prepare_request
 from llamafast.engine.sequence import RequestState
 from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
 from llamafast.grammars.constraint import Grammar
-from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
+from llamafast.grammars.structured import StructuredOutput
+from llamafast.request import FinishReason, Request, RequestOutput, Usage
 
 logger = logging.getLogger(__name__)
 

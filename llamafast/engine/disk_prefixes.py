@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from weakref import WeakValueDictionary
 
-from llamafast.cache.disk_cache import DiskCache, DiskLoad, Entry
+from llamafast.cache.disk.disk_cache import DiskCache, DiskLoad, Entry
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.slots import Slot
 from llamafast.engine.sequence import Sequence

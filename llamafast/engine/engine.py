@@ -5,16 +5,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 from llamafast._core import Batch, Context, Model, ModelRunner
-from llamafast.cache.disk_cache import DiskCache
+from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
-from llamafast.cpu import default_threads
 from llamafast.engine.attention import flash_attention
 from llamafast.engine.config import EngineConfig
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
-from llamafast.engine.grammar import GrammarCompiler
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import SchedulerOutput
@@ -25,9 +24,13 @@ from llamafast.engine.scoring import num_scored_rows
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
+from llamafast.engine.vocabulary import grammar_vocabulary
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
+from llamafast.grammars.compiler import GrammarCompiler
 from llamafast.grammars.constraint import Grammar
-from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, StructuredOutput
+from llamafast.grammars.structured import StructuredOutput
+from llamafast.host.cpu import default_threads
+from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams
 from llamafast.tokenizer import Tokenizer
 
 _MAX_SEQ_IDS = 256
@@ -70,7 +73,7 @@ class Engine:
             config = replace(config, flash_attn=flash_attention(model, config))
         self.config = config
         self.tokenizer = Tokenizer(model)
-        self.grammars = GrammarCompiler(self.tokenizer)
+        self.grammars = GrammarCompiler(partial(grammar_vocabulary, self.tokenizer))
         self.context = context = context or make_context(model, config)
         self.runner = runner or ModelRunner(context)
         self.batch = batch or Batch(context.n_batch)

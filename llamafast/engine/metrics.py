@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from llamafast.cache.disk_cache import DiskCacheStats
+from llamafast.cache.disk.disk_cache import DiskCacheStats
 from llamafast.request import MissReason
 
 # Upper bounds as vLLM has them, with finer steps below for small models.

@@ -6,7 +6,7 @@ import math
 from array import array
 
 from llamafast._sampling import Sampler
-from llamafast.cache.disk_cache import DiskLoad
+from llamafast.cache.disk.disk_cache import DiskLoad
 from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores

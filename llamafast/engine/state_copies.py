@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llamafast.cache.disk_cache import DiskCache
+from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.memory import Memory
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.slots import Slot

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from llamafast.server.deps import ServerSettings, ServerState
 from llamafast.server.errors import install_error_handlers
 from llamafast.server.openapi import DocumentedApp
 from llamafast.server.routes.chat import chat_router
@@ -18,6 +17,7 @@ from llamafast.server.routes.metrics import metrics_router
 from llamafast.server.routes.models import models_router
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.completions import CompletionBody
+from llamafast.server.state import ServerSettings, ServerState
 
 if TYPE_CHECKING:
     from llamafast.engine.async_engine import AsyncEngine

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafast.cache.disk_cache import DiskCache
-from llamafast.cache.state_file import file_bytes
+from llamafast.cache.disk.disk_cache import DiskCache
+from llamafast.cache.disk.state_file import file_bytes
 from llamafast.errors import ConfigError
 
 KEY = b"model one"
@@ -133,7 +133,7 @@ def test_store_that_cannot_cut_keeps_the_shorter(tmp_path, opened):
 
 
 def test_store_with_a_slow_disk_drops_the_oldest(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr("llamafast.cache.disk_cache._MAX_QUEUED_BYTES", 1000)
+    monkeypatch.setattr("llamafast.cache.disk.disk_cache._MAX_QUEUED_BYTES", 1000)
     may_write, is_writing = threading.Event(), threading.Event()
     monkeypatch.setattr(os, "fsync", lambda handle: (is_writing.set(), may_write.wait()))
     cache = opened(tmp_path)
@@ -336,7 +336,7 @@ def test_folder_never_exceeds_its_cap(tmp_path_factory, sizes, can_cut):
 WRITER = """
 import sys
 from array import array
-from llamafast.cache.disk_cache import DiskCache
+from llamafast.cache.disk.disk_cache import DiskCache
 cache = DiskCache(sys.argv[1], max_bytes=60_000, min_tokens=1, key=b"model one", can_cut=False)
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
     token_ids = array("i", range(number, number + 40))

@@ -43,7 +43,9 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        program = ("-m", "llamafast") if patch is None else ("-c", f"{patch}\nfrom llamafast.cli import main\nmain()")
+        program = (
+            ("-m", "llamafast") if patch is None else ("-c", f"{patch}\nfrom llamafast.launch.cli import main\nmain()")
+        )
         command = [sys.executable, *program, "serve", *arguments, "--port", str(self.port)]
         # The package under test, not the source folder that `-m` finds first on Python 3.10.
         path = str(MODELS.parents[1])

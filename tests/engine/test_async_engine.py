@@ -11,7 +11,8 @@ import pytest
 
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
-from llamafast.request import FinishReason, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import FinishReason
 from tests.engine.fakes import alone, make_engine, make_request, scripted
 
 ENDLESS = "all work and no play makes this a dull text, " * 40

@@ -12,7 +12,8 @@ import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import InvalidRequestError
 from llamafast.grammars.constraint import Constraint
-from llamafast.request import FinishReason, ReasoningBudget, Request, SamplingParams, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import FinishReason, ReasoningBudget, Request, SamplingParams
 from tests.engine.fakes import Collector, encode, make_engine, make_request
 
 BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"

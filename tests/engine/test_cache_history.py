@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from llamafast.engine.engine import EngineConfig
 from llamafast.engine.seeds import choice_seed
-from llamafast.request import ReasoningBudget, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import ReasoningBudget
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request
 
 # Prompts are made of these, so that they share beginnings and part at boundaries and inside of them.

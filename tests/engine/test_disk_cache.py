@@ -209,7 +209,7 @@ WRITER = """
 import itertools, sys
 from array import array
 from pathlib import Path
-from llamafast.cache.disk_cache import DiskCache
+from llamafast.cache.disk.disk_cache import DiskCache
 folder, states, key, max_bytes = sys.argv[1:]
 files = sorted(Path(states).iterdir())
 cache = DiskCache(folder, max_bytes=int(max_bytes), min_tokens=1, key=bytes.fromhex(key), can_cut=False)

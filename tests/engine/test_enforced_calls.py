@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.formats import registry
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.parsing.output_grammar import CallRules
-from llamafast.parsing.tool_formats import registry
-from llamafast.request import FinishReason, ReasoningBudget, Request, SamplingParams, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import FinishReason, ReasoningBudget, Request, SamplingParams
 from tests import tiny_models
+from tests.chat.calls import faults, read
 from tests.engine.fakes import Collector
 from tests.grammars.walks import OBJECT_TOOLS
-from tests.parsing.calls import faults, read
 
 FORMATS = ("qwen3_xml", "hermes", "gemma4", "llama_pythonic", "harmony", "mistral")
 # Names of properties that the model makes up have no end that random weights would find.

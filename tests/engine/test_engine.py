@@ -9,7 +9,8 @@ import pytest
 
 from llamafast.engine.engine import EngineConfig
 from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, ShuttingDownError
-from llamafast.request import FinishReason, SamplingParams, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import FinishReason, SamplingParams
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request, scripted
 
 GREEDY = SamplingParams(seed=0)

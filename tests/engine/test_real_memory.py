@@ -13,7 +13,8 @@ from llamafast._core import live_handles
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import DecodeError
-from llamafast.request import FinishReason, Request, SamplingParams, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import FinishReason, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.fakes import Collector
 

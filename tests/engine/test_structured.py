@@ -13,7 +13,8 @@ import pytest
 
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.request import FinishReason, Request, SamplingParams, StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.request import FinishReason, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.fakes import Collector
 from tests.grammars.models import MODELS

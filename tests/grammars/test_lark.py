@@ -10,12 +10,12 @@ from dataclasses import replace
 import jsonschema
 import pytest
 
+from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
+from llamafast.chat.enforcing.output_grammar import Answer, CallRules
+from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError
 from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.lark import compile_lark
-from llamafast.parsing.call_grammar import PromptEnd, call_grammar
-from llamafast.parsing.output_grammar import Answer, CallRules
-from llamafast.parsing.tools import Tool
 from tests.grammars.vocabularies import END, bytes_vocabulary
 from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, QUOTED, TAGGED, THINK, TOOL, WORDS, listed, walk
 

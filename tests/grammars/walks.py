@@ -6,11 +6,8 @@ import json
 import random
 from collections.abc import Sequence
 
-from llamafast.grammars.constraint import Program
-from llamafast.grammars.lark import compile_lark
-from llamafast.grammars.vocabulary import Vocabulary
-from llamafast.parsing.call_grammar import PromptEnd, call_grammar
-from llamafast.parsing.call_syntax import (
+from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
+from llamafast.chat.enforcing.call_syntax import (
     CallSyntax,
     LiteralArguments,
     Pattern,
@@ -18,8 +15,11 @@ from llamafast.parsing.call_syntax import (
     TaggedArguments,
     json_list,
 )
-from llamafast.parsing.output_grammar import CallRules
-from llamafast.parsing.tools import Tool
+from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.tools import Tool
+from llamafast.grammars.constraint import Program
+from llamafast.grammars.lark import compile_lark
+from llamafast.grammars.vocabulary import Vocabulary
 from tests.grammars.schemas import TOOLS
 from tests.grammars.vocabularies import END
 

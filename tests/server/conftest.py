@@ -10,15 +10,16 @@ import httpx
 import orjson
 import pytest
 
+from llamafast.chat.prompt.template_traits import TemplateTraits
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.prepare import prepare_request
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.validation import Limits
 from llamafast.errors import LlamaFastError
-from llamafast.parsing.template_traits import TemplateTraits
-from llamafast.request import FinishReason, Request, RequestOutput, StructuredOutput, Usage
+from llamafast.grammars.structured import StructuredOutput
+from llamafast.request import FinishReason, Request, RequestOutput, Usage
 from llamafast.server.app import create_app
-from llamafast.server.deps import ServerSettings
+from llamafast.server.state import ServerSettings
 from llamafast.tokenizer import TokenTable
 
 Deliveries = Sequence[list[RequestOutput]]

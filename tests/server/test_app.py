@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llamafast.cache.disk_cache import DiskCacheStats
+from llamafast.cache.disk.disk_cache import DiskCacheStats
 
 
 def test_models_lists_the_alias(server):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from llamafast.parsing.template import TemplateError
+from llamafast.chat.prompt.template import TemplateError
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 
 USER = {"role": "user", "content": "Hi"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llamafast.parsing.response_schema import SchemaFormat
+from llamafast.chat.response_schema.schema_format import SchemaFormat
 from llamafast.request import FinishReason, RequestOutput
-from llamafast.server.formats.choice import ChoiceReader, Reading
+from llamafast.server.chat.choice import ChoiceReader, Reading
 
 # The content before the reasoning: no plan reads that as it comes.
 AT_THE_END = {

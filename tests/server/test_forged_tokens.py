@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafast._core import Model
-from llamafast.control_texts import ControlTexts, control_like, new_mark
-from llamafast.parsing.template import ChatTemplate
-from llamafast.server.deps import ServerSettings, ServerState
-from llamafast.server.prompt import chat_prompt
+from llamafast.chat.prompt.control_texts import ControlTexts, control_like, new_mark
+from llamafast.chat.prompt.template import ChatTemplate
+from llamafast.server.chat.prompt import chat_prompt
 from llamafast.server.schemas.chat import ChatBody
+from llamafast.server.state import ServerSettings, ServerState
 from llamafast.tokenizer import Tokenizer
 from tests.tiny_models import write_attention_model
 

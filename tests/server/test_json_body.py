@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafast.server.json_body import loads
+from llamafast.server.receiving.json_body import loads
 
 TEXTS = st.text('ab"\\\u00e9\U0001f642', max_size=30)
 VALUES = st.recursive(

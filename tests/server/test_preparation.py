@@ -9,8 +9,8 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from llamafast.errors import QueueFullError, ShuttingDownError
-from llamafast.server import preparation as module
-from llamafast.server.preparation import Preparation, checkpoint
+from llamafast.server.receiving import preparation as module
+from llamafast.server.receiving.preparation import Preparation, checkpoint
 
 SMALL, LARGE = 30_000, 30_000_000
 

@@ -9,12 +9,12 @@ import pytest
 
 import llamafast
 from llamafast._core import Model
+from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.errors import InvalidRequestError
-from llamafast.parsing.conversations import CONVERSATIONS
-from llamafast.parsing.template import ChatTemplate
-from llamafast.server.deps import ServerSettings, ServerState
-from llamafast.server.prompt import chat_prompt
+from llamafast.launch.conversations import CONVERSATIONS
+from llamafast.server.chat.prompt import chat_prompt
 from llamafast.server.schemas.chat import ChatBody
+from llamafast.server.state import ServerSettings, ServerState
 from llamafast.tokenizer import Tokenizer
 from tests.tiny_models import write_attention_model
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from llamafast.errors import GrammarError
-from llamafast.request import FinishReason, RequestOutput, StructuredKind, TokenLogprob, Usage
+from llamafast.grammars.structured import StructuredKind
+from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 
 WEATHER = {
     "name": "get_weather",

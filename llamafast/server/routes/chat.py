@@ -9,18 +9,18 @@ from fastapi import APIRouter, Request, Response
 from llamafast.engine.validation import check_sizes
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
-from llamafast.server.chat_rules import compile_rules, thinking_budget, warnings_of
-from llamafast.server.deps import ServerState
-from llamafast.server.formats.chat import ChatFormatter
-from llamafast.server.formats.choice import Reading
-from llamafast.server.formats.common import Header
-from llamafast.server.leaving import while_connected
+from llamafast.server.answers.chat import ChatFormatter
+from llamafast.server.answers.formatter import Header
+from llamafast.server.chat.choice import Reading
+from llamafast.server.chat.constraint import compile_rules, thinking_budget, warnings_of
+from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
+from llamafast.server.delivery import EventStream, whole_answer
 from llamafast.server.openapi import body_docs
-from llamafast.server.prompt import ChatPrompt, chat_prompt
+from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.structured import Constraint
 from llamafast.server.schemas.tools import ToolUse
-from llamafast.server.sse import EventStream, whole_answer
+from llamafast.server.state import ServerState
 from llamafast.tokenizer import StopMatcher
 
 

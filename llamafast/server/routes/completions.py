@@ -15,17 +15,17 @@ from llamafast.engine.validation import check_sizes
 from llamafast.errors import InvalidRequestError
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
-from llamafast.server.deps import ServerState
-from llamafast.server.formats.common import Header
-from llamafast.server.formats.completions import CompletionFormatter, Echo
-from llamafast.server.leaving import while_connected
+from llamafast.server.answers.completions import CompletionFormatter, Echo
+from llamafast.server.answers.formatter import Header
+from llamafast.server.chat.prompt import check_fits
+from llamafast.server.constraint import compile_constraint
+from llamafast.server.delivery import EventStream, whole_answer
 from llamafast.server.openapi import body_docs
-from llamafast.server.preparation import checkpoint
-from llamafast.server.prompt import check_fits
+from llamafast.server.receiving.leaving import while_connected
+from llamafast.server.receiving.preparation import checkpoint
 from llamafast.server.schemas.completions import CompletionBody
 from llamafast.server.schemas.structured import Constraint
-from llamafast.server.sse import EventStream, whole_answer
-from llamafast.server.structured import compile_constraint
+from llamafast.server.state import ServerState
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 # The tokens of prompts whose texts are found for `echo` on the event loop.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from llamafast.errors import EngineDeadError, ShuttingDownError
-from llamafast.server.deps import ServerState
+from llamafast.server.state import ServerState
 
 
 def health_router(state: ServerState) -> APIRouter:

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from llamafast.server.deps import ServerState
+from llamafast.server.state import ServerState
 
 if TYPE_CHECKING:
     from llamafast.engine.async_engine import AsyncEngine

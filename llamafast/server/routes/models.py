@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from llamafast.server.deps import ServerState
+from llamafast.server.state import ServerState
 
 
 def models_router(state: ServerState) -> APIRouter:

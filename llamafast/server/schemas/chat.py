@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llamafast import caps
 from llamafast._json_shape import shape_of
 from llamafast.caps import at_most
+from llamafast.chat.prompt.prompt_end import SWITCHES, wrong_switch
 from llamafast.errors import InvalidRequestError
-from llamafast.parsing.reasoning import SWITCHES, wrong_switch
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
 from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields

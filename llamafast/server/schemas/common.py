@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.formats.common import Options
+from llamafast.server.answers.formatter import Options
 from llamafast.server.schemas.cache import CacheFields
 from llamafast.server.schemas.sampling import SamplingFields
 from llamafast.server.schemas.structured import Constraint, StructuredFields

@@ -7,9 +7,9 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llamafast.chat.prompt.prompt_end import SWITCHES
+from llamafast.chat.prompt.turns import OwnText
 from llamafast.errors import InvalidRequestError
-from llamafast.parsing.reasoning import SWITCHES
-from llamafast.parsing.turns import OwnText
 
 T = TypeVar("T")
 

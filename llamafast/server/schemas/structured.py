@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import GrammarError, InvalidRequestError
-from llamafast.request import StructuredKind, StructuredOutput
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.server.schemas.pieces import IN_PIECES
 
 # vLLM's options that say which backend compiles, not what.

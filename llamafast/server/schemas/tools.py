@@ -19,8 +19,8 @@ from pydantic import (
 
 from llamafast import caps
 from llamafast.caps import at_most
+from llamafast.chat.tools import Tool
 from llamafast.errors import InvalidRequestError
-from llamafast.parsing.tools import Tool
 from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.tool_schema import check_parameters
 

@@ -1,0 +1,1 @@
+"""Computed prefixes in a folder."""

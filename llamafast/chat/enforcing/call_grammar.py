@@ -1,0 +1,187 @@
+"""The grammar of an answer that calls tools in a format's own syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llamafast.chat.enforcing.call_syntax import (
+    CallSyntax,
+    JsonArguments,
+    Pattern,
+    Piece,
+    ReasoningTags,
+    TaggedArguments,
+)
+from llamafast.chat.enforcing.literal_grammar import literal_arguments
+from llamafast.chat.enforcing.output_grammar import Answer, CallRules, EmbeddedSchema, FreeText, OutputGrammar
+from llamafast.chat.enforcing.tagged_grammar import tagged_arguments
+from llamafast.chat.tools import Tool
+from llamafast.errors import GrammarError
+
+_SPACE = r"/[ \t\r\n]{0,4}/"
+_NO_SYNTAX = CallSyntax((), "")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEnd:
+    """What a prompt's end says: reasoning is open, or closed just now; of the syntax, `opening` is written, or a header
+    of content. may_reason: the model may open reasoning itself.
+    """
+
+    is_open: bool
+    is_closed: bool
+    is_begun: bool
+    is_content: bool = False
+    may_reason: bool = True
+
+    @classmethod
+    def of(
+        cls, prompt: str, syntaxes: Sequence[CallSyntax], tags: ReasoningTags | None, *, may_reason: bool = True
+    ) -> PromptEnd:
+        """Of a prompt's text; may_reason: the model is one that reasons."""
+        text, opening = prompt.rstrip(), syntaxes[0].opening if syntaxes else ""
+        is_open = tags is not None and text.endswith(tags.open)
+        opens = tuple(text for syntax in syntaxes if syntax.content for text in syntax.content.opens)
+        is_content = text.endswith(opens) if opens else False
+        is_closed = tags is not None and text.endswith(tags.close)
+        is_begun = bool(opening) and prompt.endswith(opening)
+        return cls(is_open, is_closed, is_begun, is_content, may_reason and not is_begun and not is_content)
+
+
+def call_grammar(
+    syntaxes: Sequence[CallSyntax],
+    reasoning: ReasoningTags | None,
+    end: PromptEnd,
+    tools: Sequence[Tool],
+    rules: CallRules,
+) -> OutputGrammar:
+    """What may follow a prompt; of several syntaxes, which begin alike, the model takes one.
+
+    Without tools it is the answer of the rules, behind its reasoning and in its frame; then there may be no syntax.
+    The parameters of tools are known to clients as tools[i].function.parameters. Raises GrammarError naming the tool
+    whose parameters this format cannot enforce.
+    """
+    grammar, first = OutputGrammar(), syntaxes[0] if syntaxes else _NO_SYNTAX
+    opened, frame = first.opening if end.is_begun else "", first.content
+    opens = [] if frame is None or end.is_content else [grammar.text(text.removeprefix(opened)) for text in frame.opens]
+    before = grammar.text(frame.close) if frame is not None and end.is_content else ""
+    calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes if tools]
+    grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, end)} output".strip())
+    any_calls = f"{before} ({' | '.join(each.rule(opened) for each in calls)})"
+    if rules.answer is not None:
+        answer = f"{''.join(opens[:1])} {_answer(grammar, rules.answer)}"
+        grammar.rule("output", f"{any_calls} | {answer}" if calls else answer)
+    elif rules.is_required:
+        grammar.rule("output", any_calls)
+    elif frame is not None:
+        header = f"({' | '.join(opens)})" if opens else ""
+        text, head = grammar.free(FreeText(frame.close or first.marker))
+        behind = " | ".join(each.rule("" if frame.close else first.marker) for each in calls)
+        grammar.rule("output", f"{any_calls} | {header} {text} | {header} {head} ({behind})")
+    elif first.marker:
+        free = FreeText(first.marker, "" if reasoning is None else reasoning.open)
+        text, head = grammar.free(free)
+        grammar.rule("output", f"{text} | {head} ({' | '.join(each.rule(first.marker) for each in calls)})")
+    else:
+        # Text that does not begin as a call does.
+        char = (first.before_calls or str(first.before_name[0]))[0]
+        grammar.rule("output", rf'"" | /[^\s\{char}](?s:.*)/ | {any_calls}')
+    return grammar
+
+
+def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The schema of a tool's arguments, which are an object even where it does not say so."""
+    says_what = parameters.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+    return dict(parameters) if says_what else {"type": "object", **parameters}
+
+
+class _Calls:
+    """The calls that one syntax makes."""
+
+    def __init__(self, grammar: OutputGrammar, syntax: CallSyntax, tools: Sequence[Tool], rules: CallRules) -> None:
+        self._grammar = grammar
+        self._syntax = syntax
+        self._is_parallel = rules.is_parallel and syntax.has_many
+        self._tools = [(i, tool) for i, tool in enumerate(tools) if rules.names is None or tool.name in rules.names]
+        if not self._tools:
+            raise GrammarError("there is no tool that may be called", param="tool_choice")
+        self._arguments = [self._arguments_of(i, tool) for i, tool in self._tools]
+
+    def rule(self, written: str = "") -> str:
+        """A rule for one call or more. written: their beginning, as far as it has been matched before."""
+        syntax = self._syntax
+        first = _joined((syntax.before_calls, *syntax.before_name))
+        body = self._call((str(first[0]).removeprefix(written), *first[1:]))
+        if self._is_parallel:
+            body += f" {self._call(_joined((syntax.between, *syntax.before_name)))}*"
+        return self._grammar.new_rule(f"{body} {self._grammar.text(syntax.after_calls)}".strip())
+
+    def _call(self, before: Sequence[Piece]) -> str:
+        syntax, grammar = self._syntax, self._grammar
+        *head, last = before if isinstance(before[-1], str) else (*before, "")
+        first, *rest = _joined((syntax.after_name, *syntax.before_arguments))
+        alternatives = [
+            f"{grammar.text(str(last), *self._names(tool), str(first))} {self._pieces(rest)} {arguments}"
+            for (_, tool), arguments in zip(self._tools, self._arguments, strict=True)
+        ]
+        after = self._pieces(syntax.after_arguments)
+        return grammar.new_rule(f"{self._pieces(head)} ({' | '.join(alternatives)}) {after}".strip())
+
+    def _names(self, tool: Tool) -> tuple[str, ...]:
+        again = self._syntax.name_again
+        return (tool.name, again, tool.name) if again else (tool.name,)
+
+    def _pieces(self, pieces: Sequence[Piece]) -> str:
+        grammar = self._grammar
+        return " ".join(
+            grammar.terminal(f"/{piece.regex}/") if isinstance(piece, Pattern) else grammar.text(piece)
+            for piece in pieces
+        )
+
+    def _arguments_of(self, i: int, tool: Tool) -> str:
+        arguments = self._syntax.arguments
+        schema = EmbeddedSchema(as_object(tool.parameters), f"tools[{i}].function.parameters", tool.strict)
+        if isinstance(arguments, JsonArguments):
+            return self._grammar.json(schema)
+        self._grammar.checked.append(schema)
+        try:
+            if isinstance(arguments, TaggedArguments):
+                return tagged_arguments(self._grammar, self._syntax, arguments, schema)
+            return literal_arguments(self._grammar, arguments, schema)
+        except GrammarError as error:
+            raise GrammarError(error.message, param=schema.param) from None
+
+
+def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
+    """The elements for what is left of the reasoning: all of it, its rest, or none."""
+    if end.is_closed:
+        return grammar.text(behind)
+    if tags is None or not (end.is_open or end.may_reason):
+        return ""
+    rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
+    return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
+
+
+def _answer(grammar: OutputGrammar, answer: Answer) -> str:
+    """The elements for an answer without calls."""
+    if answer.schema is not None:
+        return grammar.json(EmbeddedSchema(answer.schema, answer.param, answer.strict))
+    if answer.regex is not None:
+        return grammar.regex(answer.regex, answer.param)
+    if not answer.choices:
+        raise GrammarError("there is nothing to choose from", param=answer.param)
+    choices = [grammar.text("", choice) or '""' for choice in answer.choices]
+    return f"({' | '.join(choices)})"
+
+
+def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """The same pieces, texts that follow each other being one; the first one is a text."""
+    joined: list[Piece] = [""]
+    for piece in pieces:
+        last = joined[-1]
+        if isinstance(piece, str) and isinstance(last, str):
+            joined[-1] = last + piece
+        else:
+            joined.append(piece)
+    return tuple(joined)

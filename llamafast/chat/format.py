@@ -1,0 +1,122 @@
+"""How one family of models writes reasoning, answers and tool calls: the face of every format."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags
+from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.events import Event
+from llamafast.chat.tools import Tool
+from llamafast.errors import GrammarError
+from llamafast.json_schema.walk import check_depth
+
+_NUM_CACHED = 32  # grammars, of up to some hundred kilobytes each
+
+
+class StreamParser(ABC):
+    """The machine of one sequence: text in, events out, O(1) amortized per character.
+
+    However the text is cut into pieces, the events add up to the same message (ParsedMessage). What may be a part of
+    a marker is held back, never shown; nothing is ever lost: what turns out to be no marker, and a call whose head
+    (up to its name) is malformed, comes out as content, verbatim. Behind its head a call that goes wrong ends with
+    CallEnd(is_complete=False), and the text from there on is content. Reasoning is trimmed at both ends; white space
+    between reasoning, content and calls belongs to none of them; all other white space stays.
+
+    is_reasoning: the text so far ends inside reasoning. Parsers that read at the end alone never say so.
+    """
+
+    is_reasoning: bool = False
+
+    @abstractmethod
+    def feed(self, text: str) -> list[Event]:
+        """What is certain now. text: the next piece, never seen before."""
+
+    @abstractmethod
+    def finish(self) -> list[Event]:
+        """What is left when the model has stopped, for whatever reason. Called once, last.
+
+        A call whose end marker is missing is complete if its arguments are (some models end with a stop token).
+        """
+
+    def read(self, pieces: Iterable[str]) -> list[Event]:
+        """All events of a text in pieces, its end included."""
+        return [*(event for piece in pieces for event in self.feed(piece)), *self.finish()]
+
+
+class ChatFormat(ABC):
+    """One format, without state. name: what --tool-format calls it."""
+
+    name: ClassVar[str]
+    # Texts of control tokens that the parser must see: all others stay hidden from it.
+    markers: ClassVar[tuple[str, ...]] = ()
+    # How calls are written, for holding a model to them: in one of these ways, which begin alike. None: it cannot be.
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = ()
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<think>", "</think>")
+    # What prompts of some templates open or close instead.
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = ()
+
+    @abstractmethod
+    def matches(self, template: str) -> bool:
+        """Whether a chat template (its Jinja source) writes this format."""
+
+    @abstractmethod
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt, whose end may have opened a reasoning block or a message.
+
+        tools None: calls are not looked for, their markers are content.
+        """
+
+    def reasoning_at(self, prompt: str) -> ReasoningTags | None:
+        """The tags of the reasoning that the prompt's end opens or closes, or else of what the model would write."""
+        text = prompt.rstrip()
+        return next((tags for tags in self.other_reasoning if text.endswith((tags.open, tags.close))), self.reasoning)
+
+    @property
+    def reads_calls(self) -> bool:
+        """Whether it is known how calls are written."""
+        return True
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether content stands in a frame."""
+        return any(syntax.content is not None for syntax in self.syntaxes)
+
+    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:
+        """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
+
+        Without tools it is the rules' answer. may_reason: the model may open reasoning itself. Raises GrammarError
+        naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
+        """
+        if tools and not self.syntaxes:
+            raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
+        for i, tool in enumerate(tools):
+            try:
+                check_depth(tool.parameters)
+            except GrammarError as error:
+                raise GrammarError(error.message, param=f"tools[{i}].function.parameters") from None
+        tags = self.reasoning_at(prompt)
+        end = PromptEnd.of(prompt, self.syntaxes, tags, may_reason=may_reason)
+        key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(rules)])
+        return _source(self, tags, end, _Wanted(key, tools, rules))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a grammar is made of; equal if the keys are."""
+
+    key: str
+    tools: Sequence[Tool] = field(compare=False)
+    rules: CallRules = field(compare=False)
+
+
+@lru_cache(maxsize=_NUM_CACHED)
+def _source(chat_format: ChatFormat, tags: ReasoningTags | None, end: PromptEnd, wanted: _Wanted) -> str:
+    """Clients send the same tools again and again."""
+    return call_grammar(chat_format.syntaxes, tags, end, wanted.tools, wanted.rules).source

@@ -1,0 +1,53 @@
+"""Apriel's calls: a JSON list between tags; its reasoning ends in a line of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags, json_list
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import THINK, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class Apriel(ChatFormat):
+    """<tool_calls>[{"name": NAME, "arguments": {...}, "id": ID}, ...]</tool_calls>"""
+
+    name: ClassVar[str] = "apriel"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<thinking>",
+        "</thinking>",
+        "<tool_calls>",
+        "</tool_calls>",
+        "[BEGIN FINAL RESPONSE]",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<tool_calls>[", "]</tool_calls>"),)
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<thinking>", "</thinking>")
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (
+        ReasoningTags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+        THINK,
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<tool_calls>" in template and ("<thinking>" in template or "[BEGIN FINAL RESPONSE]" in template)
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    tags = (ReasoningTags("<thinking>", "</thinking>"), *Apriel.other_reasoning)
+    starts = Markers("<tool_calls>")
+    ends_with_arguments = False
+    closers = ("</tool_calls>",)
+    wrappers = ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of an answer."""
+        yield from self.json_calls()
+        yield from self.accept_end("</tool_calls>")

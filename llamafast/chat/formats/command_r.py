@@ -1,0 +1,55 @@
+"""Command R's and R+'s calls: a list in JSON, in a fence of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class CommandR(ChatFormat):
+    """Action: ```json [{"tool_name": NAME, "parameters": {...}}] ```."""
+
+    name: ClassVar[str] = "command_r"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<think>",
+        "</think>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="Action:\n```json\n[\n",
+            before_name=('    {\n        "tool_name": "',),
+            after_name='",\n        "parameters": ',
+            after_arguments=("\n    }",),
+            between=",\n",
+            after_calls="\n]```",
+            marker="Action:",
+        ),
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "Action:" in template and '"tool_name"' in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("Action:")
+    closers = ("```",)
+    name_keys = ("tool_name", "name")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a list."""
+        yield from self.space()
+        yield from self.expect("```json")
+        yield from self.json_calls()
+        yield from self.accept_end("```")

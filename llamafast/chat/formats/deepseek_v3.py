@@ -1,0 +1,91 @@
+"""DeepSeek R1's, V3's and V3.1's calls: a name and JSON between markers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+_name = re.compile(r"[^<>{}`\n]*")
+
+
+_V31 = CallSyntax(
+    before_calls="<｜tool▁calls▁begin｜>",
+    before_name=("<｜tool▁call▁begin｜>",),
+    after_name="<｜tool▁sep｜>",
+    after_arguments=("<｜tool▁call▁end｜>",),
+    between="",
+    after_calls="<｜tool▁calls▁end｜>",
+    marker="<｜tool▁calls▁begin｜>",
+)
+_R1 = replace(
+    _V31,
+    before_name=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>",),
+    after_name="\n```json\n",
+    after_arguments=("\n```<｜tool▁call▁end｜>",),
+    between="\n",
+)
+
+
+class DeepseekV3(ChatFormat):
+    """A section of calls: NAME<sep>{...}, or function<sep>NAME and JSON in a fence of Markdown."""
+
+    name: ClassVar[str] = "deepseek_v3"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<think>",
+        "</think>",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_V31, _R1)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<｜tool▁calls▁begin｜>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(Machine):
+    starts = Markers("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
+    closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```<｜tool▁call▁end｜>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a section; the models forget its first marker now and then."""
+        if marker == "<｜tool▁calls▁begin｜>":
+            yield from self.space()
+            yield from self.expect("<｜tool▁call▁begin｜>")
+        while True:
+            yield from self._call()
+            yield from self.accept_end("<｜tool▁call▁end｜>")
+            if not (yield from self.accept_end("<｜tool▁call▁begin｜>")):
+                break
+        yield from self.accept_end("<｜tool▁calls▁end｜>")
+
+    def _call(self) -> Wait[None]:
+        name = yield from self.word(_name)
+        yield from self.expect("<｜tool▁sep｜>")
+        yield from self.space()
+        # A type stands where the name is otherwise.
+        has_type = (yield from self.peek()) != "{" and not (yield from self.standing(self.closers))
+        if has_type:
+            name = yield from self.word(_name)
+            yield from self.space()
+            while (yield from self.accept("```json")):
+                yield from self.space()
+        self.start_call(name.strip())
+        yield from self.json_arguments()
+        if has_type:
+            yield from self.accept_end("```")

@@ -1,0 +1,72 @@
+"""Gemma 4's calls: bare keys, and strings in quotes that are tokens of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.literals import GEMMA, LiteralReader, Notation
+from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+_name = re.compile(r"[^\s{}\[\]<]*")
+
+
+class Gemma4(ChatFormat):
+    """<|tool_call>call:NAME{key:<|"|>text<|"|>,other:1}<tool_call|>; reasoning in a channel."""
+
+    name: ClassVar[str] = "gemma4"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<|channel>",
+        "<channel|>",
+        "<|tool_call>",
+        "<tool_call|>",
+        '<|"|>',
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<|tool_call>call:",),
+            after_name="{",
+            arguments=LiteralArguments(":", ",", '<|"|>'),
+            after_arguments=("}<tool_call|>",),
+            between="",
+            marker="<|tool_call>",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel>thought", "<channel|>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|tool_call>call:" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class GemmaMachine(Machine):
+    """Reads calls in a notation like call:NAME{key:value}, up to the first of the closers."""
+
+    notation: Notation
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        yield from self.expect("call:")
+        name = yield from self.word(_name)
+        self.start_call(name)
+        if not (yield from self.lacks_arguments()):
+            yield from self.literal(LiteralReader(self.notation))
+            yield from self.no_more(has_words=True)
+        self.end_call(self.is_whole)
+        yield from self.accept_end(self.closers[0])
+
+
+class _Parser(GemmaMachine):
+    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
+    starts = Markers("<|tool_call>")
+    closers = ("<tool_call|>",)
+    notation = GEMMA

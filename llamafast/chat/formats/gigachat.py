@@ -1,0 +1,59 @@
+"""GigaChat 3's calls: a message of its own, in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+def _syntax(marker: str) -> CallSyntax:
+    """The templates show one call per answer."""
+    return CallSyntax(
+        before_name=(f'{marker}{{"name": "',),
+        after_name='", "arguments": ',
+        after_arguments=("}",),
+        marker=marker,
+        has_many=False,
+    )
+
+
+class GigaChat(ChatFormat):
+    """function call<|role_sep|> {"name": NAME, "arguments": {...}}; 3.1 has one token for it."""
+
+    name: ClassVar[str] = "gigachat"
+    markers: ClassVar[tuple[str, ...]] = ("<|role_sep|>", "<|message_sep|>", "<|function_call|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("function call<|role_sep|>\n"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|role_sep|>" in template and ("<|function_call|>" in template or "function call" in template)
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class GigaChat31(GigaChat):
+    """The same, for models that are held to calls in the other way."""
+
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("<|function_call|>"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|role_sep|>" in template and "<|function_call|>" in template
+
+
+class _Parser(JsonMachine):
+    starts = Markers("function call<|role_sep|>", "<|function_call|>")
+    wrappers = ("<|message_sep|>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        yield from self.json_calls()

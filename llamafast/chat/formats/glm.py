@@ -1,0 +1,98 @@
+"""GLM 4.5's calls and its successors', also Ling 3's, Laguna's and Spark 2.5's: tags around keys and values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.tools import Tool
+
+_name = re.compile(r"[-\w.:/]*")
+_key = re.compile(r"[^<>\n]*")
+
+
+def _in_lines(line: str) -> CallSyntax:
+    """4.6 puts each tag on its line, 4.7 does not."""
+    return CallSyntax(
+        before_name=("<tool_call>",),
+        after_name=line,
+        arguments=TaggedArguments("<arg_key>", f"</arg_key>{line}<arg_value>", f"</arg_value>{line}", "</arg_value>"),
+        after_arguments=("</tool_call>",),
+        between=line,
+        marker="<tool_call>",
+    )
+
+
+class Glm(ChatFormat):
+    """<tool_call>NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... </tool_call>, with or without lines."""
+
+    name: ClassVar[str] = "glm"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<arg_key>",
+        "</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_in_lines("\n"), _in_lines(""))
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<tool_call>" in template and "<arg_key>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+def value_ends(suffix: str = "") -> ValueEnds:
+    """What ends a value. suffix: what the tags end in."""
+    never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
+    opener, close = f"<arg_key{suffix}>", f"</arg_value{suffix}>"
+    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), never=never, call_open=f"<tool_call{suffix}>")
+
+
+class GlmMachine(TaggedMachine):
+    """Reads calls out of keys and values. suffix: what the tags end in."""
+
+    suffix = ""
+    ends = value_ends()
+    behind_call: tuple[str, ...] = ("<tool_call>",)
+
+    def keyed_call(self) -> Wait[None]:
+        """The rest of a call, behind its opening tag."""
+        yield from self.space()
+        name = yield from self.word(_name)
+        yield from self.accept(f"<tool_sep{self.suffix}>")
+        yield from self.space()
+        if not (yield from self.standing((self.ends.opener, *self.ends.call_closes))):
+            raise MalformedError
+        self.start_call(name)
+        yield from self.tagged_arguments(name)
+
+    def argument_head(self) -> Wait[tuple[str, bool | None]]:
+        """The rest of an argument's key, and what begins its value."""
+        key = (yield from self.word(_key)).strip()
+        yield from self.expect(f"</arg_key{self.suffix}>")
+        yield from self.space()
+        yield from self.expect(f"<arg_value{self.suffix}>")
+        while (yield from self.accept(f"<arg_value{self.suffix}>")):
+            pass
+        return key, None
+
+
+class _Parser(GlmMachine):
+    starts = Markers("<tool_call>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        yield from self.keyed_call()

@@ -1,0 +1,40 @@
+"""Granite 3's calls: a JSON list behind a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class Granite(ChatFormat):
+    """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]; some versions write <tool_call>."""
+
+    name: ClassVar[str] = "granite"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<tool_call>", "</tool_call>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<|tool_call|>[", "]"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|tool_call|>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<|tool_call|>", "<tool_call>")
+    closers = ("</tool_call>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """The list ends the answer, as a rule."""
+        yield from self.json_calls()
+        if marker == "<tool_call>":
+            yield from self.accept_end("</tool_call>")

@@ -1,0 +1,46 @@
+"""Hermes' calls, also Qwen 2.5's, Qwen 3's, QwQ's and many others': JSON between tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class Hermes(ChatFormat):
+    """<tool_call> {"name": NAME, "arguments": {...}} </tool_call>, each on its line."""
+
+    name: ClassVar[str] = "hermes"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=('<tool_call>\n{"name": "',),
+            after_name='", "arguments": ',
+            after_arguments=("}\n</tool_call>",),
+            marker="<tool_call>",
+        ),
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<tool_call>" in template and ('"name"' in template or r"\"name\"" in template)
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<tool_call>")
+    closers = ("</tool_call>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call, as a rule."""
+        yield from self.json_calls()
+        yield from self.accept_end("</tool_call>")

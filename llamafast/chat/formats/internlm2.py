@@ -1,0 +1,58 @@
+"""InternLM 2's, 2.5's and 3's calls, also Intern-S1's: a JSON object in an action of the kind "plugin"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+_PARAMETERS = CallSyntax(
+    before_name=('<|action_start|><|plugin|>\n{"name": "',),
+    after_name='", "parameters": ',
+    after_arguments=("}<|action_end|>",),
+    between="",
+    marker="<|action_start|><|plugin|>",
+)
+
+
+class InternLm2(ChatFormat):
+    """<|action_start|><|plugin|> {"name": NAME, "parameters": {...}}<|action_end|>; actions of other kinds are text."""
+
+    name: ClassVar[str] = "internlm2"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<think>",
+        "</think>",
+        "<|action_start|>",
+        "<|action_end|>",
+        "<|plugin|>",
+        "<|interpreter|>",
+    )
+    # Some templates call them arguments.
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_PARAMETERS, replace(_PARAMETERS, after_name='", "arguments": '))
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|plugin|>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<|action_start|>")
+    closers = ("<|action_end|>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call, as a rule."""
+        yield from self.space()
+        yield from self.expect("<|plugin|>")
+        yield from self.json_calls()
+        yield from self.accept_end("<|action_end|>")

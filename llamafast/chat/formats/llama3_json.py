@@ -1,0 +1,62 @@
+"""Llama 3's calls: JSON that is the whole answer, or stands behind a marker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.bare_calls import BareMachine
+from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class Llama3Json(ChatFormat):
+    """{"name": NAME, "parameters": {...}}, also behind <|python_tag|> or <|python_start|>; ";" between several."""
+
+    name: ClassVar[str] = "llama3_json"
+    markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>", "<|python_start|>", "<|python_end|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(before_name=('{"name": "',), after_name='", "parameters": ', after_arguments=("}",), between="; "),
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return any(text in template for text in ("<|start_header_id|>", "<|header_start|>")) and (
+            '"parameters"' in template or r"\"parameters\"" in template
+        )
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(BareMachine):
+    firsts = ("{",)
+    keys = ("type", "function", "name", "parameters", "arguments", "id")
+    _is_python = False
+    starts = Markers("<|python_tag|>", "<|python_start|>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call; behind the marker also NAME.call(key="text")."""
+        self.is_bare = marker in self.firsts
+        self._is_python = False
+        if self.is_bare:
+            self.at -= 1
+            yield from self.json_call()
+            return
+        yield from self.space()
+        if (yield from self.peek()) == "{":
+            yield from self.json_calls()
+            yield from self.accept_end("<|python_end|>")
+            return
+        self._is_python = True
+        yield from self.python_call()
+
+    def start_call(self, name: str, call_id: str | None = None) -> None:
+        """The head of a call is read; Llama's own tools are written as methods, all else in Python is code."""
+        if self._is_python and not name.endswith(".call"):
+            raise MalformedError
+        super().start_call(name.removesuffix(".call") if self._is_python else name, call_id)

@@ -1,0 +1,39 @@
+"""MiniMax M1's calls: JSON objects between tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class MiniMaxM1(ChatFormat):
+    """<tool_calls> {"name": NAME, "arguments": {...}} ... </tool_calls>, each on its line."""
+
+    name: ClassVar[str] = "minimax_m1"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<tool_calls>\n", "\n</tool_calls>", between="\n"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<tool_calls>" in template and '"name"' in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<tool_calls>")
+    closers = ("</tool_calls>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of an answer."""
+        yield from self.json_calls()
+        yield from self.accept_end("</tool_calls>")

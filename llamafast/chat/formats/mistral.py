@@ -1,0 +1,72 @@
+"""Mistral's calls: a list in JSON, or since 2025 a name and its arguments behind a marker each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern, ReasoningTags, json_list
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import THINK, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+_name = re.compile(r"[^\[\]{}\n]*")
+
+
+class Mistral(ChatFormat):
+    """[TOOL_CALLS][{"name": NAME, "arguments": {...}}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...}, the id optional."""
+
+    name: ClassVar[str] = "mistral"
+    markers: ClassVar[tuple[str, ...]] = (
+        "[TOOL_CALLS]",
+        "[CALL_ID]",
+        "[ARGS]",
+        "[THINK]",
+        "[/THINK]",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        json_list("[TOOL_CALLS][", "]", after_arguments=(Pattern('(, "id": "[a-zA-Z0-9]{9}")?'), "}")),
+        CallSyntax(before_name=("[TOOL_CALLS]",), after_name="[ARGS]", between="", marker="[TOOL_CALLS]"),
+        CallSyntax(
+            before_name=("[TOOL_CALLS]",),
+            after_name="[CALL_ID]",
+            before_arguments=(Pattern("[a-zA-Z0-9]{9}"), "[ARGS]"),
+            between="",
+            marker="[TOOL_CALLS]",
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("[THINK]", "[/THINK]")
+    other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (THINK,)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "[TOOL_CALLS]" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    tags = (ReasoningTags("[THINK]", "[/THINK]"), THINK)
+    starts = Markers("[TOOL_CALLS]")
+    closers = ("[TOOL_CALLS]",)
+    id_keys = ("id",)
+    ends_with_arguments = False
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a list, or one."""
+        yield from self.space()
+        if (yield from self.peek()) == "[":
+            yield from self.json_calls()
+            return
+        name = yield from self.word(_name)
+        call_id = None
+        if (yield from self.accept("[CALL_ID]")):
+            call_id = yield from self.word(_name)
+        yield from self.accept("[ARGS]")
+        self.start_call(name.strip(), call_id)
+        yield from self.json_arguments()

@@ -1,0 +1,84 @@
+"""Muse's calls: messages to a tool, an element for each parameter in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, ReasoningTags, TaggedArguments
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.machine import MalformedError, TextEnd, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.tools import Tool
+
+_recipient = re.compile(r"[^<>\s]*")
+
+
+class Muse(ChatFormat):
+    """to=NAME<|message|><atem:function_calls> <atem:invoke name="NAME"> <atem:parameter name="KEY">VALUE..."""
+
+    name: ClassVar[str] = "muse"
+    markers: ClassVar[tuple[str, ...]] = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=(" to=",),
+            name_again='<|message|><atem:function_calls>\n<atem:invoke name="',
+            after_name='">\n',
+            arguments=TaggedArguments('<atem:parameter name="', '">', "</atem:parameter>\n", "</atem:parameter>"),
+            after_arguments=("</atem:invoke>\n</atem:function_calls>",),
+            between="<|eom|><|start|>assistant",
+            marker=" to=",
+            after_reasoning="<|start|>assistant",
+            content=ContentFrame((" to=user<|message|>",), "<|eom|><|start|>assistant"),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(" to=self<|message|>", "<|eom|>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<atem:invoke" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(XmlMachine):
+    tags = (ReasoningTags("to=self<|message|>", "<|eom|>"),)
+    starts = Markers("<atem:function_calls>")
+    wrappers = ("<|start|>assistant", "<|eom|>", "<|eot|>")
+    elements = Elements(
+        '<atem:invoke name="',
+        "</atem:invoke>",
+        '<atem:parameter name="',
+        "</atem:parameter>",
+        '">',
+        outer_close="</atem:function_calls>",
+    )
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call, as a rule."""
+        yield from self.xml_calls()
+
+    def between(self) -> Wait[None]:
+        """Takes the recipients of messages too."""
+        yield from super().between()
+        while (yield from self._header()):
+            self.begin_part()
+            yield from super().between()
+
+    def _header(self) -> Wait[bool]:
+        self.settle()
+        try:
+            yield from self.expect("to=")
+            yield from self.word(_recipient)
+            yield from self.expect("<|message|>")
+            return True
+        except MalformedError:
+            self.go_back()
+            return False
+        except TextEnd:
+            self.go_back()
+            raise

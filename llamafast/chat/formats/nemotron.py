@@ -1,0 +1,39 @@
+"""Nemotron Nano 2's calls: a JSON list between tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class Nemotron(ChatFormat):
+    """<TOOLCALL>[{"name": NAME, "arguments": {...}}, ...]</TOOLCALL>"""
+
+    name: ClassVar[str] = "nemotron"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<TOOLCALL>[", "]</TOOLCALL>"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<TOOLCALL>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<TOOLCALL>")
+    closers = ("</TOOLCALL>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """One list of calls."""
+        yield from self.json_calls()
+        yield from self.accept_end("</TOOLCALL>")

@@ -1,0 +1,39 @@
+"""Phi-4's calls: a JSON list between tags, or behind a word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+
+class Phi(ChatFormat):
+    """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]<|/tool_call|>, or functools[...] (also Firefunction's)."""
+
+    name: ClassVar[str] = "phi"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<|/tool_call|>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<|tool_call|>[", "]<|/tool_call|>"),)
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return ("<|tool|>" in template and "<|/tool|>" in template) or "functools[" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(JsonMachine):
+    starts = Markers("<|tool_call|>", "functools[")
+    closers = ("<|/tool_call|>",)
+
+    def call(self, marker: str) -> Wait[None]:
+        """One list of calls."""
+        yield from self.json_calls(is_list=marker == "functools[")
+        yield from self.accept_end("<|/tool_call|>")

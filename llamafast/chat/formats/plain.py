@@ -1,0 +1,51 @@
+"""Models without a known way to call tools: reasoning and content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import ReasoningTags
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.machine import THINK, Machine
+from llamafast.chat.tools import Tool
+
+_TAGS = (
+    THINK,
+    ReasoningTags("<thinking>", "</thinking>"),
+    ReasoningTags("<reasoning>", "</reasoning>"),
+    ReasoningTags("<seed:think>", "</seed:think>"),
+    ReasoningTags("<mm:think>", "</mm:think>"),
+    ReasoningTags("[THINK]", "[/THINK]"),
+)
+
+
+class Plain(ChatFormat):
+    """Text in which only tags of reasoning mean something; template: those that it holds, None: all known ones."""
+
+    name: ClassVar[str] = "plain"
+    markers: ClassVar[tuple[str, ...]] = tuple(text for tags in _TAGS for text in (tags.open, tags.close))
+
+    def __init__(self, template: str | None = None) -> None:
+        self._tags = tuple(
+            tags for tags in _TAGS if template is None or tags.open in template or tags.close in template
+        )
+
+    def reasoning_at(self, prompt: str) -> ReasoningTags | None:
+        """The tags that the prompt's end opens or closes, or else the first ones of the template."""
+        text = prompt.rstrip()
+        at_end = (tags for tags in self._tags if text.endswith((tags.open, tags.close)))
+        return next(at_end, self._tags[0] if self._tags else None)
+
+    @property
+    def reads_calls(self) -> bool:
+        """No: they stay in the content."""
+        return False
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return True
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return Machine(prompt, None, self._tags)

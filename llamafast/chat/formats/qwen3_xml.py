@@ -1,0 +1,53 @@
+"""Qwen 3.5's calls, also Qwen3-Coder's, Nemotron 3's and StepFun 3.5's: an element for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.tools import Tool
+
+
+class Qwen3Xml(ChatFormat):
+    """<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>, each on its line."""
+
+    name: ClassVar[str] = "qwen3_xml"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_name=("<tool_call>\n<function=",),
+            after_name=">\n",
+            after_arguments=("</function>\n</tool_call>",),
+            arguments=TaggedArguments("<parameter=", ">\n", "\n</parameter>\n", "</parameter>"),
+            marker="<tool_call>",
+        ),
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return all(text in template for text in ("<tool_call>", "<function=", "<parameter="))
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(XmlMachine):
+    starts = Markers("<tool_call>", "<function=")
+    elements = Elements(
+        "<function=", "</function>", "<parameter=", "</parameter>", outer_close="</tool_call>", has_lines=True
+    )
+
+    def call(self, marker: str) -> Wait[None]:
+        """Qwen3-Coder often leaves <tool_call> out: then only a tool's name makes a call of it."""
+        has_outer = marker == "<tool_call>"
+        if has_outer:
+            yield from self.space()
+            yield from self.expect("<function=")
+        yield from self.xml_call(is_call=has_outer)
+        yield from self.accept_end("</tool_call>")

@@ -1,0 +1,71 @@
+"""Solar Open's calls: JSON between control tokens, in messages of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+_text = re.compile(r"[^<>\s]*")
+
+
+class Solar(ChatFormat):
+    """<|tool_call:begin|>ID<|tool_call:name|>NAME<|tool_call:args|>{...}<|tool_call:end|>"""
+
+    name: ClassVar[str] = "solar"
+    markers: ClassVar[tuple[str, ...]] = (
+        "<|begin|>",
+        "<|end|>",
+        "<|think|>",
+        "<|content|>",
+        "<|tool_calls|>",
+        "<|calls|>",
+        "<|tool_call:begin|>",
+        "<|tool_call:name|>",
+        "<|tool_call:args|>",
+        "<|tool_call:end|>",
+    )
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            after_reasoning="<|begin|>assistant",
+            before_calls="<|tool_calls|>",
+            before_name=("<|tool_call:begin|>", Pattern("[a-zA-Z0-9_-]{1,32}"), "<|tool_call:name|>"),
+            after_name="<|tool_call:args|>",
+            after_arguments=("<|tool_call:end|>",),
+            between="",
+            marker="<|tool_calls|>",
+            content=ContentFrame(("<|content|>",), "<|end|><|begin|>assistant"),
+        ),
+    )
+    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|think|>", "<|end|>")
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "<|tool_call:begin|>" in template and "<|tool_call:args|>" in template
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(Machine):
+    tags = (ReasoningTags("<|think|>", "<|end|>"),)
+    starts = Markers("<|tool_call:begin|>")
+    closers = ("<|tool_call:end|>",)
+    wrappers = ("<|begin|>assistant", "<|content|>", "<|end|>", "<|tool_calls|>", "<|calls|>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """One call."""
+        call_id = yield from self.word(_text)
+        yield from self.expect("<|tool_call:name|>")
+        name = yield from self.word(_text)
+        yield from self.expect("<|tool_call:args|>")
+        self.start_call(name, call_id)
+        yield from self.json_arguments()
+        yield from self.accept_end("<|tool_call:end|>")

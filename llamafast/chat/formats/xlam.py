@@ -1,0 +1,57 @@
+"""xLAM's calls: a list in JSON, which is the whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from llamafast.chat.enforcing.call_syntax import CallSyntax
+from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.bare_calls import BareMachine
+from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.markers import Markers
+from llamafast.chat.tools import Tool
+
+_FENCE = "```json"
+_CLOSES = {_FENCE: "```", "<tool_call>": "</tool_call>"}
+
+
+class Xlam(ChatFormat):
+    """[{"name": NAME, "arguments": {...}}, ...], also in a fence, behind [TOOL_CALLS] or between <tool_call> tags."""
+
+    name: ClassVar[str] = "xlam"
+    markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "[TOOL_CALLS]", "<tool_call>", "</tool_call>")
+    syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
+        CallSyntax(
+            before_calls="[",
+            before_name=('{"name": "',),
+            after_name='", "arguments": ',
+            after_arguments=("}",),
+            between=", ",
+            after_calls="]",
+        ),
+    )
+
+    def matches(self, template: str) -> bool:
+        """Whether a chat template writes this format."""
+        return "xLAM" in template or '[{"name": "tool_call_name"' in template.replace('\\"', '"')
+
+    def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
+        """A parser for what follows prompt."""
+        return _Parser(prompt, tools)
+
+
+class _Parser(BareMachine):
+    firsts = ("[", "{", _FENCE)
+    keys = ("type", "function", "name", "arguments", "parameters", "id")
+    starts = Markers("[TOOL_CALLS]", "<tool_call>")
+    closers = ("```", "</tool_call>")
+
+    def call(self, marker: str) -> Wait[None]:
+        """All calls of a list; a fence is part of other answers too."""
+        self.is_bare = marker in self.firsts
+        if marker in ("[", "{"):
+            self.at -= 1
+        yield from self.json_calls()
+        if marker in _CLOSES:
+            yield from self.accept_end(_CLOSES[marker])

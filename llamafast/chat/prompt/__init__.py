@@ -1,0 +1,1 @@
+"""Conversations into prompts: the chat template, and messages as it reads them."""

@@ -1,0 +1,102 @@
+"""Where system messages stand: as the client has them if the template shows them there, else where it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from llamafast.chat.prompt.template_traits import TemplateTraits
+from llamafast.chat.prompt.turns import Content, Turn, joined
+
+
+def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[Turn]:
+    """The turns without system messages that the template would refuse or drop; their texts stand in others.
+
+    Those at the head are joined. A later one goes into the user's message behind it, else into the one before it, so
+    that the beginning of the prompt stays what it was; where neither is there it becomes a message of the user. Behind
+    a call or its results, where a template takes no user, it goes into the first message. In no template does one stand
+    between a call and its results.
+    """
+    turns = list(_behind_results(turns))
+    num_heads = next((i for i, turn in enumerate(turns) if not turn.is_system), len(turns))
+    if num_heads > 1 and not traits.several_systems:
+        turns[:num_heads] = [_as_one(turns[:num_heads])]
+        num_heads = 1
+    if not traits.shows_system:
+        num_heads = 0
+    elif traits.late_systems:
+        return turns
+    placed = turns[:num_heads]
+    for_first: list[Content] = []
+    late: Turn | None = None
+    for is_system, group in groupby(turns[num_heads:], lambda turn: turn.is_system):
+        if is_system:
+            late = _as_one(list(group))
+            continue
+        following = list(group)
+        if late is not None and following[0].role == "user":
+            following[0] = replace(following[0], content=joined([late.content, following[0].content]))
+        elif late is not None:
+            _place(late, placed, for_first, traits)
+        late = None
+        placed += following
+    if late is not None:
+        _place(late, placed, for_first, traits)
+    if for_first:
+        index = next((i for i, turn in enumerate(placed) if turn.role == "user" or turn.is_system), 0)
+        placed[index] = replace(placed[index], content=joined([placed[index].content, *for_first]))
+    return placed
+
+
+def alternating(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]:
+    """The turns, those of one speaker in a row joined where the template refuses or drops one of them."""
+    row: list[Turn] = []
+    for turn in turns:
+        is_apart = bool(turn.calls) and not traits.text_beside
+        if row and (turn.role != row[-1].role or turn.role not in traits.single_roles or row[-1].calls or is_apart):
+            yield _as_one(row)
+            row = []
+        row.append(turn)
+    if row:
+        yield _as_one(row)
+
+
+def _behind_results(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """The turns, system messages between a call and its results moved behind those."""
+    held: list[Turn] = []
+    has_calls = False
+    for turn in turns:
+        if turn.is_system and has_calls:
+            held.append(turn)
+            continue
+        if turn.role != "tool":
+            yield from held
+            held = []
+            has_calls = bool(turn.calls)
+        yield turn
+    yield from held
+
+
+def _place(late: Turn, placed: list[Turn], for_first: list[Content], traits: TemplateTraits) -> None:
+    """Put the text of a later system message before the end of `placed`, or leave it in for_first; both IN/OUT."""
+    last = placed[-1] if placed else None
+    if last is not None and last.role == "user":
+        placed[-1] = replace(last, content=joined([last.content, late.content]))
+    elif last is not None and (last.role == "tool" or last.calls) and not traits.user_behind_result:
+        for_first.append(late.content)
+    else:
+        placed.append(Turn("user", late.content))
+
+
+def _as_one(turns: Sequence[Turn]) -> Turn:
+    """Turns of one role as one."""
+    if len(turns) == 1:
+        return turns[0]
+    return Turn(
+        turns[0].role,
+        joined([turn.content for turn in turns]),
+        "\n\n".join(turn.reasoning for turn in turns if turn.reasoning),
+        turns[-1].calls,
+        {name: value for turn in turns for name, value in turn.extra.items()},
+    )

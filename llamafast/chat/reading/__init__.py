@@ -1,0 +1,1 @@
+"""Answers into events: the readers that the formats are made of."""

@@ -1,0 +1,50 @@
+"""Calls that nothing marks: an answer that begins as one is one, if it calls a tool that there is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.python_calls import PythonMachine
+
+
+class BareMachine(PythonMachine):
+    """Reads calls at the beginning of a part, and behind markers. firsts: what a bare call may begin with.
+
+    `call` gets that for a marker, and stands behind it. keys: the members of bare calls in JSON; empty: any.
+    """
+
+    firsts: ClassVar[tuple[str, ...]]
+    keys: ClassVar[tuple[str, ...]] = ()
+    is_bare = False
+
+    def run(self) -> Wait[None]:
+        """The whole text."""
+        if self._opened is not None:
+            yield from self.reasoning(self._opened.close)
+        is_between = True
+        while True:
+            if is_between:
+                yield from self.between()
+                first = "" if self.tools is None else (yield from self.standing(self.firsts))
+                if first:
+                    self.at += len(first)
+                    is_between = yield from self._try_call(first)
+                    if is_between:
+                        yield from self.accept_end(";")
+                        continue
+            marker = yield from self.copy(self._stops, self.add_content)
+            is_between = yield from self._try_call(marker)
+            if is_between:
+                yield from self.accept_end(";")
+
+    def start_call(self, name: str, call_id: str | None = None) -> None:
+        """The head of a call is read. Raises MalformedError where only a tool may be called."""
+        if self.is_bare and all(tool.name != name for tool in self.tools or ()):
+            raise MalformedError
+        super().start_call(name, call_id)
+
+    def _member(self, key: str) -> Wait[None]:
+        if self.is_bare and self.keys and key not in self.keys:  # an answer in JSON need not wait for its end
+            raise MalformedError
+        yield from super()._member(key)

@@ -1,0 +1,180 @@
+"""Calls that are JSON objects: {"name": ..., "arguments": {...}}, one or a list of them."""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+from llamafast.chat.reading.machine import Machine, MalformedError, Wait
+from llamafast.chat.reading.value_types import loads
+
+
+class JsonMachine(Machine):
+    """Reads calls in JSON. The keys may come in any order: arguments before the name wait for it.
+
+    Arguments may be a JSON string that holds an object. Null, an empty string and no such member are {}, even if the
+    tool requires arguments: the model says that there are none. No value at all is {} if the tool requires none.
+    """
+
+    name_keys: ClassVar[tuple[str, ...]] = ("name",)
+    arguments_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
+    id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they come before the name
+    ends_with_arguments: ClassVar[bool] = True  # no member stands behind them, as a rule
+
+    def json_calls(self, is_list: bool = False) -> Wait[None]:
+        """One call, several in a row, or a list of them: what separates them may be white space or commas.
+
+        is_list: the list's bracket was taken already.
+        """
+        yield from self.space()
+        is_list = is_list or (yield from self.accept("["))
+        while True:
+            yield from self.space()
+            yield from self.json_call()
+            char = yield from self._behind_call(is_list)
+            if char not in (",", "{"):
+                return
+
+    def _behind_call(self, is_list: bool) -> Wait[str]:
+        """Take a comma or a list's end, and brackets too many; gives the comma or end, or what stands there."""
+        while True:
+            yield from self.space()
+            char = yield from self.peek()
+            if char in ",]":
+                self.at += 1
+                self.settle()
+            if char != "]" or is_list:
+                return char
+
+    def json_call(self) -> Wait[None]:
+        """One call."""
+        self._named, self._id, self._arguments = "", None, None
+        self._is_odd = self._is_empty = self._has_object = False
+        yield from self.expect("{")
+        yield from self._members()
+        if not self._named:
+            raise MalformedError
+        # A value that is missing may be lost; a member that is missing was left out.
+        if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
+            self.pass_nothing()
+        self.is_whole = self._arguments is not None or self.is_whole
+        # A brace too many that stands within the arguments makes members of the call of the rest.
+        yield from self.no_more('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
+        if self.text[self.at] == ",":
+            yield from self._another()
+        self.end_call(self.is_whole)
+
+    def _another(self) -> Wait[None]:
+        """A comma behind a call is followed by another one, not by a member of this. It is not taken."""
+        self.settle()
+        self.at += 1
+        try:
+            yield from self.space()
+            has_member = (yield from self.peek()) == '"'
+        finally:
+            self.go_back()
+        if has_member:
+            self.is_whole = False
+            raise MalformedError
+
+    _named: str
+    _id: str | None
+    _arguments: str | None  # what waits for the name; empty: they are out
+    _is_odd: bool  # other members stand behind the arguments
+    _is_empty: bool  # nothing stands where the arguments should
+    _has_object: bool  # another member than the arguments is an object
+
+    def json_string(self) -> Wait[str]:
+        """A string's value."""
+        if (yield from self.peek()) != '"':
+            raise MalformedError
+        return str(json.loads((yield from self._json_text())))
+
+    def _members(self) -> Wait[None]:
+        """What stands in an object, up to its end, or to where its closing brace is missing."""
+        yield from self.space()
+        if (yield from self.accept("}")):
+            return
+        while True:
+            yield from self.space()
+            if self._is_over and (yield from self.peek()) == "{":
+                return  # the next call
+            self.is_whole = False
+            key = yield from self.json_string()
+            yield from self.space()
+            yield from self.expect(":")
+            yield from self.space()
+            yield from self._member(key)
+            yield from self.space()
+            if (yield from self.accept("}")):
+                return
+            if not (yield from self.accept(",")):
+                if self._is_over and (yield from self.standing(("]", *self.closers))):
+                    return
+                self.is_whole = False
+                raise MalformedError
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the call is complete but for its closing brace."""
+        return self.ends_with_arguments and self._arguments == "" and self.is_whole
+
+    def _member(self, key: str) -> Wait[None]:
+        char = yield from self.peek()
+        if key == "function" and char == "{":
+            self.at += 1
+            yield from self._members()
+        elif (key in self.name_keys or key == "function") and not self._named:
+            self._named = yield from self.json_string()
+            self.start_call(self._named, self._id)
+            if self._arguments:
+                self.arguments(self._arguments)
+                self._arguments = ""
+                self.hold()
+        elif key in self.arguments_keys and self._arguments is None:
+            yield from self._read_arguments(char)
+        elif key in self.id_keys and char == '"':
+            self._id = yield from self.json_string()
+        else:
+            self._is_odd = self._arguments is not None
+            self._has_object = self._has_object or char == "{"
+            yield from self.json(_drop)
+
+    def _read_arguments(self, char: str) -> Wait[None]:
+        if char in "},":
+            self._is_empty = True
+            return
+        if char == "{" and self._named:
+            yield from self.json_object()
+            self._arguments, self.is_whole = "", self.scanner.is_clear
+            return
+        text = _object_text((yield from self._json_text()))
+        if not text:
+            raise MalformedError
+        if self._named:
+            self.arguments(text)
+            self.hold()
+            text = ""
+        self._arguments = text
+
+    def _json_text(self) -> Wait[str]:
+        pieces: list[str] = []
+        yield from self.json(pieces.append)
+        return "".join(pieces)
+
+
+def _object_text(text: str) -> str:
+    """The arguments that a JSON value stands for: an object, null, or a string that holds one; "": it is none."""
+    try:
+        value = loads(text)
+        if isinstance(value, str):
+            text = value.strip() or "{}"
+            value = json.loads(text, strict=False)
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False) if any(c < " " for c in text) else text
+    except (ValueError, RecursionError):
+        return ""
+    return text if isinstance(value, dict) else "{}" if value is None else ""
+
+
+def _drop(text: str) -> None:
+    pass

@@ -1,0 +1,55 @@
+"""Calls written as Python: [get(city='Paris', days=3), now()]."""
+
+from __future__ import annotations
+
+import re
+
+from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.literals import PYTHON, LiteralReader
+from llamafast.chat.reading.machine import Wait
+
+_name = re.compile(r"[\w.:/-]*")
+
+
+class PythonMachine(JsonMachine):
+    """Reads a list of calls; some models write JSON into it."""
+
+    def python_calls(self) -> Wait[None]:
+        """The list, behind white space."""
+        yield from self.space()
+        yield from self.expect("[")
+        while True:
+            yield from self.space()
+            if (yield from self.peek()) == "{":
+                yield from self.json_call()
+            else:
+                yield from self.python_call()
+            yield from self.space()
+            if not (yield from self.accept(",")):
+                break
+        yield from self.expect("]")
+
+    def python_call(self) -> Wait[None]:
+        """One call."""
+        name = yield from self.word(_name)
+        yield from self.expect("(")
+        self.start_call(name)
+        yield from self.literal(LiteralReader(PYTHON, "("))
+        yield from self.no_more("=:'\"", ")}", has_words=True)
+        if self.text[self.at] == ",":
+            yield from self._another_call()
+        self.end_call()
+
+    def _another_call(self) -> Wait[None]:
+        """What follows a comma must be a call, or the list's end; it is not taken. MalformedError if it is not."""
+        self.settle()
+        self.at += 1
+        self.is_whole = False
+        yield from self.space()
+        try:
+            if (yield from self.peek()) not in "{]":
+                yield from self.word(_name)
+                yield from self.expect("(")
+        finally:
+            self.go_back()
+        self.is_whole = True

@@ -1,0 +1,1 @@
+"""The format that a configuration describes in `model.response_schema`."""

@@ -1,0 +1,173 @@
+"""A whole answer by its response schema, exactly: what the schema gives, as the events of a message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llamafast.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from llamafast.chat.reading.arguments import ArgumentWriter
+from llamafast.chat.reading.value_types import loads
+from llamafast.chat.response_schema.rules import ABSENT, PARSERS, Rule, captured
+from llamafast.chat.tools import Tool
+
+REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that a schema found. start, end: where it stands. arguments: JSON text."""
+
+    name: str
+    arguments: str
+    start: int = 0
+    end: int = 0
+
+
+def message_events(root: Rule, text: str, num_prompt: int, tools: Sequence[Tool] | None) -> list[Event]:
+    """The events of a text whose first num_prompt characters are the prompt's end.
+
+    Of these nothing is told again. A text in which the schema finds nothing is content, and so is
+    what stands behind the last call, and what looks like a call and is none.
+    """
+    message = root.value(text)
+    fields = message if isinstance(message, dict) else {}
+    events: list[Event] = []
+    reasoning_end = -1
+    reasoning = _reasoning(fields)
+    if reasoning is not None:
+        start, reasoning_end = _span(root, *reasoning, text)
+        thought = reasoning[1][min(max(num_prompt - start, 0), len(reasoning[1])) if start >= 0 else 0 :].strip()
+        events += [Reasoning(thought)] if thought else []
+    calls = _calls(root, fields, text, tools)
+    num_read = max([num_prompt, reasoning_end, *(call.end for call in calls)])
+    has_content = False
+    if isinstance(content := fields.get("content"), str) and content.strip():
+        start, end = _span(root, "content", content, text)
+        if 0 <= reasoning_end <= start:
+            start += len(content) - len(content.lstrip())
+        if any(call.start >= end for call in calls):
+            end = start + len(text[start:end].rstrip())
+        if start < 0:  # a parser has changed it: it is no piece of the text
+            has_content = True
+            events.append(Content(content, 0))
+        else:
+            has_content = end > num_prompt
+            events += _content(text, max(start, num_prompt), end, num_prompt)
+    for call in calls:
+        if not call.name:
+            events += _content(text, *_trimmed(text, call.start, call.end), num_prompt)
+    if calls or not (has_content or reasoning is not None):
+        events += _content(text, *_trimmed(text, num_read, len(text)), num_prompt)
+    for index, call in enumerate(call for call in calls if call.name):
+        events += [CallStart(index, call.name), CallArguments(index, call.arguments), CallEnd(index, True)]
+    return events
+
+
+def item_call(items: Rule, item: str, tools: Sequence[Tool]) -> Call | None:
+    """The call that one item of tool_calls is; None if it is none."""
+    return _call(items.value(item), items, item, tools)
+
+
+def arguments_rule(items: Rule) -> Rule | None:
+    """The rule of a call's arguments, in a function or beside the name."""
+    return items.properties.get("function", items).properties.get("arguments")
+
+
+def _calls(root: Rule, fields: Mapping[str, object], text: str, tools: Sequence[Tool] | None) -> list[Call]:
+    """The calls; those that turn out to be none, or that nobody asked for, have no name."""
+    rule = root.properties.get("tool_calls")
+    if rule is not None and rule.iterator is not None and rule.regex is None and rule.items is not None:
+        calls: list[Call] = []
+        for match in rule.iterator.finditer(text):
+            given = captured(match)
+            call = None if tools is None else _call(rule.items.value(given), rule.items, given, tools)
+            call = call or Call("", "")
+            calls.append(Call(call.name, call.arguments, *match.span()))
+        return calls
+    values = fields.get("tool_calls") if tools is not None else None
+    values = values if isinstance(values, list) else []
+    found = (_call(value, rule.items if rule else None, value, tools or ()) for value in values)
+    return [Call(call.name, call.arguments, len(text), len(text)) for call in found if call is not None]
+
+
+def _call(value: object, items: Rule | None, given: object, tools: Sequence[Tool]) -> Call | None:
+    rule = arguments_rule(items) if items is not None else None
+    if items is not None and not isinstance(value, dict) and rule is not None and rule.key_value is not None:
+        value = _without_arguments(items, given)
+    function = value.get("function", value) if isinstance(value, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str) or not name:
+        return None
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments, name, tools)
+    if not isinstance(arguments, dict):
+        return None
+    if rule is None or not _is_bare(given, items, rule):
+        return Call(name, json.dumps(arguments, ensure_ascii=False))
+    writer = ArgumentWriter(name, tools)
+    pieces = [
+        writer.begin(key) + writer.add(value if isinstance(value, str) else json.dumps(value)) + writer.end()
+        for key, value in arguments.items()
+    ]
+    return Call(name, "".join(pieces) + writer.close())
+
+
+def _is_bare(given: object, items: Rule | None, rule: Rule) -> bool:
+    """Whether a call's arguments are bare text: then the tool's schema says what they are."""
+    function = items.properties.get("function") if items is not None else None
+    parsers = [each.parser for each in (items, function, rule) if each is not None]
+    return isinstance(given, str) and not any(parsers)
+
+
+def _without_arguments(items: Rule, given: object) -> object:
+    """A call of a function without parameters: the regex of its arguments finds none."""
+    function = items.properties.get("function", items)
+    name = function.properties["name"].value(given) if "name" in function.properties else ABSENT
+    rule = function.properties["arguments"].key_value
+    has_pairs = rule is not None and isinstance(given, str) and rule.search(given) is not None
+    return {"name": name} if isinstance(name, str) and not has_pairs else ABSENT
+
+
+def _parsed(arguments: str, name: str, tools: Sequence[Tool]) -> object:
+    """Arguments that a schema leaves as text."""
+    for parse in (_json, PARSERS["gemma4-tool-call"]):
+        value = parse(arguments)
+        if isinstance(value, dict):
+            return value
+    required = next((tool.members.required for tool in tools if tool.name == name), frozenset[str]())
+    return {next(iter(required)): arguments} if len(required) == 1 else ABSENT
+
+
+def _json(text: str) -> object:
+    try:
+        return loads(text) if text.strip() else {}
+    except ValueError:
+        return ABSENT
+
+
+def _reasoning(fields: Mapping[str, object]) -> tuple[str, str] | None:
+    return next(((name, value) for name in REASONING_NAMES if isinstance(value := fields.get(name), str)), None)
+
+
+def _content(text: str, start: int, end: int, num_prompt: int) -> list[Event]:
+    return [Content(text[start:end], start - num_prompt)] if start < end else []
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    stripped = text[start:end].strip()
+    start = text.find(stripped, start)
+    return start, start + len(stripped)
+
+
+def _span(root: Rule, name: str, value: str, text: str) -> tuple[int, int]:
+    """Where a field stands in the text; (-1, -1) if it does not stand there so."""
+    rule = root.properties.get(name)
+    if rule is not None and rule.regex is not None and root.regex is None and root.parser is None:
+        match = rule.regex.search(text)
+        if match is not None and not match.re.groupindex:
+            return match.span(1 if match.re.groups else 0)
+    start = text.find(value)
+    return (start, start + len(value)) if start >= 0 else (-1, -1)

@@ -1,0 +1,81 @@
+"""The chat template and the format of answers that a configuration asks for, or else the model file's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamafast.chat.format import ChatFormat
+from llamafast.chat.formats.registry import by_name, detect
+from llamafast.chat.prompt.template import ChatTemplate, TemplateCostError, TemplateError
+from llamafast.chat.response_schema.schema_format import SchemaFormat
+from llamafast.errors import ConfigError
+from llamafast.launch.config import ModelConfig, read_text
+from llamafast.tokenizer import Tokenizer
+
+UNKNOWN_CALLS = (
+    "the chat template shows tools, but not in a known format: calls stay in the content; "
+    "--tool-format names a format, model.response_schema describes one"
+)
+
+
+def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
+    """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
+
+    Raises ConfigError if it cannot be read, does not compile, or computes without an end.
+    """
+    source = model.chat_template or _read(model.chat_template_file) or gguf_source
+    if source is None:
+        return None
+    ids = (-1, -1) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
+    bos, eos = ("" if tokenizer is None or i < 0 else _text(tokenizer, i) for i in ids)
+    try:
+        template = ChatTemplate(source, bos_token=bos, eos_token=eos)
+        _check_cost(template)
+    except TemplateError as error:
+        field = "chat_template_file" if model.chat_template_file else "chat_template"
+        raise ConfigError(f"model.{field}: {error}") from None
+    return template
+
+
+def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
+    """How answers are taken apart: by the configuration, else as the template writes them. Raises ConfigError."""
+    detected = detect("" if template is None else template.source)
+    if model.response_schema is not None:
+        try:
+            return SchemaFormat(model.response_schema, detected)
+        except ValueError as error:
+            raise ConfigError(f"model.response_schema: {error}") from None
+    if model.tool_format is not None:
+        try:
+            return by_name(model.tool_format)
+        except ValueError as error:
+            raise ConfigError(f"model.tool_format: {error}") from None
+    return detected
+
+
+def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
+    """Whether the model is shown tools, and calls of them would stay in the content, since their format is unknown."""
+    return template is not None and not answers.reads_calls and "tools" in template.traits.variables
+
+
+def _check_cost(template: ChatTemplate) -> None:
+    """Raises TemplateCostError if even a short question costs too much; it may be refused for another reason."""
+    try:
+        template.render([{"role": "user", "content": "Hi"}])
+    except TemplateCostError:
+        raise
+    except TemplateError:
+        pass
+
+
+def _read(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return read_text(Path(path).expanduser()).replace("\r\n", "\n")
+    except ConfigError as error:
+        raise ConfigError(f"model.chat_template_file: {error}") from None
+
+
+def _text(tokenizer: Tokenizer, token_id: int) -> str:
+    return tokenizer.token_bytes_of(token_id, special=True).decode("utf-8", "replace")

@@ -1,0 +1,100 @@
+"""`llamafast check`: a configuration, its chat template and its format of answers, tried out without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from llamafast.chat.prompt.history import template_messages, template_tools
+from llamafast.chat.prompt.template import ChatTemplate, TemplateError
+from llamafast.engine.header import Header, read_header
+from llamafast.errors import ConfigError, LlamaFastError
+from llamafast.launch.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
+from llamafast.launch.config import BUILT_IN, Config, ModelConfig
+from llamafast.launch.conversations import CONVERSATIONS
+from llamafast.launch.hub import find_local
+from llamafast.launch.round_trip import ANSWERS, read_back
+from llamafast.launch.serve import BUILT_IN_MODEL
+
+_console = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def check(config: Config, name: str, *, with_model: bool = True) -> bool:
+    """Print one line per check; whether none has failed. name: the configuration's. with_model: look at its file."""
+    model = config.model
+    if with_model:
+        _say("config", "ok", name)
+    try:
+        header = _header(model) if with_model else None
+        source, tokenizer = (None, None) if header is None else (header.chat_template, header.tokenizer)
+        template = chat_template(model, source, tokenizer)
+        answers = chat_format(model, template)
+    except LlamaFastError as error:
+        _say("failed", "", str(error))
+        return False
+    if header is not None and header.makes_embeddings:
+        _say("template", "skipped", "the model makes embeddings, which are not served yet")
+        return True
+    if template is None:
+        reason = "the model file has none: only /v1/completions" if header else "it stands in the weights' file"
+        _say("template", "skipped", reason)
+        return True
+    if not _renders(template, header):
+        return False
+    origin = "configured" if model.response_schema or model.tool_format else "found in the template"
+    _say("answers", "ok", f"{answers.name}, {origin}")
+    if hides_calls(answers, template):
+        _say("tools", "unknown", UNKNOWN_CALLS)
+    problems = [fault for answer in ANSWERS if (fault := read_back(template, answers, answer, header))]
+    _say("parser", "ok" if not problems else "failed", f"{len(ANSWERS) - len(problems)} of {len(ANSWERS)} read back")
+    for problem in problems:
+        _say("", "", problem)
+    return not problems
+
+
+def _say(what: str, result: str, text: str) -> None:
+    _console.print(f"{what:10}{result:9}{text}")
+
+
+def _header(model: ModelConfig) -> Header | None:
+    """The model file's, if it is on this machine; says so."""
+    if model.path == BUILT_IN:
+        path: Path | None = BUILT_IN_MODEL
+    elif model.path is not None:
+        path = Path(model.path).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"model.path: {path}: no such file")
+    elif model.from_pretrained is not None:
+        path = find_local(model.from_pretrained)
+    if path is None and model.from_pretrained is not None:
+        source = model.from_pretrained
+        _say("model", "skipped", f"{source.repo_id}: {source.filename} is not on this machine; `llamafast serve` "
+             "downloads it")  # fmt: skip
+        return None
+    _say("model", "ok", f"{path}, without its weights")
+    return read_header(str(path))
+
+
+def _renders(template: ChatTemplate, header: Header | None) -> bool:
+    """Whether the template writes a plain question; says which kinds of conversation it refuses."""
+    refused: dict[str, str] = {}
+    for conversation in CONVERSATIONS:
+        try:
+            template.render(
+                template_messages(conversation.messages, template.traits),
+                tools=template_tools(conversation.tools, template.traits),
+                add_generation_prompt=conversation.add_generation_prompt,
+                continue_final_message=conversation.is_open,
+                **conversation.variables,  # type: ignore[arg-type]
+            )
+        except TemplateError as error:
+            refused[conversation.name] = str(error)
+    is_fine = CONVERSATIONS[0].name not in refused
+    number = f"{len(CONVERSATIONS) - len(refused)} of {len(CONVERSATIONS)} conversations"
+    _say("template", "ok" if is_fine else "failed", number + ("" if header else ", without BOS and EOS"))
+    for name, reason in refused.items():
+        _say("", "refused", f"{name}: {reason}")
+    if "tools" not in template.traits.variables:
+        _say("", "", "has no place for tools: requests with tools get a 400")
+    return is_fine
