@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import ClassVar
 
 from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.enforcing.output_grammar import CallRules
 from llamafast.chat.events import Event
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError
 from llamafast.json_schema.walk import check_depth
@@ -51,41 +52,50 @@ class StreamParser(ABC):
 
 
 class ChatFormat(ABC):
-    """One format, without state. name: what --tool-format calls it."""
+    """One format. Its objects have no state, so all requests share one.
+
+    A family of models declares its format in one file of formats/, by these class attributes and a parser:
+
+    name: what --tool-format calls the format.
+    template_texts: groups of texts. The format matches a chat template that contains all texts of one of the groups.
+    priority: which format is taken of several that match a template: the one with the highest number. A family whose
+        texts are also in the templates of another family needs a lower number than that one.
+    reads_calls: whether the format defines how tool calls are written. If not, they stay in the content.
+    markers: texts of control tokens that the parser must see. The detokenizer hides all others.
+    syntaxes: the ways to write calls to which a grammar can hold a model. All begin with the same text. Empty: no
+        grammar can enforce calls.
+    reasoning: the tags of a reasoning block. None: the models write none.
+    other_reasoning: tags that the prompts of some templates open or close instead.
+    """
 
     name: ClassVar[str]
-    # Texts of control tokens that the parser must see: all others stay hidden from it.
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    priority: ClassVar[int]
+    reads_calls: ClassVar[bool] = True
     markers: ClassVar[tuple[str, ...]] = ()
-    # How calls are written, for holding a model to them: in one of these ways, which begin alike. None: it cannot be.
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = ()
-    reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<think>", "</think>")
-    # What prompts of some templates open or close instead.
+    reasoning: ClassVar[ReasoningTags | None] = THINK
     other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = ()
 
-    @abstractmethod
     def matches(self, template: str) -> bool:
         """Whether a chat template (its Jinja source) writes this format."""
+        return any(all(text in template for text in texts) for texts in self.template_texts)
 
     @abstractmethod
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
-        """A parser for what follows prompt, whose end may have opened a reasoning block or a message.
+        """A parser for the text that follows prompt. The end of prompt may have opened a reasoning block or a message.
 
-        tools None: calls are not looked for, their markers are content.
+        tools None: the parser looks for no calls and leaves their markers in the content.
         """
 
     def reasoning_at(self, prompt: str) -> ReasoningTags | None:
-        """The tags of the reasoning that the prompt's end opens or closes, or else of what the model would write."""
+        """The tags of the reasoning that the prompt's end opens or closes; otherwise those that the model writes."""
         text = prompt.rstrip()
         return next((tags for tags in self.other_reasoning if text.endswith((tags.open, tags.close))), self.reasoning)
 
     @property
-    def reads_calls(self) -> bool:
-        """Whether it is known how calls are written."""
-        return True
-
-    @property
     def is_framed(self) -> bool:
-        """Whether content stands in a frame."""
+        """Whether content is written between a header and an end marker."""
         return any(syntax.content is not None for syntax in self.syntaxes)
 
     def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:

@@ -13,9 +13,9 @@ from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import ReasoningBudget
 
 if TYPE_CHECKING:
-    from llamafast.chat.enforcing.call_syntax import ReasoningTags
     from llamafast.chat.enforcing.output_grammar import CallRules
     from llamafast.chat.format import ChatFormat
+    from llamafast.chat.reasoning_tags import ReasoningTags
     from llamafast.chat.tools import Tool
     from llamafast.engine.async_engine import AsyncEngine
     from llamafast.grammars.constraint import Grammar

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.prompt.prompt_end import leaves_reasoning_open
+from llamafast.chat.reasoning_tags import ReasoningTags
 
 TAGS = ReasoningTags("<think>", "</think>")
 

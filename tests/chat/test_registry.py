@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import pytest
 
 from llamafast.chat.formats import registry
+from tests.chat.collection import PATHS
 
 # What templates of these models write, cut to what decides; several lines: markers that other formats share.
 SNIPPETS = {
@@ -77,3 +81,29 @@ def test_registry_name_is_found_however_it_is_spelled(name: str) -> None:
 
 def test_registry_names_are_each_others_only_ones() -> None:
     assert sorted(set(registry.names())) == registry.names()
+
+
+def known_templates() -> dict[str, str]:
+    """The source of each known template by its name: the snippets above and llama.cpp's collection, where it is unpacked."""
+    snippets = {f"{name}-{i}": text for name, texts in SNIPPETS.items() for i, text in enumerate(texts)}
+    return {**snippets, **{path.stem: path.read_text() for path in PATHS}}
+
+
+def test_registry_order_of_registration_changes_no_detection() -> None:
+    shuffled = list(registry.FORMATS)
+    random.Random(7).shuffle(shuffled)
+    ordered = registry.by_priority(shuffled)
+    for name, template in known_templates().items():
+        found = next(format for format in ordered if format.matches(template))
+        assert type(found) is type(registry.detect(template)), name
+
+
+def test_registry_formats_of_one_priority_match_no_template_together() -> None:
+    for name, template in known_templates().items():
+        priorities = [format.priority for format in registry.FORMATS if format.matches(template)]
+        assert len(priorities) == len(set(priorities)), name
+
+
+def test_registry_finds_every_file_of_the_package() -> None:
+    files = {path.stem for path in Path(registry.__file__).parent.glob("*.py")} - {"__init__", "registry"}
+    assert {type(format).__module__.rpartition(".")[2] for format in registry.FORMATS} == files

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llamafast.chat.enforcing.call_syntax import (
-    CallSyntax,
-    JsonArguments,
-    Pattern,
-    Piece,
-    ReasoningTags,
-    TaggedArguments,
-)
+from llamafast.chat.enforcing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, TaggedArguments
 from llamafast.chat.enforcing.literal_grammar import literal_arguments
 from llamafast.chat.enforcing.output_grammar import Answer, CallRules, EmbeddedSchema, FreeText, OutputGrammar
 from llamafast.chat.enforcing.tagged_grammar import tagged_arguments
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError
 

@@ -97,14 +97,6 @@ class CallSyntax:
     name_again: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningTags:
-    """What opens and what ends the reasoning, without the white space around."""
-
-    open: str
-    close: str
-
-
 def json_list(before: str, after: str, between: str = ", ", after_arguments: tuple[Piece, ...] = ("}",)) -> CallSyntax:
     """Calls that are JSON objects, one behind the other. before: its bracket or line break aside, the marker."""
     return CallSyntax(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.json_calls import JsonMachine
 from llamafast.chat.reading.machine import MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +18,8 @@ class Apertus(ChatFormat):
     """<|tools_prefix|>[{"NAME": {...}}]<|tools_suffix|>; reasoning between <|inner_prefix|> and <|inner_suffix|>."""
 
     name: ClassVar[str] = "apertus"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tools_prefix|>",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<|inner_prefix|>",
         "<|inner_suffix|>",
@@ -35,10 +38,6 @@ class Apertus(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tools_prefix|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

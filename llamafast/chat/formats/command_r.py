@@ -17,6 +17,8 @@ class CommandR(ChatFormat):
     """Action: ```json [{"tool_name": NAME, "parameters": {...}}] ```."""
 
     name: ClassVar[str] = "command_r"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("Action:", '"tool_name"'),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -32,10 +34,6 @@ class CommandR(ChatFormat):
             marker="Action:",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "Action:" in template and '"tool_name"' in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.json_calls import JsonMachine
 from llamafast.chat.reading.machine import Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _ACTION = "<|START_ACTION|>"
@@ -19,6 +20,8 @@ class CommandR7b(ChatFormat):
     """<|START_ACTION|>[{"tool_call_id": ID, "tool_name": NAME, "parameters": {...}}]<|END_ACTION|>."""
 
     name: ClassVar[str] = "command_r7b"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|START_ACTION|>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<|START_THINKING|>",
         "<|END_THINKING|>",
@@ -40,10 +43,6 @@ class CommandR7b(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|START_ACTION|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

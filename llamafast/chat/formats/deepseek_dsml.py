@@ -40,16 +40,14 @@ class DeepseekDsml(ChatFormat):
     """<｜DSML｜invoke name="NAME"> with <｜DSML｜parameter name="KEY" string="true|false"> in it, within a section."""
 
     name: ClassVar[str] = "deepseek_dsml"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("｜DSML｜",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
         "｜DSML｜",
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_section("function_calls"), _section("tool_calls"))
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "｜DSML｜" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -38,6 +38,8 @@ class DeepseekV3(ChatFormat):
     """A section of calls: NAME<sep>{...}, or function<sep>NAME and JSON in a fence of Markdown."""
 
     name: ClassVar[str] = "deepseek_v3"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<｜tool▁calls▁begin｜>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -48,10 +50,6 @@ class DeepseekV3(ChatFormat):
         "<｜tool▁sep｜>",
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_V31, _R1)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<｜tool▁calls▁begin｜>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -9,8 +9,8 @@ from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.formats.gemma4 import GemmaMachine
 from llamafast.chat.reading.literals import Notation
-from llamafast.chat.reading.machine import THINK
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import THINK
 from llamafast.chat.tools import Tool
 
 _QUOTE = "<escape>"
@@ -20,6 +20,8 @@ class FunctionGemma(ChatFormat):
     """<start_function_call>call:NAME{key:<escape>text<escape>,other:1}<end_function_call>"""
 
     name: ClassVar[str] = "functiongemma"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<start_function_call>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<start_function_call>",
         "<end_function_call>",
@@ -36,10 +38,6 @@ class FunctionGemma(ChatFormat):
             marker="<start_function_call>",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<start_function_call>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

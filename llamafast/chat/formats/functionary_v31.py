@@ -19,6 +19,8 @@ class FunctionaryV31(ChatFormat):
     """<function=NAME>{...}</function>."""
 
     name: ClassVar[str] = "functionary_v31"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<function=example_function_name>{",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -32,10 +34,6 @@ class FunctionaryV31(ChatFormat):
             marker="<function=",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<function=example_function_name>{" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -20,6 +20,8 @@ class FunctionaryV32(ChatFormat):
     """>>>all and text, >>>NAME and {...}, each on its line; the prompt may end in the first >>>."""
 
     name: ClassVar[str] = "functionary_v32"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = ((">>>all",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -33,10 +35,6 @@ class FunctionaryV32(ChatFormat):
             content=ContentFrame((">>>all\n",), ""),
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return ">>>all" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

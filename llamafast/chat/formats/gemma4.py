@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.literals import GEMMA, LiteralReader, Notation
 from llamafast.chat.reading.machine import Machine, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[^\s{}\[\]<]*")
@@ -20,6 +21,8 @@ class Gemma4(ChatFormat):
     """<|tool_call>call:NAME{key:<|"|>text<|"|>,other:1}<tool_call|>; reasoning in a channel."""
 
     name: ClassVar[str] = "gemma4"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call>call:",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<|channel>",
         "<channel|>",
@@ -38,10 +41,6 @@ class Gemma4(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel>thought", "<channel|>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tool_call>call:" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

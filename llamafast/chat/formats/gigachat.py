@@ -28,12 +28,13 @@ class GigaChat(ChatFormat):
     """function call<|role_sep|> {"name": NAME, "arguments": {...}}; 3.1 has one token for it."""
 
     name: ClassVar[str] = "gigachat"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<|role_sep|>", "<|function_call|>"),
+        ("<|role_sep|>", "function call"),
+    )
+    priority: ClassVar[int] = 50
     markers: ClassVar[tuple[str, ...]] = ("<|role_sep|>", "<|message_sep|>", "<|function_call|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("function call<|role_sep|>\n"),)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|role_sep|>" in template and ("<|function_call|>" in template or "function call" in template)
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
@@ -43,11 +44,9 @@ class GigaChat(ChatFormat):
 class GigaChat31(GigaChat):
     """The same, for models that are held to calls in the other way."""
 
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|role_sep|>", "<|function_call|>"),)
+    priority: ClassVar[int] = 60
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("<|function_call|>"),)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|role_sep|>" in template and "<|function_call|>" in template
 
 
 class _Parser(JsonMachine):

@@ -33,6 +33,8 @@ class Glm(ChatFormat):
     """<tool_call>NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... </tool_call>, with or without lines."""
 
     name: ClassVar[str] = "glm"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", "<arg_key>"),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -44,10 +46,6 @@ class Glm(ChatFormat):
         "</arg_value>",
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_in_lines("\n"), _in_lines(""))
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_call>" in template and "<arg_key>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

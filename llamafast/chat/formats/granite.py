@@ -17,12 +17,10 @@ class Granite(ChatFormat):
     """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]; some versions write <tool_call>."""
 
     name: ClassVar[str] = "granite"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call|>",),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<tool_call>", "</tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<|tool_call|>[", "]"),)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tool_call|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

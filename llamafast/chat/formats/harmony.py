@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _FIRSTS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", " to=", "to=")
@@ -40,6 +41,8 @@ class Harmony(ChatFormat):
     """<|channel|>analysis<|message|>...<|end|><|start|>assistant, then commentary with a recipient, or final."""
 
     name: ClassVar[str] = "harmony"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|channel|>", "<|message|>", "<|start|>"),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<|start|>",
         "<|channel|>",
@@ -62,10 +65,6 @@ class Harmony(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel|>analysis<|message|>", "<|end|>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -17,6 +17,8 @@ class Hermes(ChatFormat):
     """<tool_call> {"name": NAME, "arguments": {...}} </tool_call>, each on its line."""
 
     name: ClassVar[str] = "hermes"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", '"name"'), ("<tool_call>", r"\"name\""))
+    priority: ClassVar[int] = 10
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -26,10 +28,6 @@ class Hermes(ChatFormat):
             marker="<tool_call>",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_call>" in template and ('"name"' in template or r"\"name\"" in template)
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

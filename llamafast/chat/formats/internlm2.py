@@ -26,6 +26,8 @@ class InternLm2(ChatFormat):
     """<|action_start|><|plugin|> {"name": NAME, "parameters": {...}}<|action_end|>; actions of other kinds are text."""
 
     name: ClassVar[str] = "internlm2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|plugin|>",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -36,10 +38,6 @@ class InternLm2(ChatFormat):
     )
     # Some templates call them arguments.
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_PARAMETERS, replace(_PARAMETERS, after_name='", "arguments": '))
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|plugin|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -20,6 +20,8 @@ class KimiK2(ChatFormat):
     """A section of calls: functions.NAME:NUMBER, then {...}."""
 
     name: ClassVar[str] = "kimi_k2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call_argument_begin|>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -41,10 +43,6 @@ class KimiK2(ChatFormat):
             marker="<|tool_calls_section_begin|>",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tool_call_argument_begin|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.arguments import ArgumentWriter
 from llamafast.chat.reading.machine import MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _TOKENS = Markers("<|open|>", "<|close|>", "<|sep|>")
@@ -23,6 +24,8 @@ class KimiK3(ChatFormat):
     """<|open|>call tool="NAME"<|sep|> <|open|>argument key="KEY" type="TYPE"<|sep|>VALUE<|close|>argument<|sep|> ..."""
 
     name: ClassVar[str] = "kimi_k3"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|open|>", "<|sep|>", "'argument'"),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<|open|>", "<|close|>", "<|sep|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -38,10 +41,6 @@ class KimiK3(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|open|>" in template and "<|sep|>" in template and "'argument'" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

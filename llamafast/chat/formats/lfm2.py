@@ -17,6 +17,12 @@ class Lfm2(ChatFormat):
     """<|tool_call_start|>[name(key='text', other=1)]<|tool_call_end|>."""
 
     name: ClassVar[str] = "lfm2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<|tool_call_start|>",),
+        ("<|tool_list_start|>",),
+        ("List of tools: [",),
+    )
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -35,10 +41,6 @@ class Lfm2(ChatFormat):
             marker="<|tool_call_start|>",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return any(text in template for text in ("<|tool_call_start|>", "<|tool_list_start|>", "List of tools: ["))
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -17,16 +17,17 @@ class Llama3Json(ChatFormat):
     """{"name": NAME, "parameters": {...}}, also behind <|python_tag|> or <|python_start|>; ";" between several."""
 
     name: ClassVar[str] = "llama3_json"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<|start_header_id|>", '"parameters"'),
+        ("<|start_header_id|>", r"\"parameters\""),
+        ("<|header_start|>", '"parameters"'),
+        ("<|header_start|>", r"\"parameters\""),
+    )
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>", "<|python_start|>", "<|python_end|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(before_name=('{"name": "',), after_name='", "parameters": ', after_arguments=("}",), between="; "),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return any(text in template for text in ("<|start_header_id|>", "<|header_start|>")) and (
-            '"parameters"' in template or r"\"parameters\"" in template
-        )
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

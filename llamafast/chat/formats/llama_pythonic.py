@@ -18,6 +18,7 @@ class LlamaPythonic(ChatFormat):
     """[name(key='text', other=1)], also between <|python_start|> and <|python_end|>."""
 
     name: ClassVar[str] = "llama_pythonic"
+    priority: ClassVar[int] = 65
     markers: ClassVar[tuple[str, ...]] = (
         "<|python_start|>",
         "<|python_end|>",
@@ -47,6 +48,7 @@ class Llama4Pythonic(LlamaPythonic):
     """The same in Llama 4's templates, of which others show calls in JSON."""
 
     name: ClassVar[str] = "llama4_pythonic"
+    priority: ClassVar[int] = 70
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -17,6 +17,8 @@ class MiniCpm5(ChatFormat):
     """<function name="NAME"><param name="KEY">VALUE</param></function>"""
 
     name: ClassVar[str] = "minicpm5"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (('<function name="', '<param name="'),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -27,10 +29,6 @@ class MiniCpm5(ChatFormat):
             marker='<function name="',
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return '<function name="' in template and '<param name="' in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -17,12 +17,10 @@ class MiniMaxM1(ChatFormat):
     """<tool_calls> {"name": NAME, "arguments": {...}} ... </tool_calls>, each on its line."""
 
     name: ClassVar[str] = "minimax_m1"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_calls>", '"name"'),)
+    priority: ClassVar[int] = 40
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<tool_calls>\n", "\n</tool_calls>", between="\n"),)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_calls>" in template and '"name"' in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -17,6 +17,8 @@ class MiniMaxM2(ChatFormat):
     """<minimax:tool_call> <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke> ..."""
 
     name: ClassVar[str] = "minimax_m2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<minimax:tool_call>",),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -29,10 +31,6 @@ class MiniMaxM2(ChatFormat):
             marker="<minimax:tool_call>",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<minimax:tool_call>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.arguments import ArgumentWriter
 from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reading.value_types import Shape
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _TAG = "]<]minimax[>["  # stands before every tag
@@ -27,12 +27,10 @@ class MiniMaxM3(ChatFormat):
     """<tool_call> <invoke name="NAME"><KEY>VALUE</KEY></invoke> </tool_call>, a token before each tag."""
 
     name: ClassVar[str] = "minimax_m3"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = ((_TAG,),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<mm:think>", "</mm:think>", _TAG, "<tool_call>", "</tool_call>")
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<mm:think>", "</mm:think>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return _TAG in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern, ReasoningTags, json_list
+from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern, json_list
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import THINK, Wait
+from llamafast.chat.reading.machine import Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[^\[\]{}\n]*")
@@ -20,6 +21,8 @@ class Mistral(ChatFormat):
     """[TOOL_CALLS][{"name": NAME, "arguments": {...}}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...}, the id optional."""
 
     name: ClassVar[str] = "mistral"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("[TOOL_CALLS]",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "[TOOL_CALLS]",
         "[CALL_ID]",
@@ -40,10 +43,6 @@ class Mistral(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("[THINK]", "[/THINK]")
     other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (THINK,)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "[TOOL_CALLS]" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, ReasoningTags, TaggedArguments
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.machine import MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _recipient = re.compile(r"[^<>\s]*")
@@ -20,6 +21,8 @@ class Muse(ChatFormat):
     """to=NAME<|message|><atem:function_calls> <atem:invoke name="NAME"> <atem:parameter name="KEY">VALUE..."""
 
     name: ClassVar[str] = "muse"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<atem:invoke",),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -35,10 +38,6 @@ class Muse(ChatFormat):
         ),
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(" to=self<|message|>", "<|eom|>")
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<atem:invoke" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -17,12 +17,10 @@ class Nemotron(ChatFormat):
     """<TOOLCALL>[{"name": NAME, "arguments": {...}}, ...]</TOOLCALL>"""
 
     name: ClassVar[str] = "nemotron"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<TOOLCALL>",),)
+    priority: ClassVar[int] = 50
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<TOOLCALL>[", "]</TOOLCALL>"),)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<TOOLCALL>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

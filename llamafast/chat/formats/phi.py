@@ -17,12 +17,10 @@ class Phi(ChatFormat):
     """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]<|/tool_call|>, or functools[...] (also Firefunction's)."""
 
     name: ClassVar[str] = "phi"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool|>", "<|/tool|>"), ("functools[",))
+    priority: ClassVar[int] = 40
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<|/tool_call|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<|tool_call|>[", "]<|/tool_call|>"),)
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return ("<|tool|>" in template and "<|/tool|>" in template) or "functools[" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

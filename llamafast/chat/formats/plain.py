@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import THINK, Machine
+from llamafast.chat.reading.machine import Machine
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
 _TAGS = (
@@ -24,6 +24,8 @@ class Plain(ChatFormat):
     """Text in which only tags of reasoning mean something; template: those that it holds, None: all known ones."""
 
     name: ClassVar[str] = "plain"
+    priority: ClassVar[int] = 0
+    reads_calls: ClassVar[bool] = False
     markers: ClassVar[tuple[str, ...]] = tuple(text for tags in _TAGS for text in (tags.open, tags.close))
 
     def __init__(self, template: str | None = None) -> None:
@@ -36,11 +38,6 @@ class Plain(ChatFormat):
         text = prompt.rstrip()
         at_end = (tags for tags in self._tags if text.endswith((tags.open, tags.close)))
         return next(at_end, self._tags[0] if self._tags else None)
-
-    @property
-    def reads_calls(self) -> bool:
-        """No: they stay in the content."""
-        return False
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""

@@ -17,6 +17,8 @@ class Qwen3Xml(ChatFormat):
     """<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>, each on its line."""
 
     name: ClassVar[str] = "qwen3_xml"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", "<function=", "<parameter="),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -27,10 +29,6 @@ class Qwen3Xml(ChatFormat):
             marker="<tool_call>",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return all(text in template for text in ("<tool_call>", "<function=", "<parameter="))
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -20,6 +20,12 @@ class Xlam(ChatFormat):
     """[{"name": NAME, "arguments": {...}}, ...], also in a fence, behind [TOOL_CALLS] or between <tool_call> tags."""
 
     name: ClassVar[str] = "xlam"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("xLAM",),
+        ('[{"name": "tool_call_name"',),
+        (r"[{\"name\": \"tool_call_name\"",),
+    )
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "[TOOL_CALLS]", "<tool_call>", "</tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -31,10 +37,6 @@ class Xlam(ChatFormat):
             after_calls="]",
         ),
     )
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "xLAM" in template or '[{"name": "tool_call_name"' in template.replace('\\"', '"')
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
+from llamafast.chat.reasoning_tags import ReasoningTags
 
 # Variables by which templates switch reasoning on and off.
 SWITCHES = ("enable_thinking", "thinking")

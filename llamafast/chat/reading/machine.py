@@ -6,21 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.chat.format import StreamParser
 from llamafast.chat.reading.draft import Draft
 from llamafast.chat.reading.literals import LiteralReader
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reading.text_reader import MalformedError, TextEnd, TextReader, Wait
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
-__all__ = ["THINK", "Machine", "MalformedError", "TextEnd", "Wait"]
+__all__ = ["Machine", "MalformedError", "TextEnd", "Wait"]
 
 NO_MARKERS = Markers()
-
-
-THINK = ReasoningTags("<think>", "</think>")
 
 
 class Machine(TextReader, StreamParser):

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.enforcing.output_grammar import CallRules
 from llamafast.chat.events import Event
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.formats.harmony import Harmony
 from llamafast.chat.formats.plain import Plain
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.response_schema.machine import SchemaMachine
 from llamafast.chat.response_schema.message import REASONING_NAMES, message_events
 from llamafast.chat.response_schema.patterns import TooRichError, literal, take_apart
@@ -70,7 +70,7 @@ class SchemaFormat(ChatFormat):
         return False
 
     @property
-    def reads_calls(self) -> bool:
+    def reads_calls(self) -> bool:  # type: ignore[override]  # each schema has its own
         """Whether the schema says how calls are written."""
         return self._known is not None or "tool_calls" in self._root.properties
 
