@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
 from llamafast.chat.enforcing.call_syntax import CallSyntax
-from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy
 from llamafast.chat.events import Event
 from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError
-from llamafast.json_schema.walk import check_depth
+from llamafast.json_schema.subschemas import check_depth
 
 _NUM_CACHED = 32  # grammars, of up to some hundred kilobytes each
 
@@ -98,7 +98,7 @@ class ChatFormat(ABC):
         """Whether content is written between a header and an end marker."""
         return any(syntax.content is not None for syntax in self.syntaxes)
 
-    def grammar(self, prompt: str, tools: Sequence[Tool], rules: CallRules, *, may_reason: bool = True) -> str:
+    def grammar(self, prompt: str, tools: Sequence[Tool], policy: CallPolicy, *, may_reason: bool = True) -> str:
         """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
 
         Without tools it is the rules' answer. may_reason: the model may open reasoning itself. Raises GrammarError
@@ -113,8 +113,8 @@ class ChatFormat(ABC):
                 raise GrammarError(error.message, param=f"tools[{i}].function.parameters") from None
         tags = self.reasoning_at(prompt)
         end = PromptEnd.of(prompt, self.syntaxes, tags, may_reason=may_reason)
-        key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(rules)])
-        return _source(self, tags, end, _Wanted(key, tools, rules))
+        key = json.dumps([[tool.name, tool.parameters, tool.strict] for tool in tools] + [asdict(policy)])
+        return _source(self, tags, end, _Wanted(key, tools, policy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +123,10 @@ class _Wanted:
 
     key: str
     tools: Sequence[Tool] = field(compare=False)
-    rules: CallRules = field(compare=False)
+    policy: CallPolicy = field(compare=False)
 
 
 @lru_cache(maxsize=_NUM_CACHED)
 def _source(chat_format: ChatFormat, tags: ReasoningTags | None, end: PromptEnd, wanted: _Wanted) -> str:
     """Clients send the same tools again and again."""
-    return call_grammar(chat_format.syntaxes, tags, end, wanted.tools, wanted.rules).source
+    return call_grammar(chat_format.syntaxes, tags, end, wanted.tools, wanted.policy).source

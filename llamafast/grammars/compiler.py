@@ -166,13 +166,13 @@ class GrammarCompiler:
             kind, text = StructuredKind.JSON_SCHEMA, _ANY_OBJECT
         controls = vocabulary.control_ids if kind is StructuredKind.LARK else {}
         max_cpu_s = _MAX_LARGE_CPU_S if num_bytes > LARGE_COST else _MAX_CPU_S
-        prepared = WORKERS.run(Job(kind.value, text, not structured.strict, controls, max_cpu_s))
+        tried = WORKERS.run(Job(kind.value, text, not structured.strict, controls, max_cpu_s))
         try:
-            program = GuidanceProgram(vocabulary, prepared.grammar)
+            program = GuidanceProgram(vocabulary, tried.grammar)
         except GrammarError:
             if kind is not StructuredKind.LARK:
                 raise
             return compile_lark(vocabulary, text)  # says which of the client's parts it is
-        program.warnings = prepared.warnings
-        program.num_bytes = prepared.num_bytes
+        program.warnings = tried.warnings
+        program.num_bytes = tried.num_bytes
         return program

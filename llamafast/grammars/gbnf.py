@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.rules import Rules, check_left_recursion, keep_productive
+from llamafast.grammars.byte_rules import ByteRules, check_left_recursion, keep_productive
 
 _MAX_DEPTH = 64  # of nested groups
 _MAX_ELEMENTS = 100_000
@@ -20,7 +20,7 @@ _ESCAPED = {"n": 10, "r": 13, "t": 9, '"': 34, "\\": 92, "[": 91, "]": 93, "-": 
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
-def parse_gbnf(text: str) -> Rules:
+def parse_gbnf(text: str) -> ByteRules:
     """Rules of a grammar whose root is named "root". Raises GrammarError.
 
     Source: grammars/README.md of llama.cpp describes the format. Refused: undefined and doubly defined rules, left
@@ -39,13 +39,13 @@ class _Parser:
         self._text = text
         self._pos = 0
         self._names: dict[str, int] = {"root": 0}
-        self._rules = Rules([[]])
+        self._rules = ByteRules([[]])
         self._defined: set[str] = set()
         self._set_numbers: dict[int, int] = {}
         self._class_rules: dict[tuple[tuple[int, int], ...], list[int]] = {}
         self._num_elements = 0
 
-    def parse(self) -> Rules:
+    def parse(self) -> ByteRules:
         self._skip(_SPACE_OR_LINES)
         while self._pos < len(self._text):
             self._rule()

@@ -12,10 +12,10 @@ from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, CpuAccount, Program
-from llamafast.grammars.json_schema import compile_options, parse_schema, prepared
+from llamafast.grammars.llguidance_schema import compilable, compile_options, parse_schema
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.limits import check_regex
-from llamafast.json_schema.prepare import loosened
+from llamafast.json_schema.simplify import without_fragile_keywords
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -38,11 +38,11 @@ _COUNTS = "minProperties or maxProperties beside properties that are not require
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
     """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-    schema, dropped = prepared(parse_schema(text), strict=not lenient)
+    schema, dropped = compilable(parse_schema(text), strict=not lenient)
     try:
         program = _program_of_schema(vocabulary, schema, lenient)
     except GrammarError:
-        loose, missing = loosened(schema)
+        loose, missing = without_fragile_keywords(schema)
         if not lenient or not missing:
             raise
         program = _program_of_schema(vocabulary, loose, lenient)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from llguidance import LLMatcher
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.client_parts import check_texts, checked, embedded, matching, repaired
+from llamafast.grammars.client_parts import (
+    compilable_schema,
+    drop_unmatchable_patterns,
+    regex_rule,
+    schema_rule,
+    without_broken_parts,
+)
 from llamafast.grammars.guidance import GuidanceProgram
 from llamafast.grammars.vocabulary import Vocabulary
-from llamafast.json_schema.lark_regex import escaped, holding, slashed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from llamafast.json_schema.lark_regex import containing, escaped, slashed
 
 _ANY_TEXT = "/(?s:.*)/"
 
@@ -29,7 +32,7 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     try:
         return _compiled(vocabulary, text)
     except GrammarError as error:
-        repaired_text = repaired(text) if error.param is None else None
+        repaired_text = without_broken_parts(text) if error.param is None else None
         if repaired_text is None:
             raise
     return _compiled(vocabulary, repaired_text)
@@ -37,18 +40,18 @@ def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
 
 def _compiled(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
     source = json.loads(text)
-    check_texts(source)
+    drop_unmatchable_patterns(source)
     dropped = list(source["dropped"])
     for entry in source["checked"]:
-        checked(entry, dropped)
+        compilable_schema(entry, dropped)
     rules = [source["rules"]]
     rules += (f"{name}: {_literal(vocabulary, *parts)}" for name, parts in source["texts"].items())
-    for name, free in source["frees"].items():
+    for name, free in source["free_texts"].items():
         rules += _free(vocabulary, name, *free)
-    for name, (body, _, end, *_rest) in source["ends"].items():
+    for name, (body, _, end, *_rest) in source["delimited_texts"].items():
         rules += _ended(vocabulary, name, body, end)
-    rules += (f"{name}: {embedded(entry, dropped)}" for name, entry in source["schemas"].items())
-    rules += (f"{name}: {matching(*entry)}" for name, entry in source["regexes"].items())
+    rules += (f"{name}: {schema_rule(entry, dropped)}" for name, entry in source["schemas"].items())
+    rules += (f"{name}: {regex_rule(*entry)}" for name, entry in source["regexes"].items())
     program = GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark("\n".join(rules)))
     program.warnings += tuple(dict.fromkeys(dropped))
     return program
@@ -60,7 +63,7 @@ def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[
     # Text holds no control token, so it need not be said that it does not begin with one.
     exception = rf" & ~/(?s:\s*{escaped(begins)}.*)/" if isinstance(begins, str) else ""
     # Nor may it hold the name of a control token in letters: whoever reads the text takes one for the other.
-    yield f"{term}: {_ANY_TEXT} & ~{holding(end)}{exception}"
+    yield f"{term}: {_ANY_TEXT} & ~{containing(end)}{exception}"
     yield f"{name}_open: {term}"
     yield from _ended(vocabulary, name, term, end)
 

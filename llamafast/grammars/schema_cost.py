@@ -9,10 +9,10 @@ from math import lcm
 from typing import Any
 
 from llamafast.errors import GrammarError
-from llamafast.json_schema.prepare import loosened
 from llamafast.json_schema.refs import Document, reference_of
+from llamafast.json_schema.simplify import without_fragile_keywords
+from llamafast.json_schema.subschemas import locations
 from llamafast.json_schema.types import Schema
-from llamafast.json_schema.walk import places
 
 _MAX_PRODUCT = 50_000
 _MAX_MULTIPLE = 100_000  # states of the automaton of its multiples: 0.6 s of a compile thread
@@ -23,7 +23,7 @@ _ATOM = re.compile(
 )
 
 
-def affordable(root: dict[str, Any], *, strict: bool) -> tuple[dict[str, Any], list[str]]:
+def within_cost_limits(root: dict[str, Any], *, strict: bool) -> tuple[dict[str, Any], list[str]]:
     """A prepared schema that can be compiled, and what had to be dropped. Raises GrammarError.
 
     strict: rather than drop anything.
@@ -33,7 +33,7 @@ def affordable(root: dict[str, Any], *, strict: bool) -> tuple[dict[str, Any], l
     except GrammarError:
         if strict:
             raise
-        loose, dropped = loosened(root)
+        loose, dropped = without_fragile_keywords(root)
         check_schema_cost(loose)
         assert isinstance(loose, dict)
         return loose, dropped
@@ -66,7 +66,7 @@ class _Walk:
                 entered.add(id(schema))
                 stack.append((schema, True))
                 stack += ((target, False) for target in self._targets(schema))
-                stack += ((container[key], False) for container, key in places(schema))
+                stack += ((container[key], False) for container, key in locations(schema))
 
     def _weigh(self, schema: Schema) -> None:
         breadth = _own_breadth(schema)

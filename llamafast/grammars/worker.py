@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from llamafast.errors import GrammarError
+from llamafast.grammars.byte_vocabulary import ByteVocabulary, byte_tokenizer
 from llamafast.grammars.guidance import STACK_BYTES, compile_choice, compile_json_schema, compile_regex
 from llamafast.grammars.lark import compile_lark
-from llamafast.grammars.trial import TrialVocabulary, trial_tokenizer
 
 MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
 _MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
@@ -39,7 +39,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TrialResult:
     """What llguidance takes, and what was dropped on the way. num_bytes: that its program holds."""
 
     grammar: str
@@ -55,10 +55,10 @@ class Refused:
     param: str | None
 
 
-def prepare(job: Job) -> Prepared:
+def try_out(job: Job) -> TrialResult:
     """Read a client's text, compile it and take a few steps. Raises GrammarError."""
     num_before = _num_bytes_used()
-    vocabulary = TrialVocabulary(job.controls)
+    vocabulary = ByteVocabulary(job.controls)
     if job.kind == "lark":
         program = compile_lark(vocabulary, job.text)
     elif job.kind == "json_schema":
@@ -70,7 +70,7 @@ def prepare(job: Job) -> Prepared:
     num_bytes = max(0, _num_bytes_used() - num_before) + len(program.grammar)
     if num_bytes > MAX_PROGRAM_BYTES:
         raise GrammarError(f"the compiled grammar takes {num_bytes >> 20} MiB; the limit is {MAX_PROGRAM_BYTES >> 20}")
-    return Prepared(program.grammar, program.warnings, num_bytes)
+    return TrialResult(program.grammar, program.warnings, num_bytes)
 
 
 def serve(connection: Connection) -> None:
@@ -85,7 +85,7 @@ def serve(connection: Connection) -> None:
     limit = num_bytes + _MAX_WORK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    trial_tokenizer()  # made before the first job's time counts
+    byte_tokenizer()  # made before the first job's time counts
     connection.send((None, False))
     while True:
         try:
@@ -105,12 +105,12 @@ def main() -> None:
     serve(Connection(int(sys.argv[-1])))
 
 
-def _on_large_stack(job: Job) -> Prepared | Refused:
-    answers: list[Prepared | Refused] = []
+def _on_large_stack(job: Job) -> TrialResult | Refused:
+    answers: list[TrialResult | Refused] = []
 
     def work() -> None:
         try:
-            answers.append(prepare(job))
+            answers.append(try_out(job))
         except GrammarError as error:
             answers.append(Refused(error.message, error.param))
         except MemoryError:

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, Pipe
 from time import monotonic
 
 from llamafast.errors import CompilerBusyError, GrammarError
-from llamafast.grammars.worker import Job, Prepared, Refused
+from llamafast.grammars.worker import Job, Refused, TrialResult
 
 _START_S = 30.0
 _WALL_PER_CPU = 8.0  # a loaded machine gives a process a part of a core
@@ -49,7 +49,7 @@ class Worker:
         """Whether it may be given another job."""
         return not self.is_spent and self._process.poll() is None
 
-    def run(self, job: Job) -> Prepared:
+    def run(self, job: Job) -> TrialResult:
         """Raises GrammarError for what can never be compiled, CompilerBusyError where it may be next time."""
         try:
             if not self._is_started:
@@ -62,7 +62,7 @@ class Worker:
             raise self._error(job) from None
         if isinstance(answer, Refused):
             raise GrammarError(answer.message, param=answer.param)
-        assert isinstance(answer, Prepared)
+        assert isinstance(answer, TrialResult)
         return answer
 
     def kill(self) -> None:
@@ -71,10 +71,10 @@ class Worker:
         self._process.wait()
         self._connection.close()
 
-    def _receive(self, deadline_s: float) -> Prepared | Refused | None:
+    def _receive(self, deadline_s: float) -> TrialResult | Refused | None:
         if not self._connection.poll(max(0.0, deadline_s - monotonic())):
             raise EOFError
-        answer: Prepared | Refused | None
+        answer: TrialResult | Refused | None
         answer, self.is_spent = self._connection.recv()
         return answer
 
@@ -94,7 +94,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
 
-    def run(self, job: Job) -> Prepared:
+    def run(self, job: Job) -> TrialResult:
         """As Worker.run."""
         worker = self._take()
         try:

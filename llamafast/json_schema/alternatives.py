@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import numbers, types
-from llamafast.json_schema.idle import drop_idle
-from llamafast.json_schema.lark_regex import looks_around
-from llamafast.json_schema.numbers import Range
+from llamafast.json_schema.lark_regex import needs_lookaround
+from llamafast.json_schema.noop_keywords import drop_noop_keywords
+from llamafast.json_schema.numbers import NumberRange
 from llamafast.json_schema.refs import Document, reference_of
 from llamafast.json_schema.types import Schema, as_schema
 
@@ -23,11 +23,17 @@ _Reached: TypeAlias = tuple[object, tuple[str, ...]]  # a schema, and the refere
 _MAX_ALTERNATIVES = 128
 _MAX_STEPS = 64  # references and combinations that lead on to others
 # Keywords about values as a whole that no grammar holds; "then" and "else" mean nothing without "if".
-_UNHELD = ("not", "if", "$dynamicRef", "$recursiveRef")
-_OBJECT_UNHELD = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties")
+_UNENFORCED = ("not", "if", "$dynamicRef", "$recursiveRef")
+_UNENFORCED_FOR_OBJECTS = (
+    "patternProperties",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedProperties",
+)
 _OBJECT_KEYS = frozenset(
     {
-        *_OBJECT_UNHELD,
+        *_UNENFORCED_FOR_OBJECTS,
         *("properties", "required", "additionalProperties", "minProperties", "maxProperties", "propertyNames"),
     }
 )
@@ -40,7 +46,7 @@ _ARRAY_KEYS = frozenset(
 
 
 @dataclass(frozen=True)
-class Strings:
+class StringConstraints:
     """What is said about a string. values: it is one of these; None: any. Every pattern and format has to match."""
 
     values: tuple[str, ...] | None
@@ -52,12 +58,12 @@ class Strings:
     @property
     def is_free(self) -> bool:
         """Whether it may be any string."""
-        return self == Strings(None, (), (), 0, None)
+        return self == StringConstraints(None, (), (), 0, None)
 
     @property
-    def around(self) -> list[str]:
+    def lookaround_keywords(self) -> list[str]:
         """The keyword of the patterns that look around, if there are any."""
-        return ["pattern"] if any(looks_around(pattern) for pattern in self.patterns) else []
+        return ["pattern"] if any(needs_lookaround(pattern) for pattern in self.patterns) else []
 
 
 @dataclass(frozen=True)
@@ -100,27 +106,27 @@ class Alternative:
         )
 
     @cached_property
-    def strings(self) -> Strings:
+    def strings(self) -> StringConstraints:
         """What it says about strings."""
         low, high = self.bounds("Length")
         patterns, formats = self._texts("pattern"), self._texts("format")
         values = None if self.values is None else tuple(value for value in self.values if isinstance(value, str))
-        return Strings(values, patterns, formats, low, high)
+        return StringConstraints(values, patterns, formats, low, high)
 
     @cached_property
-    def numbers(self) -> Range:
+    def numbers(self) -> NumberRange:
         """What it says about numbers."""
-        return reduce(numbers.both, map(numbers.range_of, self.parts), Range())
+        return reduce(numbers.intersection, map(numbers.range_of, self.parts), NumberRange())
 
     @property
-    def unheld(self) -> list[str]:
+    def unenforced(self) -> list[str]:
         """The keywords that no grammar of bare text holds."""
-        return ["oneOf"] * self.is_overlapping + [name for name in _UNHELD if self._has(name)]
+        return ["oneOf"] * self.is_overlapping + [name for name in _UNENFORCED if self._has(name)]
 
     def is_constrained(self, kinds: frozenset[str]) -> bool:
         """Whether not every array and object of these types is allowed."""
         keys = {*(_ARRAY_KEYS if "array" in kinds else ()), *(_OBJECT_KEYS if "object" in kinds else ())}
-        return self.values is not None or bool(self.unheld) or any(keys & part.keys() for part in self.parts)
+        return self.values is not None or bool(self.unenforced) or any(keys & part.keys() for part in self.parts)
 
     def allows(self, value: object) -> bool:
         """Whether a value other than a string is allowed; of arrays and objects only the type is looked at."""
@@ -173,10 +179,10 @@ class Alternative:
         return True if not said else said[0] if len(said) == 1 else {"allOf": said}
 
     @property
-    def object_unheld(self) -> list[str]:
+    def unenforced_for_objects(self) -> list[str]:
         """The keywords to which an object's properties, written one by one, cannot hold it."""
         least, most = self.bounds("Properties")
-        found = [*self.unheld, *(name for name in _OBJECT_UNHELD if self._has(name))]
+        found = [*self.unenforced, *(name for name in _UNENFORCED_FOR_OBJECTS if self._has(name))]
         if self.properties:
             found += ["minProperties"] if least > sum(each.is_required for each in self.properties) else []
             found += ["maxProperties"] if most is not None and most < len(self.properties) else []
@@ -229,7 +235,7 @@ class _Expansion:
                     raise GrammarError("references that never end")
                 waiting.insert(0, (self._document.target(reference), (*refs, reference)))
             each = dict(each)
-            drop_idle(each)
+            drop_noop_keywords(each)
             rows = {name: row for name in ("allOf", "anyOf", "oneOf") if isinstance(row := each.get(name), list)}
             waiting += ((other, refs) for other in rows.get("allOf", ()))
             choices += (

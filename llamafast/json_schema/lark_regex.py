@@ -23,18 +23,18 @@ def escaped(text: str) -> str:
     return "".join(f"\\{char}" if char in _META else f"\\x{ord(char):02x}" if char < " " else char for char in text)
 
 
-def holding(text: str) -> str:
+def containing(text: str) -> str:
     """What holds this text, in slashes."""
     return slashed(f"{_ANYTHING}{escaped(text)}{_ANYTHING}")
 
 
-def whole(pattern: str) -> str:
+def anchored(pattern: str) -> str:
     """A client's pattern, which may match anywhere, as one that matches the whole string."""
     wholes = []
     for part in _alternatives(pattern):
         inner = _inside(part)
         if inner is not None:
-            wholes.append(whole(inner))
+            wholes.append(anchored(inner))
             continue
         start = "" if part.startswith("^") else _ANYTHING
         end = "" if _ends_anchored(part) else _ANYTHING
@@ -42,7 +42,7 @@ def whole(pattern: str) -> str:
     return "|".join(wholes)
 
 
-def looks_around(pattern: str) -> bool:
+def needs_lookaround(pattern: str) -> bool:
     """Whether a pattern needs more than one look at its string, which no grammar takes."""
     tokens = [piece for piece, _, is_class in _tokens(pattern) if not is_class]
     groups = (i for i, piece in enumerate(tokens) if piece == "(")
@@ -51,7 +51,7 @@ def looks_around(pattern: str) -> bool:
     )
 
 
-def without(*texts: str) -> str:
+def not_containing(*texts: str) -> str:
     """What holds none of these texts, as one expression without a negation, which costs too much beside a length.
 
     They begin with the same character, which comes in each of them once or, in a single text, twice at its beginning;
@@ -95,10 +95,10 @@ def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
     return f"(?:{'|'.join(branches)})?"
 
 
-def without_character(pattern: str, char: str) -> str | None:
+def excluding_character(pattern: str, char: str) -> str | None:
     """What matches where a client's pattern does, whole, of strings without this character; None: it may need it."""
     out, negated = list[str](), False
-    pieces = list(_tokens(whole(pattern)))
+    pieces = list(_tokens(anchored(pattern)))
     for i, (piece, _, is_class) in enumerate(pieces):
         is_first = is_class and not pieces[i - 1][2]
         negated = piece == "^" if is_first else negated and is_class

@@ -7,7 +7,7 @@ from fractions import Fraction
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative
-from llamafast.json_schema.formats import FORMATS
+from llamafast.json_schema.string_formats import STRING_FORMATS
 
 _LENGTHS = ("Length", "Items", "Properties")
 _TOGETHER = frozenset(
@@ -42,7 +42,8 @@ def merged(alternative: Alternative) -> dict[str, object]:
 
 def _add_texts(out: dict[str, object], alternative: Alternative) -> None:
     strings = alternative.strings
-    patterns = [*strings.patterns, *(f"^({FORMATS[name]})$" for name in strings.formats if name in FORMATS)]
+    formats = [STRING_FORMATS[name] for name in strings.formats if name in STRING_FORMATS]
+    patterns = [*strings.patterns, *(f"^({pattern})$" for pattern in formats)]
     if patterns:
         out["pattern"] = patterns[0]
     if patterns[1:]:

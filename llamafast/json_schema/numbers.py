@@ -25,7 +25,7 @@ _LEAST_STEP = Fraction(1, 10**20)
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class NumberRange:
     """Numbers between bounds; None: there is none. An open bound is not in it. steps: of all these it is a multiple."""
 
     low: Fraction | None = None
@@ -37,7 +37,7 @@ class Range:
     def holds(self, value: int | float) -> bool:
         """Whether a number is in it."""
         if not math.isfinite(value):
-            return self == Range()
+            return self == NumberRange()
         exact = exactly(value)
         if self.low is not None and (exact < self.low or (self.is_low_open and exact == self.low)):
             return False
@@ -66,7 +66,7 @@ def exactly(value: object) -> Fraction:
     return Fraction(Decimal(repr(value)))
 
 
-def range_of(schema: Schema) -> Range:
+def range_of(schema: Schema) -> NumberRange:
     """The numbers that the keywords of one schema leave. Draft 4's exclusive bounds are booleans."""
     found = {name: exactly(schema[name]) for name in _KEYS if is_number(schema.get(name))}
     low, high = found.get("minimum"), found.get("maximum")
@@ -78,10 +78,10 @@ def range_of(schema: Schema) -> Range:
         high, is_high_open = below, True
     step = schema.get("multipleOf")
     steps = (exactly(step),) if is_number(step) else ()
-    return Range(low, high, is_low_open and low is not None, is_high_open and high is not None, steps)
+    return NumberRange(low, high, is_low_open and low is not None, is_high_open and high is not None, steps)
 
 
-def both(one: Range, other: Range) -> Range:
+def intersection(one: NumberRange, other: NumberRange) -> NumberRange:
     """The numbers in two ranges."""
     low, is_low_open = max(
         ((each.low, each.is_low_open) for each in (one, other) if each.low is not None), default=(None, False)
@@ -89,10 +89,10 @@ def both(one: Range, other: Range) -> Range:
     high, is_open = min(
         ((each.high, not each.is_high_open) for each in (one, other) if each.high is not None), default=(None, True)
     )
-    return Range(low, high, is_low_open, not is_open, (*one.steps, *other.steps))
+    return NumberRange(low, high, is_low_open, not is_open, (*one.steps, *other.steps))
 
 
-def fitted(schema: Schema, *, is_integer: bool) -> dict[str, object]:
+def fitted_bounds(schema: Schema, *, is_integer: bool) -> dict[str, object]:
     """The bounds of a schema as llguidance takes them, never wider. Raises GrammarError if there are none of that kind.
 
     A bound that is further than it reaches, such as a 64-bit integer's, is moved in to where it does.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urldefrag, urljoin
 
 from llamafast.errors import GrammarError
+from llamafast.json_schema.subschemas import DEFINITIONS, locations, map_subschemas
 from llamafast.json_schema.types import Schema, as_schema
-from llamafast.json_schema.walk import DEFINITIONS, mapped, places
 
 # Notes for people, which only make a grammar's text longer; and names of the document, which stays behind.
 _NOTES = frozenset({"title", "description", "default", "examples", "$comment", "$id", "id", "$anchor", "deprecated"})
@@ -75,7 +75,7 @@ class Document:
                 return part
             kept = {key: value for key, value in part.items() if key not in _NOTES and key not in DEFINITIONS}
             reference = kept.get("$ref")
-            out = mapped(kept, moved)
+            out = map_subschemas(kept, moved)
             if isinstance(reference, str):
                 target = self.target(reference)
                 name = names.get(id(target)) if isinstance(target, Mapping) else None
@@ -107,7 +107,7 @@ def _anchors(root: object) -> list[tuple[str, object]]:
         if isinstance(schema, Mapping):
             anchor = schema.get("$anchor")
             found += [(anchor, schema)] if isinstance(anchor, str) else []
-            waiting += (container[key] for container, key in places(schema, definitions=True))
+            waiting += (container[key] for container, key in locations(schema, definitions=True))
     return found
 
 

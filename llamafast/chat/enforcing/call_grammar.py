@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, JsonArguments, Pattern, Piece, TaggedArguments
 from llamafast.chat.enforcing.literal_grammar import literal_arguments
-from llamafast.chat.enforcing.output_grammar import Answer, CallRules, EmbeddedSchema, FreeText, OutputGrammar
+from llamafast.chat.enforcing.output_grammar import (
+    CallPolicy,
+    ContentConstraint,
+    EmbeddedSchema,
+    FreeText,
+    OutputGrammar,
+)
 from llamafast.chat.enforcing.tagged_grammar import tagged_arguments
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -23,10 +29,10 @@ class PromptEnd:
     of content. may_reason: the model may open reasoning itself.
     """
 
-    is_open: bool
-    is_closed: bool
-    is_begun: bool
-    is_content: bool = False
+    is_reasoning_open: bool
+    is_reasoning_closed: bool
+    has_opening: bool
+    has_content_header: bool = False
     may_reason: bool = True
 
     @classmethod
@@ -35,12 +41,18 @@ class PromptEnd:
     ) -> PromptEnd:
         """Of a prompt's text; may_reason: the model is one that reasons."""
         text, opening = prompt.rstrip(), syntaxes[0].opening if syntaxes else ""
-        is_open = tags is not None and text.endswith(tags.open)
+        is_reasoning_open = tags is not None and text.endswith(tags.open)
         opens = tuple(text for syntax in syntaxes if syntax.content for text in syntax.content.opens)
-        is_content = text.endswith(opens) if opens else False
-        is_closed = tags is not None and text.endswith(tags.close)
-        is_begun = bool(opening) and prompt.endswith(opening)
-        return cls(is_open, is_closed, is_begun, is_content, may_reason and not is_begun and not is_content)
+        has_content_header = text.endswith(opens) if opens else False
+        is_reasoning_closed = tags is not None and text.endswith(tags.close)
+        has_opening = bool(opening) and prompt.endswith(opening)
+        return cls(
+            is_reasoning_open,
+            is_reasoning_closed,
+            has_opening,
+            has_content_header,
+            may_reason and not has_opening and not has_content_header,
+        )
 
 
 def call_grammar(
@@ -48,7 +60,7 @@ def call_grammar(
     reasoning: ReasoningTags | None,
     end: PromptEnd,
     tools: Sequence[Tool],
-    rules: CallRules,
+    policy: CallPolicy,
 ) -> OutputGrammar:
     """What may follow a prompt; of several syntaxes, which begin alike, the model takes one.
 
@@ -57,25 +69,29 @@ def call_grammar(
     whose parameters this format cannot enforce.
     """
     grammar, first = OutputGrammar(), syntaxes[0] if syntaxes else _NO_SYNTAX
-    opened, frame = first.opening if end.is_begun else "", first.content
-    opens = [] if frame is None or end.is_content else [grammar.text(text.removeprefix(opened)) for text in frame.opens]
-    before = grammar.text(frame.close) if frame is not None and end.is_content else ""
-    calls = [_Calls(grammar, syntax, tools, rules) for syntax in syntaxes if tools]
+    opened, frame = first.opening if end.has_opening else "", first.content
+    opens = (
+        []
+        if frame is None or end.has_content_header
+        else [grammar.text(text.removeprefix(opened)) for text in frame.opens]
+    )
+    before = grammar.text(frame.close) if frame is not None and end.has_content_header else ""
+    calls = [_Calls(grammar, syntax, tools, policy) for syntax in syntaxes if tools]
     grammar.rule("start", f"{_reasoning(grammar, reasoning, first.after_reasoning, end)} output".strip())
     any_calls = f"{before} ({' | '.join(each.rule(opened) for each in calls)})"
-    if rules.answer is not None:
-        answer = f"{''.join(opens[:1])} {_answer(grammar, rules.answer)}"
+    if policy.answer is not None:
+        answer = f"{''.join(opens[:1])} {_answer(grammar, policy.answer)}"
         grammar.rule("output", f"{any_calls} | {answer}" if calls else answer)
-    elif rules.is_required:
+    elif policy.is_required:
         grammar.rule("output", any_calls)
     elif frame is not None:
         header = f"({' | '.join(opens)})" if opens else ""
-        text, head = grammar.free(FreeText(frame.close or first.marker))
+        text, head = grammar.free_text(FreeText(frame.close or first.marker))
         behind = " | ".join(each.rule("" if frame.close else first.marker) for each in calls)
         grammar.rule("output", f"{any_calls} | {header} {text} | {header} {head} ({behind})")
     elif first.marker:
         free = FreeText(first.marker, "" if reasoning is None else reasoning.open)
-        text, head = grammar.free(free)
+        text, head = grammar.free_text(free)
         grammar.rule("output", f"{text} | {head} ({' | '.join(each.rule(first.marker) for each in calls)})")
     else:
         # Text that does not begin as a call does.
@@ -93,11 +109,11 @@ def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
 class _Calls:
     """The calls that one syntax makes."""
 
-    def __init__(self, grammar: OutputGrammar, syntax: CallSyntax, tools: Sequence[Tool], rules: CallRules) -> None:
+    def __init__(self, grammar: OutputGrammar, syntax: CallSyntax, tools: Sequence[Tool], policy: CallPolicy) -> None:
         self._grammar = grammar
         self._syntax = syntax
-        self._is_parallel = rules.is_parallel and syntax.has_many
-        self._tools = [(i, tool) for i, tool in enumerate(tools) if rules.names is None or tool.name in rules.names]
+        self._is_parallel = policy.is_parallel and syntax.has_many
+        self._tools = [(i, tool) for i, tool in enumerate(tools) if policy.names is None or tool.name in policy.names]
         if not self._tools:
             raise GrammarError("there is no tool that may be called", param="tool_choice")
         self._arguments = [self._arguments_of(i, tool) for i, tool in self._tools]
@@ -149,15 +165,15 @@ class _Calls:
 
 def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
     """The elements for what is left of the reasoning: all of it, its rest, or none."""
-    if end.is_closed:
+    if end.is_reasoning_closed:
         return grammar.text(behind)
-    if tags is None or not (end.is_open or end.may_reason):
+    if tags is None or not (end.is_reasoning_open or end.may_reason):
         return ""
-    rest = f"{grammar.until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
-    return rest if end.is_open else f"({grammar.text(tags.open)} {rest})?"
+    rest = f"{grammar.text_until(tags.close)} {grammar.terminal(_SPACE)} {grammar.text(behind)}"
+    return rest if end.is_reasoning_open else f"({grammar.text(tags.open)} {rest})?"
 
 
-def _answer(grammar: OutputGrammar, answer: Answer) -> str:
+def _answer(grammar: OutputGrammar, answer: ContentConstraint) -> str:
     """The elements for an answer without calls."""
     if answer.schema is not None:
         return grammar.json(EmbeddedSchema(answer.schema, answer.param, answer.strict))

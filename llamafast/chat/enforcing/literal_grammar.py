@@ -9,10 +9,17 @@ from dataclasses import replace
 
 from llamafast.chat.enforcing.call_syntax import LiteralArguments
 from llamafast.chat.enforcing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.chat.enforcing.value_forms import ArgumentForms, Terminal, ended, hold, string_terminal, written
+from llamafast.chat.enforcing.value_terminals import (
+    ArgumentsGrammar,
+    Terminal,
+    as_json,
+    delimited,
+    report_unenforced,
+    string_terminal,
+)
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
-from llamafast.json_schema.alternatives import Alternative, Strings
+from llamafast.json_schema.alternatives import Alternative, StringConstraints
 from llamafast.json_schema.lark_regex import escaped, slashed
 from llamafast.json_schema.types import as_schema
 
@@ -33,7 +40,7 @@ def literal_arguments(grammar: OutputGrammar, syntax: LiteralArguments, schema: 
     return _Literal(grammar, syntax, schema).arguments()
 
 
-class _Literal(ArgumentForms):
+class _Literal(ArgumentsGrammar):
     """The arguments of one tool."""
 
     def __init__(self, grammar: OutputGrammar, syntax: LiteralArguments, owner: EmbeddedSchema) -> None:
@@ -47,7 +54,7 @@ class _Literal(ArgumentForms):
     def _object(self, alternative: Alternative, depth: int) -> str:
         """A rule for what stands between an object's braces."""
         grammar, syntax = self._grammar, self._syntax
-        hold(grammar, self._owner, alternative.object_unheld)
+        report_unenforced(grammar, self._owner, alternative.unenforced_for_objects)
         between = grammar.text(syntax.between)
         if not alternative.properties:
             if alternative.others is False:
@@ -78,11 +85,11 @@ class _Literal(ArgumentForms):
             keys = [Terminal(body) for body in (_KEY, *([_QUOTED_KEY] if self._syntax.quote else []))]
         if not keys:
             raise GrammarError("no name satisfies 'propertyNames'")
-        return ended(self._grammar, self._owner, keys, self._syntax.after_key)
+        return delimited(self._grammar, self._owner, keys, self._syntax.after_key)
 
     def _value(self, schema: object, depth: int) -> str:
         key = (self._syntax, json.dumps(schema), self._owner.param, self._owner.strict, depth)
-        return self._grammar.once(key, lambda: self._new_value(schema, depth))
+        return self._grammar.memoized(key, lambda: self._new_value(schema, depth))
 
     def _new_value(self, schema: object, depth: int) -> str:
         """A rule for a value; "" where none satisfies the schema."""
@@ -99,7 +106,7 @@ class _Literal(ArgumentForms):
     def _forms(self, alternative: Alternative, depth: int) -> list[str]:
         """The ways to write the values of an alternative."""
         grammar = self._grammar
-        hold(grammar, self._owner, alternative.unheld)
+        report_unenforced(grammar, self._owner, alternative.unenforced)
         forms = []
         if "null" in alternative.types:
             forms.append(grammar.text(_NONE))
@@ -108,7 +115,7 @@ class _Literal(ArgumentForms):
         if alternative.values is not None:
             nested = [value for value in alternative.values if isinstance(value, list | dict)]
             texts = [text for value in nested if (text := self._literal(value))]
-            return [*forms, *(grammar.text("", text) for text in written(alternative.values)), *texts]
+            return [*forms, *(grammar.text("", text) for text in as_json(alternative.values)), *texts]
         scalars = alternative.types & types.SCALARS
         if scalars:
             forms.append(self._json({"allOf": [*alternative.parts, {"type": types.names(scalars)}]}))
@@ -122,12 +129,14 @@ class _Literal(ArgumentForms):
         """Strings in the format's quotes; what holds those, in JSON's."""
         grammar, quote, strings = self._grammar, self._syntax.quote, alternative.strings
         if strings.is_free:
-            return [f"{grammar.text(quote)} {grammar.until(quote)}"]
+            return [f"{grammar.text(quote)} {grammar.text_until(quote)}"]
         quoted = [value for value in strings.values or () if quote in value]
         if quoted:
             strings = replace(strings, values=tuple(value for value in strings.values or () if quote not in value))
         terminal = string_terminal(grammar, strings, self._owner, (quote,))
-        forms = [] if terminal is None else [f"{grammar.text(quote)} {ended(grammar, self._owner, [terminal], quote)}"]
+        forms = (
+            [] if terminal is None else [f"{grammar.text(quote)} {delimited(grammar, self._owner, [terminal], quote)}"]
+        )
         in_json = slashed("|".join(escaped(json.dumps(value, ensure_ascii=False)) for value in quoted))
         return [*forms, *([grammar.terminal(in_json)] if quoted else [])]
 
@@ -162,7 +171,7 @@ class _Literal(ArgumentForms):
         grammar = self._grammar
         opened, closed = grammar.text("{"), grammar.text("}")
         others = [part for part in alternative.parts if _NAMING & part.keys()]
-        if not alternative.object_unheld and not others:
+        if not alternative.unenforced_for_objects and not others:
             return [f"{opened} {self._object(alternative, depth)} {closed}"]
         in_json = self._json({"allOf": [*alternative.parts, {"type": "object"}]})
         entry = self._named(alternative, depth) if len(alternative.parts) == 1 else ""
@@ -173,11 +182,11 @@ class _Literal(ArgumentForms):
         """A rule for a member whose name is described, "" where there is more to say."""
         [part] = alternative.parts
         patterns = as_schema(part.get("patternProperties"))
-        unheld = [name for name in alternative.object_unheld if name != "patternProperties"]
-        if unheld or alternative.properties or len(patterns) > 1 or (patterns and "propertyNames" in part):
+        unenforced = [name for name in alternative.unenforced_for_objects if name != "patternProperties"]
+        if unenforced or alternative.properties or len(patterns) > 1 or (patterns and "propertyNames" in part):
             return ""
         for pattern in patterns:
-            names, values = [Strings(None, (pattern,), (), 0, None)], patterns[pattern]
+            names, values = [StringConstraints(None, (pattern,), (), 0, None)], patterns[pattern]
         if not patterns:
             names = [each.strings for each in self.alternatives(alternative.names) if "string" in each.types]
             values = alternative.others
@@ -185,9 +194,9 @@ class _Literal(ArgumentForms):
         value = self._value(values, depth)
         if not keys or not value:
             return ""
-        return self._grammar.new_rule(f"{ended(self._grammar, self._owner, keys, self._syntax.after_key)} {value}")
+        return self._grammar.new_rule(f"{delimited(self._grammar, self._owner, keys, self._syntax.after_key)} {value}")
 
-    def _keys_of(self, names: Strings) -> list[Terminal]:
+    def _keys_of(self, names: StringConstraints) -> list[Terminal]:
         """Terminals for these names, bare where they may be, and in JSON's quotes."""
         found = [string_terminal(self._grammar, each, self._owner, ()) for each in (_bare(names), names)]
         bare, quoted = (each and each.within(f"{body} & ", "") for each, body in zip(found, _KEYS, strict=True))
@@ -237,6 +246,6 @@ def _key_text(name: str) -> str:
     return name if _is_bare(name) else json.dumps(name, ensure_ascii=False)
 
 
-def _bare(names: Strings) -> Strings:
+def _bare(names: StringConstraints) -> StringConstraints:
     """Those of these names that need no quotes, where they are listed."""
     return names if names.values is None else replace(names, values=tuple(filter(_is_bare, names.values)))

@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ContentConstraint:
     """What an answer without a call is: JSON of a schema, or what a regex matches, or else one of some choices.
 
     param: the client's field. strict False: what cannot be enforced of the schema is dropped.
@@ -22,7 +22,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class CallRules:
+class CallPolicy:
     """What the calls of an answer must be.
 
     is_required: the answer is a call, nothing else (behind its reasoning). is_parallel: there may be several. names:
@@ -32,7 +32,7 @@ class CallRules:
     is_required: bool = False
     is_parallel: bool = True
     names: tuple[str, ...] | None = None
-    answer: Answer | None = None
+    answer: ContentConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class FreeText:
 
 
 @dataclass(frozen=True, slots=True)
-class EndedText:
+class DelimitedText:
     """What a terminal of this body matches, with the text `end` behind it, which stands nowhere in what it matches.
 
     doubt: the body without clients' patterns, if it may turn out to match nothing. param, strict: as in EmbeddedSchema.
     """
 
     body: str
-    doubt: str
+    fallback: str
     end: str
     param: str
     strict: bool
@@ -71,16 +71,16 @@ class OutputGrammar:
     """Rules under construction; the first one is `start`. Whoever compiles the text adds the rules of the tables.
 
     texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
-    frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. ends: rules for
-    texts of a terminal with their end. schemas: rules that are JSON of a schema. checked: schemas that only have to be
+    free_texts: of each free text there are two rules, NAME for one with its end, NAME_open for one without.
+    delimited_texts: rules for texts of a terminal with their end. schemas: rules that are JSON of a schema. checked: schemas that only have to be
     sound. regexes: rules that match a client's regular expression, and the field that it stands in. dropped: what of
     schemas that are not strict no rule holds. Rules are in llguidance's dialect of Lark.
     """
 
     lines: list[str] = field(default_factory=list)
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    frees: dict[str, FreeText] = field(default_factory=dict)
-    ends: dict[str, EndedText] = field(default_factory=dict)
+    free_texts: dict[str, FreeText] = field(default_factory=dict)
+    delimited_texts: dict[str, DelimitedText] = field(default_factory=dict)
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
     regexes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class OutputGrammar:
         """The name of a rule with this body, equal ones being one."""
         return self._interned("r", body, lambda name: self.rule(name, body))
 
-    def once(self, key: Hashable, make: Callable[[], str]) -> str:
+    def memoized(self, key: Hashable, make: Callable[[], str]) -> str:
         """The elements that `make` gives, made once for each key: parts of schemas stand in many places."""
         if key not in self._made:
             self._made[key] = make()
@@ -116,19 +116,19 @@ class OutputGrammar:
             return ""
         return self._interned("x", json.dumps(parts), lambda name: self.texts.setdefault(name, parts))
 
-    def until(self, end: str) -> str:
+    def text_until(self, end: str) -> str:
         """The name of a rule that is any text up to and with this one."""
-        return self.free(FreeText(end))[1]
+        return self.free_text(FreeText(end))[1]
 
-    def free(self, text: FreeText) -> tuple[str, str]:
+    def free_text(self, text: FreeText) -> tuple[str, str]:
         """The names of a rule for a free text without its end, and of one for a free text with it."""
         key = json.dumps([text.end, text.unless])
-        name = self._interned("f", key, lambda name: self.frees.setdefault(name, text))
+        name = self._interned("f", key, lambda name: self.free_texts.setdefault(name, text))
         return f"{name}_open", name
 
-    def ended(self, text: EndedText) -> str:
+    def delimited_text(self, text: DelimitedText) -> str:
         """The name of a rule for a text of a terminal, with its end."""
-        return self._interned("e", json.dumps(asdict(text)), lambda name: self.ends.setdefault(name, text))
+        return self._interned("e", json.dumps(asdict(text)), lambda name: self.delimited_texts.setdefault(name, text))
 
     def json(self, schema: EmbeddedSchema) -> str:
         """The name of a rule that is JSON of this schema."""
@@ -155,8 +155,8 @@ class OutputGrammar:
             {
                 "rules": "\n".join(self.lines),
                 "texts": self.texts,
-                "frees": {name: [free.end, free.unless] for name, free in self.frees.items()},
-                "ends": {name: list(astuple(text)) for name, text in self.ends.items()},
+                "free_texts": {name: [free.end, free.unless] for name, free in self.free_texts.items()},
+                "delimited_texts": {name: list(astuple(text)) for name, text in self.delimited_texts.items()},
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
                 "regexes": self.regexes,

@@ -8,23 +8,23 @@ from typing import NoReturn
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.enforcing.output_grammar import EmbeddedSchema, OutputGrammar, repeated
-from llamafast.chat.enforcing.value_forms import (
-    ArgumentForms,
+from llamafast.chat.enforcing.value_terminals import (
+    ArgumentsGrammar,
     Terminal,
-    ended,
-    hold,
+    delimited,
+    report_unenforced,
     scalar_terminals,
     string_terminal,
     union,
 )
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
-from llamafast.json_schema.alternatives import Alternative, Property, Strings
-from llamafast.json_schema.guard import guarded
+from llamafast.json_schema.alternatives import Alternative, Property, StringConstraints
+from llamafast.json_schema.forbidden_texts import without_forbidden_texts
 from llamafast.json_schema.lark_regex import escaped, not_beginning, slashed
 
 _KEY = Terminal("/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
-_ANY_STRING = Strings(None, (), (), 0, None)
+_ANY_STRING = StringConstraints(None, (), (), 0, None)
 _NO_BREAK = r" & /((?s:.*)[^\n])?/"
 _READABLE_KEY = r'[^<>"\n]{1,255}'  # what the parsers of such formats take for a name
 
@@ -37,20 +37,22 @@ def tagged_arguments(grammar: OutputGrammar, syntax: CallSyntax, tags: TaggedArg
     return _Tagged(grammar, tags, schema, _tags_of(syntax, tags)).arguments()
 
 
-class _Tagged(ArgumentForms):
+class _Tagged(ArgumentsGrammar):
     """The arguments of one tool."""
 
     def __init__(
-        self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema, never: tuple[str, ...]
+        self, grammar: OutputGrammar, tags: TaggedArguments, owner: EmbeddedSchema, forbidden: tuple[str, ...]
     ) -> None:
         """never: what no value holds."""
         super().__init__(grammar, owner)
         self._tags = tags
-        self._never = never
+        self._forbidden = forbidden
 
     def objects(self, found: list[Alternative]) -> list[str]:
         """The elements for the members of each object."""
-        hold(self._grammar, self._owner, [f"the alternatives of {name!r}" for name in self._ambiguous(found)])
+        report_unenforced(
+            self._grammar, self._owner, [f"the alternatives of {name!r}" for name in self._ambiguous(found)]
+        )
         return [self._object(each) for each in found]
 
     def _ambiguous(self, objects: list[Alternative]) -> list[str]:
@@ -69,7 +71,7 @@ class _Tagged(ArgumentForms):
 
     def _object(self, alternative: Alternative) -> str:
         grammar, tags = self._grammar, self._tags
-        hold(grammar, self._owner, alternative.object_unheld)
+        report_unenforced(grammar, self._owner, alternative.unenforced_for_objects)
         if not alternative.properties:
             if alternative.others is False:
                 return ""
@@ -78,7 +80,7 @@ class _Tagged(ArgumentForms):
         elements = []
         for each in alternative.properties:
             if not re.fullmatch(_READABLE_KEY, each.name):
-                hold(grammar, self._owner, [f"a property named {each.name!r}"])
+                report_unenforced(grammar, self._owner, [f"a property named {each.name!r}"])
                 continue
             body = self._value((tags.before_key, each.name), each.schema)
             if body or each.is_required:
@@ -90,11 +92,11 @@ class _Tagged(ArgumentForms):
         names = [each.strings for each in self.alternatives(alternative.names) if "string" in each.types]
         keys = [_KEY] if any(each.is_free for each in names) else self._keys(names)
         if self._tags.after_other_key is None:
-            key = ended(self._grammar, self._owner, keys, self._tags.after_key)
+            key = delimited(self._grammar, self._owner, keys, self._tags.after_key)
             return f"{key} {self._value(None, alternative.others)}"
         return f"{self._grammar.terminal(union(keys).body)} {self._value((), alternative.others)}"
 
-    def _keys(self, names: list[Strings]) -> list[Terminal]:
+    def _keys(self, names: list[StringConstraints]) -> list[Terminal]:
         found = [string_terminal(self._grammar, each, self._owner, ()) for each in names]
         keys = [each.within(f"/{_READABLE_KEY}/ & ", "") for each in found if each is not None]
         if not keys:
@@ -132,17 +134,17 @@ class _Tagged(ArgumentForms):
         nested = [each for each in found if each.types & types.NESTED and each.values is None]
         is_apart = tags.after_other_key is not None
         is_bound = any(each.is_constrained(each.types & types.NESTED) for each in nested)
-        is_free = any(each.strings.is_free for each in texts) and not any(each.unheld for each in texts)
+        is_free = any(each.strings.is_free for each in texts) and not any(each.unenforced for each in texts)
         is_enough = is_free and not is_bound  # text may be all that is allowed
         if is_free and tags.quotes is None and (is_apart or is_enough):
             return self._free(), self._others(schema, found) if is_apart else []
         if not texts and any(each.values is None for each in found):
             return [], self._others(schema, found)
         for each in found:
-            hold(grammar, owner, each.unheld)
+            report_unenforced(grammar, owner, each.unenforced)
         is_nested = is_apart or is_enough or not nested
         bodies = [body for each in texts for body in self._bodies(each.strings, is_nested=is_nested)]
-        scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, self._never)]
+        scalars = [each for one in found for each in scalar_terminals(grammar, one, owner, self._forbidden)]
         if is_apart:
             return (
                 self._ended(bodies),
@@ -152,21 +154,23 @@ class _Tagged(ArgumentForms):
 
     def _free(self) -> list[str]:
         """The forms of any string."""
-        body = string_terminal(self._grammar, _ANY_STRING, self._owner, self._never)
-        return [ended(self._grammar, self._owner, [body], end) for end in self._tags.ends] if body else []
+        body = string_terminal(self._grammar, _ANY_STRING, self._owner, self._forbidden)
+        return [delimited(self._grammar, self._owner, [body], end) for end in self._tags.ends] if body else []
 
     def _ended(self, bodies: list[Terminal]) -> list[str]:
         """The forms of what one of these terminals matches. A line break before the closing tag is the tag's."""
         if not bodies:
             return []
         body = union(bodies)
-        shorts = [ended(self._grammar, self._owner, [body.within("", _NO_BREAK)], end) for end in self._tags.ends[1:]]
-        return [ended(self._grammar, self._owner, [body], self._tags.after_value), *shorts]
+        shorts = [
+            delimited(self._grammar, self._owner, [body.within("", _NO_BREAK)], end) for end in self._tags.ends[1:]
+        ]
+        return [delimited(self._grammar, self._owner, [body], self._tags.after_value), *shorts]
 
-    def _bodies(self, strings: Strings, *, is_nested: bool) -> list[Terminal]:
+    def _bodies(self, strings: StringConstraints, *, is_nested: bool) -> list[Terminal]:
         """Terminals for strings, in the format's quotes too where it has some."""
         grammar, owner, tags = self._grammar, self._owner, self._tags
-        plain = string_terminal(grammar, strings, owner, self._never, is_nested=is_nested, close=tags.close)
+        plain = string_terminal(grammar, strings, owner, self._forbidden, is_nested=is_nested, close=tags.close)
         if tags.quotes is None or plain is None:
             return [] if plain is None else [plain]
         opening, closing = tags.quotes
@@ -181,8 +185,10 @@ class _Tagged(ArgumentForms):
 
     def _json_of(self, schema: object, kinds: frozenset[str]) -> list[str]:
         """JSON of the schema, of values of these types."""
-        part = guarded(
-            self._document.standalone(schema), self._never, lambda name: hold(self._grammar, self._owner, [name])
+        part = without_forbidden_texts(
+            self._document.standalone(schema),
+            self._forbidden,
+            lambda name: report_unenforced(self._grammar, self._owner, [name]),
         )
         definitions = part.pop("$defs")
         whole = {"allOf": [part, {"type": types.names(kinds)}], "$defs": definitions}

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -44,7 +44,7 @@ class Apertus(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     tags = (ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),)
     starts = Markers("<|tools_prefix|>")
     closers = ("}", "<|tools_suffix|>")
@@ -63,11 +63,11 @@ class _Parser(JsonMachine):
             self.start_call(name)
             if (yield from self.lacks_arguments()):
                 yield from self.accept("}")
-                yield from self.no_more('":{', "}")
+                yield from self.skip_stray_brackets('":{', "}")
             else:
                 yield from self.json_object()
                 yield from self._end_object(self.scanner.is_clear)
-            self.end_call(self.is_whole)
+            self.end_call(self.has_all_arguments)
             if not (yield from self.accept_end(",")):
                 break
         yield from self.accept_end("]")
@@ -77,16 +77,16 @@ class _Parser(JsonMachine):
         """The brace around a call. is_clear: it is that one which is missing if none stands here."""
         yield from self.space()
         if (yield from self.accept("}")):
-            yield from self.no_more('":', "}")
+            yield from self.skip_stray_brackets('":', "}")
             return
-        self.is_whole = False
-        if not is_clear or not (yield from self.standing((",", "]", *self.closers))):
+        self.has_all_arguments = False
+        if not is_clear or not (yield from self.peek_any((",", "]", *self.closers))):
             raise MalformedError
-        self.settle()
+        self.commit()
         try:
             if (yield from self.accept(",")):
                 yield from self.space()
                 yield from self.expect("{")
         finally:
-            self.go_back()
-        self.is_whole = True
+            self.roll_back()
+        self.has_all_arguments = True

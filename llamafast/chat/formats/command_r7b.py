@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -49,7 +49,7 @@ class CommandR7b(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     tags = (ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),)
     closers = ("<|END_ACTION|>",)
     name_keys = ("tool_name", "name")
@@ -62,7 +62,7 @@ class _Parser(JsonMachine):
         starts = (_ACTION,) if self.tools is not None else ()
         ends = Markers("<|START_RESPONSE|>", "<|END_RESPONSE|>", *starts)
         while True:
-            yield from self.between()
+            yield from self.skip_between_parts()
             marker = yield from self.copy(ends, self.add_content)
             if marker == _ACTION:
                 yield from self._try_call(marker)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 from llamafast.chat.tools import Tool
 
 _attribute = re.compile(r'[^"<>\n]*')
@@ -54,7 +54,7 @@ class DeepseekDsml(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(TaggedMachine):
+class _Parser(TaggedCallParser):
     starts = Markers("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>")
     ends = ValueEnds(
         "</｜DSML｜parameter>",
@@ -62,7 +62,7 @@ class _Parser(TaggedMachine):
         ("</｜DSML｜invoke>",),
         call_open='<｜DSML｜invoke name="',
     )
-    behind_call = ('<｜DSML｜invoke name="', *starts.texts, "</｜DSML｜function_calls>", "</｜DSML｜tool_calls>")
+    after_call = ('<｜DSML｜invoke name="', *starts.texts, "</｜DSML｜function_calls>", "</｜DSML｜tool_calls>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section."""

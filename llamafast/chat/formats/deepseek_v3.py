@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -56,7 +56,7 @@ class DeepseekV3(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     starts = Markers("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
     closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```<｜tool▁call▁end｜>")
 
@@ -77,7 +77,7 @@ class _Parser(Machine):
         yield from self.expect("<｜tool▁sep｜>")
         yield from self.space()
         # A type stands where the name is otherwise.
-        has_type = (yield from self.peek()) != "{" and not (yield from self.standing(self.closers))
+        has_type = (yield from self.peek()) != "{" and not (yield from self.peek_any(self.closers))
         if has_type:
             name = yield from self.word(_name)
             yield from self.space()

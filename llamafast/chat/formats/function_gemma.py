@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.formats.gemma4 import GemmaMachine
+from llamafast.chat.formats.gemma4 import GemmaCallParser
 from llamafast.chat.reading.literals import Notation
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import THINK
@@ -44,7 +44,7 @@ class FunctionGemma(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(GemmaMachine):
+class _Parser(GemmaCallParser):
     tags = (THINK,)
     starts = Markers("<start_function_call>")
     closers = ("<end_function_call>",)

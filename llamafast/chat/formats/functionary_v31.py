@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -40,7 +40,7 @@ class FunctionaryV31(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     starts = Markers("<function=")
     closers = ("</function>",)
 

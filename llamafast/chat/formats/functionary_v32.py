@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -41,7 +41,7 @@ class FunctionaryV32(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     closers = (">>>",)
 
     def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
@@ -55,7 +55,7 @@ class _Parser(Machine):
         elif self._opened is not None:
             yield from self.reasoning(self._opened.close)
         else:
-            yield from self.between()
+            yield from self.skip_between_parts()
         while True:
             marker = yield from self.copy(_PARTS, self.add_content)
             yield from self._part(marker)

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.literals import GEMMA, LiteralReader, Notation
-from llamafast.chat.reading.machine import Machine, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -47,7 +47,7 @@ class Gemma4(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class GemmaMachine(Machine):
+class GemmaCallParser(AnswerParser):
     """Reads calls in a notation like call:NAME{key:value}, up to the first of the closers."""
 
     notation: Notation
@@ -59,12 +59,12 @@ class GemmaMachine(Machine):
         self.start_call(name)
         if not (yield from self.lacks_arguments()):
             yield from self.literal(LiteralReader(self.notation))
-            yield from self.no_more(has_words=True)
-        self.end_call(self.is_whole)
+            yield from self.skip_stray_brackets(has_words=True)
+        self.end_call(self.has_all_arguments)
         yield from self.accept_end(self.closers[0])
 
 
-class _Parser(GemmaMachine):
+class _Parser(GemmaCallParser):
     tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
     starts = Markers("<|tool_call>")
     closers = ("<tool_call|>",)

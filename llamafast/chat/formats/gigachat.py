@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -49,7 +49,7 @@ class GigaChat31(GigaChat):
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("<|function_call|>"),)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("function call<|role_sep|>", "<|function_call|>")
     wrappers = ("<|message_sep|>",)
 

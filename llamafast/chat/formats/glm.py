@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[-\w.:/]*")
@@ -54,17 +54,17 @@ class Glm(ChatFormat):
 
 def value_ends(suffix: str = "") -> ValueEnds:
     """What ends a value. suffix: what the tags end in."""
-    never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
+    forbidden = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
     opener, close = f"<arg_key{suffix}>", f"</arg_value{suffix}>"
-    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), never=never, call_open=f"<tool_call{suffix}>")
+    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), forbidden=forbidden, call_open=f"<tool_call{suffix}>")
 
 
-class GlmMachine(TaggedMachine):
+class GlmCallParser(TaggedCallParser):
     """Reads calls out of keys and values. suffix: what the tags end in."""
 
     suffix = ""
     ends = value_ends()
-    behind_call: tuple[str, ...] = ("<tool_call>",)
+    after_call: tuple[str, ...] = ("<tool_call>",)
 
     def keyed_call(self) -> Wait[None]:
         """The rest of a call, behind its opening tag."""
@@ -72,7 +72,7 @@ class GlmMachine(TaggedMachine):
         name = yield from self.word(_name)
         yield from self.accept(f"<tool_sep{self.suffix}>")
         yield from self.space()
-        if not (yield from self.standing((self.ends.opener, *self.ends.call_closes))):
+        if not (yield from self.peek_any((self.ends.opener, *self.ends.call_closes))):
             raise MalformedError
         self.start_call(name)
         yield from self.tagged_arguments(name)
@@ -88,7 +88,7 @@ class GlmMachine(TaggedMachine):
         return key, None
 
 
-class _Parser(GlmMachine):
+class _Parser(GlmCallParser):
     starts = Markers("<tool_call>")
 
     def call(self, marker: str) -> Wait[None]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -71,15 +71,15 @@ class Harmony(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     closers = _BODY_ENDS.texts
 
     def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
         # The last header of the prompt is begun, or whole: then its message is begun.
-        head, is_whole, body = prompt[max(prompt.rfind("<|start|>"), 0) :].partition("<|message|>")
+        head, has_all_arguments, body = prompt[max(prompt.rfind("<|start|>"), 0) :].partition("<|message|>")
         is_over = any(end in body for end in ("<|end|>", "<|return|>", "<|call|>"))
         self._begun = "" if is_over or _parsed(head) is None else head
-        self._is_in_body = bool(self._begun and is_whole)
+        self._is_in_body = bool(self._begun and has_all_arguments)
         self._is_damaged = False  # what stands here is a header, but none that can be read
         self._was_analysis = False  # it names that channel
         super().__init__(prompt, tools, ())
@@ -99,17 +99,17 @@ class _Parser(Machine):
     def _header(self, begun: str) -> Wait[_Head | None]:
         """A message's header, its marker too; None if what stands here is none."""
         pieces = [begun]
-        self.settle()
+        self.commit()
         head, self._is_damaged = None, False
         try:
             yield from self._read_header(pieces)
         except MalformedError:
-            self.go_back()
+            self.roll_back()
             self._skip_marks()
         except TextEnd:
             # What breaks off within a header says nothing.
             if len(pieces) == 1 or _parsed("".join(pieces)) is None:
-                self.go_back()
+                self.roll_back()
                 self._skip_marks()
                 self.at = _end_of_signs(self.text, self.at)
             raise
@@ -117,7 +117,7 @@ class _Parser(Machine):
             # Of a header that says two things nothing is known but that it ends here.
             head = _parsed("".join(pieces)) or _Head()
             if self.tools is None and head.recipient:  # nobody asked for calls: then they are text
-                self.go_back()
+                self.roll_back()
                 head = None
         self._kept = None
         return head
@@ -141,15 +141,15 @@ class _Parser(Machine):
     def _skip_word(self) -> Wait[None]:
         """Take a role or a channel without its token behind a message, where another token or nothing follows it."""
         word = ""
-        self.settle()
+        self.commit()
         try:
-            word = yield from self.standing(_WORDS)
+            word = yield from self.peek_any(_WORDS)
             self.at += len(word)
-            if word and not (yield from self.standing(("<|",))):
-                self.go_back()
+            if word and not (yield from self.peek_any(("<|",))):
+                self.roll_back()
         except TextEnd:
             if not word or self.at < len(self.text):
-                self.go_back()
+                self.roll_back()
             raise
         self._kept = None
 
@@ -168,7 +168,7 @@ class _Parser(Machine):
         if head.recipient:
             yield from self._call(head.recipient)
         if head.channel == "analysis" and not head.recipient:
-            self._end((yield from self.thoughts(_BODY_ENDS)))
+            self._end((yield from self.reasoning_text(_BODY_ENDS)))
         else:
             self._end((yield from self.copy(_BODY_ENDS, self.add_content)))
 
@@ -179,7 +179,7 @@ class _Parser(Machine):
         except MalformedError:
             self.end_call(is_complete=False)
         except TextEnd:
-            self.end_call(self.is_whole)
+            self.end_call(self.has_all_arguments)
             self.at = len(self.text)
             raise
         self._kept = None
@@ -198,7 +198,7 @@ class _Parser(Machine):
                 self.at += len(first)
                 break
         if self._is_damaged and self._was_analysis:
-            self._end((yield from self.thoughts(_BODY_ENDS)))
+            self._end((yield from self.reasoning_text(_BODY_ENDS)))
         else:
             self._end((yield from self.copy(_BODY_ENDS, self.add_content)))
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.formats.glm import GlmMachine, value_ends
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.formats.glm import GlmCallParser, value_ends
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -51,12 +51,12 @@ class Hunyuan3(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(GlmMachine):
+class _Parser(GlmCallParser):
     tags = (ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>"),)
     starts = Markers(f"<tool_calls{_SUFFIX}>")
     suffix = _SUFFIX
     ends = value_ends(_SUFFIX)
-    behind_call = (f"<tool_call{_SUFFIX}>", f"</tool_calls{_SUFFIX}>")
+    after_call = (f"<tool_call{_SUFFIX}>", f"</tool_calls{_SUFFIX}>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of an answer."""

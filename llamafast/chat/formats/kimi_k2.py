@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, MalformedError, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -49,7 +49,7 @@ class KimiK2(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     starts = Markers("<|tool_calls_section_begin|>", "<|tool_call_begin|>")
     closers = ("<|tool_call_end|>", "<|tool_calls_section_end|>")
 

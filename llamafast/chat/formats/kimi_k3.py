@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
@@ -47,12 +47,12 @@ class KimiK3(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(TaggedMachine):
+class _Parser(TaggedCallParser):
     tags = (ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),)
     starts = Markers("<|open|>call ")
     closers = ("<|close|>",)
     ends = ValueEnds("<|close|>argument<|sep|>", "<|open|>argument ", ("<|close|>call<|sep|>",))
-    behind_call = ("<|open|>call ", "<|close|>tools<|sep|>")
+    after_call = ("<|open|>call ", "<|close|>tools<|sep|>")
     wrappers = (
         "<|open|>response<|sep|>",
         "<|close|>response<|sep|>",
@@ -93,7 +93,7 @@ class _Parser(TaggedMachine):
         self.at -= len(token)
         if (yield from self.accept(self.ends.close)):
             return
-        tag = yield from self.standing((self.ends.opener, *self.ends.call_closes))
+        tag = yield from self.peek_any((self.ends.opener, *self.ends.call_closes))
         self.at += len(tag)
         if not tag or not (yield from self.ends_before(tag, writer)):
             raise MalformedError

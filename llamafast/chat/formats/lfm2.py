@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.python_calls import PythonMachine
+from llamafast.chat.reading.python_calls import PythonCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -47,7 +47,7 @@ class Lfm2(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(PythonMachine):
+class _Parser(PythonCallParser):
     starts = Markers("<|tool_call_start|>")
     closers = ("<|tool_call_end|>",)
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.bare_calls import BareMachine
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.bare_calls import BareCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -34,15 +34,15 @@ class Llama3Json(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(BareMachine):
-    firsts = ("{",)
+class _Parser(BareCallParser):
+    beginnings = ("{",)
     keys = ("type", "function", "name", "parameters", "arguments", "id")
     _is_python = False
     starts = Markers("<|python_tag|>", "<|python_start|>")
 
     def call(self, marker: str) -> Wait[None]:
         """One call; behind the marker also NAME.call(key="text")."""
-        self.is_bare = marker in self.firsts
+        self.is_bare = marker in self.beginnings
         self._is_python = False
         if self.is_bare:
             self.at -= 1

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.bare_calls import BareMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.bare_calls import BareCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -62,14 +62,14 @@ def _shows_python(template: str) -> bool:
     return re.search(r"\[func_name1\(\w+1=", template) is not None
 
 
-class _Parser(BareMachine):
-    firsts = ("[",)
+class _Parser(BareCallParser):
+    beginnings = ("[",)
     starts = Markers("<|python_start|>")
     closers = ("<|python_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""
-        self.is_bare = marker in self.firsts
+        self.is_bare = marker in self.beginnings
         if self.is_bare:
             self.at -= 1
         yield from self.python_calls()

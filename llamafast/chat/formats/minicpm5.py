@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -35,7 +35,7 @@ class MiniCpm5(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     starts = Markers('<function name="')
     elements = Elements('<function name="', "</function>", '<param name="', "</param>", '">', has_cdata=True)
 

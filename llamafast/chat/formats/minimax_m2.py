@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -37,7 +37,7 @@ class MiniMaxM2(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     starts = Markers("<minimax:tool_call>")
     elements = Elements(
         '<invoke name="', "</invoke>", '<parameter name="', "</parameter>", '">', outer_close="</minimax:tool_call>"

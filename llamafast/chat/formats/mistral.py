@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern, json_list
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
@@ -49,7 +49,7 @@ class Mistral(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     tags = (ReasoningTags("[THINK]", "[/THINK]"), THINK)
     starts = Markers("[TOOL_CALLS]")
     closers = ("[TOOL_CALLS]",)

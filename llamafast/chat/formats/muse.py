@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
@@ -44,7 +44,7 @@ class Muse(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     tags = (ReasoningTags("to=self<|message|>", "<|eom|>"),)
     starts = Markers("<atem:function_calls>")
     wrappers = ("<|start|>assistant", "<|eom|>", "<|eot|>")
@@ -61,23 +61,23 @@ class _Parser(XmlMachine):
         """One call, as a rule."""
         yield from self.xml_calls()
 
-    def between(self) -> Wait[None]:
+    def skip_between_parts(self) -> Wait[None]:
         """Takes the recipients of messages too."""
-        yield from super().between()
+        yield from super().skip_between_parts()
         while (yield from self._header()):
             self.begin_part()
-            yield from super().between()
+            yield from super().skip_between_parts()
 
     def _header(self) -> Wait[bool]:
-        self.settle()
+        self.commit()
         try:
             yield from self.expect("to=")
             yield from self.word(_recipient)
             yield from self.expect("<|message|>")
             return True
         except MalformedError:
-            self.go_back()
+            self.roll_back()
             return False
         except TextEnd:
-            self.go_back()
+            self.roll_back()
             raise

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine
+from llamafast.chat.reading.answer_parser import AnswerParser
 from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
@@ -45,4 +45,4 @@ class Plain(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return Machine(prompt, None, self._tags)
+        return AnswerParser(prompt, None, self._tags)

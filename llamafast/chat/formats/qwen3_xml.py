@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -35,7 +35,7 @@ class Qwen3Xml(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     starts = Markers("<tool_call>", "<function=")
     elements = Elements(
         "<function=", "</function>", "<parameter=", "</parameter>", outer_close="</tool_call>", has_lines=True

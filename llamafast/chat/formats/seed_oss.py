@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
@@ -38,7 +38,7 @@ class SeedOss(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     tags = (ReasoningTags("<seed:think>", "</seed:think>"), THINK)
     starts = Markers("<seed:tool_call>")
     elements = Elements("<function=", "</function>", "<parameter=", "</parameter>", outer_close="</seed:tool_call>")

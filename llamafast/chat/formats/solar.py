@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
@@ -53,7 +53,7 @@ class Solar(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     tags = (ReasoningTags("<|think|>", "<|end|>"),)
     starts = Markers("<|tool_call:begin|>")
     closers = ("<|tool_call:end|>",)

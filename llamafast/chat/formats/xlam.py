@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.bare_calls import BareMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.bare_calls import BareCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -43,15 +43,15 @@ class Xlam(ChatFormat):
         return _Parser(prompt, tools)
 
 
-class _Parser(BareMachine):
-    firsts = ("[", "{", _FENCE)
+class _Parser(BareCallParser):
+    beginnings = ("[", "{", _FENCE)
     keys = ("type", "function", "name", "arguments", "parameters", "id")
     starts = Markers("[TOOL_CALLS]", "<tool_call>")
     closers = ("```", "</tool_call>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list; a fence is part of other answers too."""
-        self.is_bare = marker in self.firsts
+        self.is_bare = marker in self.beginnings
         if marker in ("[", "{"):
             self.at -= 1
         yield from self.json_calls()

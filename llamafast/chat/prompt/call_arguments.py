@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from llamafast.chat.reading.value_types import loads
+from llamafast.chat.strict_json import loads
 from llamafast.errors import InvalidRequestError
 
 # The name under which a template that needs an object shows a text that is none.

@@ -7,14 +7,14 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, pairwise
 
-from llamafast.chat.prompt.turns import OwnText
+from llamafast.chat.prompt.turns import TrustedText
 
 Range = tuple[int, int]
 
 _PIECE_CHARS = 2**18
 
 
-def control_like(texts: Iterable[str], known: Iterable[str]) -> frozenset[str]:
+def likely_control_texts(texts: Iterable[str], known: Iterable[str]) -> frozenset[str]:
     """Of texts that are tokens those that steer a model: "<|", "|>", or a tag that stands in a known text.
 
     known: the literals of a template and the markers of its format. Blanks, words and tags of HTML are only text.
@@ -73,7 +73,7 @@ class ControlTexts:
         become one are marked, for templates look into answers; and the tags of reasoning are not.
         Raises RecursionError for a value nested too deeply.
         """
-        if isinstance(value, OwnText):
+        if isinstance(value, TrustedText):
             return value
         if isinstance(value, str):
             starts = list(self._begun(value))
@@ -163,7 +163,7 @@ def strings_in(*values: object) -> Iterator[str]:
     left = list(values)
     while left:
         value = left.pop()
-        if isinstance(value, str) and not isinstance(value, OwnText):
+        if isinstance(value, str) and not isinstance(value, TrustedText):
             yield value
         elif isinstance(value, Mapping):
             left += value

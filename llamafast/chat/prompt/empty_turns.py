@@ -9,7 +9,7 @@ from llamafast.chat.prompt.template_traits import TemplateTraits
 from llamafast.chat.prompt.turns import Turn, text_of
 
 
-def with_silences(turns: Sequence[Turn], traits: TemplateTraits) -> list[Turn]:
+def with_empty_turns(turns: Sequence[Turn], traits: TemplateTraits) -> list[Turn]:
     """The turns, with those that the template insists on.
 
     A silent user comes before an answer that may not be the first message, or into a conversation that has no user.
@@ -34,7 +34,7 @@ def _wants_user(turns: Sequence[Turn], traits: TemplateTraits) -> bool:
 
 def _counts(turn: Turn, traits: TemplateTraits) -> bool:
     """Whether it is somebody's turn for a template in which turns alternate."""
-    return traits.user_behind_result or turn.role == "user" or (turn.role == "assistant" and not turn.calls)
+    return traits.user_after_result or turn.role == "user" or (turn.role == "assistant" and not turn.calls)
 
 
 def _alternating(turns: Sequence[Turn], traits: TemplateTraits) -> Iterator[Turn]:

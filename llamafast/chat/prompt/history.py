@@ -8,11 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from llamafast.chat.prompt.call_arguments import RAW_NAME, read_arguments
-from llamafast.chat.prompt.empty_turns import with_silences
-from llamafast.chat.prompt.system_messages import alternating, with_systems_placed
+from llamafast.chat.prompt.empty_turns import with_empty_turns
+from llamafast.chat.prompt.system_messages import with_joined_turns, with_placed_system_messages
 from llamafast.chat.prompt.template_traits import REASONING_FIELDS, TemplateTraits
 from llamafast.chat.prompt.tool_documents import filled_tools
-from llamafast.chat.prompt.turns import Call, Content, OwnText, Turn, joined, text_of, text_part, with_own_names
+from llamafast.chat.prompt.turns import (
+    Call,
+    MessageContent,
+    TrustedText,
+    Turn,
+    joined,
+    text_of,
+    text_part,
+    with_trusted_names,
+)
 from llamafast.errors import InvalidRequestError
 
 Message = Mapping[str, object]
@@ -34,8 +43,8 @@ def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> li
             turns[-1] = _joined(turns[-1], turn)
         else:
             turns.append(turn)
-    ordered = list(_with_results_in_order(with_systems_placed(turns, traits), traits))
-    shown = with_silences(list(alternating(_shown_apart(ordered, traits), traits)), traits)
+    ordered = list(_with_results_in_order(with_placed_system_messages(turns, traits), traits))
+    shown = with_empty_turns(list(with_joined_turns(_shown_apart(ordered, traits), traits)), traits)
     return [_written(turn, traits) for turn in shown]
 
 
@@ -212,7 +221,7 @@ def _written(turn: Turn, traits: TemplateTraits) -> dict[str, object]:
     if turn.calls and content and traits.joins_reasoning:
         content, reasoning = "", "\n\n".join(filter(None, (reasoning, text_of(content))))
     shaped = _shaped(content, turn.role, traits)
-    message: dict[str, object] = {"role": OwnText(turn.role), "content": shaped, **turn.extra}
+    message: dict[str, object] = {"role": TrustedText(turn.role), "content": shaped, **turn.extra}
     if reasoning and traits.reasoning_field is not None:
         message[traits.reasoning_field] = reasoning
     elif reasoning and traits.reasoning_parts:
@@ -223,10 +232,10 @@ def _written(turn: Turn, traits: TemplateTraits) -> dict[str, object]:
             message["content"] = None
         message["tool_calls"] = [_written_call(call, traits) for call in turn.calls]
     if isinstance(message["content"], list):
-        message["content"] = [with_own_names(part) for part in message["content"] if isinstance(part, Mapping)]
+        message["content"] = [with_trusted_names(part) for part in message["content"] if isinstance(part, Mapping)]
     if traits.short_ids and isinstance(message.get("tool_call_id"), str):
         message["tool_call_id"] = _short(str(message["tool_call_id"]))
-    return with_own_names(message)
+    return with_trusted_names(message)
 
 
 def _written_call(call: Call, traits: TemplateTraits) -> dict[str, object]:
@@ -236,11 +245,11 @@ def _written_call(call: Call, traits: TemplateTraits) -> dict[str, object]:
     elif isinstance(arguments, str) and not traits.raw_arguments:
         arguments = {RAW_NAME: arguments}
     call_id = _short(call.call_id) if traits.short_ids else call.call_id
-    function = with_own_names({"name": call.name, "arguments": arguments})
-    return with_own_names({"id": call_id, "type": "function", "function": function, **call.extra})
+    function = with_trusted_names({"name": call.name, "arguments": arguments})
+    return with_trusted_names({"id": call_id, "type": "function", "function": function, **call.extra})
 
 
-def _shaped(content: Content, role: str, traits: TemplateTraits) -> Content:
+def _shaped(content: MessageContent, role: str, traits: TemplateTraits) -> MessageContent:
     """A content that came as parts stays so where the template reads parts; else its text, in lines."""
     if isinstance(content, str):
         only_parts = content and role in traits.part_roles and role not in traits.text_roles

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import groupby
 
 from llamafast.chat.prompt.template_traits import TemplateTraits
-from llamafast.chat.prompt.turns import Content, Turn, joined
+from llamafast.chat.prompt.turns import MessageContent, Turn, joined
 
 
-def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[Turn]:
+def with_placed_system_messages(turns: Iterable[Turn], traits: TemplateTraits) -> list[Turn]:
     """The turns without system messages that the template would refuse or drop; their texts stand in others.
 
     Those at the head are joined. A later one goes into the user's message behind it, else into the one before it, so
@@ -18,7 +18,7 @@ def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[T
     a call or its results, where a template takes no user, it goes into the first message. In no template does one stand
     between a call and its results.
     """
-    turns = list(_behind_results(turns))
+    turns = list(_after_results(turns))
     num_heads = next((i for i, turn in enumerate(turns) if not turn.is_system), len(turns))
     if num_heads > 1 and not traits.several_systems:
         turns[:num_heads] = [_as_one(turns[:num_heads])]
@@ -28,7 +28,7 @@ def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[T
     elif traits.late_systems:
         return turns
     placed = turns[:num_heads]
-    for_first: list[Content] = []
+    for_first: list[MessageContent] = []
     late: Turn | None = None
     for is_system, group in groupby(turns[num_heads:], lambda turn: turn.is_system):
         if is_system:
@@ -49,7 +49,7 @@ def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[T
     return placed
 
 
-def alternating(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]:
+def with_joined_turns(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]:
     """The turns, those of one speaker in a row joined where the template refuses or drops one of them."""
     row: list[Turn] = []
     for turn in turns:
@@ -62,7 +62,7 @@ def alternating(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]
         yield _as_one(row)
 
 
-def _behind_results(turns: Iterable[Turn]) -> Iterator[Turn]:
+def _after_results(turns: Iterable[Turn]) -> Iterator[Turn]:
     """The turns, system messages between a call and its results moved behind those."""
     held: list[Turn] = []
     has_calls = False
@@ -78,12 +78,12 @@ def _behind_results(turns: Iterable[Turn]) -> Iterator[Turn]:
     yield from held
 
 
-def _place(late: Turn, placed: list[Turn], for_first: list[Content], traits: TemplateTraits) -> None:
+def _place(late: Turn, placed: list[Turn], for_first: list[MessageContent], traits: TemplateTraits) -> None:
     """Put the text of a later system message before the end of `placed`, or leave it in for_first; both IN/OUT."""
     last = placed[-1] if placed else None
     if last is not None and last.role == "user":
         placed[-1] = replace(last, content=joined([last.content, late.content]))
-    elif last is not None and (last.role == "tool" or last.calls) and not traits.user_behind_result:
+    elif last is not None and (last.role == "tool" or last.calls) and not traits.user_after_result:
         for_first.append(late.content)
     else:
         placed.append(Turn("user", late.content))

@@ -14,7 +14,7 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-from llamafast.chat.prompt.template_limits import BoundedEnvironment, TemplateLimitError, start
+from llamafast.chat.prompt.template_limits import BoundedEnvironment, TemplateLimitError, start_budget
 from llamafast.chat.prompt.template_traits import TemplateTraits, find_traits
 from llamafast.chat.prompt.turns import SYSTEM_ROLES
 
@@ -54,7 +54,7 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
         self.source = source
         self._special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        start()  # constant expressions are computed here
+        start_budget()  # constant expressions are computed here
         try:
             self._template = _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -141,7 +141,7 @@ class ChatTemplate:
             return ""
 
     def _render(self, variables: dict[str, object], messages: Sequence[Message]) -> str:
-        start(messages)
+        start_budget(messages)
         try:
             return self._template.render(variables)
         except TemplateError:

@@ -46,7 +46,7 @@ class _Budget(threading.local):
 _budget = _Budget()
 
 
-def start(messages: Sequence[Mapping[str, object]] = ()) -> None:
+def start_budget(messages: Sequence[Mapping[str, object]] = ()) -> None:
     """Give this thread's next rendering, or compilation, what a conversation of this size may cost."""
     num_chars = num_parts = 0
     for message in messages:

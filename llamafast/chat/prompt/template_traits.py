@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llamafast.chat.prompt.template_places import VALUE, Places
+from llamafast.chat.prompt.shown_messages import VALUE, ShownMessages
 from llamafast.chat.prompt.tool_documents import find_gaps
 
 # Fields under which templates read the reasoning of an earlier answer, the usual one first.
@@ -49,7 +49,7 @@ class TemplateTraits:
     knows_developer: it names the role and shows it; for others such messages are system messages.
     shows_system, several_systems, late_systems: it shows such a message at the head, one behind the other there, and
     anywhere.
-    user_behind_result: it takes a user's message behind the result of a tool.
+    user_after_result: it takes a user's message behind the result of a tool.
     single_roles: of two messages in a row of such a role (user, assistant) it refuses or drops one.
     filler: what an answer without text has to say. user_first: it wants a user, if a silent one, before a first answer
     of "text", of "calls". needs_user: it wants one in every conversation.
@@ -75,7 +75,7 @@ class TemplateTraits:
     shows_system: bool = True
     several_systems: bool = True
     late_systems: bool = True
-    user_behind_result: bool = True
+    user_after_result: bool = True
     single_roles: frozenset[str] = frozenset()
     filler: str = ""
     user_first: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
     field = _reasoning_field(probe, answered, names)
     reads_text = reads_calls and not null_content
     joins, text_apart, text_beside = _beside_calls(probe, answered, field) if reads_text else (False, False, True)
-    places = Places(probe, answered)
+    places = ShownMessages(probe, answered)
     knows_developer = "developer" in names and places.shows_head("developer")
     systems = ("system", "developer") if knows_developer else ("system",)
     return TemplateTraits(
@@ -123,7 +123,7 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
         shows_system=places.shows_head("system"),
         several_systems=places.shows_several(systems),
         late_systems=places.shows_late(systems),
-        user_behind_result=places.shows_user_behind_result,
+        user_after_result=places.shows_user_after_result,
         single_roles=places.single_roles,
         filler=places.filler,
         user_first=places.user_first,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from llamafast.chat.prompt.turns import OwnText, with_own_names
-from llamafast.json_schema.walk import DEFINITIONS, PARTS, ROWS, TABLES, mapped
+from llamafast.chat.prompt.turns import TrustedText, with_trusted_names
+from llamafast.json_schema.subschemas import DEFINITIONS, PARTS, ROWS, TABLES, map_subschemas
 
 Document = Mapping[str, object]
 
 _NO_ARGUMENTS: Document = MappingProxyType({"type": "object", "properties": {}})
 _WORDS = {
-    word: OwnText(word)
+    word: TrustedText(word)
     for word in (
         *TABLES, *DEFINITIONS, *ROWS, *PARTS,
         "type", "description", "enum", "const", "required", "default", "format", "pattern", "title",
@@ -58,21 +58,21 @@ def filled_tools(tools: Sequence[Document], gaps: frozenset[str]) -> list[dict[s
     return [_filled(tool, gaps) for tool in tools]
 
 
-def with_own_keywords(tool: object) -> object:
+def with_trusted_keywords(tool: object) -> object:
     """A copy of a tool in which JSON Schema's keywords and types are no client's texts."""
     if not isinstance(tool, Mapping):
         return tool
     function = tool.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("parameters"), Mapping):
-        return with_own_names(tool)
+        return with_trusted_names(tool)
     parameters = _own_words(function["parameters"])
-    return with_own_names({**tool, "function": with_own_names({**function, "parameters": parameters})})
+    return with_trusted_names({**tool, "function": with_trusted_names({**function, "parameters": parameters})})
 
 
 def _own_words(schema: object) -> object:
     if not isinstance(schema, Mapping):
         return schema
-    parts = mapped(schema, _own_words)
+    parts = map_subschemas(schema, _own_words)
     types = schema.get("type")
     if isinstance(types, list):
         parts["type"] = [_WORDS.get(name, name) for name in types]
@@ -84,7 +84,7 @@ def _own_words(schema: object) -> object:
 def _filled(tool: Document, gaps: frozenset[str]) -> dict[str, object]:
     function = tool.get("function")
     if not isinstance(function, Mapping):
-        return with_own_names(tool)
+        return with_trusted_names(tool)
     filled = {name: value for name, value in function.items() if value is not None}
     if "description" in gaps:
         filled.setdefault("description", "")
@@ -95,9 +95,9 @@ def _filled(tool: Document, gaps: frozenset[str]) -> dict[str, object]:
         if "properties" in gaps:
             parameters = {**parameters, "properties": parameters.get("properties") or {}}
         if not gaps <= {"description", "parameters", "properties"}:
-            parameters = mapped(parameters, lambda part: _schema_filled(part, gaps))
+            parameters = map_subschemas(parameters, lambda part: _schema_filled(part, gaps))
         filled["parameters"] = parameters
-    return with_own_names({**tool, "function": with_own_names(filled)})
+    return with_trusted_names({**tool, "function": with_trusted_names(filled)})
 
 
 def _schema_filled(schema: object, gaps: frozenset[str]) -> object:
@@ -112,7 +112,7 @@ def _schema_filled(schema: object, gaps: frozenset[str]) -> object:
         filled["type"] = next((name for name in types if name != "null"), "null")
     if "descriptions" in gaps:
         filled.setdefault("description", "")
-    filled = mapped(filled, lambda part: _schema_filled(part, gaps))
+    filled = map_subschemas(filled, lambda part: _schema_filled(part, gaps))
     if "additional" in gaps and not isinstance(filled.get("additionalProperties"), Mapping):
         filled["additionalProperties"] = {}
     return filled

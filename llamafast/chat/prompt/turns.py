@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-Content = str | list[object]
+MessageContent = str | list[object]
 
 SYSTEM_ROLES = ("system", "developer")
 
 
-class OwnText(str):
+class TrustedText(str):
     """A text that is ours, or one of a closed list such as a role: no client's, so it is not marked as theirs."""
 
     __slots__ = ()
@@ -18,7 +18,7 @@ class OwnText(str):
 
 # Names of fields in OpenAI's messages and tools, with those under which templates read reasoning; and types of parts.
 _WORDS = {
-    word: OwnText(word)
+    word: TrustedText(word)
     for word in (
         "role", "content", "name", "tool_calls", "tool_call_id", "id", "type", "function", "arguments", "text",
         "description", "parameters", "reasoning_content", "reasoning", "thinking", "thought",
@@ -26,7 +26,7 @@ _WORDS = {
 }  # fmt: skip
 
 
-def with_own_names(fields: Mapping[str, object]) -> dict[str, object]:
+def with_trusted_names(fields: Mapping[str, object]) -> dict[str, object]:
     """A copy in which the names of known fields, and the type, are our own texts."""
     own: dict[str, object] = {_WORDS.get(name, name): value for name, value in fields.items()}
     if isinstance(kind := own.get("type"), str):
@@ -50,7 +50,7 @@ class Turn:
     """One message. extra: fields that reach the template as they are."""
 
     role: str
-    content: Content
+    content: MessageContent
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     extra: dict[str, object] = field(default_factory=dict)
@@ -61,14 +61,14 @@ class Turn:
         return self.role in SYSTEM_ROLES
 
 
-def text_of(content: Content) -> str:
+def text_of(content: MessageContent) -> str:
     """The text of a content; that of parts in lines."""
     if isinstance(content, str):
         return content
     return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
 
 
-def joined(contents: Iterable[Content]) -> Content:
+def joined(contents: Iterable[MessageContent]) -> MessageContent:
     """Contents as paragraphs of one; it is parts where one of them is."""
     shown = [content for content in contents if content]
     texts = [content for content in shown if isinstance(content, str)]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from llamafast.chat.reading.machine import MalformedError, Wait
-from llamafast.chat.reading.python_calls import PythonMachine
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.python_calls import PythonCallParser
 
 
-class BareMachine(PythonMachine):
+class BareCallParser(PythonCallParser):
     """Reads calls at the beginning of a part, and behind markers. firsts: what a bare call may begin with.
 
     `call` gets that for a marker, and stands behind it. keys: the members of bare calls in JSON; empty: any.
     """
 
-    firsts: ClassVar[tuple[str, ...]]
+    beginnings: ClassVar[tuple[str, ...]]
     keys: ClassVar[tuple[str, ...]] = ()
     is_bare = False
 
@@ -25,8 +25,8 @@ class BareMachine(PythonMachine):
         is_between = True
         while True:
             if is_between:
-                yield from self.between()
-                first = "" if self.tools is None else (yield from self.standing(self.firsts))
+                yield from self.skip_between_parts()
+                first = "" if self.tools is None else (yield from self.peek_any(self.beginnings))
                 if first:
                     self.at += len(first)
                     is_between = yield from self._try_call(first)

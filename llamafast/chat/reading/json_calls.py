@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from llamafast.chat.reading.machine import Machine, MalformedError, Wait
-from llamafast.chat.reading.value_types import loads
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, Wait
+from llamafast.chat.strict_json import loads
 
 
-class JsonMachine(Machine):
+class JsonCallParser(AnswerParser):
     """Reads calls in JSON. The keys may come in any order: arguments before the name wait for it.
 
     Arguments may be a JSON string that holds an object. Null, an empty string and no such member are {}, even if the
@@ -31,18 +31,18 @@ class JsonMachine(Machine):
         while True:
             yield from self.space()
             yield from self.json_call()
-            char = yield from self._behind_call(is_list)
+            char = yield from self._after_call(is_list)
             if char not in (",", "{"):
                 return
 
-    def _behind_call(self, is_list: bool) -> Wait[str]:
+    def _after_call(self, is_list: bool) -> Wait[str]:
         """Take a comma or a list's end, and brackets too many; gives the comma or end, or what stands there."""
         while True:
             yield from self.space()
             char = yield from self.peek()
             if char in ",]":
                 self.at += 1
-                self.settle()
+                self.commit()
             if char != "]" or is_list:
                 return char
 
@@ -56,25 +56,25 @@ class JsonMachine(Machine):
             raise MalformedError
         # A value that is missing may be lost; a member that is missing was left out.
         if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
-            self.pass_nothing()
-        self.is_whole = self._arguments is not None or self.is_whole
+            self.pass_empty_arguments()
+        self.has_all_arguments = self._arguments is not None or self.has_all_arguments
         # A brace too many that stands within the arguments makes members of the call of the rest.
-        yield from self.no_more('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
+        yield from self.skip_stray_brackets('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
         if self.text[self.at] == ",":
             yield from self._another()
-        self.end_call(self.is_whole)
+        self.end_call(self.has_all_arguments)
 
     def _another(self) -> Wait[None]:
         """A comma behind a call is followed by another one, not by a member of this. It is not taken."""
-        self.settle()
+        self.commit()
         self.at += 1
         try:
             yield from self.space()
             has_member = (yield from self.peek()) == '"'
         finally:
-            self.go_back()
+            self.roll_back()
         if has_member:
-            self.is_whole = False
+            self.has_all_arguments = False
             raise MalformedError
 
     _named: str
@@ -99,7 +99,7 @@ class JsonMachine(Machine):
             yield from self.space()
             if self._is_over and (yield from self.peek()) == "{":
                 return  # the next call
-            self.is_whole = False
+            self.has_all_arguments = False
             key = yield from self.json_string()
             yield from self.space()
             yield from self.expect(":")
@@ -109,15 +109,15 @@ class JsonMachine(Machine):
             if (yield from self.accept("}")):
                 return
             if not (yield from self.accept(",")):
-                if self._is_over and (yield from self.standing(("]", *self.closers))):
+                if self._is_over and (yield from self.peek_any(("]", *self.closers))):
                     return
-                self.is_whole = False
+                self.has_all_arguments = False
                 raise MalformedError
 
     @property
     def _is_over(self) -> bool:
         """Whether the call is complete but for its closing brace."""
-        return self.ends_with_arguments and self._arguments == "" and self.is_whole
+        return self.ends_with_arguments and self._arguments == "" and self.has_all_arguments
 
     def _member(self, key: str) -> Wait[None]:
         char = yield from self.peek()
@@ -130,7 +130,7 @@ class JsonMachine(Machine):
             if self._arguments:
                 self.arguments(self._arguments)
                 self._arguments = ""
-                self.hold()
+                self.hold_back_closer()
         elif key in self.arguments_keys and self._arguments is None:
             yield from self._read_arguments(char)
         elif key in self.id_keys and char == '"':
@@ -146,14 +146,14 @@ class JsonMachine(Machine):
             return
         if char == "{" and self._named:
             yield from self.json_object()
-            self._arguments, self.is_whole = "", self.scanner.is_clear
+            self._arguments, self.has_all_arguments = "", self.scanner.is_clear
             return
         text = _object_text((yield from self._json_text()))
         if not text:
             raise MalformedError
         if self._named:
             self.arguments(text)
-            self.hold()
+            self.hold_back_closer()
             text = ""
         self._arguments = text
 

@@ -14,8 +14,8 @@ class Markers:
         self.texts = texts
         self.longest = max(map(len, texts), default=0)
         # An empty class of characters is no regex: (?!) matches nowhere.
-        firsts = "".join(sorted({re.escape(text[0]) for text in texts}))
-        self._first = re.compile(f"[{firsts}]" if firsts else "(?!)").search
+        beginnings = "".join(sorted({re.escape(text[0]) for text in texts}))
+        self._first = re.compile(f"[{beginnings}]" if beginnings else "(?!)").search
         self._search = re.compile("|".join(map(re.escape, texts)) if texts else "(?!)").search
 
     def find(self, text: str, at: int, end: int | None = None) -> tuple[int, str | None]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -29,21 +29,21 @@ class ValueEnds:
     opener: str = ""
     call_closes: tuple[str, ...] = ()
     has_lines: bool = False
-    never: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
     call_open: str = ""
     markers: Markers = field(init=False)
 
     def __post_init__(self) -> None:
         others = [text for text in (self.opener, *self.call_closes) if text]
         quoted = [self.call_open] if self.call_open else []
-        others = [*(f"\n{text}" for text in others), *others, *self.never, *quoted]
+        others = [*(f"\n{text}" for text in others), *others, *self.forbidden, *quoted]
         object.__setattr__(self, "markers", Markers(*self._closes, *others))
 
     @property
     def _closes(self) -> tuple[str, ...]:
         return ("\n" + self.close, self.close) if self.has_lines else (self.close,)
 
-    def ahead(self, tools: Sequence[Tool] | None) -> Markers:
+    def closes_and_calls(self, tools: Sequence[Tool] | None) -> Markers:
         """What tells whether a value was over that has no closing tag: that tag, openers, and calls of these tools."""
         heads = [self.call_open + tool.name for tool in tools or ()] if self.call_open else []
         return Markers(*self._closes, self.opener, *heads)
@@ -58,7 +58,7 @@ class ValueEnds:
         return SequenceMatcher(None, last, self.close).ratio() >= _LIKE
 
 
-class Quotes:
+class QuotedCalls:
     """The calls that a value quotes: which of their tags are to come."""
 
     __slots__ = ("_closes", "_ends", "_num_values", "has_calls")
@@ -89,7 +89,7 @@ class Quotes:
         return is_quoted
 
 
-class TaggedMachine(Machine):
+class TaggedCallParser(AnswerParser):
     """Reads arguments between tags."""
 
     _given: frozenset[str] = frozenset()  # the arguments of the call so far
@@ -103,7 +103,7 @@ class TaggedMachine(Machine):
 
     @property
     @abstractmethod
-    def behind_call(self) -> tuple[str, ...]:
+    def after_call(self) -> tuple[str, ...]:
         """What may stand behind the tags that end a call, content aside."""
 
     @abstractmethod
@@ -130,17 +130,17 @@ class TaggedMachine(Machine):
             else:
                 raise MalformedError
         self.arguments(writer.close())
-        self.hold()
+        self.hold_back_closer()
         yield from self.space()
-        if (yield from self.standing((self.ends.opener,))):  # its end stood in the wrong place
-            self.is_whole = False
+        if (yield from self.peek_any((self.ends.opener,))):  # its end stood in the wrong place
+            self.has_all_arguments = False
             raise MalformedError
         if self._is_mended:
-            self.is_whole = False
+            self.has_all_arguments = False
             if (yield from self.rest_of_value()):
-                self.go_back()
+                self.roll_back()
                 raise MalformedError
-            self.is_whole = True
+            self.has_all_arguments = True
         self.end_call()
 
     def argument(self, writer: ArgumentWriter) -> Wait[None]:
@@ -168,7 +168,7 @@ class TaggedMachine(Machine):
             last.append(text)
             self.arguments(writer.add(text))
 
-        quotes = Quotes(self.ends)
+        quotes = QuotedCalls(self.ends)
         while True:
             marker = yield from self.copy(self.ends.markers, add)
             tag = self.ends.tag(marker)
@@ -177,7 +177,7 @@ class TaggedMachine(Machine):
                     return  # what it quotes is no whole call
                 add(marker)
                 continue
-            if tag in self.ends.never:
+            if tag in self.ends.forbidden:
                 raise MalformedError
             if tag == self.ends.close:
                 return
@@ -198,13 +198,13 @@ class TaggedMachine(Machine):
 
     def has_more_tags(self) -> Wait[bool]:
         """Whether another value ends or begins in the text ahead, of which nothing is taken."""
-        self.settle()
+        self.commit()
         try:
-            yield from self.copy(self.ends.ahead(None), list[str]().append)
+            yield from self.copy(self.ends.closes_and_calls(None), list[str]().append)
         except TextEnd:
-            self.go_back()
+            self.roll_back()
             return False
-        self.go_back()
+        self.roll_back()
         return True
 
     def rest_of_value(self) -> Wait[str]:
@@ -212,12 +212,12 @@ class TaggedMachine(Machine):
 
         Empty: there is no such tag, so a value without one was over. MalformedError if that is not clear.
         """
-        pieces, ahead = list[str](), self.ends.ahead(self.tools)
+        pieces, closes_and_calls = list[str](), self.ends.closes_and_calls(self.tools)
         num_open, has_calls, has_opener = 0, False, False
-        self.settle()
+        self.commit()
         try:
             while True:
-                marker = yield from self.copy(ahead, pieces.append)
+                marker = yield from self.copy(closes_and_calls, pieces.append)
                 tag = self.ends.tag(marker)
                 if tag == self.ends.close and not num_open:
                     break
@@ -229,39 +229,39 @@ class TaggedMachine(Machine):
                 else:
                     has_calls = True
                     if self._has_looked:
-                        self.go_back()
+                        self.roll_back()
                         return ""
                 pieces.append(marker)
         except TextEnd:
-            self.go_back()
+            self.roll_back()
             self._has_looked = True
             if not has_calls and self._is_text("".join(pieces)):
                 raise MalformedError from None
             return ""
         if has_opener:
-            self.go_back()
+            self.roll_back()
             self._has_looked = True
             raise MalformedError
         return "".join(pieces)
 
     def _is_text(self, text: str) -> bool:
         """Whether there is more in a text than what ends calls: a value may go on in it."""
-        for tag in (*self.ends.call_closes, *self.behind_call):
+        for tag in (*self.ends.call_closes, *self.after_call):
             text = text.replace(tag, "")
         return bool(text.strip())
 
     def opened_again(self, key: str) -> Wait[None]:
         """Take the opening tag of this key as often as the model has written it again."""
-        while self.ends.opener and (yield from self.standing((self.ends.opener,))):
-            self.settle()
+        while self.ends.opener and (yield from self.peek_any((self.ends.opener,))):
+            self.commit()
             self.at += len(self.ends.opener)
             try:
                 again, _ = yield from self.argument_head()
             except MalformedError:
                 again = ""
             if again != key:
-                self.go_back()
-                if again in self.declared:
+                self.roll_back()
+                if again in self.declared_names:
                     raise MalformedError  # the value is missing
                 return
             self._kept = None
@@ -273,24 +273,24 @@ class TaggedMachine(Machine):
         tag = self.ends.tag(marker)
         key, is_over = "", False
         self.at -= len(marker)
-        self.settle()
+        self.commit()
         self.at += len(marker)
         try:
             if tag == self.ends.opener:
                 key, _ = yield from self.argument_head()
             else:
                 yield from self.space()
-                is_over = bool((yield from self.standing(self.behind_call)))
+                is_over = bool((yield from self.peek_any(self.after_call)))
         except MalformedError:
             pass
         except TextEnd:
             is_over = tag != self.ends.opener and self.at == len(self.text)
             if not is_over:
-                self.go_back()
+                self.roll_back()
                 self.arguments(writer.add(self.text[self.at :]))
                 self.at = len(self.text)
                 raise
-        self.go_back()
+        self.roll_back()
         if key and self._begins_another(key, is_line=tag != marker):
             is_over = True
         self.at += len(marker) - len(tag)
@@ -301,8 +301,8 @@ class TaggedMachine(Machine):
 
     def _begins_another(self, key: str, *, is_line: bool) -> bool:
         """Whether an opening tag within a value is the next argument's. MalformedError if that is not clear."""
-        declared = self.declared
-        if key not in self._given and (key in declared if declared else is_line):
+        declared_names = self.declared_names
+        if key not in self._given and (key in declared_names if declared_names else is_line):
             return True
         if is_line:
             raise MalformedError

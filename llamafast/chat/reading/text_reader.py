@@ -66,7 +66,7 @@ class TextReader:
             return (yield from self.accept(text))
         except TextEnd:
             self.at = len(self.text)
-            self.settle()
+            self.commit()
             raise
 
     def space(self) -> Wait[None]:
@@ -128,7 +128,7 @@ class TextReader:
                     self.at = len(self.text)
                 raise
 
-    def standing(self, texts: Iterable[str]) -> Wait[str]:
+    def peek_any(self, texts: Iterable[str]) -> Wait[str]:
         """Which of texts stands here; "" if none does. It is not taken."""
         while True:
             left = len(self.text) - self.at
@@ -160,12 +160,12 @@ class TextReader:
                 return
             yield
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """What was taken up to here stays taken, even if what follows turns out to be no call."""
         self._kept = []
         self._mark = self.at
 
-    def go_back(self) -> None:
+    def roll_back(self) -> None:
         """To where settle was called last."""
         if self._kept:
             taken = "".join(self._kept) + self.text[self._mark : self.at]

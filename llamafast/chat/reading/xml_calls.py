@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 
 _name = re.compile(r'[^<>"\n]*')
 
@@ -42,7 +42,7 @@ class Elements:
         object.__setattr__(self, "cdata_ends", Markers("]]>" + self.value_close))
 
 
-class XmlMachine(TaggedMachine):
+class XmlCallParser(TaggedCallParser):
     """Reads calls out of elements."""
 
     elements: Elements
@@ -53,7 +53,7 @@ class XmlMachine(TaggedMachine):
         return self.elements.ends
 
     @property
-    def behind_call(self) -> tuple[str, ...]:
+    def after_call(self) -> tuple[str, ...]:
         """What may stand behind the tags that end a call."""
         texts = (self.elements.outer_close, self.elements.call_open, *self.starts.texts, *self.wrappers)
         return tuple(text for text in texts if text)

@@ -1,0 +1,69 @@
+"""Arguments that a model writes as bare text: to JSON, by the tool's schema, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from json.encoder import encode_basestring
+
+from llamafast.chat.reading.value_schema import ANY, ValueSchema
+from llamafast.chat.tools import Tool
+from llamafast.json_schema.refs import Document
+from llamafast.json_schema.types import STRING
+
+# Characters of null and the white space around it.
+_MAX_NULL = 16
+
+_STRING_OR_NULL = STRING | {"null"}
+
+
+class ArgumentWriter:
+    """The arguments object of one call, as fragments of JSON text.
+
+    Strings are written while they come, all other values when they are closed. A value that is no JSON of a type that
+    its schema allows is a string. Without a schema all JSON but strings in quotes is itself. Python's words and lists
+    are taken for JSON's: some templates show models that.
+    """
+
+    __slots__ = ("_num_values", "_parameters", "_pieces", "is_streaming", "schema")
+
+    def __init__(self, name: str, tools: Sequence[Tool] | None) -> None:
+        parameters = next((tool.parameters for tool in tools or () if tool.name == name), {})
+        self._parameters = ValueSchema(parameters, Document(parameters))
+        self._num_values = 0
+        self._pieces: list[str] = []
+        self.schema = ANY  # the value's
+        self.is_streaming = False  # the value is a string, and what was added is written
+
+    def begin(self, key: str, *, is_string: bool | None = None) -> str:
+        """A value begins. is_string: the model says itself whether it is one; None: the schema decides."""
+        self._pieces.clear()
+        self.schema = self._parameters.member(key) if is_string is None else ANY
+        self.is_streaming = self.schema.types == STRING if is_string is None else is_string
+        head = f"{', ' if self._num_values else '{'}{encode_basestring(key)}: "
+        self._num_values += 1
+        return head + '"' if self.is_streaming else head
+
+    def add(self, text: str) -> str:
+        """More of the value."""
+        if self.is_streaming:
+            return encode_basestring(text)[1:-1]
+        self._pieces.append(text)
+        if self.schema.types == _STRING_OR_NULL:
+            begun = "".join(self._pieces)
+            # Only what may still become null has to wait.
+            if len(begun) > _MAX_NULL or not any(word.startswith(begun.strip()) for word in ("null", "None")):
+                self.is_streaming = True
+                return encode_basestring(begun)[:-1]
+        return ""
+
+    def end(self) -> str:
+        """The value is over."""
+        return '"' if self.is_streaming else self.schema.value("".join(self._pieces))
+
+    def cut(self) -> str:
+        """The whole text is over within the value."""
+        return "" if self.is_streaming else encode_basestring("".join(self._pieces))[:-1]
+
+    def close(self) -> str:
+        """The object is over."""
+        return "}" if self._num_values else "{}"
