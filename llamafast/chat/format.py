@@ -1,4 +1,4 @@
-"""How one family of models writes reasoning, answers and tool calls: the face of every format."""
+"""ChatFormat: how one family of models writes reasoning, content and tool calls. StreamParser: reads such text."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError
 from llamafast.json_schema.subschemas import check_depth
 
-_NUM_CACHED = 32  # grammars, of up to some hundred kilobytes each
+_NUM_CACHED = 32  # each takes up to some hundred kilobytes
 
 
 class StreamParser(ABC):
-    """The machine of one sequence: text in, events out, O(1) amortized per character.
+    """Reads the text of one sequence and yields events, in O(1) amortized time per character.
 
-    However the text is cut into pieces, the events add up to the same message (ParsedMessage). What may be a part of
-    a marker is held back, never shown; nothing is ever lost: what turns out to be no marker, and a call whose head
-    (up to its name) is malformed, comes out as content, verbatim. Behind its head a call that goes wrong ends with
-    CallEnd(is_complete=False), and the text from there on is content. Reasoning is trimmed at both ends; white space
-    between reasoning, content and calls belongs to none of them; all other white space stays.
+    The events add up to the same message (ParsedMessage) however the text is cut into pieces. Text that may be a part
+    of a marker is held back until that is known. No text is lost: text that proves not to be a marker becomes content,
+    and so does a call whose head (up to its name) is malformed. A call that is malformed after its head ends with
+    CallEnd(is_complete=False), and the text from there on becomes content. Reasoning is stripped at both ends. White
+    space between reasoning, content and calls is dropped. All other white space is kept.
 
-    is_reasoning: the text so far ends inside reasoning. Parsers that read at the end alone never say so.
+    is_reasoning: the text so far ends inside reasoning. It stays False in a parser that reads only at the end.
     """
 
     is_reasoning: bool = False
 
     @abstractmethod
     def feed(self, text: str) -> list[Event]:
-        """What is certain now. text: the next piece, never seen before."""
+        """The events that are certain with this text. text: the next piece of the model's text."""
 
     @abstractmethod
     def finish(self) -> list[Event]:
-        """What is left when the model has stopped, for whatever reason. Called once, last.
+        """The remaining events, after the model has stopped for any reason. It is called once, as the last method.
 
-        A call whose end marker is missing is complete if its arguments are (some models end with a stop token).
+        A call without its end marker is complete if its arguments are, because some models end a call with a stop
+        token.
         """
 
     def read(self, pieces: Iterable[str]) -> list[Event]:
-        """All events of a text in pieces, its end included."""
+        """All events of a text in pieces, up to its end."""
         return [*(event for piece in pieces for event in self.feed(piece)), *self.finish()]
 
 
@@ -99,10 +100,12 @@ class ChatFormat(ABC):
         return any(syntax.content is not None for syntax in self.syntaxes)
 
     def grammar(self, prompt: str, tools: Sequence[Tool], policy: CallPolicy, *, may_reason: bool = True) -> str:
-        """What may follow prompt under these rules: the text of a StructuredOutput of the kind LARK.
+        """The grammar of the text that may follow prompt, as the text of a StructuredOutput of kind LARK.
 
-        Without tools it is the rules' answer. may_reason: the model may open reasoning itself. Raises GrammarError
-        naming tool_choice, or the tools[i].function.parameters that this format cannot enforce.
+        policy: the calls that the answer may or must contain. Without tools the grammar is that of policy.answer.
+        may_reason: the model may open a reasoning block itself.
+        Raises GrammarError. Its param is tool_choice, or the tools[i].function.parameters that the format cannot
+        enforce.
         """
         if tools and not self.syntaxes:
             raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
@@ -119,7 +122,7 @@ class ChatFormat(ABC):
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a grammar is made of; equal if the keys are."""
+    """The arguments of a cached grammar. Two of them are equal if their keys are equal."""
 
     key: str
     tools: Sequence[Tool] = field(compare=False)
@@ -128,5 +131,5 @@ class _Wanted:
 
 @lru_cache(maxsize=_NUM_CACHED)
 def _source(chat_format: ChatFormat, tags: ReasoningTags | None, end: PromptEnd, wanted: _Wanted) -> str:
-    """Clients send the same tools again and again."""
+    """The source of a grammar. It is cached, because clients send the same tools with each request."""
     return call_grammar(chat_format.syntaxes, tags, end, wanted.tools, wanted.policy).source

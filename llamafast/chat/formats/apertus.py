@@ -74,7 +74,7 @@ class _Parser(JsonCallParser):
         yield from self.accept_end("<|tools_suffix|>")
 
     def _end_object(self, is_clear: bool) -> Wait[None]:
-        """The brace around a call. is_clear: it is that one which is missing if none stands here."""
+        """The closing brace of a call. is_clear: if a brace is missing, it is this one."""
         yield from self.space()
         if (yield from self.accept("}")):
             yield from self.skip_stray_brackets('":', "}")

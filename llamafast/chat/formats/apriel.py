@@ -1,4 +1,4 @@
-"""Apriel's calls: a JSON list between tags; its reasoning ends in a line of its own."""
+"""Apriel's calls: a JSON list between tags. A line of its own ends the reasoning."""
 
 from __future__ import annotations
 

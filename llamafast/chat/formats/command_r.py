@@ -1,4 +1,4 @@
-"""Command R's and R+'s calls: a list in JSON, in a fence of Markdown."""
+"""The calls of Command R and R+: a JSON list in a Markdown code fence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command R7B's and later Command models' calls: a list in JSON between markers, as all else is."""
+"""The calls of Command R7B and later Command models: a JSON list between markers. All other parts have markers too."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Parser(JsonCallParser):
     id_keys = ("tool_call_id",)
 
     def run(self) -> Wait[None]:
-        """The whole text: of what stands around the response nothing is shown."""
+        """Read the whole text. Text outside the response is not shown."""
         if self._opened is not None:
             yield from self.reasoning(self._opened.close)
         starts = (_ACTION,) if self.tools is not None else ()

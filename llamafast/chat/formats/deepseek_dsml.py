@@ -1,4 +1,4 @@
-"""DeepSeek V3.2's and V4's calls: elements that say whether a value is a string."""
+"""The calls of DeepSeek V3.2 and V4: elements that declare whether a value is a string."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _attribute = re.compile(r'[^"<>\n]*')
 
 
 def _section(name: str) -> CallSyntax:
-    """V3.2 and V4 call it differently."""
+    """The syntax with the name of the section, which differs between V3.2 and V4."""
     return CallSyntax(
         before_calls=f"<｜DSML｜{name}>\n",
         before_name=('<｜DSML｜invoke name="',),
@@ -37,7 +37,7 @@ def _section(name: str) -> CallSyntax:
 
 
 class DeepseekDsml(ChatFormat):
-    """<｜DSML｜invoke name="NAME"> with <｜DSML｜parameter name="KEY" string="true|false"> in it, within a section."""
+    """<｜DSML｜invoke name="NAME"> with <｜DSML｜parameter name="KEY" string="true|false"> inside, within a section."""
 
     name: ClassVar[str] = "deepseek_dsml"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("｜DSML｜",),)
@@ -88,7 +88,7 @@ class _Parser(TaggedCallParser):
         return key, is_string
 
     def _quoted(self) -> Wait[str]:
-        """An attribute's value, behind its opening quote."""
+        """The value of an attribute. Its opening quote has been consumed."""
         text = yield from self.word(_attribute)
         if not (yield from self.accept('"')):
             raise MalformedError

@@ -1,4 +1,4 @@
-"""DeepSeek R1's, V3's and V3.1's calls: a name and JSON between markers."""
+"""The calls of DeepSeek R1, V3 and V3.1: a name and JSON between markers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _R1 = replace(
 
 
 class DeepseekV3(ChatFormat):
-    """A section of calls: NAME<sep>{...}, or function<sep>NAME and JSON in a fence of Markdown."""
+    """A section of calls: NAME<sep>{...}, or function<sep>NAME and JSON in a Markdown code fence."""
 
     name: ClassVar[str] = "deepseek_v3"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<｜tool▁calls▁begin｜>",),)
@@ -61,7 +61,7 @@ class _Parser(AnswerParser):
     closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```<｜tool▁call▁end｜>")
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a section; the models forget its first marker now and then."""
+        """All calls of a section. The models sometimes omit its first marker."""
         if marker == "<｜tool▁calls▁begin｜>":
             yield from self.space()
             yield from self.expect("<｜tool▁call▁begin｜>")
@@ -76,7 +76,7 @@ class _Parser(AnswerParser):
         name = yield from self.word(_name)
         yield from self.expect("<｜tool▁sep｜>")
         yield from self.space()
-        # A type stands where the name is otherwise.
+        # R1 writes a type here, before the name.
         has_type = (yield from self.peek()) != "{" and not (yield from self.peek_any(self.closers))
         if has_type:
             name = yield from self.word(_name)

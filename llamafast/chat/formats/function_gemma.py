@@ -1,4 +1,4 @@
-"""FunctionGemma's calls: objects in a notation of their own, as Gemma 4's, between other tokens."""
+"""FunctionGemma's calls: objects in Gemma 4's notation, between other tokens."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ class _Parser(GemmaCallParser):
     tags = (THINK,)
     starts = Markers("<start_function_call>")
     closers = ("<end_function_call>",)
-    # The model opens the answer of the function, which ends its turn.
+    # The model opens the function's response, which ends its turn.
     wrappers = ("<start_function_response>",)
     notation = Notation((_QUOTE, '"'), ('"',), has_bare_strings=True)

@@ -1,4 +1,4 @@
-"""Functionary 3.1's calls: JSON in an element that is named after the function."""
+"""Functionary 3.1's calls: JSON in an element named after the function."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Parser(AnswerParser):
     def call(self, marker: str) -> Wait[None]:
         """One call."""
         name = yield from self._name()
-        while (yield from self.accept(marker)):  # the model begins again
+        while (yield from self.accept(marker)):  # the model may write the marker more than once
             name = yield from self._name()
         self.start_call(name)
         yield from self.json_arguments()

@@ -1,4 +1,4 @@
-"""Functionary 3.2's calls: every part of an answer says whom it is for."""
+"""Functionary 3.2's calls: every part of an answer begins with its recipient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PARTS = Markers(">>>")
 
 
 class FunctionaryV32(ChatFormat):
-    """>>>all and text, >>>NAME and {...}, each on its line; the prompt may end in the first >>>."""
+    """>>>all and text, or >>>NAME and {...}, each on its own line. The prompt may end with the first >>>."""
 
     name: ClassVar[str] = "functionary_v32"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = ((">>>all",),)
@@ -49,7 +49,7 @@ class _Parser(AnswerParser):
         super().__init__(prompt, tools)
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         if self._is_open:
             yield from self._part("")
         elif self._opened is not None:
@@ -64,7 +64,7 @@ class _Parser(AnswerParser):
         """One call."""
         name = (yield from self.word(_name)).strip()
         yield from self.expect("\n")
-        # Behind a name other text than arguments is content, unless it is nothing and the tool takes nothing.
+        # Text after a name that is not a JSON object is content. No text is a call if the tool needs no arguments.
         tool = next((tool for tool in self.tools or () if tool.name == name), None)
         if tool is None or tool.members.names:
             yield from self.space()
@@ -74,12 +74,12 @@ class _Parser(AnswerParser):
         yield from self.json_arguments()
 
     def add_content(self, text: str) -> None:
-        """More content; what the prompt has opened is no part of it."""
+        """Add a piece of content, without the text that the prompt has opened."""
         if text:
             super().add_content(text)
 
     def _part(self, marker: str) -> Wait[None]:
-        """What follows marker: whom the part is for, and a call's arguments."""
+        """Read what follows marker: the recipient of the part, and the arguments of a call."""
         try:
             is_for_all = yield from self.accept("all\n")
         except TextEnd:
@@ -93,7 +93,7 @@ class _Parser(AnswerParser):
             self._show(marker)
 
     def _show(self, marker: str) -> None:
-        """The marker, which was taken, is none."""
+        """Show the consumed marker as content, because it begins no part."""
         self.at -= len(marker)
         self.add_content(marker)
         self.at += len(marker)

@@ -1,4 +1,4 @@
-"""Gemma 4's calls: bare keys, and strings in quotes that are tokens of their own."""
+"""Gemma 4's calls: bare keys, and strings in quotes that are single tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _name = re.compile(r"[^\s{}\[\]<]*")
 
 
 class Gemma4(ChatFormat):
-    """<|tool_call>call:NAME{key:<|"|>text<|"|>,other:1}<tool_call|>; reasoning in a channel."""
+    """<|tool_call>call:NAME{key:<|"|>text<|"|>,other:1}<tool_call|>. Reasoning has a channel of its own."""
 
     name: ClassVar[str] = "gemma4"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call>call:",),)
@@ -48,7 +48,7 @@ class Gemma4(ChatFormat):
 
 
 class GemmaCallParser(AnswerParser):
-    """Reads calls in a notation like call:NAME{key:value}, up to the first of the closers."""
+    """Reads calls in a notation like call:NAME{key:value}, up to the first closer."""
 
     notation: Notation
 

@@ -1,4 +1,4 @@
-"""GigaChat 3's calls: a message of its own, in JSON."""
+"""GigaChat 3's calls: a separate message with JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.chat.tools import Tool
 
 
 def _syntax(marker: str) -> CallSyntax:
-    """The templates show one call per answer."""
+    """A syntax for one call per answer, as the templates show it."""
     return CallSyntax(
         before_name=(f'{marker}{{"name": "',),
         after_name='", "arguments": ',
@@ -25,7 +25,7 @@ def _syntax(marker: str) -> CallSyntax:
 
 
 class GigaChat(ChatFormat):
-    """function call<|role_sep|> {"name": NAME, "arguments": {...}}; 3.1 has one token for it."""
+    """function call<|role_sep|> {"name": NAME, "arguments": {...}}. Version 3.1 has one token for the beginning."""
 
     name: ClassVar[str] = "gigachat"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
@@ -42,7 +42,7 @@ class GigaChat(ChatFormat):
 
 
 class GigaChat31(GigaChat):
-    """The same, for models that are held to calls in the other way."""
+    """The format of version 3.1. Both are read in the same way, but grammars force the marker of this version."""
 
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|role_sep|>", "<|function_call|>"),)
     priority: ClassVar[int] = 60

@@ -1,4 +1,4 @@
-"""Granite 3's calls: a JSON list behind a token."""
+"""Granite 3's calls: a JSON list after a token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.chat.tools import Tool
 
 
 class Granite(ChatFormat):
-    """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]; some versions write <tool_call>."""
+    """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]. Some versions write <tool_call>."""
 
     name: ClassVar[str] = "granite"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call|>",),)
@@ -32,7 +32,7 @@ class _Parser(JsonCallParser):
     closers = ("</tool_call>",)
 
     def call(self, marker: str) -> Wait[None]:
-        """The list ends the answer, as a rule."""
+        """All calls of a list, which usually ends the answer."""
         yield from self.json_calls()
         if marker == "<tool_call>":
             yield from self.accept_end("</tool_call>")

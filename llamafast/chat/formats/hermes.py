@@ -1,4 +1,4 @@
-"""Hermes' calls, also Qwen 2.5's, Qwen 3's, QwQ's and many others': JSON between tags."""
+"""The calls of Hermes, Qwen 2.5, Qwen 3, QwQ and many others: JSON between tags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.chat.tools import Tool
 
 
 class Hermes(ChatFormat):
-    """<tool_call> {"name": NAME, "arguments": {...}} </tool_call>, each on its line."""
+    """<tool_call> {"name": NAME, "arguments": {...}} </tool_call>, each on its own line."""
 
     name: ClassVar[str] = "hermes"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", '"name"'), ("<tool_call>", r"\"name\""))
@@ -39,6 +39,6 @@ class _Parser(JsonCallParser):
     closers = ("</tool_call>",)
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.json_calls()
         yield from self.accept_end("</tool_call>")

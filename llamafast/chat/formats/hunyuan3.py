@@ -13,7 +13,7 @@ from llamafast.chat.reading.markers import Markers
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
-# The published weights' tokens end so.
+# The end of the tag tokens in the published weights.
 _SUFFIX = ":opensource"
 
 

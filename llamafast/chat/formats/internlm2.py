@@ -1,4 +1,4 @@
-"""InternLM 2's, 2.5's and 3's calls, also Intern-S1's: a JSON object in an action of the kind "plugin"."""
+"""The calls of InternLM 2, 2.5 and 3 and Intern-S1: a JSON object in an action of kind "plugin"."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARAMETERS = CallSyntax(
 
 
 class InternLm2(ChatFormat):
-    """<|action_start|><|plugin|> {"name": NAME, "parameters": {...}}<|action_end|>; actions of other kinds are text."""
+    """<|action_start|><|plugin|> {"name": NAME, "parameters": {...}}<|action_end|>. Other actions are content."""
 
     name: ClassVar[str] = "internlm2"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|plugin|>",),)
@@ -36,7 +36,7 @@ class InternLm2(ChatFormat):
         "<|plugin|>",
         "<|interpreter|>",
     )
-    # Some templates call them arguments.
+    # Some templates write "arguments".
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_PARAMETERS, replace(_PARAMETERS, after_name='", "arguments": '))
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
@@ -49,7 +49,7 @@ class _Parser(JsonCallParser):
     closers = ("<|action_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.space()
         yield from self.expect("<|plugin|>")
         yield from self.json_calls()

@@ -1,4 +1,4 @@
-"""Kimi K2's calls: an id that holds the name, and JSON, between markers."""
+"""Kimi K2's calls: an id that contains the name, and JSON, between markers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Parser(AnswerParser):
     closers = ("<|tool_call_end|>", "<|tool_calls_section_end|>")
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a section; the model forgets its first marker now and then."""
+        """All calls of a section. The model sometimes omits its first marker."""
         if marker == "<|tool_calls_section_begin|>":
             yield from self.space()
             yield from self.expect("<|tool_call_begin|>")

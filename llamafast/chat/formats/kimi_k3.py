@@ -1,4 +1,4 @@
-"""Kimi K3's calls: elements of control tokens, each argument with its type."""
+"""Kimi K3's calls: elements of control tokens. Each argument has its type."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Parser(TaggedCallParser):
     )
 
     def call(self, marker: str) -> Wait[None]:
-        """One call; its arguments are elements, or one of JSON."""
+        """One call. Its arguments are elements, or one JSON object."""
         name = _attribute((yield from self.word(_attributes)), "tool")
         yield from self.expect("<|sep|>")
         self.start_call(name)
@@ -87,7 +87,7 @@ class _Parser(TaggedCallParser):
         return key, _attribute(attributes, "type") == "string"
 
     def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
-        """A value and its closing tag; it holds no token of a tag."""
+        """A value and its closing tag. It contains no token of a tag."""
         yield from self.opened_again(key)
         token = yield from self.copy(_TOKENS, lambda text: self.arguments(writer.add(text)))
         self.at -= len(token)

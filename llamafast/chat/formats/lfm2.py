@@ -1,4 +1,4 @@
-"""LFM2's calls: Python between markers."""
+"""LFM2's calls: Python calls between markers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama 3's calls: JSON that is the whole answer, or stands behind a marker."""
+"""Llama 3's calls: JSON that is the whole answer, or that follows a marker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.chat.tools import Tool
 
 
 class Llama3Json(ChatFormat):
-    """{"name": NAME, "parameters": {...}}, also behind <|python_tag|> or <|python_start|>; ";" between several."""
+    """{"name": NAME, "parameters": {...}}, also after <|python_tag|> or <|python_start|>. ";" separates several."""
 
     name: ClassVar[str] = "llama3_json"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
@@ -41,7 +41,7 @@ class _Parser(BareCallParser):
     starts = Markers("<|python_tag|>", "<|python_start|>")
 
     def call(self, marker: str) -> Wait[None]:
-        """One call; behind the marker also NAME.call(key="text")."""
+        """One call. After the marker it may be NAME.call(key="text")."""
         self.is_bare = marker in self.beginnings
         self._is_python = False
         if self.is_bare:
@@ -57,7 +57,7 @@ class _Parser(BareCallParser):
         yield from self.python_call()
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read; Llama's own tools are written as methods, all else in Python is code."""
+        """The head of a call is read. Built-in tools are written as methods. Other Python is code, not a call."""
         if self._is_python and not name.endswith(".call"):
             raise MalformedError
         super().start_call(name.removesuffix(".call") if self._is_python else name, call_id)

@@ -1,4 +1,4 @@
-"""Llama 3.2's and 4's calls in Python: the whole answer, or between markers."""
+"""The Python calls of Llama 3.2 and 4: the whole answer, or text between markers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LlamaPythonic(ChatFormat):
 
 
 class Llama4Pythonic(LlamaPythonic):
-    """The same in Llama 4's templates, of which others show calls in JSON."""
+    """The same format in Llama 4's templates. Other Llama 4 templates show calls in JSON."""
 
     name: ClassVar[str] = "llama4_pythonic"
     priority: ClassVar[int] = 70

@@ -1,4 +1,4 @@
-"""MiniCPM 5's calls: an element for each parameter, long values in CDATA."""
+"""MiniCPM 5's calls: one element per parameter. Long values are in CDATA."""
 
 from __future__ import annotations
 

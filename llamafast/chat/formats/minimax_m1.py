@@ -14,7 +14,7 @@ from llamafast.chat.tools import Tool
 
 
 class MiniMaxM1(ChatFormat):
-    """<tool_calls> {"name": NAME, "arguments": {...}} ... </tool_calls>, each on its line."""
+    """<tool_calls> {"name": NAME, "arguments": {...}} ... </tool_calls>, each on its own line."""
 
     name: ClassVar[str] = "minimax_m1"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_calls>", '"name"'),)

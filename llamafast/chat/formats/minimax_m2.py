@@ -1,4 +1,4 @@
-"""MiniMax M2's calls: an element for each parameter."""
+"""MiniMax M2's calls: one element per parameter."""
 
 from __future__ import annotations
 

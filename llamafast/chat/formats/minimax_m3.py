@@ -1,4 +1,4 @@
-"""MiniMax M3's calls: an element for each parameter, and within it for each value of an object or list."""
+"""MiniMax M3's calls: one element per parameter, and inside it one per value of an object or list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamafast.chat.reading.value_schema import ValueSchema
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
-_TAG = "]<]minimax[>["  # stands before every tag
+_TAG = "]<]minimax[>["  # a token that precedes every tag
 _ends = Markers(_TAG)
 _AFTER_CALL = (f"{_TAG}<invoke ", f"{_TAG}</tool_call>")
 _name = re.compile(r'[^<>"\n]*')
@@ -24,7 +24,7 @@ _OBJECT = frozenset({"object"})
 
 
 class MiniMaxM3(ChatFormat):
-    """<tool_call> <invoke name="NAME"><KEY>VALUE</KEY></invoke> </tool_call>, a token before each tag."""
+    """<tool_call> <invoke name="NAME"><KEY>VALUE</KEY></invoke> </tool_call>, with a token before each tag."""
 
     name: ClassVar[str] = "minimax_m3"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = ((_TAG,),)
@@ -52,7 +52,7 @@ class _Parser(AnswerParser):
             yield from self._parameters(ArgumentWriter(name, self.tools))
             yield from self.space()
             if (yield from self.peek_any((_TAG,))) and not (yield from self.peek_any(_AFTER_CALL)):
-                self.has_all_arguments = False  # its end stood in the wrong place
+                self.has_all_arguments = False  # the end of the call is in the wrong place
                 raise MalformedError
             self.end_call()
             if (yield from self.accept_end(f"{_TAG}</tool_call>")):
@@ -81,7 +81,7 @@ class _Parser(AnswerParser):
         self.hold_back_closer()
 
     def _value(self, key: str, writer: ArgumentWriter) -> Wait[str]:
-        """A parameter up to its closing tag: what stands in tags there, in JSON; empty: it was text, and is written."""
+        """Read a parameter up to its closing tag. Returns nested values as JSON; "" for text, which is passed on."""
         texts: list[str] = []
 
         def add(text: str) -> None:
@@ -95,7 +95,7 @@ class _Parser(AnswerParser):
         if (yield from self.accept(f"</{key}>")):
             return ""
         text = "".join(texts).strip()
-        if text:  # and no tags within it, so the closing one is missing
+        if text:  # text without tags inside, so the closing tag is missing
             nexts = ("</invoke>", *(f"<{name}>" for name in self.declared_names - self._given))
             if text.endswith(f"</{key}>") or not (yield from self.peek_any(nexts)):
                 raise MalformedError
@@ -106,7 +106,7 @@ class _Parser(AnswerParser):
         return (yield from self._members(key, writer.schema, 0))
 
     def _members(self, key: str, schema: ValueSchema, depth: int) -> Wait[str]:
-        """An object or a list, in JSON, behind the token before its first tag."""
+        """An object or a list as JSON. The token before its first tag has been consumed."""
         members: list[tuple[str, str]] = []
         while not (yield from self.accept(f"</{key}>")):
             yield from self.expect("<")

@@ -1,4 +1,4 @@
-"""Mistral's calls: a list in JSON, or since 2025 a name and its arguments behind a marker each."""
+"""Mistral's calls: a JSON list, or since 2025 a name and its arguments after one marker per call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _name = re.compile(r"[^\[\]{}\n]*")
 
 
 class Mistral(ChatFormat):
-    """[TOOL_CALLS][{"name": NAME, "arguments": {...}}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...}, the id optional."""
+    """[TOOL_CALLS][{"name": NAME, "arguments": {...}}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...} (id optional)."""
 
     name: ClassVar[str] = "mistral"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("[TOOL_CALLS]",),)
@@ -57,7 +57,7 @@ class _Parser(JsonCallParser):
     ends_with_arguments = False
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a list, or one."""
+        """All calls of a list, or one call."""
         yield from self.space()
         if (yield from self.peek()) == "[":
             yield from self.json_calls()

@@ -1,4 +1,4 @@
-"""Muse's calls: messages to a tool, an element for each parameter in them."""
+"""Muse's calls: messages to a tool, with one element per parameter."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class _Parser(XmlCallParser):
     )
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.xml_calls()
 
     def skip_between_parts(self) -> Wait[None]:
-        """Takes the recipients of messages too."""
+        """Skip white space, reasoning and the recipients of messages."""
         yield from super().skip_between_parts()
         while (yield from self._header()):
             self.begin_part()

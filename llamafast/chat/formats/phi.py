@@ -1,4 +1,4 @@
-"""Phi-4's calls: a JSON list between tags, or behind a word."""
+"""Phi-4's calls: a JSON list between tags, or after a word."""
 
 from __future__ import annotations
 

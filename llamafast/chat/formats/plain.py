@@ -1,4 +1,4 @@
-"""Models without a known way to call tools: reasoning and content."""
+"""The format of models that have no known syntax for tool calls: reasoning and content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _TAGS = (
 
 
 class Plain(ChatFormat):
-    """Text in which only tags of reasoning mean something; template: those that it holds, None: all known ones."""
+    """Text in which only reasoning tags have a meaning.
+
+    template: a chat template. Only the tags that it contains count. None: all known tags count.
+    """
 
     name: ClassVar[str] = "plain"
     priority: ClassVar[int] = 0
@@ -34,13 +37,13 @@ class Plain(ChatFormat):
         )
 
     def reasoning_at(self, prompt: str) -> ReasoningTags | None:
-        """The tags that the prompt's end opens or closes, or else the first ones of the template."""
+        """The tags that the prompt's end opens or closes; otherwise the first tags of the template."""
         text = prompt.rstrip()
         at_end = (tags for tags in self._tags if text.endswith((tags.open, tags.close)))
         return next(at_end, self._tags[0] if self._tags else None)
 
     def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
+        """Every template matches."""
         return True
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:

@@ -1,4 +1,4 @@
-"""Qwen 3.5's calls, also Qwen3-Coder's, Nemotron 3's and StepFun 3.5's: an element for each parameter."""
+"""The calls of Qwen 3.5, Qwen3-Coder, Nemotron 3 and StepFun 3.5: one element per parameter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.chat.tools import Tool
 
 
 class Qwen3Xml(ChatFormat):
-    """<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>, each on its line."""
+    """<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>, each on its own line."""
 
     name: ClassVar[str] = "qwen3_xml"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", "<function=", "<parameter="),)
@@ -42,7 +42,9 @@ class _Parser(XmlCallParser):
     )
 
     def call(self, marker: str) -> Wait[None]:
-        """Qwen3-Coder often leaves <tool_call> out: then only a tool's name makes a call of it."""
+        """One call. Qwen3-Coder often omits <tool_call>. Then the text is a call only if it names a tool of the
+        request.
+        """
         has_outer = marker == "<tool_call>"
         if has_outer:
             yield from self.space()

@@ -1,4 +1,4 @@
-"""Seed-OSS' calls: an element for each parameter."""
+"""Seed-OSS' calls: one element per parameter."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ class _Parser(XmlCallParser):
     elements = Elements("<function=", "</function>", "<parameter=", "</parameter>", outer_close="</seed:tool_call>")
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.xml_calls()

@@ -1,4 +1,4 @@
-"""Solar Open's calls: JSON between control tokens, in messages of their own."""
+"""Solar Open's calls: JSON between control tokens, in separate messages."""
 
 from __future__ import annotations
 

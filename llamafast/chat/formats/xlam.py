@@ -1,4 +1,4 @@
-"""xLAM's calls: a list in JSON, which is the whole answer."""
+"""xLAM's calls: a JSON list that is the whole answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLOSES = {_FENCE: "```", "<tool_call>": "</tool_call>"}
 
 
 class Xlam(ChatFormat):
-    """[{"name": NAME, "arguments": {...}}, ...], also in a fence, behind [TOOL_CALLS] or between <tool_call> tags."""
+    """[{"name": NAME, "arguments": {...}}, ...], in a fence, after [TOOL_CALLS], or between <tool_call> tags."""
 
     name: ClassVar[str] = "xlam"
     template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
@@ -50,7 +50,7 @@ class _Parser(BareCallParser):
     closers = ("```", "</tool_call>")
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a list; a fence is part of other answers too."""
+        """All calls of a list. A code fence may also be part of other answers."""
         self.is_bare = marker in self.beginnings
         if marker in ("[", "{"):
             self.at -= 1

@@ -1,4 +1,4 @@
-"""Machine: runs a format, written as generators that wait for text, over a text that comes in pieces."""
+"""AnswerParser: reads answers with generators that wait for more text, so that text may arrive in pieces."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ NO_MARKERS = Markers()
 
 
 class AnswerParser(TextReader, StreamParser):
-    """The machine of one sequence: reasoning, then content and calls in any order.
+    """Parses the answer of one sequence: reasoning, then content and calls in any order.
 
-    A format says what begins a call (`starts`), and reads one in `call`, with the methods of TextReader and those
-    below: they take text, and wait for more where they must. It calls `start_call`, `arguments` and `end_call` as it
-    goes; where the text leaves the format it raises MalformedError, and what the contract then asks for happens here.
+    A format defines the texts that begin a call (`starts`) and reads a call in `call`. It uses the methods of
+    TextReader and those below, which consume text and wait for more if they need it. `call` calls `start_call`,
+    `arguments` and `end_call`, in this order. It raises MalformedError where the text is not in the format. This class
+    then does what the contract of StreamParser says.
     """
 
-    # Reasoning may stand at the beginning and behind calls.
+    # Reasoning may be at the beginning and after calls.
     tags: tuple[ReasoningTags, ...] = (THINK,)
     starts: Markers = NO_MARKERS
-    # Texts around content that mean nothing.
+    # Texts around content that are not shown.
     wrappers: tuple[str, ...] = ()
-    # What may stand behind a call's arguments.
+    # Texts that may follow the arguments of a call.
     closers: tuple[str, ...] = ()
 
     def __init__(
@@ -45,11 +46,11 @@ class AnswerParser(TextReader, StreamParser):
         self.tools = tools
         self._events: list[Event] = []
         self._num_calls = 0
-        self.has_all_arguments = False  # the arguments of the call being read are complete: a format says so
+        self.has_all_arguments = False  # of the call that is being read; set by the format
         self._is_in_call = False
-        self._tool: Tool | None = None  # that is called, if there is one
-        self._held = ""  # what closes its arguments, which is told when it is over
-        self._spaces: list[str] = []  # white space that may stand between two parts
+        self._tool: Tool | None = None  # the tool that is being called, if the request declares it
+        self._held = ""  # the text that closes the arguments, held back until the call ends
+        self._spaces: list[str] = []  # white space that may be between two parts
         self._drops_space = False  # the next content follows another part
         self._stops = _stops(self.starts.texts if tools is not None else (), self.wrappers)
         prompt = prompt.rstrip()
@@ -59,23 +60,23 @@ class AnswerParser(TextReader, StreamParser):
         next(self._steps)
 
     def feed(self, text: str) -> list[Event]:
-        """What is certain now. text: the next piece, never seen before."""
+        """The events that are certain with this text. text: the next piece of the model's text."""
         self.add(text)
         next(self._steps)
         events, self._events = self._events, []
         return events
 
     def finish(self) -> list[Event]:
-        """What is left when the model has stopped. Called once, last."""
+        """The remaining events, after the model has stopped. It is called once, as the last method."""
         try:
-            # A call that turns out to be none may hold the beginning of another one.
+            # A text that proves not to be a call may contain the beginning of another call.
             while True:
                 self._steps.throw(TextEnd)
         except StopIteration:
             return self._events
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         if self._opened is not None:
             yield from self.reasoning(self._opened.close)
         is_between = True
@@ -90,14 +91,14 @@ class AnswerParser(TextReader, StreamParser):
                 is_between = yield from self._try_call(marker)
 
     def call(self, marker: str) -> Wait[None]:
-        """Read what follows marker, one of `starts`: one call or more, up to the end of the last."""
+        """Read what follows marker, which is one of `starts`: one or more calls, up to the end of the last."""
         raise MalformedError
         yield
 
-    # What a format is made of
+    # Methods for formats
 
     def literal(self, reader: LiteralReader) -> Wait[None]:
-        """Pass on one object in a notation of its own as the call's arguments, as it comes."""
+        """Pass on one object in another notation than JSON as the arguments of the call, piece by piece."""
         while True:
             fragment, self.at = reader.read(self.text, self.at)
             self.arguments(fragment)
@@ -109,14 +110,14 @@ class AnswerParser(TextReader, StreamParser):
             yield
 
     def json_arguments(self) -> Wait[None]:
-        """The arguments of the call that was started: one JSON object, behind which the call is over."""
+        """Read the arguments of the started call, which are one JSON object, and end the call."""
         if not (yield from self.lacks_arguments()):
             yield from self.json_object()
             yield from self.skip_stray_brackets()
         self.end_call(self.has_all_arguments)
 
     def json_object(self) -> Wait[None]:
-        """Pass on a JSON object as the call's arguments, of which the last brace may be missing before a closer."""
+        """Pass on a JSON object as the arguments of the call. Its last brace may be missing before a closer."""
         if (yield from self.peek()) != "{":
             raise MalformedError
         try:
@@ -128,13 +129,13 @@ class AnswerParser(TextReader, StreamParser):
         self.hold_back_closer()
 
     def lacks_arguments(self) -> Wait[bool]:
-        """Whether the call ends where its arguments' JSON would begin: they are {} if its tool can do without any."""
+        """Whether the call ends where its arguments should begin. Then they are {} if its tool requires none."""
         try:
             yield from self.space()
             if not (yield from self.peek_any(self.closers)):
                 return False
         except TextEnd:
-            # The text may have been cut: only a tool that takes nothing is called.
+            # The text may have been cut off here, so only a tool without arguments counts as called.
             if self._tool is not None and not self._tool.members.names:
                 self.pass_empty_arguments()
             raise
@@ -144,23 +145,24 @@ class AnswerParser(TextReader, StreamParser):
 
     @property
     def needs_arguments(self) -> bool:
-        """Whether the tool that is called cannot do without."""
+        """Whether the called tool requires arguments."""
         return self._tool is not None and not self._tool.members.may_be_empty
 
     @property
     def declared_names(self) -> frozenset[str]:
-        """The names of the arguments that the tool declares which is called."""
+        """The names of the arguments that the called tool declares."""
         return frozenset() if self._tool is None else self._tool.members.names
 
     def pass_empty_arguments(self) -> None:
-        """The call's arguments are {}."""
+        """Pass on {} as the arguments of the call."""
         self.arguments("{}")
         self.hold_back_closer()
 
     def skip_stray_brackets(self, marks: str = ',":', strays: str = "}]", *, has_words: bool = False) -> Wait[None]:
-        """Take brackets too many behind whole arguments. MalformedError if a mark shows that they were no end.
+        """Skip superfluous closing brackets after the arguments.
 
-        has_words: so does a word.
+        Raises MalformedError if a character in marks follows, which shows that the arguments had not ended. has_words:
+        a word shows that too.
         """
         while True:
             yield from self.space()
@@ -173,7 +175,9 @@ class AnswerParser(TextReader, StreamParser):
             self.at += 1
 
     def hold_back_closer(self) -> None:
-        """The arguments are whole. What closes them is kept back until the call is over: until then it may be wrong."""
+        """Mark the arguments as complete. Their last character is held back until the call ends, since it may be
+        malformed.
+        """
         last = self._events[-1]
         assert isinstance(last, CallArguments)
         last.fragment, self._held = last.fragment[:-1], last.fragment[-1]
@@ -182,7 +186,7 @@ class AnswerParser(TextReader, StreamParser):
         self.has_all_arguments = True
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read. A call without a name is none."""
+        """The head of a call has been read. Raises MalformedError if the name is empty."""
         if not name:
             raise MalformedError
         self._kept = None
@@ -192,7 +196,7 @@ class AnswerParser(TextReader, StreamParser):
         self._events.append(CallStart(self._num_calls, name, call_id))
 
     def arguments(self, fragment: str) -> None:
-        """More of the call's arguments."""
+        """Add a piece of the arguments of the call."""
         last = self._events[-1] if self._events else None
         if isinstance(last, CallArguments):
             last.fragment += fragment
@@ -200,7 +204,7 @@ class AnswerParser(TextReader, StreamParser):
             self._events.append(CallArguments(self._num_calls, fragment))
 
     def end_call(self, is_complete: bool = True) -> None:
-        """The call is over; another may follow before the end of what the marker began."""
+        """The call has ended. Another may follow before the text that closes the marker."""
         if is_complete and self._held:
             self.arguments(self._held)
         self._held = ""
@@ -210,7 +214,7 @@ class AnswerParser(TextReader, StreamParser):
         self.commit()
 
     def reasoning(self, close: str) -> Wait[None]:
-        """Take reasoning up to its closing tag. Calls in it are calls where the whole text ends behind them."""
+        """Read reasoning up to its closing tag. Calls inside it count only if the text ends directly after them."""
         self.begin_part()
         yield from self._opened_again(close)
         draft: ReasoningCalls | None = None
@@ -239,7 +243,7 @@ class AnswerParser(TextReader, StreamParser):
             self.begin_part()
 
     def _opened_again(self, close: str) -> Wait[None]:
-        """Take the tag that opens the reasoning which close ends, if the model writes it once more."""
+        """Skip an opening tag that the model has repeated. close: the closing tag of the reasoning."""
         self.is_reasoning = True
         try:
             yield from self.space()
@@ -254,7 +258,7 @@ class AnswerParser(TextReader, StreamParser):
             self.is_reasoning = False
 
     def reasoning_text(self, ends: Markers, sink: Callable[[str], object] | None = None) -> Wait[str]:
-        """Take the text of reasoning and the marker that ends it; gives the marker. sink: what takes the text."""
+        """Read the text of reasoning and its end marker; returns the marker. sink: receives the text."""
         self.is_reasoning = True
         try:
             return (yield from self.copy(ends, sink or self.add_reasoning))
@@ -262,7 +266,7 @@ class AnswerParser(TextReader, StreamParser):
             self.is_reasoning = False
 
     def skip_between_parts(self) -> Wait[None]:
-        """Take white space and reasoning where both may stand."""
+        """Skip white space and read reasoning, between two parts."""
         while True:
             start = self.at
             self.at = self.space_end()
@@ -279,12 +283,12 @@ class AnswerParser(TextReader, StreamParser):
                 return
 
     def begin_part(self) -> None:
-        """What comes next is apart from what was before: white space between them belongs to neither."""
+        """A new part begins. White space between two parts belongs to neither."""
         self._spaces.clear()
         self._drops_space = True
 
     def add_content(self, text: str) -> None:
-        """More content; it stands at text[at]."""
+        """Add a piece of content, which begins at text[at]."""
         start = self._num_cut + self.at
         if not self._drops_space and not self._spaces and not text[-1].isspace():
             self._events.append(Content(text, start))
@@ -294,19 +298,19 @@ class AnswerParser(TextReader, StreamParser):
             self._events.append(Content(text, start))
 
     def end_content(self, marker: str) -> None:
-        """The content before marker, which was taken just now, is over: the white space at its end is its own."""
+        """The content before the consumed marker has ended. It keeps the white space at its end."""
         if self._spaces and not self._drops_space:
             spaces = "".join(self._spaces)
             self._events.append(Content(spaces, self._num_cut + self.at - len(marker) - len(spaces)))
         self.begin_part()
 
     def add_reasoning(self, text: str) -> None:
-        """More reasoning."""
+        """Add a piece of reasoning."""
         text, _ = self._trimmed(text, 0)
         if text:
             self._events.append(Reasoning(text))
 
-    # The contract where a text leaves the format
+    # The contract for text that is not in the format
 
     def _guarded(self) -> Wait[None]:
         with suppress(TextEnd):
@@ -318,7 +322,7 @@ class AnswerParser(TextReader, StreamParser):
             self._events.append(Content(spaces, self._num_cut + len(self.text) - len(spaces)))
 
     def _try_call(self, marker: str) -> Wait[bool]:
-        """Whether there was a call."""
+        """Read a call. Returns whether there was one."""
         num_calls = self._num_calls
         self.commit()
         try:
@@ -329,7 +333,7 @@ class AnswerParser(TextReader, StreamParser):
         except TextEnd:
             if self._is_in_call:
                 self.end_call(self.has_all_arguments)
-                self.at = len(self.text)  # a begun marker, or it would have been taken
+                self.at = len(self.text)  # the rest is an incomplete marker, or it would have been consumed
                 raise
         else:
             assert not self._is_in_call
@@ -345,7 +349,9 @@ class AnswerParser(TextReader, StreamParser):
         return False
 
     def _trimmed(self, text: str, start: int) -> tuple[str, int]:
-        """What is shown of text, which stands at start: without white space where a part may end."""
+        """The visible part of text, and its offset. White space is held back where a part may end. start: the offset of
+        text.
+        """
         if self._drops_space:
             stripped = text.lstrip()
             start += len(text) - len(stripped)

@@ -1,4 +1,4 @@
-"""Arguments that a model writes as bare text: to JSON, by the tool's schema, as they come."""
+"""ArgumentWriter: turns arguments that a model writes as bare text into JSON, by the tool's schema."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _STRING_OR_NULL = STRING | {"null"}
 
 
 class ArgumentWriter:
-    """The arguments object of one call, as fragments of JSON text.
+    """Writes the arguments object of one call as pieces of JSON text.
 
-    Strings are written while they come, all other values when they are closed. A value that is no JSON of a type that
-    its schema allows is a string. Without a schema all JSON but strings in quotes is itself. Python's words and lists
-    are taken for JSON's: some templates show models that.
+    Strings are written as they arrive; other values are written when they end. A value becomes a string if it is not
+    JSON of a type that its schema allows. Without a schema, JSON stays as it is, except strings in quotes. Python's
+    constants, lists and dicts are converted to JSON, because some templates show them to the model.
     """
 
     __slots__ = ("_num_values", "_parameters", "_pieces", "is_streaming", "schema")
@@ -31,11 +31,11 @@ class ArgumentWriter:
         self._parameters = ValueSchema(parameters, Document(parameters))
         self._num_values = 0
         self._pieces: list[str] = []
-        self.schema = ANY  # the value's
-        self.is_streaming = False  # the value is a string, and what was added is written
+        self.schema = ANY  # of the current value
+        self.is_streaming = False  # the value is a string, and what was added has been written
 
     def begin(self, key: str, *, is_string: bool | None = None) -> str:
-        """A value begins. is_string: the model says itself whether it is one; None: the schema decides."""
+        """Begin a value. is_string: what the model declares about the value; None: the schema decides."""
         self._pieces.clear()
         self.schema = self._parameters.member(key) if is_string is None else ANY
         self.is_streaming = self.schema.types == STRING if is_string is None else is_string
@@ -44,26 +44,26 @@ class ArgumentWriter:
         return head + '"' if self.is_streaming else head
 
     def add(self, text: str) -> str:
-        """More of the value."""
+        """Add a piece of the value."""
         if self.is_streaming:
             return encode_basestring(text)[1:-1]
         self._pieces.append(text)
         if self.schema.types == _STRING_OR_NULL:
             begun = "".join(self._pieces)
-            # Only what may still become null has to wait.
+            # A value that may still become null has to wait.
             if len(begun) > _MAX_NULL or not any(word.startswith(begun.strip()) for word in ("null", "None")):
                 self.is_streaming = True
                 return encode_basestring(begun)[:-1]
         return ""
 
     def end(self) -> str:
-        """The value is over."""
+        """End the value."""
         return '"' if self.is_streaming else self.schema.value("".join(self._pieces))
 
     def cut(self) -> str:
-        """The whole text is over within the value."""
+        """End the value where the whole text ends."""
         return "" if self.is_streaming else encode_basestring("".join(self._pieces))[:-1]
 
     def close(self) -> str:
-        """The object is over."""
+        """End the object."""
         return "}" if self._num_values else "{}"

@@ -1,4 +1,4 @@
-"""Calls that nothing marks: an answer that begins as one is one, if it calls a tool that there is."""
+"""Calls without a marker: an answer that begins like a call is one if it calls a tool of the request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from llamafast.chat.reading.python_calls import PythonCallParser
 
 
 class BareCallParser(PythonCallParser):
-    """Reads calls at the beginning of a part, and behind markers. firsts: what a bare call may begin with.
+    """Reads calls at the beginning of a part, and after markers.
 
-    `call` gets that for a marker, and stands behind it. keys: the members of bare calls in JSON; empty: any.
+    beginnings: the texts that may begin a bare call. `call` gets one of them as its marker, after it has been consumed.
+    keys: the members that a bare JSON call may have. Empty: any member.
     """
 
     beginnings: ClassVar[tuple[str, ...]]
@@ -19,7 +20,7 @@ class BareCallParser(PythonCallParser):
     is_bare = False
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         if self._opened is not None:
             yield from self.reasoning(self._opened.close)
         is_between = True
@@ -39,12 +40,12 @@ class BareCallParser(PythonCallParser):
                 yield from self.accept_end(";")
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read. Raises MalformedError where only a tool may be called."""
+        """The head of a call has been read. Raises MalformedError if a bare call names no tool of the request."""
         if self.is_bare and all(tool.name != name for tool in self.tools or ()):
             raise MalformedError
         super().start_call(name, call_id)
 
     def _member(self, key: str) -> Wait[None]:
-        if self.is_bare and self.keys and key not in self.keys:  # an answer in JSON need not wait for its end
+        if self.is_bare and self.keys and key not in self.keys:  # an answer in JSON must not wait for its end
             raise MalformedError
         yield from super()._member(key)

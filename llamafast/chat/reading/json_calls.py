@@ -1,4 +1,4 @@
-"""Calls that are JSON objects: {"name": ..., "arguments": {...}}, one or a list of them."""
+"""Calls in JSON: {"name": ..., "arguments": {...}}, one or a list of them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from llamafast.chat.strict_json import loads
 
 
 class JsonCallParser(AnswerParser):
-    """Reads calls in JSON. The keys may come in any order: arguments before the name wait for it.
+    """Reads calls in JSON. The keys may be in any order. Arguments before the name wait until the name is known.
 
-    Arguments may be a JSON string that holds an object. Null, an empty string and no such member are {}, even if the
-    tool requires arguments: the model says that there are none. No value at all is {} if the tool requires none.
+    Arguments may be a JSON string that contains an object. Null, an empty string and a missing member mean {}, even if
+    the tool requires arguments, because the model says that there are none. A missing value means {} only if the tool
+    requires none.
     """
 
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
     arguments_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
-    id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they come before the name
-    ends_with_arguments: ClassVar[bool] = True  # no member stands behind them, as a rule
+    id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they precede the name
+    ends_with_arguments: ClassVar[bool] = True  # usually no member follows them
 
     def json_calls(self, is_list: bool = False) -> Wait[None]:
-        """One call, several in a row, or a list of them: what separates them may be white space or commas.
+        """Read one call, several in a row, or a list of them. White space or commas separate them.
 
-        is_list: the list's bracket was taken already.
+        is_list: the opening bracket of the list has been consumed.
         """
         yield from self.space()
         is_list = is_list or (yield from self.accept("["))
@@ -36,7 +37,9 @@ class JsonCallParser(AnswerParser):
                 return
 
     def _after_call(self, is_list: bool) -> Wait[str]:
-        """Take a comma or a list's end, and brackets too many; gives the comma or end, or what stands there."""
+        """Consume a comma, the end of a list and superfluous brackets. Returns the comma, the end, or the next
+        character.
+        """
         while True:
             yield from self.space()
             char = yield from self.peek()
@@ -47,25 +50,25 @@ class JsonCallParser(AnswerParser):
                 return char
 
     def json_call(self) -> Wait[None]:
-        """One call."""
+        """Read one call."""
         self._named, self._id, self._arguments = "", None, None
         self._is_odd = self._is_empty = self._has_object = False
         yield from self.expect("{")
         yield from self._members()
         if not self._named:
             raise MalformedError
-        # A value that is missing may be lost; a member that is missing was left out.
+        # A missing value may have been lost. A missing member was left out on purpose.
         if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
             self.pass_empty_arguments()
         self.has_all_arguments = self._arguments is not None or self.has_all_arguments
-        # A brace too many that stands within the arguments makes members of the call of the rest.
+        # A superfluous brace inside the arguments turns the rest of them into members of the call.
         yield from self.skip_stray_brackets('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
         if self.text[self.at] == ",":
             yield from self._another()
         self.end_call(self.has_all_arguments)
 
     def _another(self) -> Wait[None]:
-        """A comma behind a call is followed by another one, not by a member of this. It is not taken."""
+        """Check that another call follows the comma, not a member of this one. The comma is not consumed."""
         self.commit()
         self.at += 1
         try:
@@ -79,26 +82,26 @@ class JsonCallParser(AnswerParser):
 
     _named: str
     _id: str | None
-    _arguments: str | None  # what waits for the name; empty: they are out
-    _is_odd: bool  # other members stand behind the arguments
-    _is_empty: bool  # nothing stands where the arguments should
+    _arguments: str | None  # text that waits for the name; empty: it has been passed on
+    _is_odd: bool  # other members follow the arguments
+    _is_empty: bool  # the value of the arguments is missing
     _has_object: bool  # another member than the arguments is an object
 
     def json_string(self) -> Wait[str]:
-        """A string's value."""
+        """The value of a string."""
         if (yield from self.peek()) != '"':
             raise MalformedError
         return str(json.loads((yield from self._json_text())))
 
     def _members(self) -> Wait[None]:
-        """What stands in an object, up to its end, or to where its closing brace is missing."""
+        """Read the members of an object, up to its end or to the place where its closing brace is missing."""
         yield from self.space()
         if (yield from self.accept("}")):
             return
         while True:
             yield from self.space()
             if self._is_over and (yield from self.peek()) == "{":
-                return  # the next call
+                return  # the next call begins
             self.has_all_arguments = False
             key = yield from self.json_string()
             yield from self.space()
@@ -116,7 +119,7 @@ class JsonCallParser(AnswerParser):
 
     @property
     def _is_over(self) -> bool:
-        """Whether the call is complete but for its closing brace."""
+        """Whether only the closing brace of the call is missing."""
         return self.ends_with_arguments and self._arguments == "" and self.has_all_arguments
 
     def _member(self, key: str) -> Wait[None]:
@@ -164,7 +167,9 @@ class JsonCallParser(AnswerParser):
 
 
 def _object_text(text: str) -> str:
-    """The arguments that a JSON value stands for: an object, null, or a string that holds one; "": it is none."""
+    """The arguments that a JSON value means, as text. It is an object, null, or a string that contains one; ""
+    otherwise.
+    """
     try:
         value = loads(text)
         if isinstance(value, str):

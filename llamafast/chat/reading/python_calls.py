@@ -12,10 +12,10 @@ _name = re.compile(r"[\w.:/-]*")
 
 
 class PythonCallParser(JsonCallParser):
-    """Reads a list of calls; some models write JSON into it."""
+    """Reads a list of Python calls. Some models write JSON into it."""
 
     def python_calls(self) -> Wait[None]:
-        """The list, behind white space."""
+        """Read the list. White space may precede it."""
         yield from self.space()
         yield from self.expect("[")
         while True:
@@ -30,7 +30,7 @@ class PythonCallParser(JsonCallParser):
         yield from self.expect("]")
 
     def python_call(self) -> Wait[None]:
-        """One call."""
+        """Read one call."""
         name = yield from self.word(_name)
         yield from self.expect("(")
         self.start_call(name)
@@ -41,7 +41,9 @@ class PythonCallParser(JsonCallParser):
         self.end_call()
 
     def _another_call(self) -> Wait[None]:
-        """What follows a comma must be a call, or the list's end; it is not taken. MalformedError if it is not."""
+        """Check that a call or the end of the list follows the comma. Raises MalformedError if not. Nothing is
+        consumed.
+        """
         self.commit()
         self.at += 1
         self.has_all_arguments = False

@@ -1,4 +1,4 @@
-"""Draft: what begins like calls within reasoning, until it is known whether the answer ends with it."""
+"""ReasoningCalls: possible calls inside open reasoning. They count only if the answer ends directly after them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from llamafast.chat.tools import Tool
 
 
 class ReasoningCalls:
-    """Text within reasoning that may be calls: it is if it holds nothing else, and the whole text ends behind it.
+    """Text inside reasoning that may be calls. It is if it contains nothing else and the whole text ends after it.
 
-    parser: a fresh one of the format. tools: what may be called.
+    parser: a new parser of the format.
+    tools: the tools that may be called.
     """
 
     def __init__(self, parser: StreamParser, tools: Sequence[Tool]) -> None:
@@ -23,16 +24,18 @@ class ReasoningCalls:
 
     @property
     def text(self) -> str:
-        """What was added."""
+        """The text that was added."""
         return "".join(self._pieces)
 
     def add(self, text: str) -> bool:
-        """Whether it may be calls still, with this text."""
+        """Add text. Returns whether all of it may still be calls."""
         self._pieces.append(text)
         return self._take(self._parser.feed(text))
 
     def calls(self, num_before: int) -> list[Event]:
-        """Its calls, when the whole text is over; none if it is something else. num_before: calls before it."""
+        """The calls, at the end of the whole text; empty if the text is something else. num_before: the number of
+        earlier calls.
+        """
         if not self._take(self._parser.finish()):
             return []
         for event in self._events:

@@ -1,4 +1,4 @@
-"""Shape: what a tool's JSON Schema says about one value that a model writes as bare text."""
+"""ValueSchema: what a tool's JSON Schema says about one value that a model writes as bare text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative, alternatives
 from llamafast.json_schema.refs import Document
 
-# Longer values are not tried as Python's: its parser is slow.
+# Longer values are not tried as Python, because its parser is slow.
 _MAX_PYTHON = 100_000
 
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -21,7 +21,10 @@ _ANYTHING = [Alternative((), types.ALL)]
 
 
 class ValueSchema:
-    """types: what the value may be, in JSON Schema's words; None: anything. document: where references lead to."""
+    """The schema of one value.
+
+    types: the JSON Schema types that the value may have. None: any type.
+    """
 
     __slots__ = ("_alternatives", "_document", "types")
 
@@ -35,17 +38,19 @@ class ValueSchema:
         self.types = None if found == types.ALL else found
 
     def member(self, key: str) -> ValueSchema:
-        """An object's member of that name."""
+        """The schema of an object's member of this name."""
         objects = [each for each in self._alternatives if "object" in each.types]
         named = [its.schema for each in objects for its in each.properties if its.name == key and its.is_declared]
         return self._one_of(named or [each.others for each in objects])
 
     def item(self) -> ValueSchema:
-        """A list's items."""
+        """The schema of a list's items."""
         return self._one_of([each.items for each in self._alternatives if "array" in each.types])
 
     def value(self, text: str) -> str:
-        """A whole value, in JSON: of a type that is allowed, rather with what else is said, if the text can be that."""
+        """The JSON of a whole value. It has a type that the schema allows, and meets its other keywords, if the text
+        can be read so.
+        """
         strings = [each.strings for each in self._alternatives if "string" in each.types]
         if self.types == types.STRING or any(text in its.values for its in strings if its.values is not None):
             return encode_basestring(text)
@@ -76,7 +81,7 @@ class ValueSchema:
 
 
 def _from_python(text: str) -> str:
-    """A list or dict as Python prints it, in JSON. Empty: it is none."""
+    """The JSON of a list or dict in Python's notation; "" if the text is neither."""
     if text[:1] not in ("[", "{") or len(text) > _MAX_PYTHON:
         return ""
     try:
