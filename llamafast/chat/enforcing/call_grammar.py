@@ -1,4 +1,4 @@
-"""The grammar of an answer that calls tools in a format's own syntax."""
+"""The grammar of an answer that calls tools in the syntax of a chat format."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ _NO_SYNTAX = CallSyntax((), "")
 
 @dataclass(frozen=True, slots=True)
 class PromptEnd:
-    """What a prompt's end says: reasoning is open, or closed just now; of the syntax, `opening` is written, or a header
-    of content. may_reason: the model may open reasoning itself.
+    """What the end of a prompt has already begun.
+
+    is_reasoning_open: it opens a reasoning block.
+    is_reasoning_closed: it closes one.
+    has_opening: it contains `opening` of the call syntax.
+    has_content_header: it contains a header of content.
+    may_reason: the model may open a reasoning block itself.
     """
 
     is_reasoning_open: bool
@@ -39,7 +44,7 @@ class PromptEnd:
     def of(
         cls, prompt: str, syntaxes: Sequence[CallSyntax], tags: ReasoningTags | None, *, may_reason: bool = True
     ) -> PromptEnd:
-        """Of a prompt's text; may_reason: the model is one that reasons."""
+        """The end of a prompt's text. may_reason: the model is one that reasons."""
         text, opening = prompt.rstrip(), syntaxes[0].opening if syntaxes else ""
         is_reasoning_open = tags is not None and text.endswith(tags.open)
         opens = tuple(text for syntax in syntaxes if syntax.content for text in syntax.content.opens)
@@ -62,11 +67,13 @@ def call_grammar(
     tools: Sequence[Tool],
     policy: CallPolicy,
 ) -> OutputGrammar:
-    """What may follow a prompt; of several syntaxes, which begin alike, the model takes one.
+    """The grammar of the text that may follow a prompt.
 
-    Without tools it is the answer of the rules, behind its reasoning and in its frame; then there may be no syntax.
-    The parameters of tools are known to clients as tools[i].function.parameters. Raises GrammarError naming the tool
-    whose parameters this format cannot enforce.
+    syntaxes: the ways to write calls. The model chooses one; all begin with the same text. May be empty without tools.
+    reasoning: the tags of reasoning. None: the models write none.
+    tools: the tools that may be called. Clients know their parameters as tools[i].function.parameters. Without tools
+        the grammar is that of policy.answer, after reasoning and inside the content frame.
+    Raises GrammarError. Its param names the tool whose parameters the format cannot enforce.
     """
     grammar, first = OutputGrammar(), syntaxes[0] if syntaxes else _NO_SYNTAX
     opened, frame = first.opening if end.has_opening else "", first.content
@@ -94,20 +101,20 @@ def call_grammar(
         text, head = grammar.free_text(free)
         grammar.rule("output", f"{text} | {head} ({' | '.join(each.rule(first.marker) for each in calls)})")
     else:
-        # Text that does not begin as a call does.
+        # Text that does not begin like a call.
         char = (first.before_calls or str(first.before_name[0]))[0]
         grammar.rule("output", rf'"" | /[^\s\{char}](?s:.*)/ | {any_calls}')
     return grammar
 
 
 def as_object(parameters: Mapping[str, object]) -> dict[str, object]:
-    """The schema of a tool's arguments, which are an object even where it does not say so."""
+    """The schema of a tool's arguments. They are an object, even if the schema does not say so."""
     says_what = parameters.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
     return dict(parameters) if says_what else {"type": "object", **parameters}
 
 
 class _Calls:
-    """The calls that one syntax makes."""
+    """The calls in one syntax."""
 
     def __init__(self, grammar: OutputGrammar, syntax: CallSyntax, tools: Sequence[Tool], policy: CallPolicy) -> None:
         self._grammar = grammar
@@ -119,7 +126,7 @@ class _Calls:
         self._arguments = [self._arguments_of(i, tool) for i, tool in self._tools]
 
     def rule(self, written: str = "") -> str:
-        """A rule for one call or more. written: their beginning, as far as it has been matched before."""
+        """A rule for one or more calls. written: the part of their beginning that has already been matched."""
         syntax = self._syntax
         first = _joined((syntax.before_calls, *syntax.before_name))
         body = self._call((str(first[0]).removeprefix(written), *first[1:]))
@@ -164,7 +171,7 @@ class _Calls:
 
 
 def _reasoning(grammar: OutputGrammar, tags: ReasoningTags | None, behind: str, end: PromptEnd) -> str:
-    """The elements for what is left of the reasoning: all of it, its rest, or none."""
+    """The elements for the remaining reasoning: all of it, its rest, or none."""
     if end.is_reasoning_closed:
         return grammar.text(behind)
     if tags is None or not (end.is_reasoning_open or end.may_reason):
@@ -186,7 +193,7 @@ def _answer(grammar: OutputGrammar, answer: ContentConstraint) -> str:
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """The same pieces, texts that follow each other being one; the first one is a text."""
+    """The same pieces, with consecutive texts joined. The first piece is a text."""
     joined: list[Piece] = [""]
     for piece in pieces:
         last = joined[-1]

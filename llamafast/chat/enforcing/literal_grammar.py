@@ -1,4 +1,4 @@
-"""The grammar of arguments written like a program's: key, value, key, value; strings in quotes of the format's own."""
+"""The grammar of arguments in a program's notation: keys and values, with strings in the quotes of the format."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _QUOTED_KEY = r'/"[^"\\<\x00-\x1f]{1,255}"/'
 _BARE_KEY = "/[0-9A-Za-z_.-]{1,255}/"
 _NONE = "None"  # null, as templates write it
 _KEYS = (_BARE_KEY, r'/[^"\\<\x00-\x1f]{1,255}/')
-_MAX_DEPTH = 6  # below it values are JSON, which the parsers of such formats read too
-_MAX_RULES = 20_000  # of one grammar
+_MAX_DEPTH = 6  # deeper values are JSON, which the parsers of such formats read too
+_MAX_RULES = 20_000  # per grammar
 _NAMING = frozenset({"patternProperties", "propertyNames"})
 _JSON_ALONE = frozenset({"contains", "uniqueItems"})
 
 
 def literal_arguments(grammar: OutputGrammar, syntax: LiteralArguments, schema: EmbeddedSchema) -> str:
-    """The elements for the arguments of this schema, in the order in which it declares them."""
+    """The elements for the arguments of this schema, in the order of its properties."""
     return _Literal(grammar, syntax, schema).arguments()
 
 
@@ -52,7 +52,7 @@ class _Literal(ArgumentsGrammar):
         return [self._object(each, 0) for each in found]
 
     def _object(self, alternative: Alternative, depth: int) -> str:
-        """A rule for what stands between an object's braces."""
+        """A rule for the text between the braces of an object."""
         grammar, syntax = self._grammar, self._syntax
         report_unenforced(grammar, self._owner, alternative.unenforced_for_objects)
         between = grammar.text(syntax.between)
@@ -61,7 +61,7 @@ class _Literal(ArgumentsGrammar):
                 return grammar.new_rule('""')
             entry = f"{self._any_key(alternative)} {self._value(alternative.others, depth)}"
             return grammar.new_rule(repeated(grammar.new_rule(entry), between, alternative.bounds("Properties")))
-        first, later = '""', '""'  # rules for the members from one on, where none and where one stands before
+        first, later = '""', '""'  # rules for the members from one on: without and with a member before it
         for each in reversed(alternative.properties):
             key = _key_text(each.name)
             value = self._value(each.schema, depth)
@@ -92,7 +92,7 @@ class _Literal(ArgumentsGrammar):
         return self._grammar.memoized(key, lambda: self._new_value(schema, depth))
 
     def _new_value(self, schema: object, depth: int) -> str:
-        """A rule for a value; "" where none satisfies the schema."""
+        """A rule for a value; "" if no value satisfies the schema."""
         grammar = self._grammar
         if len(grammar.lines) > _MAX_RULES:
             raise GrammarError("it is too large")
@@ -126,7 +126,7 @@ class _Literal(ArgumentsGrammar):
         return forms
 
     def _strings(self, alternative: Alternative) -> list[str]:
-        """Strings in the format's quotes; what holds those, in JSON's."""
+        """Strings in the quotes of the format. Strings that contain those are in JSON's quotes."""
         grammar, quote, strings = self._grammar, self._syntax.quote, alternative.strings
         if strings.is_free:
             return [f"{grammar.text(quote)} {grammar.text_until(quote)}"]
@@ -141,7 +141,7 @@ class _Literal(ArgumentsGrammar):
         return [*forms, *([grammar.terminal(in_json)] if quoted else [])]
 
     def _literal(self, value: object) -> str:
-        """The elements of a list or an object, "" where a string in it holds what ends it."""
+        """The elements of a list or an object; "" if a string in it contains the quote."""
         quote, parts = self._syntax.quote, [""]
         for is_quote, text in self._pieces(value):
             if not is_quote and quote in text:
@@ -152,7 +152,7 @@ class _Literal(ArgumentsGrammar):
         return self._grammar.text(*parts)
 
     def _pieces(self, value: object) -> Iterator[tuple[bool, str]]:
-        """The text of a value, and whether it is a quote of the format's."""
+        """The pieces of a value's text, each with whether it is a quote of the format."""
         if isinstance(value, str):
             yield from ((True, self._syntax.quote), (False, value), (True, self._syntax.quote))
         elif isinstance(value, list | dict):
@@ -167,7 +167,7 @@ class _Literal(ArgumentsGrammar):
             yield False, json.dumps(value)
 
     def _braces(self, alternative: Alternative, depth: int) -> list[str]:
-        """The forms of an object: JSON where its properties alone do not say what it is."""
+        """The ways to write an object. It is JSON if its properties alone do not define it."""
         grammar = self._grammar
         opened, closed = grammar.text("{"), grammar.text("}")
         others = [part for part in alternative.parts if _NAMING & part.keys()]
@@ -179,7 +179,7 @@ class _Literal(ArgumentsGrammar):
         return [in_json, *([f"{opened} {members} {closed}"] if members else [])]
 
     def _named(self, alternative: Alternative, depth: int) -> str:
-        """A rule for a member whose name is described, "" where there is more to say."""
+        """A rule for a member whose name the schema describes; "" if the schema says more."""
         [part] = alternative.parts
         patterns = as_schema(part.get("patternProperties"))
         unenforced = [name for name in alternative.unenforced_for_objects if name != "patternProperties"]
@@ -197,13 +197,13 @@ class _Literal(ArgumentsGrammar):
         return self._grammar.new_rule(f"{delimited(self._grammar, self._owner, keys, self._syntax.after_key)} {value}")
 
     def _keys_of(self, names: StringConstraints) -> list[Terminal]:
-        """Terminals for these names, bare where they may be, and in JSON's quotes."""
+        """Terminals for these names: bare if possible, and in JSON's quotes."""
         found = [string_terminal(self._grammar, each, self._owner, ()) for each in (_bare(names), names)]
         bare, quoted = (each and each.within(f"{body} & ", "") for each, body in zip(found, _KEYS, strict=True))
         return [*([bare] if bare else []), *([quoted.within('/"/ ', ' /"/')] if quoted else [])]
 
     def _arrays(self, alternative: Alternative, depth: int) -> list[str]:
-        """The forms of an array."""
+        """The ways to write an array."""
         rows = [part for part in alternative.parts if "prefixItems" in part or isinstance(part.get("items"), list)]
         if not rows:
             return [self._array(alternative, depth)]
@@ -212,7 +212,7 @@ class _Literal(ArgumentsGrammar):
         return [in_json, *([f"{self._grammar.text('[')} {row} {self._grammar.text(']')}"] if row else [])]
 
     def _row(self, alternative: Alternative, depth: int) -> str:
-        """A rule for items of which the first ones have schemas of their own; "" where a value of one is missing."""
+        """A rule for items of which the first have their own schemas; "" if no value satisfies one of these."""
         grammar, [part] = self._grammar, alternative.parts
         first, rest = part.get("prefixItems", []), part.get("items", True)
         if isinstance(rest, list):
@@ -247,5 +247,5 @@ def _key_text(name: str) -> str:
 
 
 def _bare(names: StringConstraints) -> StringConstraints:
-    """Those of these names that need no quotes, where they are listed."""
+    """The listed names that need no quotes; all names if none are listed."""
     return names if names.values is None else replace(names, values=tuple(filter(_is_bare, names.values)))

@@ -1,4 +1,4 @@
-"""The terminals for values that are written as bare text, by what their schema says."""
+"""The terminals of values that are written as bare text, by their schemas."""
 
 from __future__ import annotations
 
@@ -29,18 +29,22 @@ _NOT_NESTED = r"/\s*([^\s\[{](?s:.*))?/"
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """body: in Lark. doubt: what it is without clients' patterns, if it may match nothing; "": it is sound."""
+    """A terminal for values.
+
+    body: the terminal in Lark.
+    fallback: the body without the patterns of clients, if body may match nothing. Empty: it matches something.
+    """
 
     body: str
     fallback: str = ""
 
     def within(self, before: str, after: str) -> Terminal:
-        """The same between two terminals' bodies."""
+        """The same terminal between two other bodies."""
         return Terminal(f"{before}({self.body}){after}", self.fallback and f"{before}({self.fallback}){after}")
 
 
 def report_unenforced(grammar: OutputGrammar, owner: EmbeddedSchema, what: Iterable[str]) -> None:
-    """These parts of the owner's schema are not enforced: refused where it is strict, else said to the client."""
+    """Report keywords of the owner's schema that are not enforced. Raises GrammarError if it is strict."""
     found = list(what)
     if found and owner.strict:
         raise GrammarError(f"it cannot be enforced in this model's format: {found[0]}", param=owner.param)
@@ -56,11 +60,11 @@ def string_terminal(
     is_nested: bool = True,
     close: str = "",
 ) -> Terminal | None:
-    """A terminal for strings that hold none of the texts `never`; None: there are none.
+    """A terminal for strings that contain none of the forbidden texts. None: no such string exists.
 
-    is_nested: they may begin with a bracket or a brace, as lists and objects do. close: one of `never`, which ends
-    them. A string with a bound holds none of `never` without its last character either, and ends in no part of close:
-    a model that has to go on where it would end goes on with no tag.
+    is_nested: they may begin with a bracket or a brace, like lists and objects.
+    close: the forbidden text that ends them. A constrained string also contains no forbidden text without its last
+        character, and does not end within close. Otherwise a model that may not end there would continue with a tag.
     """
     has_length = strings.values is None and (strings.min_length > 0 or strings.max_length is not None)
     parts, patterns = [] if is_nested else [_NOT_NESTED], list[str]()
@@ -92,7 +96,7 @@ def string_terminal(
 def without_forbidden(
     grammar: OutputGrammar, owner: EmbeddedSchema, texts: Iterable[str], forbidden: Sequence[str]
 ) -> list[str]:
-    """Those that hold none of the texts `never`; the others are refused or dropped."""
+    """The texts that contain no forbidden text. The others are reported as unenforced."""
     found = list(texts)
     held = {tag for text in found for tag in forbidden if tag in text}
     report_unenforced(grammar, owner, [f"a value that holds {tag!r}" for tag in forbidden if tag in held])
@@ -102,7 +106,7 @@ def without_forbidden(
 def scalar_terminals(
     grammar: OutputGrammar, alternative: Alternative, owner: EmbeddedSchema, forbidden: Sequence[str]
 ) -> list[Terminal]:
-    """Terminals for the values that are neither strings nor lists or objects; with an enum, for all but strings."""
+    """Terminals for values that are not strings, lists or objects; with an enum, for all its values except strings."""
     if alternative.values is not None:
         left = without_forbidden(grammar, owner, as_json(alternative.values), forbidden)
         return [Terminal(slashed("|".join(map(escaped, left))))] if left else []
@@ -116,14 +120,14 @@ def scalar_terminals(
 
 
 def as_json(values: Iterable[object]) -> list[str]:
-    """In JSON, those of these values that are no strings. A whole number with a point is one without, too."""
+    """The JSON texts of the values that are not strings. A whole number is in it with and without a point."""
     found = [value for value in values if not isinstance(value, str)]
     found += [int(value) for value in found if isinstance(value, float) and value.is_integer()]
     return [json.dumps(value, ensure_ascii=False) for value in found]
 
 
 def union(terminals: Sequence[Terminal]) -> Terminal:
-    """A terminal for what one of these matches."""
+    """A terminal for a match of any of these."""
     if len(terminals) == 1:
         return terminals[0]
     fallback = " | ".join(f"({each.fallback or each.body})" for each in terminals)
@@ -132,13 +136,13 @@ def union(terminals: Sequence[Terminal]) -> Terminal:
 
 
 def delimited(grammar: OutputGrammar, owner: EmbeddedSchema, terminals: Sequence[Terminal], end: str) -> str:
-    """The name of a rule for what one of these terminals matches, with a text behind it."""
+    """The name of a rule for a match of any of these terminals, followed by a text."""
     one = union(terminals)
     return grammar.delimited_text(DelimitedText(one.body, one.fallback, end, owner.param, owner.strict))
 
 
 class ArgumentsGrammar(ABC):
-    """The arguments of one tool, in a notation."""
+    """The arguments of one tool, in one notation."""
 
     def __init__(self, grammar: OutputGrammar, owner: EmbeddedSchema) -> None:
         self._grammar = grammar
@@ -146,7 +150,9 @@ class ArgumentsGrammar(ABC):
         self._document = Document(owner.schema)
 
     def arguments(self) -> str:
-        """The elements for them. Raises GrammarError if no object meets the schema, or it cannot be enforced."""
+        """The elements for the arguments. Raises GrammarError if no object satisfies the schema, or it cannot be
+        enforced.
+        """
         objects = [each for each in self.alternatives(self._owner.schema) if "object" in each.types]
         if not objects:
             raise GrammarError("arguments are an object")
@@ -154,7 +160,7 @@ class ArgumentsGrammar(ABC):
         return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
 
     def alternatives(self, schema: object) -> list[Alternative]:
-        """Those of a part of the tool's schema."""
+        """The alternatives of a part of the tool's schema."""
         return alternatives(schema, self._document)
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Reasoning: the variables that switch it on, and whether a prompt leaves it open."""
+"""The template variables that switch reasoning on and off, and whether a prompt leaves a reasoning block open."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 
 from llamafast.chat.reasoning_tags import ReasoningTags
 
-# Variables by which templates switch reasoning on and off.
+# The names of those variables.
 REASONING_SWITCHES = ("enable_thinking", "thinking")
 
 
 def invalid_reasoning_switch(variables: Mapping[str, object]) -> str | None:
-    """A switch that is neither true, false nor null: to a template every text is true, "no" and "false" as well."""
+    """The name of a switch that is not true, false or null. Templates treat any text as true, even "no" and "false"."""
     return next((name for name in REASONING_SWITCHES if not isinstance(variables.get(name), bool | None)), None)
 
 
 def leaves_reasoning_open(prompt: str, tags: ReasoningTags | None, continued: str | None = None) -> bool:
-    """Whether the model goes on inside a reasoning block. `continued`: the unfinished message that the prompt ends in.
+    """Whether the model continues inside a reasoning block.
 
-    Only the prompt's end counts, not a tag that somebody quotes before it.
+    prompt: the text of the prompt. Only its end counts; a tag that is quoted earlier does not.
+    continued: the text of the unfinished message at the end of the prompt.
     """
     if tags is None:
         return False

@@ -1,4 +1,4 @@
-"""Tools as a chat template can read them: what it cannot do without is filled in, for the template only."""
+"""Tools as the chat template reads them. What the template requires is added, for the template only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _with(schema: object) -> Document:
     return _function(description="A probe.", parameters={"type": "object", "properties": {"probe_key": schema}})
 
 
-# Tools that lack something, or say it in a rare way, each with a name for that.
+# Tools that lack something or have a rare form, by a name for that.
 _GAPS: Mapping[str, Document] = MappingProxyType(
     {
         "description": _function(parameters=dict(_NO_ARGUMENTS)),
@@ -47,19 +47,21 @@ _GAPS: Mapping[str, Document] = MappingProxyType(
 
 
 def find_gaps(takes: Callable[[Document], bool]) -> frozenset[str]:
-    """The names of what a template insists on in a tool; takes: whether it takes one. Empty if it takes none at all."""
+    """The names of what a template requires in a tool. takes: whether it accepts a tool. Empty if it accepts no tool at
+    all.
+    """
     if not takes(_with({"type": "string", "description": "A probe.", "additionalProperties": {}})):
         return frozenset()
     return frozenset(name for name, document in _GAPS.items() if not takes(document))
 
 
 def filled_tools(tools: Sequence[Document], gaps: frozenset[str]) -> list[dict[str, object]]:
-    """Copies of tools in OpenAI's shape, without nulls, and with what the template insists on."""
+    """Copies of tools in OpenAI's format, without nulls, and with what the template requires."""
     return [_filled(tool, gaps) for tool in tools]
 
 
 def with_trusted_keywords(tool: object) -> object:
-    """A copy of a tool in which JSON Schema's keywords and types are no client's texts."""
+    """A copy of a tool in which JSON Schema's keywords and types are trusted texts."""
     if not isinstance(tool, Mapping):
         return tool
     function = tool.get("function")
@@ -101,7 +103,7 @@ def _filled(tool: Document, gaps: frozenset[str]) -> dict[str, object]:
 
 
 def _schema_filled(schema: object, gaps: frozenset[str]) -> object:
-    """A schema below the parameters, and all in it."""
+    """A schema below the parameters, and all schemas inside it."""
     if isinstance(schema, bool) and gaps & {"objects", "items"}:
         schema = {}
     if not isinstance(schema, Mapping):

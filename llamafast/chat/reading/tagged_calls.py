@@ -114,7 +114,7 @@ class TaggedCallParser(AnswerParser):
 
     @abstractmethod
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
-        """Read the rest of an argument's opening tag. Returns (key, whether the value is a string; None: not declared)."""
+        """Read the rest of an argument's opening tag. Returns (key, whether the value is a string, if declared)."""
 
     def closes_call(self) -> Wait[bool]:
         """Consume the end of a call, if it is here."""
@@ -308,7 +308,7 @@ class TaggedCallParser(AnswerParser):
         return is_over
 
     def _begins_another(self, key: str, *, is_line: bool) -> bool:
-        """Whether an opening tag inside a value begins the next argument. Raises MalformedError if that is not clear."""
+        """Whether an opening tag inside a value begins the next argument. Raises MalformedError if unclear."""
         declared_names = self.declared_names
         if key not in self._given and (key in declared_names if declared_names else is_line):
             return True

@@ -1,4 +1,4 @@
-"""SchemaFormat: the format that a config writes down as model.response_schema."""
+"""ResponseSchemaFormat: the chat format that a config defines as model.response_schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llamafast.chat.response_schema.schema_nodes import SchemaNode, compile_sche
 from llamafast.chat.response_schema.stream_plan import compile_stream_plan
 from llamafast.chat.tools import Tool
 
-# <|name|>, <name>, [NAME]; not the name of a group.
+# <|name|>, <name> and [NAME], but not the name of a regex group.
 _TOKEN = re.compile(r"(?<!\(\?P)<[^<>\s()\[\]]+>|\[/?[A-Z_]+\]")
 
 _HARMONY = ("<|channel|>final<|message|>", "<|channel|>commentary to=functions.")
@@ -31,13 +31,17 @@ _MESSAGE = {"role", "content", "tool_calls", *REASONING_NAMES}
 
 
 class ResponseSchemaFormat(ChatFormat):
-    """Answers by a response schema: JSON Schema with x-regex, x-regex-iterator, x-regex-key-value and x-parser.
+    """A format defined by a response schema: JSON Schema with x-regex, x-regex-iterator, x-regex-key-value and
+    x-parser.
 
-    A schema of literal texts with gaps between them is followed as the text comes; any other is applied once, at the
-    text's end, as the log says; one that describes harmony is read as that. Fields of a message that no client knows
-    are left out. `written`: the format that the chat template writes, to which calls are held: a schema does not say
-    how. Raises ValueError naming the place in the schema that is not valid. Source: Hugging Face transformers,
-    response parsing.
+    A schema of literal texts with gaps between them is applied while the text arrives. Any other schema is applied
+    once, at the end of the text, and the log says so. A schema that describes harmony is read as harmony. Fields that
+    are not part of a chat message are dropped.
+
+    schema: the response schema.
+    written: the format that the chat template writes. Grammars use it, because a schema does not define how calls are
+        written.
+    Raises ValueError, which names the invalid place in the schema. Source: Hugging Face transformers, response parsing.
     """
 
     name: ClassVar[str] = "response_schema"
@@ -47,7 +51,7 @@ class ResponseSchemaFormat(ChatFormat):
         if self._root.type != "object" and self._root.properties:
             raise ValueError(f"{self._root.path}.type: a message is an object")
         regexes = "".join(_regexes(schema)).replace("\\", "")
-        # Its models write more kinds of headers than a regex tells, and leave end tokens out.
+        # Its models write more kinds of headers than a regex describes, and omit end tokens.
         self._known = Harmony() if all(text in regexes for text in _HARMONY) else None
         self._written = self._known or written or Plain()
         self._plan = compile_stream_plan(self._root)
@@ -66,29 +70,29 @@ class ResponseSchemaFormat(ChatFormat):
         return self._markers
 
     def matches(self, template: str) -> bool:
-        """Never: it is chosen by the config."""
+        """Never. The config selects this format."""
         return False
 
     @property
     def reads_calls(self) -> bool:  # type: ignore[override]  # each schema has its own
-        """Whether the schema says how calls are written."""
+        """Whether the schema defines how calls are written."""
         return self._known is not None or "tool_calls" in self._root.properties
 
     @property
     def is_framed(self) -> bool:
-        """Whether content stands in a frame."""
+        """Whether content is written between a header and an end marker."""
         return self._written.is_framed
 
     def reasoning_at(self, prompt: str) -> ReasoningTags | None:
-        """Of the format that the chat template writes."""
+        """The tags of the format that the chat template writes."""
         return self._written.reasoning_at(prompt)
 
     def grammar(self, prompt: str, tools: Sequence[Tool], policy: CallPolicy, *, may_reason: bool = True) -> str:
-        """Of the format that the chat template writes."""
+        """The grammar of the format that the chat template writes."""
         return self._written.grammar(prompt, tools, policy, may_reason=may_reason)
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
-        """A parser for what follows prompt, at whose end the schema's text may begin already."""
+        """A parser for the text that follows prompt. The text of the schema may begin at the end of prompt."""
         if self._known is not None:
             return self._known.parser(prompt, tools)
         tail = _tail(self._root, prompt)
@@ -98,7 +102,7 @@ class ResponseSchemaFormat(ChatFormat):
 
 
 class _EndParser(StreamParser):
-    """Keeps the text and applies the schema at its end."""
+    """Collects the text and applies the schema at its end."""
 
     def __init__(self, root: SchemaNode, tail: str, tools: Sequence[Tool] | None) -> None:
         self._root = root
@@ -107,12 +111,12 @@ class _EndParser(StreamParser):
         self._pieces = [tail]
 
     def feed(self, text: str) -> list[Event]:
-        """Nothing is certain before the end."""
+        """No events, because none is certain before the end."""
         self._pieces.append(text)
         return []
 
     def finish(self) -> list[Event]:
-        """All of it."""
+        """All events."""
         return message_events(self._root, "".join(self._pieces), self._num_tail, self._tools)
 
 
@@ -125,13 +129,13 @@ def _regexes(schema: object) -> Iterator[str]:
 
 
 def _markers(schema: object) -> Iterator[str]:
-    """What looks like a control token in a schema's regexes."""
+    """The texts in a schema's regexes that look like control tokens."""
     for text in _regexes(schema):
         yield from ['<|"|>'] if text == "gemma4-tool-call" else _TOKEN.findall(text.replace("\\", ""))
 
 
 def _tail(root: SchemaNode, prompt: str) -> str:
-    """The prompt's end that the schema's regexes begin in: the header of the turn, or a tag that opens it."""
+    """The end of the prompt where the schema's regexes begin: the header of the turn, or a tag that opens it."""
     leads = list(_leads(root))
     if not leads:
         return ""
@@ -144,12 +148,12 @@ def _tail(root: SchemaNode, prompt: str) -> str:
         return ""
     tail = prompt[start:]
     iterator = root.properties["tool_calls"].iterator if "tool_calls" in root.properties else None
-    # The last header may be an older turn's, if the model goes on without one behind a tool's result.
+    # If the model continues without a header after a tool's result, the last header belongs to an earlier turn.
     return "" if iterator is not None and iterator.search(tail) else tail
 
 
 def _leads(root: SchemaNode) -> Iterator[str]:
-    """Texts with which an answer may begin, the outer ones first."""
+    """Texts with which an answer may begin. Outer ones come first."""
     for name in (*REASONING_NAMES, "content"):
         node = root.properties.get(name)
         if node is None or node.regex is None:

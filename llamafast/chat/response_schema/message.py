@@ -1,4 +1,4 @@
-"""A whole answer by its response schema, exactly: what the schema gives, as the events of a message."""
+"""Applies a response schema to a whole answer, exactly. The result is the events of a message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True, slots=True)
 class FoundCall:
-    """A call that a schema found. start, end: where it stands. arguments: JSON text."""
+    """A call that a schema found.
+
+    name: the name of the function. Empty: the text proved not to be a call.
+    arguments: JSON text.
+    start, end: the range of the call in the text.
+    """
 
     name: str
     arguments: str
@@ -26,10 +31,10 @@ class FoundCall:
 
 
 def message_events(root: SchemaNode, text: str, num_prompt: int, tools: Sequence[Tool] | None) -> list[Event]:
-    """The events of a text whose first num_prompt characters are the prompt's end.
+    """The events of a text. Its first num_prompt characters are the end of the prompt and yield no events.
 
-    Of these nothing is told again. A text in which the schema finds nothing is content, and so is
-    what stands behind the last call, and what looks like a call and is none.
+    The whole text is content if the schema finds nothing in it. The text after the last call is content, and so is text
+    that only looks like a call.
     """
     message = root.value(text)
     fields = message if isinstance(message, dict) else {}
@@ -49,7 +54,7 @@ def message_events(root: SchemaNode, text: str, num_prompt: int, tools: Sequence
             start += len(content) - len(content.lstrip())
         if any(call.start >= end for call in calls):
             end = start + len(text[start:end].rstrip())
-        if start < 0:  # a parser has changed it: it is no piece of the text
+        if start < 0:  # a parser has changed it, so it is not a piece of the text
             has_content = True
             events.append(Content(content, 0))
         else:
@@ -66,17 +71,17 @@ def message_events(root: SchemaNode, text: str, num_prompt: int, tools: Sequence
 
 
 def item_call(items: SchemaNode, item: str, tools: Sequence[Tool]) -> FoundCall | None:
-    """The call that one item of tool_calls is; None if it is none."""
+    """The call in one item of tool_calls; None if it is not a call."""
     return _call(items.value(item), items, item, tools)
 
 
 def arguments_node(items: SchemaNode) -> SchemaNode | None:
-    """The rule of a call's arguments, in a function or beside the name."""
+    """The schema node of a call's arguments, inside `function` or next to the name."""
     return items.properties.get("function", items).properties.get("arguments")
 
 
 def _calls(root: SchemaNode, fields: Mapping[str, object], text: str, tools: Sequence[Tool] | None) -> list[FoundCall]:
-    """The calls; those that turn out to be none, or that nobody asked for, have no name."""
+    """The calls. Those that proved not to be calls, and those of a request without tools, have no name."""
     node = root.properties.get("tool_calls")
     if node is not None and node.iterator is not None and node.regex is None and node.items is not None:
         calls: list[FoundCall] = []
@@ -116,14 +121,14 @@ def _call(value: object, items: SchemaNode | None, given: object, tools: Sequenc
 
 
 def _is_bare(given: object, items: SchemaNode | None, node: SchemaNode) -> bool:
-    """Whether a call's arguments are bare text: then the tool's schema says what they are."""
+    """Whether the arguments of a call are bare text. The tool's schema then defines their types."""
     function = items.properties.get("function") if items is not None else None
     parsers = [each.parser for each in (items, function, node) if each is not None]
     return isinstance(given, str) and not any(parsers)
 
 
 def _without_arguments(items: SchemaNode, given: object) -> object:
-    """A call of a function without parameters: the regex of its arguments finds none."""
+    """A call of a function without parameters, in which the regex of the arguments matches nothing."""
     function = items.properties.get("function", items)
     name = function.properties["name"].value(given) if "name" in function.properties else ABSENT
     node = function.properties["arguments"].key_value
@@ -132,7 +137,7 @@ def _without_arguments(items: SchemaNode, given: object) -> object:
 
 
 def _parsed(arguments: str, name: str, tools: Sequence[Tool]) -> object:
-    """Arguments that a schema leaves as text."""
+    """The value of arguments that a schema leaves as text."""
     for parse in (_json, PARSERS["gemma4-tool-call"]):
         value = parse(arguments)
         if isinstance(value, dict):
@@ -163,7 +168,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _span(root: SchemaNode, name: str, value: str, text: str) -> tuple[int, int]:
-    """Where a field stands in the text; (-1, -1) if it does not stand there so."""
+    """The range of a field in the text. (-1, -1): the text does not contain its value."""
     node = root.properties.get(name)
     if node is not None and node.regex is not None and root.regex is None and root.parser is None:
         match = node.regex.search(text)

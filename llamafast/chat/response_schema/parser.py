@@ -1,4 +1,4 @@
-"""The machine of a response schema that a stream can follow."""
+"""ResponseSchemaParser: applies a response schema while the text arrives."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from llamafast.chat.response_schema.message import item_call
 from llamafast.chat.response_schema.stream_plan import ArgumentsPlan, CallsPlan, Segment, StreamPlan
 from llamafast.chat.tools import Tool
 
-# What stands before a call's arguments is short.
+# The text before the arguments of a call is short.
 _MAX_HEAD = 1000
 
 
 class ResponseSchemaParser(XmlCallParser):
-    """Follows a plan. tail: the prompt's end, where the plan begins; of what it holds only a begun call is told."""
+    """Follows a StreamPlan.
+
+    tail: the end of the prompt, where the plan begins. It yields no events, except of a call that has begun in it.
+    """
 
     def __init__(self, plan: StreamPlan, tail: str, tools: Sequence[Tool] | None) -> None:
         self._plan = plan
         self._call_plan = plan.calls if tools is not None else None
-        self._between: list[Content] = []  # what belongs to no part
+        self._between: list[Content] = []  # text that belongs to no part
         self._has_content = False
-        self._is_over = False  # inline content has met its end
+        self._is_over = False  # the end of inline content was reached
         super().__init__("", tools, ())
         self._num_tail = len(tail)
         begun = super().feed(tail) if tail else []
@@ -34,28 +37,28 @@ class ResponseSchemaParser(XmlCallParser):
         self._has_content = False
 
     def feed(self, text: str) -> list[Event]:
-        """What is certain now. text: the next piece, never seen before."""
+        """The events that are certain with this text. text: the next piece of the model's text."""
         begun, self._begun = self._begun, []
         return begun + self._told(super().feed(text))
 
     def finish(self) -> list[Event]:
-        """What is left when the model has stopped. Called once, last."""
+        """The remaining events, after the model has stopped. It is called once, as the last method."""
         begun, self._begun = self._begun, []
         events = begun + self._told(super().finish())
         content = self._plan.content
         last = events[-1] if events else None
-        # "$" also matches before a line break that ends the text.
+        # "$" also matches before a line break at the end of the text.
         if isinstance(last, Content) and last.text.endswith("\n") and content is not None and content.has_end:
             last.text = last.text[:-1]
         return events
 
     def add_content(self, text: str) -> None:
-        """More content; it stands at text[at]."""
+        """Add a piece of content, which begins at text[at]."""
         self._has_content = self._has_content or not text.isspace()
         super().add_content(text)
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         for opening in self._plan.reasoning_openings():
             if (yield from self.accept(opening)):
                 yield from self._reasoning()
@@ -67,7 +70,7 @@ class ResponseSchemaParser(XmlCallParser):
         try:
             yield from self._parts()
         except TextEnd:
-            if self.at < len(self.text):  # what could have begun a marker
+            if self.at < len(self.text):  # text that might have become a marker
                 self._sink()(self.text[self.at :])
                 self.at = len(self.text)
             if not self._has_content and not self._num_calls:
@@ -99,7 +102,7 @@ class ResponseSchemaParser(XmlCallParser):
         yield from self.accept_end((plan.arguments.suffix + plan.closer).strip())
 
     def _parts(self) -> Wait[None]:
-        """Content and calls."""
+        """Read content and calls."""
         calls, content = self._call_plan, self._plan.content
         unasked = self._plan.calls.opener if self._plan.calls is not None and calls is None else None
         ends = Markers(*(text for text in self._plan.ends if text != unasked))
@@ -125,7 +128,7 @@ class ResponseSchemaParser(XmlCallParser):
                 self._is_over = True
 
     def _sink(self) -> Callable[[str], None]:
-        """What takes the text between the parts."""
+        """The receiver of the text between the parts."""
         return self.add_content if self._plan.is_inline and not self._is_over else self._drop
 
     def _drop(self, text: str) -> None:
@@ -149,7 +152,7 @@ class ResponseSchemaParser(XmlCallParser):
             self.at -= len(marker)
 
     def _head(self, begun: str, plan: ArgumentsPlan, closer: str) -> Wait[str]:
-        """Take what stands before the arguments, of which begun is taken already; gives the name."""
+        """Read the text before the arguments; returns the name. begun: the part of that text that has been consumed."""
         while True:
             head = begun + self.text[self.at :]
             match = plan.head.match(head)
@@ -182,7 +185,7 @@ class ResponseSchemaParser(XmlCallParser):
         self.end_call()
 
     def _whole_item(self, begun: str, plan: CallsPlan) -> Wait[None]:
-        """An item that must be closed before it can be read."""
+        """Read an item that can only be read as a whole."""
         pieces = [begun]
         end: TextEnd | None = None
         try:
@@ -200,7 +203,7 @@ class ResponseSchemaParser(XmlCallParser):
         self.end_call()
 
     def _told(self, events: list[Event]) -> list[Event]:
-        """The events without what the prompt's end holds."""
+        """The events without the text of the prompt's end."""
         told: list[Event] = []
         for event in events:
             if isinstance(event, Content):
@@ -213,7 +216,7 @@ class ResponseSchemaParser(XmlCallParser):
         return told
 
     def _is_telling(self, text: str) -> bool:
-        """Whether there is more to a text than the plan's own."""
+        """Whether a text contains more than the plan's own texts."""
         segments = [segment for segment in (self._plan.reasoning, self._plan.content) if segment is not None]
         for known in (text for segment in segments for text in (*segment.closers, *segment.endings, *segment.lead)):
             text = text.replace(known, "")
@@ -221,7 +224,7 @@ class ResponseSchemaParser(XmlCallParser):
 
 
 def _joined(pieces: list[Content]) -> list[Content]:
-    """Pieces that follow one another become one."""
+    """The pieces, joined where one directly follows the other."""
     runs: list[list[Content]] = []
     end = -1
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""The regexes of response schemas taken apart: which literal texts stand where, so that a stream can look for them."""
+"""Splits the regexes of response schemas into parts, so that a parser can look for their literal texts in a stream."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# text: these characters. any: as few characters as possible (all: as many). run: characters of one class, at least
-# one. one: a character of a class. space: any white space. start, end: of the text. option: its content or nothing.
-# capture: what is wanted. ahead: what must follow.
+# text: these characters. any: as few characters as possible. all: as many as possible. run: one or more characters of a
+# class. one: a character of a class. space: any white space. start, end: of the text. option: its content or nothing.
+# capture: the wanted text. ahead: a lookahead.
 Kind: TypeAlias = Literal["text", "any", "all", "run", "one", "space", "start", "end", "option", "capture", "ahead"]
 Parts: TypeAlias = tuple["Part", ...]
 
@@ -24,12 +24,18 @@ _EVERYTHING = (".", r"[\s\S]", r"[\S\s]", r"[\d\D]", r"[\w\W]")
 
 
 class UnsupportedRegexError(ValueError):
-    """The regex holds more than literal texts, classes, options and one kind of gap."""
+    """The regex contains more than literal texts, classes, options and one kind of gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a regex. source: the piece itself. alternatives: of a group."""
+    """A part of a regex.
+
+    kind: what the part matches (see Kind).
+    source: the part of the regex.
+    text: the characters of a literal text.
+    alternatives: the alternatives of a group.
+    """
 
     kind: Kind
     source: str
@@ -38,7 +44,7 @@ class Part:
 
 
 def parse_regex(source: str) -> Parts:
-    """The parts of a regex, in order. Raises TooRichError."""
+    """The parts of a regex, in order. Raises UnsupportedRegexError."""
     alternatives, end = _alternatives(source, 0)
     if end != len(source) or len(alternatives) != 1:
         raise UnsupportedRegexError(source)
@@ -46,17 +52,17 @@ def parse_regex(source: str) -> Parts:
 
 
 def literal(parts: Parts) -> str | None:
-    """The text that the parts stand for, if it is one fixed text."""
+    """The text that the parts match, if it is one fixed text."""
     return "".join(part.text for part in parts) if all(part.kind == "text" for part in parts) else None
 
 
 def source_of(parts: Parts) -> str:
-    """The regex that the parts were."""
+    """The regex of the parts."""
     return "".join(part.source for part in parts)
 
 
 def _alternatives(source: str, at: int) -> tuple[tuple[Parts, ...], int]:
-    """What stands up to the end of the group (or of the regex)."""
+    """The alternatives up to the end of the group (or of the regex), and the offset of that end."""
     done: list[Parts] = []
     parts: list[Part] = []
     while at < len(source):
@@ -116,7 +122,7 @@ def _atom(source: str, token: re.Match[str]) -> tuple[Part, int]:
 
 
 def _joined(parts: list[Part]) -> Parts:
-    """Characters that follow one another become one text."""
+    """The parts, with consecutive characters joined into one text."""
     joined: list[Part] = []
     for part in parts:
         if part.kind == "text" and joined and joined[-1].kind == "text":

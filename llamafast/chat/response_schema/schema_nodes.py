@@ -1,4 +1,4 @@
-"""The language of response schemas: JSON Schema with regexes, compiled to rules that take a text apart exactly."""
+"""SchemaNode: one node of a response schema (JSON Schema with regexes), which extracts a value from a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPES = ("string", "array", "object", "integer", "number", "boolean", "any", "n
 
 
 class _Absent:
-    """What a rule gives where the text has nothing for it. JSON's null is a value."""
+    """The result where the text contains no value. JSON's null is a value."""
 
 
 ABSENT: Final = _Absent()
@@ -22,7 +22,19 @@ ABSENT: Final = _Absent()
 
 @dataclass(frozen=True, slots=True)
 class SchemaNode:
-    """One node of a schema. path: where it stands in it."""
+    """One node of a response schema.
+
+    path: the path of the node in the schema, for error messages.
+    const: a fixed value.
+    regex: x-regex, whose match is the value.
+    iterator: x-regex-iterator, each match of which is an item.
+    key_value: x-regex-key-value, each match of which is a member.
+    parser: the name of an x-parser.
+    type: a JSON Schema type, or "any".
+    properties, required, additional: the members of an object.
+    items: the node of an array's items.
+    choices: the nodes of oneOf. The first that finds a value counts.
+    """
 
     path: str
     const: object = ABSENT
@@ -38,7 +50,7 @@ class SchemaNode:
     choices: tuple[SchemaNode, ...] = ()
 
     def value(self, given: object) -> object:
-        """The rule's value of a text (or of what a parser made of it); ABSENT where it has none. Never raises."""
+        """The value of this node in a text or in the result of a parser. ABSENT: it has none. Never raises."""
         if not isinstance(self.const, _Absent):
             return self.const
         if given is None or isinstance(given, _Absent):
@@ -89,7 +101,7 @@ class SchemaNode:
 
 
 def compile_schema(schema: object, path: str = "response_schema") -> SchemaNode:
-    """The rules of a schema. Raises ValueError naming the place in the schema that is not valid."""
+    """The node of a schema. Raises ValueError, which names the invalid place in the schema."""
     if not isinstance(schema, Mapping):
         raise ValueError(f"{path}: must be an object")
     kind = _kind(schema, path)
@@ -109,7 +121,7 @@ def compile_schema(schema: object, path: str = "response_schema") -> SchemaNode:
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise ValueError(f"{path}.required: must be a list of names")
-    # Where a schema says nothing of properties, an object keeps those it has.
+    # Without properties in the schema, an object keeps all its members.
     additional = schema.get("additionalProperties", not properties)
     choices = schema.get("oneOf", [])
     if not isinstance(choices, list):
@@ -133,7 +145,7 @@ def compile_schema(schema: object, path: str = "response_schema") -> SchemaNode:
 
 
 def captured_value(match: re.Match[str] | None) -> object:
-    """What a match gives: its named groups, or its first group, or all of it; ABSENT if there is nothing."""
+    """The result of a match: its named groups, its first group, or the whole match. ABSENT: there is no match."""
     if match is None:
         return ABSENT
     if match.re.groupindex:

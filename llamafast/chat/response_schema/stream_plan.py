@@ -1,4 +1,4 @@
-"""Response schemas that a stream can follow: which texts begin and end reasoning, content and calls."""
+"""StreamPlan: the texts around reasoning, content and calls, for a schema that can be applied to a stream."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ from llamafast.chat.response_schema.schema_nodes import SchemaNode
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Text between others. lead: what may stand before it. opener: "" if it stands where it may.
+    """Text between others: reasoning or content.
 
-    needs_opener: it is there only behind its opener. is_skipped: the closer belongs to it. endings: closers that
-    count only at the text's end. has_end: the text's end closes it too.
+    lead: optional texts before it.
+    opener: the text that begins it. Empty: it may begin anywhere.
+    closers: texts that end it.
+    needs_opener: it exists only after its opener.
+    is_skipped: the closer belongs to it.
+    endings: closers that count only at the end of the text.
+    has_end: the end of the text closes it too.
     """
 
     lead: tuple[str, ...]
@@ -40,9 +45,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentsPlan:
-    """Arguments that a stream can follow. head: what stands before them in an item, the name in its first group.
+    """Arguments that can be read from a stream.
 
-    suffix: what stands between them and the item's closer. parser: "json", "gemma4-tool-call", or elements.
+    head: the part of an item before them. Its first group is the name.
+    suffix: the text between them and the item's closer.
+    parser: "json", "gemma4-tool-call" or "elements".
+    elements: the elements of the last kind.
     """
 
     head: re.Pattern[str]
@@ -53,9 +61,13 @@ class ArgumentsPlan:
 
 @dataclass(frozen=True, slots=True)
 class CallsPlan:
-    """Calls. opener, closer: the texts around one. num_outside: the opener's characters before the item.
+    """How calls are written.
 
-    closer_inside: how much of the closer is the item's own. arguments None: an item is read when it is closed.
+    opener, closer: the texts around one.
+    num_outside: the number of characters of opener before the item.
+    closer_inside: the number of characters of closer that belong to the item.
+    items: the schema node of an item.
+    arguments: None: an item is read after its closer.
     """
 
     opener: str
@@ -68,7 +80,11 @@ class CallsPlan:
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """A whole schema. is_inline: what is neither reasoning nor a call is content."""
+    """A whole schema.
+
+    reasoning, content, calls: how each part is written. None: the schema has no such part.
+    is_inline: text that is neither reasoning nor a call is content.
+    """
 
     reasoning: Segment | None
     content: Segment | None
@@ -80,13 +96,13 @@ class StreamPlan:
 
     @property
     def leads(self) -> tuple[str, ...]:
-        """What may stand before everything, in this order."""
+        """The optional texts before all parts, in order."""
         segments = [segment for segment in (self.reasoning, self.content) if segment is not None]
         return tuple(dict.fromkeys(text for segment in segments for text in segment.lead))
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """What ends text that stands between the parts."""
+        """The texts that end the text between the parts."""
         texts = [self.calls.opener] if self.calls is not None else []
         if self.content is not None and self.content.opener:
             texts.append(self.content.opener)
@@ -95,7 +111,7 @@ class StreamPlan:
         return tuple(dict.fromkeys(texts))
 
     def reasoning_openings(self) -> Iterator[str]:
-        """All texts with which a reasoning may begin, long ones first."""
+        """All texts with which reasoning may begin. Long ones come first."""
         if self.reasoning is None:
             return
         leads = self.reasoning.lead
@@ -104,7 +120,7 @@ class StreamPlan:
 
 
 def compile_stream_plan(root: SchemaNode) -> StreamPlan | None:
-    """The plan of a schema; None if only the whole text shows what is what."""
+    """The plan of a schema. None: the schema can only be applied to a whole text."""
     try:
         return _plan(root)
     except UnsupportedRegexError:
@@ -127,7 +143,7 @@ def _plan(root: SchemaNode) -> StreamPlan:
     content_rule = root.properties.get("content")
     content = _content(parse_regex(_regex(content_rule)), reasoning) if content_rule is not None else None
     if content is not None and calls is not None and not content.opener:
-        # What follows such a closer shows whether a call begins; if none does, the content goes on.
+        # What follows such a closer shows whether a call begins. If not, the content continues.
         closers = tuple(text for text in content.closers if not calls.opener.startswith(text))
         content = replace(content, closers=closers)
     plan = StreamPlan(reasoning, content, calls)
@@ -167,7 +183,7 @@ def _content(parts: Parts, reasoning: Segment | None) -> Segment:
         if text is not None:
             lead.append(text)
         elif inner[0].kind == "any" and literal(inner[1:]) is not None and _kinds(rest[:1]) == ["text"]:
-            pass  # it stands anywhere: that is where a stream looks for its opener
+            pass  # it may be anywhere, as a stream searches for its opener
         elif not _skips(inner, reasoning):
             raise UnsupportedRegexError("content")
     opener = rest.pop(0).text if rest and rest[0].kind == "text" else ""
@@ -178,13 +194,13 @@ def _content(parts: Parts, reasoning: Segment | None) -> Segment:
 
 
 def _takes_all(parts: Parts) -> bool:
-    """Whether the parts are a greedy capture, with nothing behind it."""
+    """Whether the parts are a greedy capture with nothing after it."""
     kinds = _kinds(parts)
     return kinds in (["capture"], ["capture", "end"]) and _kinds(_only(parts[0])) == ["all"]
 
 
 def _skips(parts: Parts, reasoning: Segment | None) -> bool:
-    """Whether the parts are a reasoning: its opener, anything, its closer, white space."""
+    """Whether the parts match reasoning: its opener, anything, its closer, white space."""
     if reasoning is None:
         return False
     kinds = [part.kind for part in parts if part.kind != "space"]
@@ -207,7 +223,7 @@ def _head(parts: Parts) -> tuple[tuple[str, ...], str, Parts]:
 
 
 def _tail(parts: Parts) -> tuple[tuple[str, ...], tuple[str, ...], bool, bool]:
-    """Of a lazy capture and what ends it: (closers, closers at the text's end, whether that ends it, ...skipped)."""
+    """A lazy capture and its end, as (closers, closers at the end of the text, whether that ends it, is_skipped)."""
     if len(parts) < 2 or parts[0].kind != "capture" or _kinds(_only(parts[0])) != ["any"]:
         raise UnsupportedRegexError("capture")
     rest = parts[1:]
@@ -257,7 +273,7 @@ def _calls(node: SchemaNode) -> CallsPlan:
 
 
 def _arguments(items: SchemaNode, inner_close: str) -> ArgumentsPlan | None:
-    """None: an item must be closed before it can be read."""
+    """None: an item can only be read after its closer."""
     function = items.properties.get("function", items)
     name, arguments = function.properties.get("name"), arguments_node(items)
     plain = [node for node in (items, function) if node.regex is None and node.parser is None and not node.key_value]
@@ -273,7 +289,7 @@ def _arguments(items: SchemaNode, inner_close: str) -> ArgumentsPlan | None:
         return None
     if elements is None and arguments.parser is None:
         return None
-    # The name's regex says where the name ends, the arguments' where they begin; both begin at the item.
+    # The regex of the name defines where the name ends, that of the arguments where they begin. Both begin at the item.
     return ArgumentsPlan(
         re.compile(f"(?={name_head}){head}", re.DOTALL),
         suffix[: len(suffix) - len(inner_close)],
@@ -283,7 +299,7 @@ def _arguments(items: SchemaNode, inner_close: str) -> ArgumentsPlan | None:
 
 
 def _name_head(parts: Parts) -> str:
-    """The regex of an item up to its name's end: literal texts, the name, and what ends it."""
+    """The regex of an item up to the end of its name: literal texts, the name, and the text that ends it."""
     kinds = [part.kind for part in parts if part.kind != "start"]
     if kinds[-1:] not in (["text"], ["one"]) or not set(kinds) <= {"text", "capture", "one"}:
         raise UnsupportedRegexError("name")
@@ -294,7 +310,7 @@ def _name_head(parts: Parts) -> str:
 
 
 def _around(parts: Parts) -> tuple[str, str]:
-    """(regex of what stands before the captured arguments, text of what stands behind)."""
+    """(regex of the text before the captured arguments, the text after them)."""
     rest = [part for part in parts if part.kind not in ("start", "end")]
     captures = [i for i, part in enumerate(rest) if part.kind == "capture"]
     if len(captures) != 1 or not all(part.kind in ("text", "run", "one") for part in rest[: captures[0]]):
@@ -303,7 +319,7 @@ def _around(parts: Parts) -> tuple[str, str]:
 
 
 def _elements(pairs: re.Pattern[str], suffix: str) -> Elements:
-    """Of a regex like `<key=(?P<key>[^>]+)>(?P<value>.*?)</key>`."""
+    """The elements of a regex such as `<key=(?P<key>[^>]+)>(?P<value>.*?)</key>`."""
     parts = parse_regex(pairs.pattern)
     if _kinds(parts) != ["text", "capture", "text", "capture", "text"]:
         raise UnsupportedRegexError("pairs")
