@@ -1,4 +1,4 @@
-"""Context-free rules over bytes, and what can be known about them before anything is generated."""
+"""ByteRules: context-free rules over bytes, and checks of such rules before anything is generated."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from llamafast.errors import GrammarError
 
 @dataclass(slots=True)
 class ByteRules:
-    """rules[r] are the alternatives of rule r, each a list of elements; rule 0 is the root.
+    """Context-free rules over bytes.
 
-    Element s >= 0 is byte set s, -2 - r is rule r; -1 is left for the end. byte_sets[s] has bit b set if set s holds
-    byte b.
+    rules: rules[r] are the alternatives of rule r, each a list of elements. Rule 0 is the root. An element s >= 0 is
+        byte set s, and -2 - r is rule r. -1 is reserved for the end.
+    byte_sets: byte_sets[s] has bit b set if set s contains byte b.
     """
 
     rules: list[list[list[int]]] = field(default_factory=list)
@@ -20,7 +21,7 @@ class ByteRules:
 
 
 def keep_productive(rules: ByteRules) -> None:
-    """Remove the alternatives that no text can complete. Raises GrammarError if none is left of the root."""
+    """Remove the alternatives that no text completes. Raises GrammarError if the root keeps none."""
     productive = _derivable(rules, with_bytes=True)
     if 0 not in productive:
         raise GrammarError("no text matches this grammar")
@@ -31,9 +32,9 @@ def keep_productive(rules: ByteRules) -> None:
 
 
 def check_left_recursion(rules: ByteRules) -> None:
-    """Raises GrammarError if a rule can come back to itself without a byte, ever more of it waiting behind."""
+    """Raises GrammarError if a rule can reach itself without a byte, with elements after it."""
     nullable = _derivable(rules, with_bytes=False)
-    edges: list[set[tuple[int, bool]]] = []  # (rule that may begin here, whether something waits behind it)
+    edges: list[set[tuple[int, bool]]] = []  # (rule that may begin here, whether elements follow it)
     for alternatives in rules.rules:
         edges.append(set())
         for elements in alternatives:
@@ -50,7 +51,7 @@ def check_left_recursion(rules: ByteRules) -> None:
 
 
 def _derivable(rules: ByteRules, *, with_bytes: bool) -> set[int]:
-    """The rules that some text matches; without bytes: those that the empty text matches."""
+    """The rules that some text matches. with_bytes False: those that the empty text matches."""
     users: dict[int, list[tuple[int, int]]] = {}
     num_missing: dict[tuple[int, int], int] = {}
     ready: list[int] = []

@@ -1,4 +1,4 @@
-"""The smallest vocabulary, over which grammars are tried out: what compiles over bytes compiles over tokens."""
+"""ByteVocabulary: the smallest vocabulary, with which grammars are tried out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _CONTROL = re.compile(r"<\[(\d+)\]>")
 
 
 class ByteVocabulary(Vocabulary):
-    """Bytes, and control tokens of a model under other ids, which changes nothing that counts."""
+    """Bytes, and the control tokens of a model under other ids. A grammar that compiles over bytes compiles over
+    tokens.
+    """
 
     def __init__(self, control_ids: Mapping[str, int]) -> None:
         super().__init__(_TOKEN_BYTES, _NAMES, [_END], _tokenize)
@@ -40,7 +42,7 @@ class ByteVocabulary(Vocabulary):
 
 @cache
 def byte_tokenizer() -> LLTokenizer:
-    """What llguidance knows of it, made once per process."""
+    """The tokenizer of this vocabulary for llguidance. It is made once per process."""
     return Vocabulary(_TOKEN_BYTES, _NAMES, [_END], _tokenize).guidance
 
 

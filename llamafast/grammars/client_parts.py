@@ -1,6 +1,6 @@
-"""The parts of a grammar that come from clients: as rules, and whether each is sound by itself.
+"""The parts of a grammar that clients wrote: as rules, and checked one by one.
 
-Nothing here needs the model's vocabulary: what compiles over bytes compiles over tokens.
+Nothing here needs the model's vocabulary, because a grammar that compiles over bytes compiles over tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from llamafast.json_schema.simplify import without_fragile_keywords
 
 
 def compilable_schema(entry: tuple[object, str, bool], dropped: list[str]) -> dict[str, object]:
-    """A schema as llguidance takes it, of its client's field, and whether it is strict. Raises GrammarError naming it.
+    """A client's schema as llguidance accepts it. Raises GrammarError with the param of the entry.
 
-    dropped: the names of what is dropped are added.
+    entry: (schema, param, strict).
+    dropped: OUT: the names of dropped keywords are added.
     """
     schema, param, strict = entry
     try:
@@ -34,13 +35,13 @@ def compilable_schema(entry: tuple[object, str, bool], dropped: list[str]) -> di
 
 
 def schema_rule(entry: tuple[object, str, bool], dropped: list[str]) -> str:
-    """The body of a rule that is JSON of such a schema."""
+    """The body of a rule for JSON of such a schema."""
     root = {**compilable_schema(entry, dropped), "x-guidance": compile_options(strict=entry[2])}
     return f"%json {json.dumps(root)}"
 
 
 def regex_rule(regex: str, param: str) -> str:
-    """The body of a rule that matches a client's regular expression. Raises GrammarError naming its field."""
+    """The body of a rule for a client's regular expression. Raises GrammarError with this param."""
     try:
         check_regex(regex)
     except GrammarError as error:
@@ -49,7 +50,7 @@ def regex_rule(regex: str, param: str) -> str:
 
 
 def drop_unmatchable_patterns(source: dict[str, Any]) -> None:
-    """Drop patterns that are none, or that no string matches. Raises GrammarError where that must not be."""
+    """Drop patterns that are not valid or match no string. Raises GrammarError if they must not be dropped."""
     for entry in source["delimited_texts"].values():
         body, fallback, _, param, strict = entry
         if not fallback or _matches_any(body):
@@ -61,14 +62,14 @@ def drop_unmatchable_patterns(source: dict[str, Any]) -> None:
 
 
 def _matches_any(body: str) -> bool:
-    """Whether a terminal compiles, and a string matches it."""
+    """Whether a terminal compiles and matches a string."""
     return matches_any(ByteVocabulary({}), LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}"))
 
 
 def without_broken_parts(text: str) -> str | None:
-    """The text of an OutputGrammar that does not compile, without what does not compile by itself; None: all does.
+    """The text of an OutputGrammar without the parts that do not compile by themselves. None: all of them compile.
 
-    Raises GrammarError naming the client's field if that must not be dropped.
+    Raises GrammarError with the param of the client's field, if a part must not be dropped.
     """
     source = json.loads(text)
     drop_unmatchable_patterns(source)

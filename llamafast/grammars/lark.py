@@ -1,4 +1,4 @@
-"""Grammars of whole outputs that formats write: Lark rules over control tokens, free text and JSON Schemas."""
+"""Compiles the grammars that chat formats write: Lark rules over control tokens, free text and JSON Schemas."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ANY_TEXT = "/(?s:.*)/"
 
 
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for the JSON text of an OutputGrammar:
-    {rules, texts, frees, ends, schemas, checked, regexes, dropped}.
+    """A program for the source of an OutputGrammar, which is a JSON object with the keys
 
-    What does not compile of a schema that is not strict is dropped. Raises GrammarError; its param is the client's
-    field where a schema or a regex is at fault.
+    rules, texts, free_texts, delimited_texts, schemas, checked, regexes and dropped. Parts of a schema that do not
+    compile are dropped if it is not strict. Raises GrammarError. Its param is the client's field if a schema or a regex
+    is at fault.
     """
     try:
         return _compiled(vocabulary, text)
@@ -58,20 +58,20 @@ def _compiled(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
 
 
 def _free(vocabulary: Vocabulary, name: str, end: str, unless: str) -> Iterator[str]:
-    """Rules for a free text: NAME_open without `end`, NAME up to the first place where it stands, and with it."""
+    """Rules for a free text: NAME_open for one without `end`, NAME for one up to and including the first `end`."""
     term, begins = f"T_{name.upper()}", next(_parts(vocabulary, unless), 0)
-    # Text holds no control token, so it need not be said that it does not begin with one.
+    # Text contains no control token, so it cannot begin with one.
     exception = rf" & ~/(?s:\s*{escaped(begins)}.*)/" if isinstance(begins, str) else ""
-    # Nor may it hold the name of a control token in letters: whoever reads the text takes one for the other.
+    # Text must not contain the name of a control token as letters either, because parsers would take it for the token.
     yield f"{term}: {_ANY_TEXT} & ~{containing(end)}{exception}"
     yield f"{name}_open: {term}"
     yield from _ended(vocabulary, name, term, end)
 
 
 def _ended(vocabulary: Vocabulary, name: str, body: str, end: str) -> Iterator[str]:
-    """Rules for what a terminal of this body matches with `end` behind it.
+    """Rules for a match of the terminal `body` with `end` after it.
 
-    Both are one lexeme, which ends as soon as it can: a terminal of its own would take the end for more of itself.
+    Both are one lexeme, which ends as soon as it can. A separate terminal would match the end as a part of itself.
     """
     parts = list(_parts(vocabulary, end))
     before = "".join(str(part) for part in parts[: next((i for i, p in enumerate(parts) if isinstance(p, int)), None)])
@@ -85,7 +85,7 @@ def _ended(vocabulary: Vocabulary, name: str, body: str, end: str) -> Iterator[s
 
 
 def _literal(vocabulary: Vocabulary, *parts: str) -> str:
-    """Elements that are these texts in a row: only the first, third and so on may name control tokens."""
+    """Elements for a sequence of texts. Only the first, third and later odd ones may name control tokens."""
     elements: list[str | int] = [""]
     for i, part in enumerate(parts):
         for element in (part,) if i % 2 else _parts(vocabulary, part):
@@ -102,7 +102,7 @@ def _literal(vocabulary: Vocabulary, *parts: str) -> str:
 
 
 def _parts(vocabulary: Vocabulary, text: str) -> Iterator[str | int]:
-    """A text as control tokens and what lies between."""
+    """A text as control tokens and the texts between them."""
     if vocabulary.control_pattern is None:
         yield text
         return

@@ -1,4 +1,4 @@
-"""A JSON Schema as llguidance takes it, from its text."""
+"""JSON Schemas for llguidance, from their text, with cost limits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from llamafast.json_schema.subschemas import MAX_DEPTH
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-# Between JSON's tokens. Bounded: a model that has nothing to say would write line breaks up to max_tokens.
+# White space between JSON tokens. It is limited, because a model might write line breaks up to max_tokens.
 _WHITESPACE = r"[\x20\x09]|\n{1,2}[\x20\x09]{0,20}"
 
 
 def compile_options(*, strict: bool) -> JsonCompileOptions:
-    """How llguidance reads a schema. strict: it refuses what it cannot enforce rather than drop it."""
+    """The options with which llguidance reads a schema. strict: it refuses what it cannot enforce, instead of dropping
+    it.
+    """
     return {
         "lenient": not strict,
         "coerce_one_of": not strict,
@@ -28,9 +30,9 @@ def compile_options(*, strict: bool) -> JsonCompileOptions:
 
 
 def compilable(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], list[str]]:
-    """An equal schema without what would be refused for no reason, and what had to be dropped.
+    """(an equal schema without what llguidance would refuse needlessly, the names of dropped keywords).
 
-    Raises GrammarError; strict: rather than drop anything.
+    Raises GrammarError; if strict, instead of dropping anything.
     """
     root, dropped = simplified(schema, strict=strict)
     root, dear = within_cost_limits(root, strict=strict)

@@ -1,4 +1,4 @@
-"""A limit on the reasoning: once it is used up, the text that closes it comes next, whatever the model says."""
+"""ReasoningBudgetConstraint: a limit on reasoning tokens. At the limit it forces the text that closes the reasoning."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ _MAX_CHAR_BYTES = 4
 
 
 class ReasoningBudgetConstraint(Constraint):
-    """Counts the tokens drawn while reasoning is open; at max_tokens it forces closing_ids, unless `inner` forbids it.
+    """Counts the tokens while reasoning is open. At the limit it forces the closing text, unless `inner` forbids it.
 
-    is_open: reasoning is open from the beginning; the text `start` opens it (empty: nothing does), `end` closes it,
-    whatever tokens they are written in. The tokens of these count, those of closing_ids do not. A closing tag that has
-    begun may be finished, and so may a character. All other tokens are up to `inner`, if there is one. token_bytes:
-    shape (n_vocab,), what each token writes, or its name.
+    inner: another constraint, which decides about all other tokens. None: all are allowed.
+    max_tokens: the limit. Tokens of the tags count, those of closing_ids do not.
+    is_open: reasoning is open from the beginning.
+    start: the text that opens reasoning. Empty: nothing does.
+    end: the text that closes reasoning.
+    closing_ids: the token ids of the forced text.
+    token_bytes: shape (n_vocab,), the text of each token, or its name.
+    The tags may be written in any tokens. A closing tag or a character that has begun may be finished.
     """
 
     def __init__(
@@ -39,8 +43,8 @@ class ReasoningBudgetConstraint(Constraint):
         self._closing_ids = list(closing_ids)
         self._token_bytes = token_bytes
         self._n_vocab = len(token_bytes)
-        self._tail = b""  # of the text, behind the last tag: what may be the beginning of one
-        self._queue = deque[int]()  # what has to come next
+        self._tail = b""  # the text after the last tag, which may be the beginning of one
+        self._queue = deque[int]()  # the tokens that must come next
         self._is_over = False
         self._close_if_used_up()
 
@@ -82,7 +86,7 @@ class ReasoningBudgetConstraint(Constraint):
         return self._inner is not None and self._inner.is_finished
 
     def _give_up(self) -> None:
-        """The grammar has another end of reasoning than this one, or none."""
+        """The grammar has no end of reasoning, or another one."""
         self._queue.clear()
         self._is_over = True
 
@@ -107,7 +111,7 @@ class ReasoningBudgetConstraint(Constraint):
 
 
 def _ends_inside_char(text: bytes) -> bool:
-    """Whether the last character, in UTF-8, lacks bytes that may still come."""
+    """Whether the last character of this UTF-8 text is incomplete."""
     for num_bytes in range(1, min(len(text), _MAX_CHAR_BYTES - 1) + 1):
         byte = text[-num_bytes]
         if byte >= 0xC0:  # begins a character of 2, 3 or 4 bytes

@@ -1,4 +1,4 @@
-"""A JSON Schema whose strings do not hold the tags that the value stands between: the first one would end it."""
+"""Rewrites a JSON Schema so that its strings do not contain certain texts, such as the tag that ends a value."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llamafast.json_schema.string_formats import STRING_FORMATS
 from llamafast.json_schema.subschemas import map_subschemas
 from llamafast.json_schema.types import Schema, as_schema
 
-_ANY = "_any"  # the definition of every value
+_ANY = "_any"  # the definition of any value
 _APPLIED = frozenset({"anyOf", "oneOf", "allOf", "$ref"})
-# Where references lead into themselves it would go on for ever.
+# Recursive references would never end.
 _MAX_MERGED = 500
 _MAX_DEPTH = 20
 
@@ -26,11 +26,12 @@ _Plain: TypeAlias = dict[str, object]
 
 
 def without_forbidden_texts(schema: Schema, forbidden: Sequence[str], on_unenforced: Callable[[str], None]) -> _Plain:
-    """A standalone schema that allows what the given one does, without strings that hold one of the texts `never`.
+    """A standalone schema for the same values, except those with strings that contain a forbidden text.
 
-    Where properties are declared, no others are allowed: their names could not be kept from holding a tag. Names that a
-    pattern describes are without the first character of the texts. unheld: told of a keyword that has to go, it may
-    raise. Raises GrammarError for a schema that is too complex.
+    If properties are declared, no others are allowed, because their names could contain a tag. Keys that a pattern
+    describes do not contain the first character of the texts.
+    on_unenforced: called with each keyword that must be dropped; it may raise.
+    Raises GrammarError if the schema is too complex.
     """
     guard = _Rewriter(schema, forbidden, on_unenforced)
     definitions = {name: guard.of(part) for name, part in as_schema(schema.get("$defs")).items()}
@@ -43,7 +44,7 @@ def _any() -> _Plain:
 
 
 class _Rewriter:
-    """Guards the schemas of one document."""
+    """Rewrites the schemas of one document."""
 
     def __init__(self, root: Schema, forbidden: Sequence[str], on_unenforced: Callable[[str], None]) -> None:
         self._document = Document(root)
@@ -54,7 +55,7 @@ class _Rewriter:
         self._depth = 0
 
     def of(self, schema: object) -> object:
-        """The same without strings that hold a tag."""
+        """The schema without strings that contain a forbidden text."""
         if not isinstance(schema, Mapping):
             return schema if schema is False else _any()
         applied = _APPLIED & schema.keys()
@@ -71,7 +72,7 @@ class _Rewriter:
         return self._merged(schema)
 
     def any_value(self) -> _Plain:
-        """Every value without strings that hold a tag."""
+        """Any value without strings that contain a forbidden text."""
         return {
             "anyOf": [
                 {"type": ["number", "boolean", "null"]},
@@ -94,7 +95,7 @@ class _Rewriter:
         return {"oneOf" if any(each.is_overlapping for each in found) else "anyOf": rows} if rows else False
 
     def _single(self, schema: Schema) -> _Plain:
-        """One without references, and with no more combinations than of patterns."""
+        """A schema without references, and without combinations other than of patterns."""
         said = dict(schema)
         drop_noop_keywords(said)
         names = said.pop("propertyNames", None)
@@ -141,7 +142,7 @@ class _Rewriter:
         schema["additionalProperties"] = False
 
     def _keys(self, patterns: Schema) -> _Plain:
-        """The same table without keys that hold a tag."""
+        """The table without keys that contain a forbidden text."""
         found = {pattern: excluding_character(pattern, self._forbidden[0][0]) for pattern in patterns}
         if None in found.values():
             self._on_unenforced("patternProperties")
@@ -149,7 +150,7 @@ class _Rewriter:
         return {f"^({new})$": patterns[pattern] for pattern, new in found.items()}
 
     def _named(self, names: object, values: object) -> _Plain:
-        """Members with such names, and these values."""
+        """Members with such names and these values."""
         found = [each.strings for each in alternatives(names, self._document) if "string" in each.types]
         if all(each.values is not None for each in found):
             listed = [name for each in found for name in each.values or () if not _holds(name, self._forbidden)]

@@ -1,4 +1,4 @@
-"""An alternative of a schema as one schema: what its parts say together, without references and combinations."""
+"""An alternative as one schema, without references and combinations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOGETHER = frozenset(
 
 
 def merged(alternative: Alternative) -> dict[str, object]:
-    """Raises GrammarError for a keyword that several parts have, and that cannot be said once for all of them."""
+    """One schema for all parts. Raises GrammarError for a keyword of several parts that cannot be merged."""
     out: dict[str, object] = {"type": types.names(alternative.types)}
     for part in alternative.parts:
         for name, value in part.items():

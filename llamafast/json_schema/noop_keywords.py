@@ -1,4 +1,4 @@
-"""Keywords that say nothing by their values, as many generators of schemas write them."""
+"""Keywords without effect because of their values. Many schema generators write them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NOOP_VALUES: dict[str, tuple[object, ...]] = {
 
 
 def drop_noop_keywords(schema: dict[str, Any]) -> None:
-    """Take them out of one schema; null is no value of any keyword but `const`."""
+    """Remove them from one schema. Null is not a value of any keyword except `const`."""
     for name in [name for name, value in schema.items() if value is None and name != "const"]:
         del schema[name]
     for name, values in _NOOP_VALUES.items():
         if name in schema and any(schema[name] == value and type(schema[name]) is type(value) for value in values):
             del schema[name]
     if isinstance(schema.get("required"), bool):
-        del schema["required"]  # draft 3: it is the object around that requires
+        del schema["required"]  # draft 3, where the surrounding object requires it
     if "if" not in schema:
         schema.pop("then", None)
         schema.pop("else", None)

@@ -1,4 +1,4 @@
-"""References within a schema: where they lead, and a part with all that it refers to."""
+"""Document: resolves references in a schema, and makes a part of it independent of the rest."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llamafast.errors import GrammarError
 from llamafast.json_schema.subschemas import DEFINITIONS, locations, map_subschemas
 from llamafast.json_schema.types import Schema, as_schema
 
-# Notes for people, which only make a grammar's text longer; and names of the document, which stays behind.
+# Annotations only make a grammar's text longer. The ids of the document are not needed outside it.
 _NOTES = frozenset({"title", "description", "default", "examples", "$comment", "$id", "id", "$anchor", "deprecated"})
 _MAX_NAME = 32
 
 
 class Document:
-    """A whole schema, in which references are looked up.
+    """A whole schema, in which references are resolved.
 
-    A reference is a JSON pointer in a fragment (RFC 6901, 6), or the name of an anchor; the schema's own $id may stand
-    before it. Others are refused.
+    A reference is a JSON pointer in a fragment (RFC 6901, section 6) or the name of an anchor, after the schema's own
+    $id or without it. Other references are refused.
     """
 
     __slots__ = ("_anchors", "root")
@@ -29,7 +29,7 @@ class Document:
         self._anchors: dict[str, object] | None = None
 
     def target(self, reference: str) -> object:
-        """What a reference leads to. Raises GrammarError if it leads nowhere, or out of the schema."""
+        """The schema that a reference points to. Raises GrammarError if it points to nothing, or to another document."""
         pointer = unquote(self._fragment(reference))
         if pointer and not pointer.startswith("/"):
             if self._anchors is None:
@@ -51,7 +51,7 @@ class Document:
         return target
 
     def _fragment(self, reference: str) -> str:
-        """What a reference says about this schema. Raises GrammarError if it is about another one."""
+        """The fragment of a reference to this schema. Raises GrammarError if it is a reference to another schema."""
         if reference.startswith("#"):
             return reference[1:]
         own = as_schema(self.root).get("$id")
@@ -65,7 +65,7 @@ class Document:
         return fragment
 
     def standalone(self, schema: object) -> dict[str, object]:
-        """A schema that means the same without the document: all that it reaches is defined in it."""
+        """An equal schema that needs no document: it contains the definitions of everything that it refers to."""
         names: dict[int, str] = {}
         definitions: dict[str, object] = {}
         waiting: list[tuple[str, object]] = []
@@ -95,7 +95,7 @@ class Document:
 
 
 def _new_name(reference: str, taken: Mapping[str, object]) -> str:
-    """A name for what a reference leads to, of characters that need no escaping."""
+    """A name for the target of a reference, in characters that need no escaping."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", unquote(reference).rpartition("/")[2])[:_MAX_NAME] or "root"
     return name if name not in taken else f"{name}-{len(taken)}"
 
@@ -112,6 +112,6 @@ def _anchors(root: object) -> list[tuple[str, object]]:
 
 
 def reference_of(schema: Schema) -> str | None:
-    """The reference that a schema is, if it is one."""
+    """The reference of a schema. None: it has none."""
     reference = schema.get("$ref")
     return reference if isinstance(reference, str) else None

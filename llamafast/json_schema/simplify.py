@@ -1,6 +1,6 @@
-"""Prepares a JSON Schema for llguidance.
+"""Rewrites a JSON Schema for llguidance.
 
-It drops keywords that say nothing, and closes parts that no finite value satisfies.
+It removes keywords without effect, and replaces parts that no finite value satisfies.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from llamafast.json_schema.refs import Document
 from llamafast.json_schema.string_formats import STRING_FORMATS
 from llamafast.json_schema.subschemas import Location, check_depth, locations, map_subschemas
 
-_MAX_TOTAL_DEPTH = 4000  # of all schemas that references reach: llguidance descends that far at worst
+_MAX_TOTAL_DEPTH = 4000  # of all reachable schemas: llguidance recurses up to this depth
 _PREFIX = "#/$defs/"
-# What a client may write in ways that no compiler takes.
+# Keywords whose values may have forms that no compiler accepts.
 _FRAGILE = frozenset(
     {
         "pattern",
@@ -36,11 +36,11 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
 def simplified(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], list[str]]:
-    """An equal schema without what would be refused or loosened for no reason, and what had to be dropped.
+    """(an equal schema without what llguidance would refuse or loosen needlessly, the names of dropped keywords).
 
-    Parts that no finite value satisfies become `false`. strict False: bounds, multipleOf, pattern, enum and const are
-    dropped where they cannot be enforced.
-    Raises GrammarError, also for a schema that no finite value satisfies.
+    Parts that no finite value satisfies become `false`.
+    strict: False: limits, multipleOf, pattern, enum and const are dropped where they cannot be enforced.
+    Raises GrammarError, also if no finite value satisfies the schema.
     """
     check_depth(schema)
     if schema is True:
@@ -49,7 +49,7 @@ def simplified(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], 
         raise GrammarError("the schema allows nothing")
     if not isinstance(schema, Mapping):
         raise GrammarError("the schema is neither an object nor a boolean")
-    # llguidance's own options: a client may not loosen what is enforced.
+    # An option of llguidance, with which a client could loosen what is enforced.
     root = Document(schema).standalone({key: value for key, value in schema.items() if key != "x-guidance"})
     dropped: list[str] = []
     box: list[Any] = [root]
@@ -61,7 +61,7 @@ def simplified(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], 
 
 
 def without_fragile_keywords(schema: object) -> tuple[object, list[str]]:
-    """A schema without what keeps many from compiling, and the names of what was taken out."""
+    """(a schema without the keywords that most often fail to compile, their names)."""
     missing: set[str] = set()
 
     def loose(part: object) -> object:
@@ -74,7 +74,7 @@ def without_fragile_keywords(schema: object) -> tuple[object, list[str]]:
 
 
 def _walk(root: dict[str, Any], top: Location, strict: bool, dropped: list[str]) -> Iterator[Location]:
-    """Check and simplify all schemas that the root reaches by parts and references; their places, parts first."""
+    """Check and simplify all schemas that are reachable from the root. Yields their locations, parts first."""
     seen: set[int] = set()
     stack: list[tuple[Location, Iterator[Location] | None]] = [(top, None)]
     while stack:
@@ -105,7 +105,7 @@ def _walk(root: dict[str, Any], top: Location, strict: bool, dropped: list[str])
 
 
 def _parts(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[Location]:
-    """The places of the schemas that stand in a schema, or that it refers to."""
+    """The locations of a schema's subschemas, and of the target of its reference."""
     yield from locations(schema)
     target = _target(schema, root)
     if target is not None:
@@ -113,13 +113,13 @@ def _parts(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[Location]:
 
 
 def _target(schema: Mapping[str, Any], root: dict[str, Any]) -> Location | None:
-    """Where the reference of a standalone schema points."""
+    """The target of the reference of a standalone schema."""
     reference = schema.get("$ref")
     return (root["$defs"], reference.removeprefix(_PREFIX)) if isinstance(reference, str) else None
 
 
 def _settle(schema: dict[str, Any]) -> None:
-    """Write counts and the names of types as llguidance does: 2.0 is 2, and OBJECT an object."""
+    """Write counts and type names in llguidance's form: 2.0 becomes 2, and OBJECT becomes object."""
     for name in SIZES:
         if isinstance(size := schema.get(name), float) and size.is_integer():
             schema[name] = int(size)
@@ -152,7 +152,9 @@ def _simplify(schema: dict[str, Any]) -> None:
 
 
 def _fit(schema: dict[str, Any], strict: bool, dropped: list[str]) -> None:
-    """Bring the numbers of one schema to where llguidance takes them; drop those that are not, and such patterns."""
+    """Move the limits of one schema to values that llguidance accepts. Drop others, and patterns that it does not
+    accept.
+    """
     given, kinds = [name for name in _BOUNDS if name in schema], types.declared(schema)
     try:
         has_numbers = bool(given and kinds & types.NUMBERS)
@@ -185,7 +187,7 @@ def _drop(schema: dict[str, Any], name: str, why: str, strict: bool, dropped: li
 
 
 def _close_what_never_ends(root: dict[str, Any], found: list[Location]) -> None:
-    """Put `false` in the place of each schema that no finite value satisfies."""
+    """Replace each schema that no finite value satisfies with `false`."""
     finite: set[int] = set()
     num_before = -1
     while len(finite) != num_before:
@@ -200,7 +202,7 @@ def _close_what_never_ends(root: dict[str, Any], found: list[Location]) -> None:
 
 
 def _is_finite(schema: dict[str, Any], root: dict[str, Any], finite: set[int]) -> bool:
-    """Whether a finite value may satisfy it, given the schemas of which that is known."""
+    """Whether a finite value may satisfy the schema. finite: the ids of the schemas for which that is known."""
 
     def is_known(part: Any) -> bool:
         return part is not False if not isinstance(part, dict) else id(part) in finite
@@ -234,7 +236,7 @@ def _is_finite_object(schema: dict[str, Any], kinds: set[str], is_known: Any) ->
 def _is_finite_array(schema: dict[str, Any], kinds: set[str], is_known: Any, all_known: Any) -> bool:
     num_items = schema.get("minItems")
     if "array" not in kinds:
-        return "object" not in kinds  # an unknown type is refused by llguidance
+        return "object" not in kinds  # llguidance refuses unknown types
     if not isinstance(num_items, int) or num_items <= 0:
         return True
     first, rest = schema.get("prefixItems", []), schema.get("items", True)

@@ -1,4 +1,4 @@
-"""The formats of strings that are enforced, as patterns of the whole string. All other formats are notes."""
+"""The string formats that are enforced, as regular expressions of the whole string. Other formats are annotations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
 _LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
 _DAY = "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
 _DATE = f"({_YEAR}-{_DAY}|{_LEAP_YEAR}-02-29)"
-# Without leap seconds, small letters and more than microseconds, which RFC 3339 allows and many parsers refuse.
+# RFC 3339 also allows leap seconds, lower case and more than microseconds, which many parsers refuse.
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _LABEL = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"

@@ -1,4 +1,4 @@
-"""Where schemas stand in a schema: the one walk over its keywords."""
+"""Finds the subschemas of a JSON Schema: the one walk over its keywords."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = (
 
 
 def locations(schema: Mapping[str, Any], *, definitions: bool = False) -> Iterator[Location]:
-    """The places of the schemas that stand in a schema. definitions: those that are only defined there too."""
+    """The locations of the direct subschemas of a schema. definitions: also those that are only defined in it."""
     for name in (*TABLES, *(DEFINITIONS if definitions else ())):
         if isinstance(table := schema.get(name), Mapping):
             yield from ((table, key) for key in table)
@@ -34,7 +34,7 @@ def locations(schema: Mapping[str, Any], *, definitions: bool = False) -> Iterat
 
 
 def map_subschemas(schema: Mapping[str, object], change: Callable[[object], object]) -> dict[str, object]:
-    """A copy with each schema that stands in it changed."""
+    """A copy in which `change` has replaced each direct subschema."""
     out = dict(schema)
     for name in (*TABLES, *DEFINITIONS):
         if isinstance(table := out.get(name), Mapping):
@@ -49,7 +49,7 @@ def map_subschemas(schema: Mapping[str, object], change: Callable[[object], obje
 
 
 def check_depth(value: object) -> None:
-    """Raises GrammarError if lists and objects are nested deeper than whoever walks them would go."""
+    """Raises GrammarError if lists and objects are nested deeper than recursive functions support."""
     layer, depth = [value], 0
     while layer := [each for each in layer if isinstance(each, Mapping | list)]:
         depth += 1
