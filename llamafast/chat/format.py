@@ -108,7 +108,7 @@ class ChatFormat(ABC):
         enforce.
         """
         if tools and not self.syntaxes:
-            raise GrammarError(f"no model of the format {self.name!r} can be held to calls", param="tool_choice")
+            raise GrammarError(f"the chat format {self.name!r} cannot enforce tool calls", param="tool_choice")
         for i, tool in enumerate(tools):
             try:
                 check_depth(tool.parameters)

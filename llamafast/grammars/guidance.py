@@ -71,7 +71,7 @@ def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
 def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProgram:
     """A program whose output is one of these texts. Raises GrammarError."""
     if not texts:
-        raise GrammarError("there is nothing to choose from")
+        raise GrammarError("the list of choices is empty")
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         raise GrammarError("a choice is not valid Unicode: lone surrogate")
     words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
@@ -163,7 +163,7 @@ class _GuidanceConstraint(Constraint):
         if _ask(self._matcher.is_error):
             message = _ask(self._matcher.get_error)
             if "NoExtension" in message:
-                raise GrammarError("nothing may come next: the grammar allows no text from here")
+                raise GrammarError("the grammar allows no further text here")
             raise GrammarError(f"the grammar is too complex: {_short(message)}")
 
 
@@ -172,7 +172,7 @@ def _open(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
 
 
 def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
-    """The result of a call of llguidance. Whatever it raises becomes a GrammarError. A Rust panic is a BaseException."""
+    """The result of a call of llguidance. All it raises becomes a GrammarError. A Rust panic is a BaseException."""
     try:
         return call(*args, **options)
     except (KeyboardInterrupt, SystemExit):

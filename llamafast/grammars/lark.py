@@ -23,11 +23,11 @@ _ANY_TEXT = "/(?s:.*)/"
 
 
 def compile_lark(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
-    """A program for the source of an OutputGrammar, which is a JSON object with the keys
+    """A program for the source of an OutputGrammar.
 
-    rules, texts, free_texts, delimited_texts, schemas, checked, regexes and dropped. Parts of a schema that do not
-    compile are dropped if it is not strict. Raises GrammarError. Its param is the client's field if a schema or a regex
-    is at fault.
+    text: a JSON object with the keys rules, texts, free_texts, delimited_texts, schemas, checked, regexes and dropped.
+    Parts of a schema that do not compile are dropped if it is not strict.
+    Raises GrammarError. Its param is the client's field if a schema or a regex is at fault.
     """
     try:
         return _compiled(vocabulary, text)

@@ -33,7 +33,7 @@ class Vocabulary:
         tokenize: Callable[[str], list[int]],
     ) -> None:
         if not eog_ids:
-            raise GrammarError("this model has no token that ends an output, so none can be held to a grammar")
+            raise GrammarError("this model has no end-of-generation token, so its output cannot be constrained")
         self.n_vocab = len(token_bytes)
         self.eog_ids = frozenset(eog_ids)
         self.tokenize = tokenize

@@ -83,9 +83,9 @@ class Worker:
     def _error(self, job: Job) -> GrammarError | CompilerBusyError:
         code = self._process.returncode
         if code == -signal.SIGPROF:
-            return GrammarError(f"it does not compile within {job.max_cpu_s:g} s of CPU time")
+            return GrammarError(f"the grammar does not compile within {job.max_cpu_s:g} s of CPU time")
         if self._is_started and code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL):
-            return GrammarError("it takes more memory or depth to compile than there is")
+            return GrammarError("the grammar takes more memory or stack to compile than allowed")
         return CompilerBusyError("the grammar did not compile in time; try again later", retry_after=1.0)
 
 

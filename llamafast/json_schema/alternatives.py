@@ -245,7 +245,7 @@ class _Expansion:
             reference = reference_of(each)
             if reference is not None:
                 if reference in refs or len(refs) == _MAX_STEPS:
-                    raise GrammarError("references that never end")
+                    raise GrammarError("the references of the schema never end")
                 waiting.insert(0, (self._document.target(reference), (*refs, reference)))
             each = dict(each)
             drop_noop_keywords(each)
@@ -276,7 +276,7 @@ class _Expansion:
     ) -> list[Alternative]:
         self._num_steps += len(found) * sum(map(len, options))
         if self._num_steps > _MAX_ALTERNATIVES * 4 or len(found) * sum(map(len, options)) > _MAX_ALTERNATIVES:
-            raise GrammarError(f"more than {_MAX_ALTERNATIVES} combinations")
+            raise GrammarError(f"the schema has more than {_MAX_ALTERNATIVES} combinations")
         out = list[Alternative]()
         for i, row in enumerate(options):
             rest = [other for j, several in enumerate(options) if j != i for other in several]

@@ -85,7 +85,7 @@ class _Rewriter:
     def _merged(self, schema: Schema) -> object:
         self._num_merged += 1
         if self._num_merged > _MAX_MERGED or self._depth > _MAX_DEPTH:
-            raise GrammarError("references that never end")
+            raise GrammarError("the references of the schema never end")
         found = alternatives(schema, self._document)
         self._depth += 1
         rows = [self._single(merged(each)) for each in found]

@@ -61,7 +61,7 @@ def check_regex(text: str) -> None:
                 sums[-1] += 1
             i = _class_end(text, i) if char == "[" else i + (2 if char == "\\" else 1)
         if sums[-1] > _MAX_REGEX and last > 1:
-            raise GrammarError(f"the repetitions of the pattern make it larger than {_MAX_REGEX}")
+            raise GrammarError(f"with its repetitions written out the pattern is larger than {_MAX_REGEX}")
 
 
 def _class_end(text: str, start: int) -> int:

@@ -26,7 +26,7 @@ def merged(alternative: Alternative) -> dict[str, object]:
         for name, value in part.items():
             if name not in _TOGETHER:
                 if name in out and out[name] != value:
-                    raise GrammarError(f"several of the keyword {name!r} cannot be enforced")
+                    raise GrammarError(f"the keyword {name!r} cannot be enforced several times for one value")
                 out[name] = value
     if alternative.values is not None:
         return {**out, "enum": list(alternative.values)}
@@ -57,7 +57,7 @@ def _add_numbers(out: dict[str, object], alternative: Alternative) -> None:
     if numbers.high is not None:
         out["exclusiveMaximum" if numbers.is_high_open else "maximum"] = _plain(numbers.high)
     if len(set(numbers.steps)) > 1:
-        raise GrammarError("several of the keyword 'multipleOf' cannot be enforced")
+        raise GrammarError("the keyword 'multipleOf' cannot be enforced several times for one value")
     if numbers.steps:
         out["multipleOf"] = _plain(numbers.steps[0])
 

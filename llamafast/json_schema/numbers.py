@@ -108,7 +108,7 @@ def fitted_bounds(schema: Schema, *, is_integer: bool) -> dict[str, object]:
     low, high = given.low, given.high
     if (low is not None and low > most) or (high is not None and high < least):
         name = "minimum" if low is not None and low > most else "maximum"
-        raise GrammarError(f"{name}: numbers so large cannot be enforced")
+        raise GrammarError(f"{name}: the number is too large to be enforced")
     # With only a distant limit, llguidance looks for the next power of ten.
     high = most if high is None and low is not None and low >= _FAR else high
     low = least if low is None and high is not None and high <= -_FAR else low
@@ -155,7 +155,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def _integers(low: int | None, high: int | None) -> str:
     """A regular expression for the integers from low to high, of which there is at least one."""
     if low is not None and high is not None and low > high:
-        raise GrammarError("minimum and maximum leave no number")
+        raise GrammarError("no number is between minimum and maximum")
     parts = []
     if low is None or low < 0:
         parts.append(f"-({_naturals(1 if high is None or high >= 0 else -high, None if low is None else -low)})")

@@ -29,13 +29,13 @@ class Document:
         self._anchors: dict[str, object] | None = None
 
     def target(self, reference: str) -> object:
-        """The schema that a reference points to. Raises GrammarError if it points to nothing, or to another document."""
+        """The schema that a reference points to. Raises GrammarError if there is none in this document."""
         pointer = unquote(self._fragment(reference))
         if pointer and not pointer.startswith("/"):
             if self._anchors is None:
                 self._anchors = dict(_anchors(self.root))
             if pointer not in self._anchors:
-                raise GrammarError(f"the reference {reference!r} leads nowhere: there is no such $anchor")
+                raise GrammarError(f"the reference {reference!r} points to an $anchor that does not exist")
             return self._anchors[pointer]
         target = self.root
         for part in pointer.split("/")[1:]:
@@ -45,9 +45,9 @@ class Document:
             elif isinstance(target, Mapping) and name in target:
                 target = target[name]
             else:
-                raise GrammarError(f"the reference {reference!r} leads nowhere")
+                raise GrammarError(f"the reference {reference!r} points to nothing")
         if not isinstance(target, Mapping | bool):
-            raise GrammarError(f"the reference {reference!r} leads to no schema")
+            raise GrammarError(f"the reference {reference!r} does not point to a schema")
         return target
 
     def _fragment(self, reference: str) -> str:
@@ -61,7 +61,7 @@ class Document:
         except ValueError:
             base = url = fragment = ""
         if not base or url != base:
-            raise GrammarError(f"the reference {reference!r} leads out of the schema")
+            raise GrammarError(f"the reference {reference!r} points to another document")
         return fragment
 
     def standalone(self, schema: object) -> dict[str, object]:

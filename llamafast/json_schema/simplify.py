@@ -93,7 +93,7 @@ def _walk(root: dict[str, Any], top: Location, strict: bool, dropped: list[str])
             _simplify(schema)
             _fit(schema, strict, dropped)
             if len(stack) > _MAX_TOTAL_DEPTH:
-                raise GrammarError(f"the references of the schema lead deeper than {_MAX_TOTAL_DEPTH}")
+                raise GrammarError(f"the references of the schema are nested deeper than {_MAX_TOTAL_DEPTH}")
             parts = _parts(schema, root)
             stack[-1] = (place, parts)
         part = next(parts, None)

@@ -44,7 +44,7 @@ def declared(schema: Schema) -> frozenset[str]:
         return ALL
     names = frozenset(str(each).lower() for each in (named if isinstance(named, list) else [named]))
     if names - ALL:
-        raise GrammarError(f"no type is called {min(names - ALL)!r}")
+        raise GrammarError(f"unknown type {min(names - ALL)!r}")
     return names | NUMBERS if "number" in names else names
 
 

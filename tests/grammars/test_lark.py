@@ -126,7 +126,7 @@ def test_answer_is_calls_or_json_of_the_schema() -> None:
 )  # fmt: skip
 def test_value_between_tags_matches_its_schema(value, pattern) -> None:
     if "$ref" in value:
-        with pytest.raises(GrammarError, match="leads nowhere") as caught:
+        with pytest.raises(GrammarError, match="points to nothing") as caught:
             element(value)
         assert caught.value.param == "tools[0].function.parameters"
     else:

@@ -79,7 +79,7 @@ def test_calls_of_a_response_schema_are_held_to_the_templates_format():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tool_format": "hermess"}, "model.tool_format: no tool format is called 'hermess'"),
+        ({"tool_format": "hermess"}, "model.tool_format: unknown tool format 'hermess'"),
         ({"response_schema": {"x-regex": "("}}, "model.response_schema: "),
     ],
 )

@@ -122,7 +122,7 @@ class _Calls:
         self._is_parallel = policy.is_parallel and syntax.has_many
         self._tools = [(i, tool) for i, tool in enumerate(tools) if policy.names is None or tool.name in policy.names]
         if not self._tools:
-            raise GrammarError("there is no tool that may be called", param="tool_choice")
+            raise GrammarError("no tool of the request may be called", param="tool_choice")
         self._arguments = [self._arguments_of(i, tool) for i, tool in self._tools]
 
     def rule(self, written: str = "") -> str:
@@ -187,7 +187,7 @@ def _answer(grammar: OutputGrammar, answer: ContentConstraint) -> str:
     if answer.regex is not None:
         return grammar.regex(answer.regex, answer.param)
     if not answer.choices:
-        raise GrammarError("there is nothing to choose from", param=answer.param)
+        raise GrammarError("the list of choices is empty", param=answer.param)
     choices = [grammar.text("", choice) or '""' for choice in answer.choices]
     return f"({' | '.join(choices)})"
 

@@ -95,7 +95,7 @@ class _Literal(ArgumentsGrammar):
         """A rule for a value; "" if no value satisfies the schema."""
         grammar = self._grammar
         if len(grammar.lines) > _MAX_RULES:
-            raise GrammarError("it is too large")
+            raise GrammarError("the schema is too large")
         found = self.alternatives(schema)
         is_json = not self._syntax.quote or depth > _MAX_DEPTH
         if is_json or any(_JSON_ALONE & part.keys() for each in found for part in each.parts):

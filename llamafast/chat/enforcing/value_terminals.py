@@ -47,7 +47,7 @@ def report_unenforced(grammar: OutputGrammar, owner: EmbeddedSchema, what: Itera
     """Report keywords of the owner's schema that are not enforced. Raises GrammarError if it is strict."""
     found = list(what)
     if found and owner.strict:
-        raise GrammarError(f"it cannot be enforced in this model's format: {found[0]}", param=owner.param)
+        raise GrammarError(f"the call format of this model cannot enforce {found[0]}", param=owner.param)
     grammar.drop(owner, found)
 
 
@@ -155,7 +155,7 @@ class ArgumentsGrammar(ABC):
         """
         objects = [each for each in self.alternatives(self._owner.schema) if "object" in each.types]
         if not objects:
-            raise GrammarError("arguments are an object")
+            raise GrammarError("the parameters of a function must allow an object")
         bodies = self.objects(objects)
         return bodies[0] if len(bodies) == 1 else f"({' | '.join(bodies)})"
 

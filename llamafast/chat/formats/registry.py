@@ -51,7 +51,7 @@ def by_name(name: str) -> ChatFormat:
     if key not in _BY_NAME:
         near = difflib.get_close_matches(key, _BY_NAME, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no tool format is called {name!r}.{hint} There are: {', '.join(names())}")
+        raise ValueError(f"unknown tool format {name!r}.{hint} The known formats are: {', '.join(names())}")
     return _BY_NAME[key]
 
 

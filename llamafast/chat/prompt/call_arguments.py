@@ -27,7 +27,7 @@ def read_arguments(given: object, param: str) -> tuple[object, str]:
         except RecursionError:
             raise InvalidRequestError(f"{param}: nested too deeply", param=param) from None
     if given is not None and not isinstance(given, str):
-        raise InvalidRequestError(f"{param}: must be a string, of JSON, or an object", param=param)
+        raise InvalidRequestError(f"{param}: must be a string of JSON or an object", param=param)
     text = (given or "").strip()
     value: object = text
     for _ in range(_MAX_ENCODINGS):

@@ -68,7 +68,7 @@ class ChatTemplate:
             OverflowError,
             MemoryError,
         ) as error:  # raised by Python's compiler
-            raise TemplateError(f"chat template: it cannot be compiled: {error}") from None
+            raise TemplateError(f"chat template: cannot be compiled: {error}") from None
 
     def render(
         self,

@@ -215,7 +215,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         @wraps(write)
         def bounded(*args: Any, **kwargs: Any) -> str:
             if _NESTED_FORMAT.search(text.replace("{{", "")):
-                raise TemplateLimitError("a width that is itself a field")
+                raise TemplateLimitError("a format width must not be a field")
             _spend_format(text, (args, kwargs))
             return write(*args, **kwargs)
 

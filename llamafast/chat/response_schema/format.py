@@ -57,12 +57,12 @@ class ResponseSchemaFormat(ChatFormat):
         self._plan = compile_stream_plan(self._root)
         self._markers = self._known.markers if self._known else tuple(dict.fromkeys(_markers(schema)))
         if self._known is not None:
-            logger.info("response_schema: its regexes are %s's: answers are read as that format", self._known.name)
+            logger.info("response_schema: its regexes describe the format %s, which reads answers", self._known.name)
         elif self._plan is None:
-            logger.info("response_schema: its shape shows only at an answer's end, where it is applied, once")
+            logger.info("response_schema: it is applied once, at an answer's end: nothing is streamed before")
         unknown = sorted(self._root.properties.keys() - _MESSAGE)
         if unknown:
-            logger.info("response_schema: no part of a chat message, left out: %s", ", ".join(unknown))
+            logger.info("response_schema: dropped fields that are not part of a chat message: %s", ", ".join(unknown))
 
     @property
     def markers(self) -> tuple[str, ...]:  # type: ignore[override]  # each schema has its own

@@ -114,7 +114,7 @@ def compile_schema(schema: object, path: str = "response_schema") -> SchemaNode:
         raise ValueError(f"{path}.x-regex-key-value: needs the groups (?P<key>...) and (?P<value>...)")
     parser = schema.get("x-parser")
     if parser is not None and parser not in PARSERS:
-        raise ValueError(f"{path}.x-parser: {parser!r} is unknown; there are {', '.join(PARSERS)}")
+        raise ValueError(f"{path}.x-parser: {parser!r} is unknown; the known parsers are {', '.join(PARSERS)}")
     properties = schema.get("properties", {})
     if not isinstance(properties, Mapping):
         raise ValueError(f"{path}.properties: must be an object")

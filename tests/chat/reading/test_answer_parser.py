@@ -75,7 +75,7 @@ def test_machine_content_stands_where_its_start_says(size: int) -> None:
 
 
 def test_registry_unknown_name_lists_names_and_a_near_one() -> None:
-    with pytest.raises(ValueError, match=r"Did you mean hermes\? There are: .*hermes, .*plain, "):
+    with pytest.raises(ValueError, match=r"Did you mean hermes\? The known formats are: .*hermes, .*plain, "):
         registry.by_name("hermez")
 
 

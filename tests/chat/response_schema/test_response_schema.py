@@ -216,7 +216,7 @@ def test_schema_of_tokens_in_regexes_shows_them_to_the_parser() -> None:
         ("x-regex", "(", "response_schema.properties.content.x-regex"),
         ("x-regex-iterator", "a", "x-regex-iterator needs type array"),
         ("type", "text", "response_schema.properties.content.type: 'text'"),
-        ("x-parser", "yaml", "'yaml' is unknown; there are json, gemma4-tool-call"),
+        ("x-parser", "yaml", "'yaml' is unknown; the known parsers are json, gemma4-tool-call"),
         ("oneOf", {}, "response_schema.properties.content.oneOf: must be a list"),
     ],
 )
