@@ -1,4 +1,4 @@
-"""How each format writes a message: the twins of the parsers, sharing no code with them."""
+"""Writes messages in each format. The writers share no code with the parsers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.chat.messages import Call, Message
 
 @dataclass(frozen=True)
 class Written:
-    """prompt: its end. text: what the model writes behind it."""
+    """prompt: its end. text: what the model writes after it."""
 
     prompt: str
     text: str
 
 
-# opens: whether the prompt has opened the reasoning already, where a format can do that.
+# opens: the prompt has opened the reasoning, in formats that allow it.
 Writer = Callable[[Message, bool], Written]
 
 
@@ -184,7 +184,7 @@ def _muse(message: Message, opens: bool) -> Written:
 
 
 def _as_python(value: object) -> str:
-    """As templates write it that turn every value into a string."""
+    """A value as templates write it that turn every value into a string."""
     return value if isinstance(value, str) else str(value)
 
 

@@ -1,4 +1,6 @@
-"""Outputs held to calls in a format's own syntax: names and arguments by schema, reasoning before, text where free."""
+"""Outputs constrained to calls in the syntax of a format: names and arguments by schema, reasoning before them, free
+text.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def tool_of(parameters: dict, strict: bool = True) -> Tool:
 
 
 def element(value: dict, seed: int = 0, words: Sequence[str] = WORDS) -> str:
-    """What stands between the tags of an argument of this schema."""
+    """The text between the tags of an argument of this schema."""
     tool = tool_of({"type": "object", "properties": {"x": value}, "required": ["x"]})
     text = walk(PLAIN, TAGGED, [tool], ONE, seed=seed, words=words)
     [(name, written)] = ELEMENT.findall(text)

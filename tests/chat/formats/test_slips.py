@@ -1,4 +1,4 @@
-"""Slips of models within a format: read as meant where that is clear, else the call is not complete."""
+"""Mistakes of models within a format: the intended call is read if it is clear, otherwise the call is not complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""System messages stand where the template shows them, and no text is lost."""
+"""System messages are where the template shows them, and no text is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
 
 def placed(*texts: str | dict[str, object], **traits) -> list[str]:
-    """The contents of the turns, each behind the first letter of its role."""
+    """The contents of the turns, each after the first letter of its role."""
     messages = [say(text) if isinstance(text, str) else text for text in texts]
     turns = template_messages(messages, replace(TemplateTraits(), **traits))
     return [f"{turn['role'][0]}:{turn['content']}" for turn in turns]

@@ -1,4 +1,4 @@
-"""TemplateTraits: each is found in a small template that has it, and not in one that has not."""
+"""TemplateTraits: each trait is found in a small template that has it, and not in one that lacks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.chat.prompt.template_traits import TemplateTraits
 
 MESSAGES = "{% for m in messages %}<{{ m.role }}>"
 CALLS = "{% for c in m.tool_calls %}{{ c.id }}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
-# Reads text, reasoning and any number of calls.
+# It reads text, reasoning and any number of calls.
 PLAIN = MESSAGES + "{{ m.reasoning_content }}{{ m.content }}" + CALLS + "{% endfor %}{{ tools }}"
 PARTS = "{% for p in m.content %}{% if p.text %}{{ p.text }}{% endif %}{% endfor %}"
 BOTH = "{% if m.content is string %}{{ m.content }}{% else %}" + PARTS + "{% endif %}"

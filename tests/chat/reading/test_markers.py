@@ -1,4 +1,4 @@
-"""Markers: complete ones, begun ones, and what only looks like one."""
+"""Markers: complete ones, begun ones, and texts that only look like one."""
 
 from __future__ import annotations
 

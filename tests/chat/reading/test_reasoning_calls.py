@@ -1,4 +1,4 @@
-"""Calls within reasoning that nothing closes: calls where the answer ends with them, else drafts."""
+"""Calls inside reasoning that nothing closes: they count if the answer ends with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def starts_of(format: str) -> tuple[str, ...]:
     return parser.starts.texts if isinstance(parser, AnswerParser) else ()
 
 
-# Calls that nothing marks within text, and messages instead of tags.
+# Calls without a marker within text, and messages instead of tags.
 BARE = {"llama3_json", "llama4_pythonic", "llama_pythonic", "xlam", "harmony", "muse"}
 DRAFTING = [name for name in FORMATS if registry.by_name(name).reasoning and starts_of(name) and name not in BARE]
 

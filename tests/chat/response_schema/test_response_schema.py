@@ -1,4 +1,4 @@
-"""Response schemas: what they give, exactly and as the text comes."""
+"""Response schemas: the results for whole texts and for texts in pieces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ calls = st.lists(st.tuples(st.sampled_from(["find"]), values), max_size=3)
 
 
 def parse(family: Family, text: str, cuts: Sequence[int] = (), prompt: str | None = None) -> ParsedMessage:
-    """The message of a text that comes in pieces; each piece of content is where it says it is."""
+    """The message of a text in pieces. Each piece of content is at its offset."""
     parser = ResponseSchemaFormat(family.schema).parser(family.prompt if prompt is None else prompt, TOOLS)
     ends = [*sorted(cuts), len(text)]
     events = [event for start, end in zip([0, *ends], ends, strict=False) for event in parser.feed(text[start:end])]
