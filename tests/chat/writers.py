@@ -74,12 +74,12 @@ def _hunyuan3(calls: tuple[Call, ...]) -> str:
     return f"<tool_calls:opensource>\n{text}\n</tool_calls:opensource>"
 
 
-def _keyed(call: Call, suffix: str, behind_name: str) -> str:
+def _keyed(call: Call, suffix: str, after_name: str) -> str:
     pairs = "".join(
         f"<arg_key{suffix}>{key}</arg_key{suffix}>\n<arg_value{suffix}>{bare(value)}</arg_value{suffix}>\n"
         for key, value in call[1].items()
     )
-    return f"<tool_call{suffix}>{call[0]}{behind_name}{pairs}</tool_call{suffix}>"
+    return f"<tool_call{suffix}>{call[0]}{after_name}{pairs}</tool_call{suffix}>"
 
 
 def _minimax_m2(calls: tuple[Call, ...]) -> str:

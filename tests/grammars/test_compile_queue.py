@@ -53,7 +53,7 @@ def test_queue_runs_the_cheapest_first(queue, gate) -> None:
     assert order == [10, 20, 30]
 
 
-def test_queue_runs_several_at_once_also_behind_an_idle_thread(queue) -> None:
+def test_queue_runs_several_at_once_also_after_an_idle_thread(queue) -> None:
     queue.submit(1, lambda: None).result(TIMEOUT_S)
     meeting = threading.Barrier(3)
     futures = [queue.submit(1, lambda: meeting.wait(TIMEOUT_S)) for _ in range(3)]

@@ -83,7 +83,7 @@ def test_reasoning_that_the_model_opens_itself_comes_before_the_call() -> None:
 
 
 @VOCABULARIES
-def test_text_before_the_marker_is_free_and_behind_it_are_calls(vocabulary) -> None:
+def test_text_before_the_marker_is_free_and_after_it_are_calls(vocabulary) -> None:
     words = (*WORDS, "[TOOL_CALLS]", "Hello, ")
     texts = [walk(vocabulary, LIST, OBJECT_TOOLS[:2], CallPolicy(), seed=i, words=words) for i in range(30)]
     heads, calls = zip(*(text.split("[TOOL_CALLS]", 1) for text in texts if "[TOOL_CALLS]" in text), strict=True)

@@ -97,7 +97,7 @@ class AnswerParser(TextReader, StreamParser):
 
     # Methods for formats
 
-    def literal(self, reader: LiteralReader) -> Wait[None]:
+    def literal_arguments(self, reader: LiteralReader) -> Wait[None]:
         """Pass on one object in another notation than JSON as the arguments of the call, piece by piece."""
         while True:
             fragment, self.at = reader.read(self.text, self.at)

@@ -81,7 +81,7 @@ def test_required_calls_are_read_and_meet_their_schemas(name) -> None:
 
 
 @pytest.mark.parametrize("name", ENFORCED)
-def test_call_comes_behind_open_reasoning(name) -> None:
+def test_call_comes_after_open_reasoning(name) -> None:
     rules = CallPolicy(is_required=True, is_parallel=False)
     prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
     [message] = outputs(name, False, rules, 1, prompt)
@@ -89,7 +89,7 @@ def test_call_comes_behind_open_reasoning(name) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3_xml", "hermes", "harmony", "functionary_v32", "llama3_json"])
-def test_strict_calls_behind_free_text_meet_their_schemas(name) -> None:
+def test_strict_calls_after_free_text_meet_their_schemas(name) -> None:
     check_free(name, is_control=True, num_seeds=12)
 
 
@@ -105,7 +105,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum"
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_answer_without_tools_is_json_behind_whatever_the_model_thinks(name) -> None:
+def test_answer_without_tools_is_json_after_whatever_the_model_thinks(name) -> None:
     messages = answers(name, ContentConstraint("response_format", SCHEMA), "<|im_start|>assistant\n", 4)
     for message in messages:
         jsonschema.validate(json.loads(message.content), SCHEMA)
@@ -113,7 +113,7 @@ def test_answer_without_tools_is_json_behind_whatever_the_model_thinks(name) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_answer_without_tools_comes_behind_open_reasoning(name) -> None:
+def test_answer_without_tools_comes_after_open_reasoning(name) -> None:
     prompt = FORMATS[name].reasoning_at("").open
     for message in answers(name, ContentConstraint("guided_regex", regex=r"x[/\\\n]{2}y"), prompt, 2):
         assert message.reasoning and re.fullmatch(r"x[/\\\n]{2}y", message.content)

@@ -127,7 +127,7 @@ def test_damaged_call_means_the_same_in_pieces_wherever_it_is_damaged(format: st
 
 
 @pytest.mark.parametrize("tag", ["\n/parameter>", "\n<parameter>", "\n</parametr>", "\n</parameter"])
-def test_argument_behind_which_something_like_a_closing_tag_stands_is_not_complete(tag: str) -> None:
+def test_argument_before_something_like_a_closing_tag_is_not_complete(tag: str) -> None:
     text = f"<tool_call>\n<function=run>\n<parameter=code>\na{tag}\n</function>\n</tool_call>"
     assert complete_calls(read("qwen3_xml", "", text)) == []
 

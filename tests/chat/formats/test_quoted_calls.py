@@ -72,7 +72,7 @@ def test_value_that_holds_the_end_of_a_call_and_another_is_whole_or_not_complete
 
 
 @pytest.mark.parametrize("format", QUOTING)
-def test_value_that_breaks_off_behind_the_end_of_a_call_is_not_complete(format: str) -> None:
+def test_value_that_breaks_off_after_the_end_of_a_call_is_not_complete(format: str) -> None:
     text = written(format, ("run", {"code": f"ends {tail(format)} and goes on"}))
     message = read_alike(format, text[: text.index("and goes on") + 3])
     assert complete_calls(message) == []

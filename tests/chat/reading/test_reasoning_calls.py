@@ -74,7 +74,7 @@ def test_no_whole_call_of_a_tool_at_the_end_of_open_reasoning_is_reasoning(forma
 
 
 @pytest.mark.parametrize("format", DRAFTING)
-def test_call_behind_a_draft_in_open_reasoning_is_the_only_call(format: str) -> None:
+def test_call_after_a_draft_in_open_reasoning_is_the_only_call(format: str) -> None:
     draft = f"hm\n{written(format, NOW)} or"
     message = read_alike(format, f"{draft}\n{written(format, PARIS)}\n")
     assert (complete_calls(message), message.reasoning, message.content) == ([PARIS], draft, "")
