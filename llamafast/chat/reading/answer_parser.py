@@ -227,7 +227,8 @@ class AnswerParser(TextReader, StreamParser):
 
         ends = Markers(close, *(self._stops.texts if self.tools else ()))
         try:
-            while (marker := (yield from self.reasoning_text(ends, add))) != close:
+            # This runs for every token, so text goes directly to add_reasoning while there is no draft.
+            while (marker := (yield from self.reasoning_text(ends, add if draft else self.add_reasoning))) != close:
                 draft = draft or ReasoningCalls(type(self)("", self.tools), self.tools or ())
                 add(marker)
         except TextEnd:
