@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from llamafast import caps
 from llamafast._json_shape import shape_of
 from llamafast.chat.formats.registry import detect
-from llamafast.chat.prompt.control_texts import ControlTexts, control_like
+from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts
 from llamafast.engine.breakers import dry_breakers
 from llamafast.errors import InvalidRequestError, LlamaFastError, NotFoundError, QueueFullError, RequestTooLargeError
 from llamafast.request import Request as EngineRequest
@@ -140,7 +140,7 @@ class ServerState:
             else ControlTexts(
                 engine.tokenizer.control_texts(),
                 template.literals,
-                control_like(engine.tokenizer.defined_texts(), [*template.literals, *self.chat_format.markers]),
+                likely_control_texts(engine.tokenizer.defined_texts(), [*template.literals, *self.chat_format.markers]),
             )
         )
 

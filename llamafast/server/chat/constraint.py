@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from llamafast.chat.enforcing.output_grammar import Answer, CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy, ContentConstraint
 from llamafast.errors import GrammarError, InvalidRequestError
 from llamafast.grammars.structured import StructuredKind
 from llamafast.request import ReasoningBudget
@@ -36,7 +36,7 @@ async def compile_rules(
             answer = _answer(constraint)
             if answer is None or answer.schema is None:
                 raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
-        rules = CallRules(use.is_required, use.is_parallel, use.names, answer)
+        rules = CallPolicy(use.is_required, use.is_parallel, use.names, answer)
         try:
             return await compile_calls(state.engine, state.chat_format, prompt, use.tools, rules)
         except GrammarError as exc:
@@ -82,7 +82,7 @@ async def _compile_answer(state: ServerState, constraint: Constraint, prompt: Ch
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await compile_calls(state.engine, chat_format, prompt, (), CallRules(answer=answer))
+            return await compile_calls(state.engine, chat_format, prompt, (), CallPolicy(answer=answer))
         if chat_format.is_framed or len(close) > 1:
             raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
     return await compile_constraint(state.engine, constraint, start_after=close)
@@ -92,18 +92,18 @@ def _unsupported(constraint: Constraint, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{constraint.param}' {why}", param=constraint.param, code="unsupported_parameter")
 
 
-def _answer(constraint: Constraint) -> Answer | None:
+def _answer(constraint: Constraint) -> ContentConstraint | None:
     """What an answer without calls is; None for what cannot be a part of a larger grammar.
 
     Raises GrammarError for a text that is not what the field takes.
     """
     structured, param = constraint.structured, constraint.param
     if structured.kind is StructuredKind.JSON_OBJECT:
-        return Answer(param, {"type": "object"})
+        return ContentConstraint(param, {"type": "object"})
     if structured.kind is StructuredKind.REGEX:
-        return Answer(param, regex=structured.text)
+        return ContentConstraint(param, regex=structured.text)
     if structured.kind is StructuredKind.CHOICE:
-        return Answer(param, choices=tuple(orjson.loads(structured.text)))
+        return ContentConstraint(param, choices=tuple(orjson.loads(structured.text)))
     if structured.kind is not StructuredKind.JSON_SCHEMA:
         return None
     try:
@@ -112,4 +112,4 @@ def _answer(constraint: Constraint) -> Answer | None:
         raise GrammarError(f"{param}: the schema is not JSON: {exc}", param=param) from exc
     if not isinstance(schema, (dict, bool)):
         raise GrammarError(f"{param}: a schema is an object or a boolean", param=param)
-    return Answer(param, schema, strict=structured.strict)
+    return ContentConstraint(param, schema, strict=structured.strict)

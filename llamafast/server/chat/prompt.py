@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.prompt.control_texts import ControlTexts, new_mark, strings_in
 from llamafast.chat.prompt.history import content_text, template_messages, template_tools
-from llamafast.chat.prompt.prompt_end import leaves_reasoning_open
+from llamafast.chat.prompt.reasoning_state import leaves_reasoning_open
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
-from llamafast.chat.prompt.tool_documents import with_own_keywords
+from llamafast.chat.prompt.tool_documents import with_trusted_keywords
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.server.chat.refusals import refusal
 from llamafast.server.receiving.preparation import checkpoint
@@ -69,7 +69,7 @@ class _Conversation:
                      for name, value in message.items()}
                     for message in self.messages
                 ],
-                None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
+                None if self.tools is None else [texts.mark(with_trusted_keywords(tool), mark) for tool in self.tools],
                 {name: texts.mark(value, mark) for name, value in self.kwargs.items()},  # no template writes the names
                 self.defaults,
             )  # fmt: skip
