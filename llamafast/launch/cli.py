@@ -16,7 +16,8 @@ from typer.models import OptionInfo
 
 import llamafast
 from llamafast.errors import ConfigError, LlamaFastError
-from llamafast.launch.config import ModelConfig, Overrides, ServerConfig, load_config
+from llamafast.launch.config import ModelConfig, ServerConfig
+from llamafast.launch.config_file import Overrides, load_config
 
 BUILT_IN_CONFIG = Path(__file__).parents[1] / "configs" / "built-in.json"
 

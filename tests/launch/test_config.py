@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 import llamafast
 from llamafast.errors import ConfigError
-from llamafast.launch.config import Config, ModelConfig, load_config
+from llamafast.launch.config import Config, ModelConfig
+from llamafast.launch.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 
