@@ -95,11 +95,13 @@ class EngineConfig:
         within=_SIZE,
         has_option=True,
     )
-    n_batch: int = _setting(512, Group.CONTEXT, "The most tokens of one step.", within=_COUNT, has_option=True)
+    n_batch: int = _setting(512, Group.CONTEXT, "Maximum tokens of one step.", within=_COUNT, has_option=True)
     n_ubatch: int = _setting(
-        512, Group.CONTEXT, "The most tokens of one pass over the weights.", within=_COUNT, has_option=True
+        512, Group.CONTEXT, "Maximum tokens of one pass over the weights.", within=_COUNT, has_option=True
     )
-    n_seq_max: int = _setting(32, Group.CONTEXT, "Sequences that run at once.", within=(1, 256), has_option=True)
+    n_seq_max: int = _setting(
+        32, Group.CONTEXT, "Number of sequences that run at once.", within=(1, 256), has_option=True
+    )
     n_rs_seq: int = _setting(
         0,
         Group.CONTEXT,
@@ -109,12 +111,12 @@ class EngineConfig:
     threads: int = _setting(
         0,
         Group.THREADS,
-        "Threads for a step. 0: as many as CPUs are allowed, the quota gives and cores exist.",
+        "Threads that compute. 0: as CPU affinity, quota and physical cores allow.",
         within=_SIZE,
         has_option=True,
     )
     threads_batch: int = _setting(
-        0, Group.THREADS, "Threads for steps with prompts. 0: as threads.", within=_SIZE, has_option=True
+        0, Group.THREADS, "Threads that compute prompts. 0: as threads.", within=_SIZE, has_option=True
     )
     kv_unified: bool = _setting(
         True,
@@ -129,7 +131,11 @@ class EngineConfig:
     offload_kqv: bool | None = _setting(None, Group.CONTEXT, "Keep the KV memory on the GPU.")
     op_offload: bool | None = _setting(None, Group.CONTEXT, "Let the GPU compute operations on tensors in host memory.")
     flash_attn: bool | None = _setting(
-        None, Group.CONTEXT, "Flash attention. Absent: what is faster here.", has_option=True, in_state_key=True
+        None,
+        Group.CONTEXT,
+        "Flash attention. Absent: whichever is faster on this machine.",
+        has_option=True,
+        in_state_key=True,
     )
     no_perf: bool | None = _setting(None, Group.CONTEXT, "Do without llama.cpp's own timings.")
     embedding: bool | None = _setting(None, Group.CONTEXT, "Give embeddings instead of logits.")
@@ -190,7 +196,7 @@ class EngineConfig:
     max_prefill_tokens: int | None = _setting(
         None,
         Group.SCHEDULING,
-        "The most prompt tokens of a step while others generate. Absent: n_batch.",
+        "Maximum prompt tokens of a step while others generate. Absent: n_batch.",
         within=_COUNT,
         has_option=True,
     )
@@ -205,7 +211,7 @@ class EngineConfig:
     max_queued_requests: int = _setting(
         1024,
         Group.SCHEDULING,
-        "The most requests that wait. Beyond it requests get 503.",
+        "Maximum number of waiting requests; further ones get 503.",
         within=_COUNT,
         section="server",
         has_option=True,
@@ -213,21 +219,21 @@ class EngineConfig:
     max_seq_len: int | None = _setting(
         None,
         Group.SCHEDULING,
-        "The most tokens of one sequence, prompt and output together. Absent: what the context has.",
+        "Maximum tokens of one sequence, prompt and output together. Absent: what the context has.",
         within=_COUNT,
         has_option=True,
     )
     max_output_tokens: int | None = _setting(
         None,
         Group.SCHEDULING,
-        "The most generated tokens of each choice, whatever the request says. Absent: no limit.",
+        "Maximum generated tokens of each choice, whatever the request says. Absent: no limit.",
         within=_SIZE,
         has_option=True,
     )
     enable_prefix_cache: bool = _setting(
         True,
         Group.CACHE,
-        "Reuse what was computed for the beginnings of earlier prompts.",
+        "Reuse of common prompt beginnings.",
         key="prefix_cache",
         has_option=True,
     )

@@ -163,7 +163,7 @@ class ModelConfig(FileConfig):
     draft_model: str | None = Field(default=None, description="How tokens are drafted.")
     draft_model_path: str | None = Field(default=None, description="The draft model's file.")
     draft_model_from_pretrained: FromPretrained | None = Field(default=None, description="Where the hub has that file.")
-    draft_model_num_pred_tokens: int = Field(default=16, description="The most drafted tokens.")
+    draft_model_num_pred_tokens: int = Field(default=16, description="Maximum number of drafted tokens.")
     draft_model_max_ngram_size: int = Field(default=2, description="The longest sequence of tokens that is looked up.")
     draft_model_top_k: Count = Field(default=1, description="Candidates for each drafted token.")
     draft_model_p_min: float = Field(default=0.0, ge=0, le=1, description="The least probability of a drafted token.")
@@ -192,7 +192,7 @@ class DiskCacheConfig(_Section):
     """A folder where computed prefixes outlive the process."""
 
     path: Annotated[str, Field(min_length=1)] = Field(description="The folder.")
-    max_bytes: int = Field(default=8 * 2**30, ge=0, description="The most bytes of the folder.")
+    max_bytes: int = Field(default=8 * 2**30, ge=0, description="Maximum bytes of the folder.")
     min_tokens: Count = Field(default=128, description="Tokens that a prefix must have beyond what the folder holds.")
 
 
