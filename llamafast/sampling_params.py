@@ -37,11 +37,14 @@ class SamplingSetting(Setting):
     in_sampler: bool = True
 
     @property
+    def meaning(self) -> str:
+        """What the setting does, with the value for off."""
+        return self.doc if self.off is None else f"{self.doc} {self.off:g}: off."
+
+    @property
     def description(self) -> str:
-        """The text for schemas and documentation: also the value for off, and the other names."""
-        off = "" if self.off is None else f" {self.off:g}: off."
-        also = f" Also {', '.join(f'`{alias}`' for alias in self.aliases)}." if self.aliases else ""
-        return f"{self.doc}{off}{also}"
+        """The text for schemas and documentation: the meaning, and the other names."""
+        return f"{self.meaning} Also {', '.join(f'`{a}`' for a in self.aliases)}." if self.aliases else self.meaning
 
 
 def _drawn(
@@ -119,7 +122,7 @@ class SamplingParams:
         gguf="temp",
     )
     top_k: int = _drawn(
-        0, "Draw among this many of the likeliest tokens; -1: off too.", -1, INT32_MAX, off=0, gguf="top_k"
+        0, "Draw among this many of the likeliest tokens. -1: as 0.", -1, INT32_MAX, off=0, gguf="top_k"
     )
     top_p: float = _drawn(
         1.0,
@@ -162,8 +165,8 @@ class SamplingParams:
     min_tokens: int = _ruled(
         0, "Before this many tokens nothing ends the answer.", 0, INT32_MAX, in_request=True, in_sampler=True
     )
-    stop: tuple[str, ...] = _ruled((), "Texts that end a choice.")
-    stop_token_ids: tuple[int, ...] = _ruled((), "Tokens that end a choice.")
+    stop: tuple[str, ...] = _ruled((), "Texts that end the answer.")
+    stop_token_ids: tuple[int, ...] = _ruled((), "Tokens that end the answer.")
     ignore_eos: bool = _ruled(False, "The model cannot end the answer itself.", in_request=True)
     logprobs: int | None = _ruled(
         None,
@@ -171,7 +174,7 @@ class SamplingParams:
         0,
         limit="n_vocab",
     )
-    include_stop: bool = _ruled(False, "The text or token that ended a choice stays in its text.")
+    include_stop: bool = _ruled(False, "The text or token that ended the answer stays in it.")
     typical_p: float = _drawn(1.0, "Locally typical sampling.", 0.0, 1.0, above=True, off=1.0, aliases=("typ_p",))
     top_n_sigma: float = _drawn(-1.0, "Keep logits within this many deviations of the best.", -1.0, _MOST, off=-1.0)
     xtc_probability: float = _drawn(
@@ -203,9 +206,7 @@ class SamplingParams:
     bad_words: tuple[tuple[int, ...], ...] = _ruled(
         (), "Sequences of token ids that may not come out.", in_sampler=True
     )
-    allowed_token_ids: tuple[int, ...] | None = _ruled(
-        None, "No other tokens are drawn; None: all may be.", in_sampler=True
-    )
+    allowed_token_ids: tuple[int, ...] | None = _ruled(None, "No other tokens are drawn.", in_sampler=True)
     prompt_logprobs: int | None = _ruled(
         None, "Give logprobs of the prompt's tokens, with this many alternatives each; None: none.", 0, limit="n_vocab"
     )

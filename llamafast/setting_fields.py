@@ -39,17 +39,17 @@ def request_fields(settings: Iterable[SamplingSetting]) -> FieldDefinitions:
 def default_fields(settings: Iterable[SamplingSetting]) -> FieldDefinitions:
     """The fields for which a configuration may give a default. None: it gives none. The engine checks the ranges."""
     return {
-        s.name: ((Int32 if s.type is int else s.type) | None, Field(None, description=s.description))
+        s.name: ((Int32 if s.type is int else s.type) | None, Field(None, description=s.meaning))
         for s in settings
         if s.in_config
     }
 
 
 def section_fields(settings: Iterable[EngineSetting], section: str) -> FieldDefinitions:
-    """The engine's fields in a section of a configuration, with their ranges. null counts as absent."""
+    """The engine's fields in a section of a configuration, with their ranges."""
     return {
         s.key or s.name: (
-            Annotated[s.type, BeforeValidator(_reader(s.default, s.names))],
+            Annotated[s.type, BeforeValidator(_numbered(s.names))] if s.names else s.type,
             Field(s.default, description=s.description, **_limits(s)),
         )
         for s in settings
@@ -71,17 +71,15 @@ def _limits(setting: EngineSetting) -> dict[str, Any]:
     return limits if setting.type in (int, int | None) else {**limits, "allow_inf_nan": False}
 
 
-def _reader(default: object, names: Mapping[str, int]) -> Callable[[object], object]:
-    """What a value of a configuration means: null is the default, and a name of an enumeration is its number."""
+def _numbered(names: Mapping[str, int]) -> Callable[[object], object]:
+    """Reads a value of an enumeration of llama.h, given by name or by number."""
 
-    def read(value: object) -> object:
-        if value is None:
-            return default
-        if not names or value in names.values():
+    def number_of(value: object) -> object:
+        if value in names.values():
             return value
         if isinstance(value, str) and value.lower() in names:
             return names[value.lower()]
         choices = ", ".join(f"{name} ({number})" for name, number in names.items())
         raise ValueError(f"{value!r} is none of {choices}")
 
-    return read
+    return number_of

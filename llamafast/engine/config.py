@@ -140,12 +140,12 @@ class EngineConfig:
     no_perf: bool | None = _setting(None, Group.CONTEXT, "Do without llama.cpp's own timings.")
     embedding: bool | None = _setting(None, Group.CONTEXT, "Give embeddings instead of logits.")
     type_k: int | None = _setting(
-        None, Group.CONTEXT, "Type of cached keys.", names=_KV_TYPES, has_option=True, in_state_key=True
+        None, Group.CONTEXT, "Type of cached keys. Absent: f16.", names=_KV_TYPES, has_option=True, in_state_key=True
     )
     type_v: int | None = _setting(
         None,
         Group.CONTEXT,
-        "Type of cached values. Quantized types need flash attention.",
+        "Type of cached values; quantized ones need flash attention. Absent: f16.",
         names=_KV_TYPES,
         has_option=True,
         in_state_key=True,
@@ -246,8 +246,8 @@ class EngineConfig:
     max_idle_tokens: int | None = _setting(
         512,
         Group.CACHE,
-        "Tokens that are generated until a finished prefix that nobody uses is dropped: it slows attention down. A "
-        "large number: only when its room is needed.",
+        "Tokens that others generate until a finished prefix is dropped that no request has used meanwhile: it slows "
+        "their attention down. A large number: it stays until its room is needed.",
         within=_SIZE,
     )
     max_checkpoint_bytes: int = _setting(

@@ -34,7 +34,16 @@ Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Section(BaseModel):
+    """An object of the file. null counts as absent."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if item is not None or name not in cls.model_fields}
 
 
 class FromPretrained(_Section):
@@ -50,13 +59,6 @@ class FromPretrained(_Section):
         default="auto", description="Of no effect: the hub's client makes no links any more."
     )
     cache_dir: str | None = Field(default=None, description="The hub's cache. Absent: the client's default.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: object) -> object:
-        if isinstance(value, dict) and value.get("additional_files", ()) is None:
-            return {**value, "additional_files": ()}
-        return value
 
 
 class FileConfig(_Section):

@@ -38,6 +38,7 @@ TokenIds = Annotated[list[int], IN_PIECES]
 
 
 _DECLARED = request_fields(SAMPLING_SETTINGS.values())
+_DESCRIPTIONS = {s.name: s.description for s in SAMPLING_SETTINGS.values()}
 
 
 @with_fields(_DECLARED)
@@ -58,7 +59,7 @@ class SamplingFields(BaseModel):
 
     dry_sequence_breakers: Texts = Field(
         default_factory=lambda: list(SamplingParams().dry_sequence_breakers),
-        description="Texts that no repeated sequence reaches across.",
+        description=_DESCRIPTIONS["dry_sequence_breakers"],
     )
     logit_bias: Annotated[dict[str, Bias], IN_PIECES] | Annotated[list[BiasPair], IN_PIECES] = Field(
         default_factory=dict,
@@ -66,12 +67,12 @@ class SamplingFields(BaseModel):
         "As an object, or as a list of pairs.",
     )
     bad_words: Texts = Field(default_factory=list, description="Texts that may not come out.")
-    allowed_token_ids: TokenIds | None = Field(None, description="No other tokens are drawn.")
+    allowed_token_ids: TokenIds | None = Field(None, description=_DESCRIPTIONS["allowed_token_ids"])
     stop: str | Texts = Field(
         default_factory=list, description="Texts that end the answer; in chats its content, never reasoning or calls."
     )
-    stop_token_ids: TokenIds = Field(default_factory=list, description="Tokens that end the answer.")
-    include_stop_str_in_output: bool = Field(False, description="The stop stays in the text.")
+    stop_token_ids: TokenIds = Field(default_factory=list, description=_DESCRIPTIONS["stop_token_ids"])
+    include_stop_str_in_output: bool = Field(False, description=_DESCRIPTIONS["include_stop"])
     prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
     )
