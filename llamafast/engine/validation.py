@@ -18,7 +18,8 @@ from llamafast.settings import INT32_MAX
 _MAX_BIAS = 100.0
 
 _NUMBERS = [s for s in SAMPLING_SETTINGS.values() if s.has_range]
-_RANGES = [(s.name, s.low, s.high, s.above) for s in _NUMBERS if not s.limit]
+# With the lowest value that is surely in the range: closer to an excluded low, a 32-bit float may be equal to it.
+_RANGES = [(s.name, s.low + 1e-6 if s.above else s.low, s.high, s) for s in _NUMBERS if not s.limit]
 _LIMITED = [(s.name, s.low, s.limit) for s in _NUMBERS if s.limit]
 
 
@@ -128,10 +129,10 @@ def _check_relations(params: SamplingParams, limits: Limits) -> None:
 
 def _check_ranges(params: SamplingParams, limits: Limits) -> None:
     """The ranges that the settings declare. None is no number."""
-    for name, low, high, above in _RANGES:
+    for name, surely, high, setting in _RANGES:
         value = getattr(params, name)
-        if value is not None and (above or not low <= value <= high):
-            _in_range(name, value, low, high, above=above)
+        if value is not None and not surely <= value <= high:
+            _in_range(name, value, setting.low, high, above=setting.above)
     for name, low, limit in _LIMITED:
         value = getattr(params, name)
         if value is not None:
