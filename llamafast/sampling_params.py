@@ -1,4 +1,9 @@
-"""How a request's tokens are drawn: every sampling setting is declared here, once."""
+"""The sampling settings of a request. Each is declared here, once.
+
+To add a setting, declare it in SamplingParams and read it in the native Sampler (`_sampling.pyx` and `.pyi`); `make
+docs` writes the documentation. Requests, aliases, `model.sampling_defaults`, a model file's recommendation, the range
+check and the Sampler's arguments follow the declaration.
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def settings_of(record: type, kind: type[S]) -> dict[str, S]:
 def described(record: type[T]) -> type[T]:
     """Class decorator: each setting's text becomes a line of the record's docstring, where help() shows it."""
     if record.__doc__ is not None:  # python -OO has none
-        lines = [f"{f.name}: {f.metadata[_KEY].description}" for f in fields(record)]  # type: ignore[arg-type]
+        lines = [_line(f.name, f.metadata[_KEY]) for f in fields(record)]  # type: ignore[arg-type]
         record.__doc__ = "\n".join([record.__doc__.rstrip(), "", *lines])
     return record
 
@@ -86,3 +86,8 @@ def range_text(low: float, high: float, above: bool = False) -> str:
     if has_low:
         return f"above {low:.15g}" if above else f"{low:.15g} or more"
     return f"{high:.15g} or less" if has_high else ""
+
+
+def _line(name: str, setting: Setting) -> str:
+    limits = range_text(setting.low, setting.high, setting.above)
+    return f"{name}: {setting.description}{f' Range: {limits}.' if limits else ''}"

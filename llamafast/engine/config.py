@@ -1,4 +1,9 @@
-"""How an engine loads and runs its model: every setting of the engine is declared here, once."""
+"""The settings of the engine: how it loads and runs its model. Each is declared here, once.
+
+To add an argument of Model or Context, declare it in EngineConfig with its group and read it in `_core.pyx` (and
+`.pyi`); `make docs` writes the documentation. The configuration file, the command line, the native arguments, the key
+of stored states and the key of tried model files follow the declaration.
+"""
 
 from __future__ import annotations
 

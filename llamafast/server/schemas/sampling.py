@@ -19,13 +19,13 @@ from llamafast.setting_fields import request_fields, with_fields
 if TYPE_CHECKING:
     from llamafast.tokenizer import Tokenizer
 
-# Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
+# OpenAI's limit for chats. More alternatives would make answers of megabytes.
 MAX_LOGPROBS = 20
 
-# More than any vocabulary's longest token.
+# Characters; no vocabulary has a longer token.
 _MAX_TOKEN_CHARS = 4096
 
-# llama.cpp's default seed, as signed and as unsigned number: at every peer it asks for a random one.
+# llama.cpp's default seed as a signed and as an unsigned number. Every other server takes it as "random".
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 
 _TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
@@ -79,7 +79,7 @@ class SamplingFields(BaseModel):
 
     @property
     def num_scored(self) -> int | None:
-        """Alternatives for each token of the prompt; None: the prompt is not scored."""
+        """Number of alternatives per prompt token; None: the prompt gets no scores."""
         return self.prompt_logprobs
 
     def sampling(
@@ -124,7 +124,7 @@ class SamplingFields(BaseModel):
 def _biases(
     given: dict[str, Bias] | list[tuple[int | str, Bias]], tokenizer: Tokenizer
 ) -> tuple[tuple[int, float], ...]:
-    """Pairs of token id and bias. Keys of an object that look like a number are ids; in pairs only numbers are."""
+    """Pairs of token id and bias. A key of an object that is a number is an id; in pairs, only a JSON number is."""
     if isinstance(given, dict):
         pairs = [(int(key) if _TOKEN_ID.fullmatch(key) else key, bias) for key, bias in given.items()]
     else:
@@ -151,12 +151,12 @@ def _only_token(text: str, tokenizer: Tokenizer) -> int:
 
 
 def _spellings(word: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """The token sequences that write a word: at the start of a text, and behind a space."""
+    """The token sequences that write a word: at the start of a text, and after a space."""
     bare = word.lstrip(" ")
     plain, spaced = (
         tuple(tokenizer.encode(text, add_special=False, parse_special=True)) for text in (bare, " " + bare)
     )
     if not bare or not plain:
         raise InvalidRequestError("bad_words: a word must have at least one character", param="bad_words")
-    # A space of its own before the same tokens says nothing new.
+    # If the space is a token of its own, the sequence without it matches both.
     return [plain] if spaced[-len(plain) :] == plain else [plain, spaced]
