@@ -43,23 +43,15 @@ class SequenceStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt and how to continue it.
+    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token.
 
-    request_id: unique among the requests that the engine has.
-    prompt_token_ids: array('i'), at least one token.
-    params: the sampling settings, the same for all choices.
-    skip_special: control tokens write no text.
-    shown_ids: control tokens that write their text although skip_special hides the others.
-    match_stops: the engine looks for params.stop in the text; False: the reader of the outputs does.
-    arrival_s: when the request came, by time.monotonic(), in seconds.
-    grammar: params.structured as compile_grammar() made it; None where params.structured is None.
-    boundaries: positions in the prompt, ascending, where later prompts are likely to differ from it (ends of messages).
-        Memories that cannot be cut keep their state there.
-    cache_salt: prefixes are shared only among requests with an equal salt.
-    use_cache: the request takes prefixes from the cache and leaves its own there.
-    priority: of the waiting requests the one with the lowest value is admitted first.
-    n_keep: with context shift, the number of the prompt's tokens that always stay, and a BOS before them; negative:
-        all; None: those of the first message.
+    grammar: params.structured as compile_grammar made it; None where params.structured is. boundaries: places in the
+    prompt, ascending, where later prompts are likely to part from it (ends of messages): memories that cannot be cut
+    keep their state there. shown_ids: control tokens that write their own text although skip_special hides the others.
+    match_stops False: whoever reads the outputs looks for params.stop. Prefixes are shared only among equal cache_salt;
+    use_cache False neither takes nor leaves any. Of the waiting requests the lowest priority value goes first. n_keep:
+    with context shift, so many of the prompt's tokens always stay, and a BOS before them; negative: all; None: those of
+    the first message.
     """
 
     request_id: str

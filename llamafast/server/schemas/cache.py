@@ -1,4 +1,4 @@
-"""The fields of both completion APIs about the prefix cache and the queue."""
+"""What a request says about the prefix cache and its place in the queue: fields of both completion APIs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _INT32 = 2**31
 
 
 class CacheSettings(TypedDict):
-    """The fields of the engine's Request that CacheFields gives."""
+    """Fields of an engine's Request."""
 
     cache_salt: str
     use_cache: bool
@@ -19,7 +19,7 @@ class CacheSettings(TypedDict):
 
 
 class CacheFields(BaseModel):
-    """The wire fields. cache_salt and priority are vLLM's, cache_prompt and n_keep are llama-server's."""
+    """cache_salt and priority are vLLM's, cache_prompt and n_keep are llama-server's."""
 
     cache_salt: str = Field(
         "", min_length=1, max_length=4096, description="Prompts share prefixes only where this is equal."
@@ -42,7 +42,7 @@ class CacheFields(BaseModel):
 
     @property
     def cache_settings(self) -> CacheSettings:
-        """Keyword arguments of the engine's Request."""
+        """The engine's Request in these words."""
         return {
             "cache_salt": self.cache_salt,
             "use_cache": self.cache_prompt,

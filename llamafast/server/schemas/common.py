@@ -104,7 +104,7 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
     def options(self, num_logprobs: int | None, prompt_tokens: int, constraint: Constraint | None) -> Options:
-        """The settings of this request that the formatter needs."""
+        """What the formatter has to know of this request."""
         usage = (self.include_usage, self.continuous_usage)
         param = None if constraint is None else constraint.param
         return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param, self.return_cache_info)
