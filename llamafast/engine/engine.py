@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 from llamafast._core import Batch, Context, Model, ModelRunner
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.attention import flash_attention
-from llamafast.engine.config import EngineConfig
+from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
@@ -37,13 +37,6 @@ _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
 _MAX_SPARE_STATES = 16
 
-MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
-_CONTEXT_FIELDS = (
-    "n_rs_seq", "kv_unified", "swa_full", "offload_kqv", "op_offload", "flash_attn", "no_perf", "embedding", "type_k",
-    "type_v", "rope_scaling_type", "pooling_type", "attention_type", "rope_freq_base", "rope_freq_scale",
-    "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx",
-)  # fmt: skip
-
 
 class Engine:
     """Continuous batching over one model. All but validate(), prepare() and compile_grammar() belong to one
@@ -66,8 +59,7 @@ class Engine:
     ) -> None:
         config = config or EngineConfig()
         if isinstance(model, str):
-            values = asdict(config)
-            model = Model(model, **{name: values[name] for name in MODEL_FIELDS})
+            model = Model(model, **config.values(Group.MODEL))
         self.model = model
         if context is None:
             config = replace(config, flash_attn=flash_attention(model, config))
@@ -332,18 +324,15 @@ def make_context(model: Model, config: EngineConfig) -> Context:
         n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
     threads = config.threads or default_threads()[0]
     n_batch = max(config.n_batch, config.n_seq_max)
-    values = asdict(config)
-    return Context(
-        model,
-        n_ctx=config.context_size(model.n_ctx_train),
-        n_batch=n_batch,
-        n_ubatch=config.n_ubatch,
-        n_seq_max=n_seq_ids,
-        n_outputs_max=max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
-        threads=threads,
-        threads_batch=config.threads_batch or threads,
-        **{name: values[name] for name in _CONTEXT_FIELDS},
-    )
+    arguments = config.values(Group.CONTEXT) | {
+        "n_ctx": config.context_size(model.n_ctx_train),
+        "n_batch": n_batch,
+        "n_seq_max": n_seq_ids,
+        "n_outputs_max": max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
+        "threads": threads,
+        "threads_batch": config.threads_batch or threads,
+    }
+    return Context(model, **arguments)
 
 
 def _num_spare_ids(model: Model, n_seq_max: int) -> int:

@@ -18,8 +18,8 @@ from typing import Any
 
 from llamafast._core import Batch, Model, ModelRunner
 from llamafast.engine.attention import flash_attention
-from llamafast.engine.config import EngineConfig
-from llamafast.engine.engine import MODEL_FIELDS, make_context
+from llamafast.engine.config import EngineConfig, Group
+from llamafast.engine.engine import make_context
 from llamafast.errors import ModelLoadError
 
 _NUM_TOKENS = 8
@@ -96,7 +96,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _load(path: str, config: EngineConfig, **options: Any) -> Model:
-    return Model(path, **{name: getattr(config, name) for name in MODEL_FIELDS}, **options)
+    return Model(path, **config.values(Group.MODEL), **options)
 
 
 def _host_bytes(model: Model, config: EngineConfig) -> tuple[int, int]:

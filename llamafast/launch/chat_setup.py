@@ -9,7 +9,8 @@ from llamafast.chat.formats.registry import by_name, detect
 from llamafast.chat.prompt.template import ChatTemplate, TemplateCostError, TemplateError
 from llamafast.chat.response_schema.format import ResponseSchemaFormat
 from llamafast.errors import ConfigError
-from llamafast.launch.config import ModelConfig, read_text
+from llamafast.launch.config import ModelConfig
+from llamafast.launch.config_file import read_text
 from llamafast.tokenizer import Tokenizer
 
 UNKNOWN_CALLS = (

@@ -12,11 +12,12 @@ from typing import Annotated, NoReturn
 
 import typer
 from pydantic import JsonValue
-from typer.models import OptionInfo
 
 import llamafast
 from llamafast.errors import ConfigError, LlamaFastError
-from llamafast.launch.config import ModelConfig, Overrides, ServerConfig, load_config
+from llamafast.launch.config import ModelConfig, ServerConfig
+from llamafast.launch.config_file import Overrides, load_config
+from llamafast.launch.setting_options import option, with_engine_options
 
 BUILT_IN_CONFIG = Path(__file__).parents[1] / "configs" / "built-in.json"
 
@@ -116,13 +117,6 @@ def _root(
     pass
 
 
-def _option(flag: str, help_text: str) -> OptionInfo:
-    """An option that is also read from the environment: --n-ctx from LLAMAFAST_N_CTX."""
-    name = "LLAMAFAST_" + flag.partition("/")[0].removeprefix("--").replace("-", "_").upper()
-    option: OptionInfo = typer.Option(flag, envvar=name, help=help_text, show_default=False)
-    return option
-
-
 def _overrides(options: Mapping[str, JsonValue]) -> Overrides:
     """The given options, by the section of the configuration that they belong to."""
     given = {name: value for name, value in options.items() if value is not None}
@@ -135,56 +129,38 @@ def _overrides(options: Mapping[str, JsonValue]) -> Overrides:
 
 
 @app.command()
+@with_engine_options
 def serve(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="Configuration file (JSON).", envvar="LLAMAFAST_CONFIG")] = None,
-    model: Annotated[str | None, _option("--model", "Model file (GGUF).")] = None,
-    alias: Annotated[str | None, _option("--alias", "Name of the model for clients.")] = None,
-    host: Annotated[str | None, _option("--host", "Address to listen on [127.0.0.1].")] = None,
-    port: Annotated[int | None, _option("--port", "Port to listen on; 0 takes a free one [8000].")] = None,
-    n_ctx: Annotated[int | None, _option("--n-ctx", "Tokens of context of all requests [16384 at most].")] = None,
-    n_seq_max: Annotated[int | None, _option("--n-seq-max", "Sequences that run at once.")] = None,
-    n_batch: Annotated[int | None, _option("--n-batch", "Most tokens of one step.")] = None,
-    n_ubatch: Annotated[int | None, _option("--n-ubatch", "Most tokens of one pass over the weights.")] = None,
-    max_prefill_tokens: Annotated[int | None, _option("--max-prefill-tokens", "Most prompt tokens a step.")] = None,
-    max_step_ms: Annotated[float | None, _option("--max-step-ms", "Target for steps with prompts; 0: none.")] = None,
-    max_seq_len: Annotated[int | None, _option("--max-seq-len", "Most tokens of one request, prompt included.")] = None,
-    max_output_tokens: Annotated[int | None, _option("--max-output-tokens", "Most generated tokens each.")] = None,
-    threads: Annotated[int | None, _option("--threads", "Threads [CPUs allowed, quota, physical cores].")] = None,
-    threads_batch: Annotated[int | None, _option("--threads-batch", "Threads for prompts [--threads].")] = None,
-    n_gpu_layers: Annotated[int | None, _option("--n-gpu-layers", "Layers on the GPU; -1 is all.")] = None,
-    flash_attn: Annotated[
-        bool | None, _option("--flash-attn/--no-flash-attn", "Flash attention [what is faster here].")
-    ] = None,
-    type_k: Annotated[str | None, _option("--type-k", "Type of cached keys, as f16 or q8_0.")] = None,
-    type_v: Annotated[str | None, _option("--type-v", "Type of cached values.")] = None,
-    prefix_cache: Annotated[
-        bool | None, _option("--prefix-cache/--no-prefix-cache", "Reuse of common prompt beginnings [on].")
-    ] = None,
+    model: Annotated[str | None, option("--model", "Model file (GGUF).")] = None,
+    alias: Annotated[str | None, option("--alias", "Name of the model for clients.")] = None,
+    host: Annotated[str | None, option("--host", "Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, option("--port", "Port to listen on; 0 takes a free one [8000].")] = None,
     disk_cache: Annotated[
-        str | None, _option("--disk-cache", "Folder where prefixes outlive the server [none].")
+        str | None, option("--disk-cache", "Folder where prefixes outlive the server [none].")
     ] = None,
     disk_cache_max_bytes: Annotated[
-        int | None, _option("--disk-cache-max-bytes", "Largest size of that folder [8 GiB].")
+        int | None, option("--disk-cache-max-bytes", "Largest size of that folder [8 GiB].")
     ] = None,
-    tool_format: Annotated[str | None, _option("--tool-format", "How it writes calls [the template's way].")] = None,
-    chat_template_file: Annotated[str | None, _option("--chat-template-file", "Jinja file [the model's].")] = None,
+    tool_format: Annotated[str | None, option("--tool-format", "How it writes calls [the template's way].")] = None,
+    chat_template_file: Annotated[str | None, option("--chat-template-file", "Jinja file [the model's].")] = None,
     gguf_sampling_defaults: Annotated[
         bool | None,
-        _option("--gguf-sampling-defaults/--no-gguf-sampling-defaults", "The file's sampling settings [on]."),
+        option("--gguf-sampling-defaults/--no-gguf-sampling-defaults", "The file's sampling settings [on]."),
     ] = None,
-    max_queued_requests: Annotated[int | None, _option("--max-queued-requests", "Most that wait; then 503.")] = None,
-    max_body_bytes: Annotated[int | None, _option("--max-body-bytes", "Largest request; beyond it 413.")] = None,
+    max_body_bytes: Annotated[int | None, option("--max-body-bytes", "Largest request; beyond it 413.")] = None,
     strict_fields: Annotated[
-        bool | None, _option("--strict-fields/--no-strict-fields", "400 for unknown request fields [off].")
+        bool | None, option("--strict-fields/--no-strict-fields", "400 for unknown request fields [off].")
     ] = None,
-    keepalive_s: Annotated[float | None, _option("--keepalive-s", "Seconds between signs of life in a stream.")] = None,
+    keepalive_s: Annotated[float | None, option("--keepalive-s", "Seconds between signs of life in a stream.")] = None,
     shutdown_deadline_s: Annotated[
-        float | None, _option("--shutdown-deadline-s", "Seconds that running requests have after SIGTERM.")
+        float | None, option("--shutdown-deadline-s", "Seconds that running requests have after SIGTERM.")
     ] = None,
-    access_log: Annotated[bool | None, _option("--access-log/--no-access-log", "A line per request [off].")] = None,
-    keep_dead: Annotated[bool | None, _option("--keep-dead/--no-keep-dead", "Stay when the engine died [off].")] = None,
-    model_probe: Annotated[bool | None, _option("--model-probe/--no-model-probe", "Try new files first [on].")] = None,
+    access_log: Annotated[bool | None, option("--access-log/--no-access-log", "A line per request [off].")] = None,
+    keep_dead: Annotated[bool | None, option("--keep-dead/--no-keep-dead", "Stay when the engine died [off].")] = None,
+    model_probe: Annotated[bool | None, option("--model-probe/--no-model-probe", "Try new files first [on].")] = None,
+    **engine_options: JsonValue,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API. Without CONFIG and --model: the small built-in model."""
     file = BUILT_IN_CONFIG if config is None and model is None else config

@@ -16,12 +16,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from llamafast.engine.config import EngineConfig
+from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.probe import MemoryNeed, memory_need
 from llamafast.errors import ConfigError, ModelLoadError
 from llamafast.host.memory import address_space, available_memory
@@ -40,7 +40,8 @@ _HASHED_BYTES = 1 << 20
 # Under `ulimit -v` threads want stacks, and the allocator address space in large pieces.
 _ADDRESS_MARGIN = 768 << 20
 _SHARD = re.compile(r"(.*)-\d{5}-(of-\d{5}\.gguf)")
-_THREAD_FIELDS = ("threads", "threads_batch")
+# Settings that change neither the memory that a model takes nor whether it computes.
+_WITHOUT_EFFECT = (Group.THREADS,)
 
 Report = Callable[[str], None]
 Loras = Sequence[tuple[str, float]]
@@ -185,7 +186,7 @@ class _Child:
 
 def _key(path: Path, config: EngineConfig, loras: Loras) -> str:
     """Equal for equal files, at the same place and time of writing, that are run alike."""
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _THREAD_FIELDS}
+    settings = config.values(*(group for group in Group if group not in _WITHOUT_EFFECT))
     files = [_identity(file) for file in [*_files(path), *(Path(lora) for lora, _ in loras)]]
     facts = (version("llamafast"), version("llama-cpp-python"), files, [scale for _, scale in loras], settings)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -13,6 +13,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from llamafast.launch.hub import resolve
 from llamafast.launch.output import Output, log_to
 from llamafast.launch.probe import check_model
 from llamafast.request import Request, SamplingParams
+from llamafast.sampling_params import gguf_defaults
 from llamafast.server.app import create_app
 from llamafast.server.connection import HttpConnection
 from llamafast.server.receiving.preparation import Preparation
@@ -44,8 +46,6 @@ _FLUSH_S = 5
 
 # Threads that prepare requests look this often at least whether they still should, but for some calls into libraries.
 _ABANDONED_S = 0.5
-
-_ENGINE_FIELDS = set(EngineConfig.__dataclass_fields__) & set(ModelConfig.model_fields)
 
 # What is still to write when the process ends may take so long.
 _LAST_LINES_S = 2.0
@@ -67,8 +67,7 @@ def _serve(config: Config, output: Output) -> None:
     with _bind(config.server.host, config.server.port) as listener:
         path = _local_path(config.model, "model")
         loras = [(str(_local_path(lora, f"model.loras.{i}")), lora.scale) for i, lora in enumerate(config.model.loras)]
-        threads, reason = _threads(config.model)
-        engine_config = _engine_config(config, threads)
+        engine_config, reason = _with_threads(config.engine_config())
         if config.server.model_probe:
             check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=output.write)
         with Engine(str(path), engine_config) as engine:
@@ -86,7 +85,7 @@ def _serve(config: Config, output: Output) -> None:
                 output.write(f"tools    {UNKNOWN_CALLS}")
             if config.model.mtmd is not None:
                 output.write("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
-            async_engine = AsyncEngine(engine, max_queued_requests=config.server.max_queued_requests)
+            async_engine = AsyncEngine(engine)
             _listen(listener)
             log_to(output, Output(2), access_log=config.server.access_log)
             app = create_app(async_engine, settings=settings)
@@ -197,7 +196,7 @@ class DrainingServer(uvicorn.Server):
 def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
     """What holds where a request is silent: the configuration's settings, then the GGUF's. Raises ConfigError."""
     given: dict[str, float] = model.sampling_defaults.model_dump(exclude_none=True)
-    values = {**(engine.model.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
+    values = {**(gguf_defaults(engine.model.metadata) if model.gguf_sampling_defaults else {}), **given}
     params: dict[str, Any] = dict(values)
     try:
         engine.prepare(Request("", array("i", [0]), SamplingParams(**params)))
@@ -245,22 +244,10 @@ def _local_path(source: FileConfig, name: str) -> Path:
     return path
 
 
-def _threads(model: ModelConfig) -> tuple[int, str]:
-    if model.threads is not None:
-        return model.threads, "as configured"
-    return default_threads()
-
-
-def _engine_config(config: Config, threads: int) -> EngineConfig:
-    model = config.model
-    values = model.model_dump(include=_ENGINE_FIELDS, exclude_none=True)
-    values.update(
-        threads=threads,
-        threads_batch=model.threads_batch or threads,
-        enable_prefix_cache=model.prefix_cache,
-        max_queued_requests=config.server.max_queued_requests,
-    )
-    return EngineConfig(**values)
+def _with_threads(config: EngineConfig) -> tuple[EngineConfig, str]:
+    """The config with a number of threads, and where the number comes from."""
+    threads, reason = (config.threads, "as configured") if config.threads else default_threads()
+    return replace(config, threads=threads, threads_batch=config.threads_batch or threads), reason
 
 
 def _settings(

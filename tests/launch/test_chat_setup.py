@@ -12,7 +12,7 @@ from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.chat.tools import Tool
 from llamafast.errors import ConfigError, GrammarError
 from llamafast.launch.chat_setup import chat_format, chat_template
-from llamafast.launch.config import load_config
+from llamafast.launch.config_file import load_config
 
 
 def model(**fields):

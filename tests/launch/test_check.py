@@ -10,7 +10,7 @@ import pytest
 from llamafast.errors import ConfigError
 from llamafast.launch import cli
 from llamafast.launch.check import check
-from llamafast.launch.config import load_config
+from llamafast.launch.config_file import load_config
 from tests.tiny_models import write_encoder_model
 
 ROOT = Path(__file__).parents[2]

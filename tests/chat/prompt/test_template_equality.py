@@ -13,7 +13,7 @@ from llamafast.chat.formats.registry import detect
 from llamafast.chat.prompt.history import template_messages
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.launch.chat_setup import chat_format, chat_template
-from llamafast.launch.config import load_config
+from llamafast.launch.config_file import load_config
 from llamafast.launch.conversations import CONVERSATIONS, Conversation
 from llamafast.launch.round_trip import ANSWERS, read_back
 from tests.chat.collection import PATHS, SDIST, SPECIAL
