@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.engine.header import Header, read_header
-from llamafast.errors import ConfigError, LlamaFastError
+from llamafast.errors import LlamaFastError
 from llamafast.launch.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
-from llamafast.launch.config import BUILT_IN, Config, ModelConfig
+from llamafast.launch.config import Config, ModelConfig
 from llamafast.launch.conversations import CONVERSATIONS
-from llamafast.launch.hub import find_local
+from llamafast.launch.model_file import path_if_local
 from llamafast.launch.round_trip import ANSWERS, read_back
-from llamafast.launch.serve import BUILT_IN_MODEL
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -58,19 +55,12 @@ def _say(what: str, result: str, text: str) -> None:
 
 
 def _header(model: ModelConfig) -> Header | None:
-    """The model file's, if it is on this machine; says so."""
-    if model.path == BUILT_IN:
-        path: Path | None = BUILT_IN_MODEL
-    elif model.path is not None:
-        path = Path(model.path).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"model.path: {path}: no such file")
-    elif model.from_pretrained is not None:
-        path = find_local(model.from_pretrained)
-    if path is None and model.from_pretrained is not None:
-        source = model.from_pretrained
-        _say("model", "skipped", f"{source.repo_id}: {source.filename} is not on this machine; `llamafast serve` "
-             "downloads it")  # fmt: skip
+    """The header of the model file; None if the file is not on this machine. Prints a line. Raises ConfigError."""
+    path = path_if_local(model, "model")
+    source = model.from_pretrained
+    if path is None and source is not None:
+        where = f"{source.repo_id}: {source.filename}"
+        _say("model", "skipped", f"{where} is not on this machine; `llamafast serve` downloads it")
         return None
     _say("model", "ok", f"{path}, without its weights")
     return read_header(str(path))

@@ -120,6 +120,11 @@ class ServedModel:
         return self.names.alias
 
     @property
+    def death(self) -> str | None:
+        """Why the engine does no more work; None while it does."""
+        return self.engine.dead
+
+    @property
     def max_seq_len(self) -> int:
         """The greatest number of tokens of one request, prompt and output together."""
         return self.engine.max_seq_len

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Gauge
+from starlette.types import Receive
 
 from llamafast.engine.breakers import dry_breakers
 from llamafast.errors import EngineDeadError, NotFoundError, ShuttingDownError
@@ -109,11 +110,11 @@ class ServerState:
 
         return await self._bodies.read(request, body_type, find_and_work)
 
-    async def resolve_breakers(self, request: Request, served: ServedModel, params: SamplingParams) -> None:
+    async def resolve_breakers(self, receive: Receive, served: ServedModel, params: SamplingParams) -> None:
         """Find DRY's breakers in the vocabulary, in a thread. The engine then takes them from their cache."""
         if params.dry_multiplier:
             work = partial(dry_breakers, served.engine.tokenizer, params.dry_sequence_breakers)
-            await self.preparation.run(request.receive, 0, work)
+            await self.preparation.run(receive, 0, work)
 
     def _check_ready(self, served: ServedModel) -> None:
         """Raises EngineDeadError or ShuttingDownError; of several models the message names this one."""

@@ -312,8 +312,12 @@ def make_server() -> Callable[..., Server]:
 
 @pytest.fixture
 def make_model() -> Callable[..., ServedModel]:
-    """A further model for make_server(others=...): its name, and fields of served_model(). It has its own engine."""
-    return lambda alias, **fields: served_model(FakeEngine(), alias, **fields)
+    """A further model for make_server(others=...), with its own engine and template. Takes fields of served_model()."""
+
+    def make(alias: str, **fields) -> ServedModel:
+        return served_model(FakeEngine(), alias, **{"chat_template": FakeTemplate(), **fields})
+
+    return make
 
 
 @pytest.fixture

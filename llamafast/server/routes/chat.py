@@ -36,7 +36,7 @@ def chat_router(state: ServerState) -> APIRouter:
         ready = await state.prepare(request, ChatBody, _ready)
         served = ready.served
         body, use, params, prompt, constraint = ready.body, ready.use, ready.params, ready.prompt, ready.constraint
-        await state.resolve_breakers(request, served, params)
+        await state.resolve_breakers(request.receive, served, params)
         rules = compile_rules(served, constraint, use, prompt)
         takes_long = constraint is not None or use.is_enforced
         compiled = await (while_connected(request.receive, rules) if takes_long else rules)

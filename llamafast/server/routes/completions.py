@@ -44,7 +44,7 @@ def completions_router(state: ServerState) -> APIRouter:
         ready = await state.prepare(request, CompletionBody, _ready)
         served = ready.served
         body, prompts, token_ids, constraint = ready.body, ready.prompts, ready.token_ids, ready.constraint
-        await state.resolve_breakers(request, served, ready.params)
+        await state.resolve_breakers(request.receive, served, ready.params)
         work = compile_constraint(served.engine, constraint)
         compiled = await (work if constraint is None else while_connected(request.receive, work))
         params = replace(ready.params, structured=compiled.structured)

@@ -41,7 +41,7 @@ def health_router(state: ServerState) -> APIRouter:
 
 def _dead(state: ServerState) -> dict[str, str]:
     """By the alias of each model whose engine has died, the reason. Raises EngineDeadError if all have died."""
-    dead = {model.alias: model.engine.dead for model in state.models if model.engine.dead is not None}
+    dead = {model.alias: model.death for model in state.models if model.death is not None}
     if len(dead) < len(state.models):
         return dead
     if len(dead) == 1:
