@@ -1,4 +1,4 @@
-"""`llamafast check`: a configuration, its chat template and its format of answers, tried out without weights."""
+"""`llamafast check`: tests a configuration, its chat template and its chat format without the model's weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def check(config: Config, name: str, *, with_model: bool = True) -> bool:
-    """Print one line per check; whether none has failed. name: the configuration's. with_model: look at its file."""
+    """Print one line per check. Returns whether all passed.
+
+    name: of the configuration, to be printed. with_model: whether to read the header of the model file.
+    """
     model = config.model
     if with_model:
         _say("config", "ok", name)
@@ -34,7 +37,7 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         _say("template", "skipped", "the model makes embeddings, which are not served yet")
         return True
     if template is None:
-        reason = "the model file has none: only /v1/completions" if header else "it stands in the weights' file"
+        reason = "the model file has none: only /v1/completions" if header else "it is in the model file, not read here"
         _say("template", "skipped", reason)
         return True
     if not _renders(template, header):
@@ -67,7 +70,7 @@ def _header(model: ModelConfig) -> Header | None:
 
 
 def _renders(template: ChatTemplate, header: Header | None) -> bool:
-    """Whether the template writes a plain question; says which kinds of conversation it refuses."""
+    """Whether the template renders a plain question. Prints which kinds of conversation it refuses."""
     refused: dict[str, str] = {}
     for conversation in CONVERSATIONS:
         try:
@@ -86,5 +89,5 @@ def _renders(template: ChatTemplate, header: Header | None) -> bool:
     for name, reason in refused.items():
         _say("", "refused", f"{name}: {reason}")
     if "tools" not in template.traits.variables:
-        _say("", "", "has no place for tools: requests with tools get a 400")
+        _say("", "", "the template has no place for tools: requests with tools get a 400")
     return is_fine

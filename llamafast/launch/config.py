@@ -170,7 +170,7 @@ class ModelConfig(FileConfig):
     """Which model, and how llama.cpp runs it. None leaves the choice to llama.cpp or to llamafast."""
 
     alias: Text | None = None
-    # Further names; `*` in one stands for any text.
+    # Further names; `*` matches any text.
     aliases: tuple[Name, ...] = ()
     # Without either: the model file's template.
     chat_template: Annotated[str | None, BeforeValidator(_joined)] = None

@@ -46,7 +46,7 @@ ConfigFile: TypeAlias = Annotated[
 Model: TypeAlias = Annotated[str | None, _option("--model", "Model file (GGUF).")]
 Alias: TypeAlias = Annotated[str | None, _option("--alias", "Name of the model for clients [the file's name].")]
 Aliases: TypeAlias = Annotated[
-    str | None, _option("--aliases", "Further names, separated by commas; * stands for any text.")
+    str | None, _option("--aliases", "Further names, separated by commas; * matches any text.")
 ]
 Host: TypeAlias = Annotated[str | None, _option("--host", "Address to listen on [127.0.0.1].")]
 Port: TypeAlias = Annotated[int | None, _option("--port", "Port to listen on; 0 takes a free one [8000].")]

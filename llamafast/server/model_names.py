@@ -15,7 +15,7 @@ class ModelNames:
 
     alias: the main name. Answers show it where the request names no model; metrics and messages always show it.
     aliases: further exact names.
-    patterns: names that contain `*`, which stands for any text, the empty one included.
+    patterns: names with `*`, which matches any text, the empty one included.
     """
 
     alias: str
