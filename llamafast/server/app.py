@@ -34,18 +34,17 @@ def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None
     """
     settings = settings or ServerSettings()
     state = ServerState(models, settings)
-    engines = [model.engine for model in state.models]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            for engine in engines:
-                if not engine.ready:
-                    await engine.start()
+            for model in state.models:
+                if not model.engine.ready:
+                    await model.engine.start()
             yield
         finally:
             state.preparation.stop()
-            await asyncio.gather(*(engine.stop(settings.shutdown_deadline_s) for engine in engines))
+            await asyncio.gather(*(model.engine.stop(settings.shutdown_deadline_s) for model in state.models))
 
     app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan, redirect_slashes=False)
     app.bodies = (ChatBody, CompletionBody)

@@ -48,7 +48,7 @@ class ServerSettings:
 class ServerState:
     """One per app.
 
-    models: at least one; the first one answers requests that name none.
+    models: at least one; the first one answers requests that name none. Replace them by serve().
     settings: of HTTP.
     registry: the metrics that /metrics shows.
     preparation: the threads for large bodies.
@@ -57,8 +57,8 @@ class ServerState:
     """
 
     def __init__(self, models: Sequence[ServedModel], settings: ServerSettings) -> None:
-        self.models = tuple(models)
         self.settings = settings
+        self.serve(models)
         self.registry = CollectorRegistry()
         self.preparation = Preparation()
         self._bodies = BodyReader(
@@ -67,13 +67,18 @@ class ServerState:
             max_bytes=settings.max_body_bytes,
             is_strict=settings.strict_fields,
         )
-        self._by_name = _by_name((name, model) for model in models for name in model.names.exact)
-        patterns = _by_name((name, model) for model in models for name in model.names.patterns)
-        self._by_pattern = sorted(patterns.items(), key=lambda item: -len(item[0]))
         preparing = Gauge(
             "llamafast:requests_in_preparation", "Large bodies that are read and tokenized.", registry=self.registry
         )
         preparing.set_function(lambda: self.preparation.num_jobs)
+
+    def serve(self, models: Sequence[ServedModel]) -> None:
+        """Serve these models from now on. Raises ValueError if two of them have the same name."""
+        by_name = _by_name((name, model) for model in models for name in model.names.exact)
+        patterns = _by_name((name, model) for model in models for name in model.names.patterns)
+        self.models = tuple(models)
+        self._by_name = by_name
+        self._by_pattern = sorted(patterns.items(), key=lambda item: -len(item[0]))
 
     def model_for(self, name: str | None) -> ServedModel:
         """The model of that name: an exact name counts before a pattern, a long pattern before a short one.
@@ -100,8 +105,7 @@ class ServerState:
         Raises what `work` raises, RequestTooLargeError, InvalidRequestError, NotFoundError (model), ClientDisconnect,
         QueueFullError, EngineDeadError, ShuttingDownError.
         """
-        if not any(model.engine.ready for model in self.models):
-            self._check_ready(self.models[0])  # no body has to be read
+        self._check_any_ready()
 
         def find_and_work(body: Body) -> T:
             served = self.model_for(body.model)
@@ -115,6 +119,22 @@ class ServerState:
         if params.dry_multiplier:
             work = partial(dry_breakers, served.engine.tokenizer, params.dry_sequence_breakers)
             await self.preparation.run(receive, 0, work)
+
+    def deaths(self) -> dict[str, str]:
+        """By the alias of each model whose engine has died, the reason. Raises EngineDeadError if all have died."""
+        deaths = {model.alias: model.death for model in self.models if model.death is not None}
+        if len(deaths) < len(self.models):
+            return deaths
+        if len(deaths) == 1:
+            raise EngineDeadError(f"the engine is dead: {self.models[0].death}")
+        reasons = "; ".join(f"model '{alias}': {reason}" for alias, reason in deaths.items())
+        raise EngineDeadError(f"all engines are dead: {reasons}")
+
+    def _check_any_ready(self) -> None:
+        """Raises EngineDeadError or ShuttingDownError if no model takes requests: no body has to be read then."""
+        if not any(model.engine.ready for model in self.models):
+            deaths = self.deaths()
+            next(model for model in self.models if model.alias not in deaths).engine.check_ready()
 
     def _check_ready(self, served: ServedModel) -> None:
         """Raises EngineDeadError or ShuttingDownError; of several models the message names this one."""

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafast.server.served_model import Capability
+from llamafast.server.state import ServerSettings, ServerState
 
 
 @pytest.fixture
@@ -98,8 +99,7 @@ def test_health_of_several_models_names_the_dead_one(both, other):
 def test_health_of_dead_models_alone_is_a_503_that_names_all(both):
     for model in (both.model, *both.others):
         model.engine.ready, model.engine.dead = False, f"{model.alias} fell"
-    for path in ("/health", "/ready"):
-        response = both.get(path)
+    for response in (both.get("/health"), both.get("/ready"), both.complete(model="other")):
         assert response.status_code == 503
         assert "'tiny': tiny fell; model 'other': other fell" in response.json()["error"]["message"]
 
@@ -133,3 +133,13 @@ def test_capabilities_follow_template_and_format(make_server):
     chat = make_server().model.capabilities
     assert chat == {Capability.COMPLETION, Capability.CHAT, Capability.TOOLS}
     assert make_server(chat_template=None).model.capabilities == {Capability.COMPLETION}
+
+
+def test_serve_replaces_the_models_unless_two_have_one_name(make_model):
+    first, second = make_model("first"), make_model("second", aliases=["gpt-*"])
+    state = ServerState([first], ServerSettings())
+    state.serve([second, first])
+    assert [state.model_for(name) for name in (None, "first", "gpt-4")] == [second, first, second]
+    with pytest.raises(ValueError, match="first"):
+        state.serve([first, make_model("first")])
+    assert state.model_for(None) is second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from llamafast.errors import EngineDeadError, ShuttingDownError
+from llamafast.errors import ShuttingDownError
 from llamafast.server.state import ServerState
 
 
@@ -18,7 +18,7 @@ def health_router(state: ServerState) -> APIRouter:
     @router.head("/healthz", include_in_schema=False)
     async def health() -> dict[str, object]:
         """Whether a restart is needed: 503 once all engines have met a fatal error. Names those that have."""
-        dead = _dead(state)
+        dead = state.deaths()
         return {"status": "degraded", "dead": dead} if dead else {"status": "ok"}
 
     @router.get("/ready")
@@ -28,7 +28,7 @@ def health_router(state: ServerState) -> APIRouter:
 
         While the models load, nothing listens.
         """
-        dead = _dead(state)
+        dead = state.deaths()
         refusing = [model.alias for model in state.models if not model.engine.ready]
         if len(refusing) == len(state.models):
             raise ShuttingDownError("the engine is not ready", code="not_ready")
@@ -37,14 +37,3 @@ def health_router(state: ServerState) -> APIRouter:
         return {"status": "degraded", "not_ready": {alias: dead.get(alias, "shutting down") for alias in refusing}}
 
     return router
-
-
-def _dead(state: ServerState) -> dict[str, str]:
-    """By the alias of each model whose engine has died, the reason. Raises EngineDeadError if all have died."""
-    dead = {model.alias: model.death for model in state.models if model.death is not None}
-    if len(dead) < len(state.models):
-        return dead
-    if len(dead) == 1:
-        raise EngineDeadError(f"the engine is dead: {next(iter(dead.values()))}")
-    reasons = "; ".join(f"model '{alias}': {reason}" for alias, reason in dead.items())
-    raise EngineDeadError(f"all engines are dead: {reasons}")

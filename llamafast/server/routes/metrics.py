@@ -15,7 +15,6 @@ from prometheus_client.registry import Collector
 from llamafast.cache.disk.disk_cache import DiskCacheStats
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.metrics import EngineStats, Histogram
-from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
 
 T = TypeVar("T")
@@ -133,7 +132,7 @@ _HISTOGRAMS: Table[EngineStats, Histogram] = (
 def metrics_router(state: ServerState) -> APIRouter:
     """The route over `state`."""
     router = APIRouter(tags=["health"])
-    state.registry.register(EngineCollector(state.models))
+    state.registry.register(EngineCollector(state))
     ProcessCollector(registry=state.registry)
 
     @router.get("/metrics", response_model=None)
@@ -148,14 +147,15 @@ def metrics_router(state: ServerState) -> APIRouter:
 class EngineCollector(Collector):
     """Reads the engines' counters at each scrape, so that a step pays nothing. The alias is the label model_name."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._engines = [((model.alias, "0"), model.engine) for model in models]
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
 
     def collect(self) -> Iterator[Metric]:
         """Each family once, with the values of all models."""
-        stats = [(labels, engine.stats) for labels, engine in self._engines]
+        engines = [((model.alias, "0"), model.engine) for model in self._state.models]
+        stats = [(labels, engine.stats) for labels, engine in engines]
         disks = [(labels, each.disk_cache) for labels, each in stats if each.disk_cache is not None]
-        yield from _gauges(_ENGINE_GAUGES, self._engines)
+        yield from _gauges(_ENGINE_GAUGES, engines)
         yield _cells(stats)
         yield from _counters(_ENGINE_COUNTERS, stats)
         yield from _labelled_counters(stats)
