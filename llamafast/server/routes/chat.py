@@ -82,7 +82,9 @@ class _Ready:
 def _ready(served: ServedModel, body: ChatBody) -> _Ready:
     use = body.tool_use()
     constraint = body.constraint()
-    params = served.sampling(body, max_tokens=body.token_limit, logprobs=body.num_logprobs)
+    params = body.sampling(
+        served.engine.tokenizer, served.defaults.sampling, max_tokens=body.token_limit, logprobs=body.num_logprobs
+    )
     check_sizes(params, served.engine.tokenizer.n_vocab)
     prompt = chat_prompt(served, body, use.shown or None)
     return _Ready(served, body, use, constraint, params, prompt, StopMatcher(params.stop))
