@@ -30,6 +30,7 @@ def _unicode(value: str) -> str:
 
 
 Text: TypeAlias = Annotated[str, AfterValidator(_unicode)]
+Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
 Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 
 
@@ -118,6 +119,9 @@ class ModelConfig(FileConfig):
     """Which model is served, what its conversations look like, and how it runs."""
 
     alias: Text | None = Field(default=None, description="The model's name for clients. Absent: the file's name.")
+    aliases: tuple[Name, ...] = Field(
+        default=(), description="Further names of the model for clients; `*` matches any text."
+    )
     chat_template: Annotated[str | None, BeforeValidator(_joined)] = Field(
         default=None, description="The chat template (Jinja), as a text or a list of pieces. Absent: the model file's."
     )
