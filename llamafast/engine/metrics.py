@@ -88,6 +88,10 @@ class EngineStats:
     request_n: Histogram = field(default_factory=lambda: Histogram(_CHOICES))
     iteration_tokens: Histogram = field(default_factory=_tokens)
 
+    def add_rejection(self) -> None:
+        """A request was refused because the queue is full. The event loop calls it; all others, the engine's thread."""
+        self.rejections += 1
+
     def add_request(self, num_prompt_tokens: int, n: int) -> None:
         """A request came."""
         self.request_prompt_tokens.observe(num_prompt_tokens)

@@ -77,6 +77,10 @@ class RequestState:
         self.ranked = (request.params.best_of or 0) > request.params.n
 
     @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
     def usage(self) -> Usage:
         return Usage(len(self.request.prompt_token_ids), self.completion_tokens, self.cached_tokens, self.miss_reason)
 

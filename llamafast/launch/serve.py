@@ -72,13 +72,13 @@ def _serve(config: Config, output: Output) -> None:
         if config.server.model_probe:
             check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=output.write)
         with Engine(str(path), engine_config) as engine:
-            if loras:
-                engine.context.set_loras([(engine.model.load_lora(lora), scale) for lora, scale in loras])
+            for lora, scale in loras:
+                engine.add_adapter(lora, scale)
             if config.disk_cache is not None:
-                engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
-            if engine.context.memory_kind == "none":
+                engine.open_disk_cache(**config.disk_cache.model_dump())
+            if not engine.limits.generates:
                 raise ConfigError(f"{path}: this model makes embeddings, which are not served yet")
-            template = chat_template(config.model, engine.model.chat_template(), engine.tokenizer)
+            template = chat_template(config.model, engine.model_info.chat_template, engine.tokenizer)
             answers = chat_format(config.model, template)
             settings = _settings(config, path, engine, template, answers)
             output.write(_description(path, engine, reason, answers))
@@ -110,7 +110,7 @@ def _serve(config: Config, output: Output) -> None:
             if not config.server.keep_dead:
                 async_engine.on_death = server.leave
             server.run(sockets=[listener])
-            death = None if async_engine.dead is None else f"the engine died: {async_engine.dead}"
+            death = None if async_engine.death is None else f"the engine died: {async_engine.death}"
     if not app.state.preparation.has_ended(_ABANDONED_S):
         # A tokenizer at work reads what the end of the process destroys.
         output.flush(_LAST_LINES_S)
@@ -197,7 +197,7 @@ class DrainingServer(uvicorn.Server):
 def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
     """What holds where a request is silent: the configuration's settings, then the GGUF's. Raises ConfigError."""
     given: dict[str, float] = model.sampling_defaults.model_dump(exclude_none=True)
-    values = {**(engine.model.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
+    values = {**(engine.model_info.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
     params: dict[str, Any] = dict(values)
     try:
         engine.prepare(Request("", array("i", [0]), SamplingParams(**params)))
@@ -266,7 +266,7 @@ def _engine_config(config: Config, threads: int) -> EngineConfig:
 def _settings(
     config: Config, path: Path, engine: Engine, template: ChatTemplate | None, answers: ChatFormat
 ) -> ServerSettings:
-    model, server, wanted = engine.model, config.server, config.model
+    model, server, wanted = engine.model_info, config.server, config.model
     message = wanted.reasoning_budget_message
     return ServerSettings(
         alias=wanted.alias or os.fsencode(path.stem).decode("utf-8", "replace"),
@@ -294,7 +294,7 @@ def _settings(
 
 
 def _description(path: Path, engine: Engine, reason: str, answers: ChatFormat) -> str:
-    model, context = engine.model, engine.context
+    model, context = engine.model_info, engine.context_info
     kind = model.description.replace(" ?B", "")  # llama.cpp has no name for the size
     return (
         f"model    {path}\n"

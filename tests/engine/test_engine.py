@@ -220,7 +220,7 @@ def test_step_fatal_decode_ends_all_requests_with_the_error():
     engine.runner.failures = [-3]
     collector = Collector()
     collector.add(engine.step())
-    assert engine.dead is not None
+    assert engine.death is not None
     assert [output.finish_reason for output in collector.finished.values()] == [FinishReason.ERROR] * 4
     assert all(output.error is not None for output in collector.finished.values())
     assert not engine.has_work

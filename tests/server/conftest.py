@@ -136,7 +136,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.tokenizer = FakeTokenizer()
         self.ready = True
-        self.dead: str | None = None
+        self.death: str | None = None
         self.stats = EngineStats()
         self.requests: list[Request] = []
         self.streams: list[FakeStream] = []

@@ -34,5 +34,5 @@ def health_router(state: ServerState) -> APIRouter:
 
 
 def _check_alive(state: ServerState) -> None:
-    if state.engine.dead is not None:
-        raise EngineDeadError(f"the engine is dead: {state.engine.dead}")
+    if state.engine.death is not None:
+        raise EngineDeadError(f"the engine is dead: {state.engine.death}")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llamafast.engine.attention import flash_attention
-from llamafast.engine.engine import EngineConfig
+from llamafast.engine.config import EngineConfig
+from llamafast.engine.loading import choose_attention
 
 
 class FakeModel:
@@ -13,11 +13,11 @@ class FakeModel:
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamafast.engine.attention.supports_gpu_offload", lambda: False)
+    monkeypatch.setattr("llamafast.engine.loading.supports_gpu_offload", lambda: False)
 
 
 def test_flash_attention_few_sequences_go_without():
-    assert flash_attention(FakeModel(), EngineConfig(n_seq_max=8)) is False
+    assert choose_attention(FakeModel(), EngineConfig(n_seq_max=8)).flash_attn is False
 
 
 @pytest.mark.parametrize(
@@ -29,19 +29,19 @@ def test_flash_attention_few_sequences_go_without():
     ],
 )
 def test_flash_attention_is_left_to_llama_cpp(config):
-    assert flash_attention(FakeModel(), config) is None
+    assert choose_attention(FakeModel(), config).flash_attn is None
 
 
 def test_flash_attention_of_a_long_trained_model_goes_by_the_default_context():
     class LongTrained(FakeModel):
         n_ctx_train = 262144
 
-    assert flash_attention(LongTrained(), EngineConfig(n_seq_max=8)) is False
+    assert choose_attention(LongTrained(), EngineConfig(n_seq_max=8)).flash_attn is False
 
 
 def test_flash_attention_streams_go_without_however_many():
-    assert flash_attention(FakeModel(), EngineConfig(n_seq_max=32, kv_unified=False)) is False
+    assert choose_attention(FakeModel(), EngineConfig(n_seq_max=32, kv_unified=False)).flash_attn is False
 
 
 def test_flash_attention_configured_value_stands():
-    assert flash_attention(FakeModel(), EngineConfig(n_seq_max=8, flash_attn=True)) is True
+    assert choose_attention(FakeModel(), EngineConfig(n_seq_max=8, flash_attn=True)).flash_attn is True
