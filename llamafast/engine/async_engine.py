@@ -14,13 +14,14 @@ from llamafast.request import Request, RequestOutput
 class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
     """Runs an Engine on a thread of its own, delivers its outputs to one event loop, and closes it at its end.
 
-    max_queued_requests: requests that may wait; None: as EngineConfig says.
+    max_queued_requests: requests that may wait beside those that run; None: as EngineConfig says.
     tokenizer: the engine's; once the engine is closed it tokenizes no more.
     max_seq_len: tokens of prompt and output of one sequence.
     """
 
     def __init__(self, engine: Engine, *, max_queued_requests: int | None = None) -> None:
-        super().__init__(engine, max_queued_requests=max_queued_requests)
+        limit = engine.config.max_queued_requests if max_queued_requests is None else max_queued_requests
+        super().__init__(engine, max_queued_requests=limit)
         self.tokenizer = engine.tokenizer
         self.max_seq_len = engine.max_seq_len
         self._compile = engine.compile_grammar_async

@@ -37,6 +37,8 @@ class Engine:
 
     model_info, context_info: facts about the model and its memory.
     limits: what one request may ask for.
+    max_seq_len: tokens of prompt and output of one sequence.
+    n_seq_max: sequences that run at once.
     adapters: the LoRA adapters in use.
     stats: counters and gauges.
     death: why the engine does no more work; None while it does.
@@ -62,12 +64,14 @@ class Engine:
         self.batch = batch or Batch(context.n_batch)
         self.model_info = model_info(model)
         self.context_info = context_info(context)
-        self.limits = loading.make_limits(model, context, config)
+        self.limits = limits = loading.make_limits(model, context, config)
+        self.max_seq_len = limits.max_seq_len
+        self.n_seq_max = limits.n_seq_max
         self.tokenizer = Tokenizer(model)
         self.grammars: GrammarCompiler | None = GrammarCompiler(partial(grammar_vocabulary, self.tokenizer))
-        self.cache = loading.make_cache(model, context, config, max_seq_len=self.max_seq_len)
+        self.cache = loading.make_cache(model, context, config, max_seq_len=limits.max_seq_len)
         self.stats = EngineStats(n_cells=self.cache.n_cells)
-        self.scheduler = loading.make_scheduler(self.runner, self.batch, self.cache, self.stats, config, self.limits)
+        self.scheduler = loading.make_scheduler(self.runner, self.batch, self.cache, self.stats, config, limits)
         self.disk: DiskPrefixes | None = None
         self.death: str | None = None
         self.is_stalled = False
@@ -82,21 +86,6 @@ class Engine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    @property
-    def max_seq_len(self) -> int:
-        """Tokens of prompt and output of one sequence."""
-        return self.limits.max_seq_len
-
-    @property
-    def n_seq_max(self) -> int:
-        """Sequences that run at once."""
-        return self.limits.n_seq_max
-
-    @property
-    def max_queued_requests(self) -> int:
-        """Requests that may wait beside those that run."""
-        return self.config.max_queued_requests
 
     @property
     def num_waiting(self) -> int:
@@ -130,13 +119,12 @@ class Engine:
         Call it after add_adapter() and before the first request. Raises ConfigError if the folder cannot be written.
         """
         self._check_alive()
-        disk = loading.open_disk_cache(
-            path, self.context, self.config, self.adapters, max_bytes=max_bytes, min_tokens=min_tokens
+        disk = loading.open_disk(
+            self.cache, self.context, self.config, self.adapters, path, max_bytes=max_bytes, min_tokens=min_tokens
         )
-        self.disk = loading.make_disk_prefixes(disk, self.cache, self.context, n_seq_max=self.n_seq_max)
-        self.scheduler.waiting.disk = self.disk
-        self.disk.on_load = self._wake
-        self.stats.disk_cache = disk.stats
+        self.disk = self.scheduler.waiting.disk = disk
+        disk.on_load = self._wake
+        self.stats.disk_cache = disk.disk.stats
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Have `wake` called, from any thread, when a prefix has come from the disk. Without it, step() waits."""
@@ -211,7 +199,8 @@ class Engine:
         sets is_stalled instead. Each step also copies a slice of what is to be stored. Raises EngineDeadError after
         close().
         """
-        self._check_open()
+        if self._is_closed:
+            self._check_alive()
         scheduler = self.scheduler
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
@@ -241,14 +230,20 @@ class Engine:
         runs, EngineDeadError, and RuntimeError if the engine is busy, now or when the iteration begins. Leaving the
         iterator early aborts the prompts that are left.
         """
-        self._check_free()
+        self.check_free()
         params = params or SamplingParams()
         grammar = None if params.structured is None else self.compile_grammar(params.structured)
         self._num_runs += 1
         requests = make_requests(prompts, params, self.tokenizer, grammar=grammar, run=self._num_runs)
         for request in requests:
             self.validate(request)
-        return self._run(requests)
+        return run_requests(self, requests)
+
+    def check_free(self) -> None:
+        """Raises EngineDeadError, and RuntimeError if there are requests."""
+        self._check_alive()
+        if self.scheduler.has_work:
+            raise RuntimeError("the engine is busy with other requests")
 
     def failure(self, request_id: str, error: Exception) -> RequestOutput:
         """The last output of a request that the engine could not end itself."""
@@ -261,8 +256,9 @@ class Engine:
         return take_snapshot(self.scheduler, self.disk, death=self.death, is_working=self.has_work)
 
     def check_integrity(self) -> None:
-        """Assert that slots, cells and lists add up. For tests and debug runs. Raises EngineDeadError after close()."""
-        self._check_open()
+        """Assert that slots, cells and lists add up. For tests and debug runs. Raises EngineDeadError."""
+        if self._is_closed:
+            self._check_alive()
         self.scheduler.check_integrity()
 
     def close(self) -> None:
@@ -288,10 +284,6 @@ class Engine:
         for name in ("scheduler", "cache", "batch", "runner", "context", "model", "_adapters"):
             del self.__dict__[name]
 
-    def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
-        self._check_free()
-        yield from run_requests(self, requests)
-
     def _guarded(self, state: RequestState | None, work: Callable[[], None]) -> None:
         """Work for one request: if it raises, that request ends with ERROR, and the others go on."""
         try:
@@ -307,18 +299,9 @@ class Engine:
             raise EngineDeadError(f"the engine is dead: {self.death}")
         return compiler
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            self._check_alive()
-
     def _check_alive(self) -> None:
         if self.death is not None:
             raise EngineDeadError(f"the engine is dead: {self.death}")
-
-    def _check_free(self) -> None:
-        self._check_alive()
-        if self.scheduler.has_work:
-            raise RuntimeError("the engine is busy with other requests")
 
     def _recover(self, plan: SchedulerOutput, error: DecodeError) -> bool:
         """Whether the step is worth another try, after a failure that left the engine alive."""

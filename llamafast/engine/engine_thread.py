@@ -32,16 +32,14 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
     """Runs an engine on a thread of its own, delivers its outputs to one event loop, and closes the engine at its end.
 
     engine: nobody else calls it after start().
-    max_queued_requests: requests that may wait; None: as many as the engine says.
+    max_queued_requests: requests that may wait beside those that run.
     on_death: called on the event loop once, with the reason, after the engine has died and all streams know it.
 
     All methods but abort() and finish() belong to the event loop.
     """
 
-    def __init__(
-        self, engine: StepEngine[RequestT, PreparedT, OutputT], *, max_queued_requests: int | None = None
-    ) -> None:
-        self.max_queued_requests = engine.max_queued_requests if max_queued_requests is None else max_queued_requests
+    def __init__(self, engine: StepEngine[RequestT, PreparedT, OutputT], *, max_queued_requests: int) -> None:
+        self.max_queued_requests = max_queued_requests
         self.death: str | None = None
         self.on_death: Callable[[str], None] | None = None
         self._engine = engine

@@ -20,6 +20,9 @@ Prompts = str | Sequence[int] | Sequence[str | Sequence[int]]
 class TextEngine(StepEngine[Request, RequestState, RequestOutput], Protocol):
     """A StepEngine that generates text and can forget requests."""
 
+    def check_free(self) -> None:
+        """Raises EngineDeadError, and RuntimeError if there are requests."""
+
     def drop(self, request_ids: Set[str]) -> None:
         """End requests without an output. Unknown and finished ones are ignored."""
 
@@ -40,8 +43,10 @@ def make_requests(
 def run_requests(engine: TextEngine, requests: list[Request]) -> Iterator[RequestOutput]:
     """Run requests to their end. The outputs' request ids are the numbers of the requests: "0", "1", ...
 
-    Raises EngineDeadError. An iterator that is dropped early ends the requests that are left.
+    Raises EngineDeadError, and RuntimeError if the engine is busy when the iteration begins. Dropping the iterator
+    early ends the requests that are left.
     """
+    engine.check_free()
     numbers = {request.request_id: str(i) for i, request in enumerate(requests)}
     left = set(numbers)
     try:

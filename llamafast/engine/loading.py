@@ -136,25 +136,25 @@ def make_scheduler(
     return Scheduler(cache, planner, stats, n_seq_max=limits.n_seq_max, context_shift=context_shift)
 
 
-def open_disk_cache(
-    path: str,
+def open_disk(
+    cache: PrefixCache,
     context: Context,
     config: EngineConfig,
     adapters: Sequence[Adapter],
+    path: str,
     *,
     max_bytes: int,
     min_tokens: int,
-) -> DiskCache:
-    """The stored states of this model under these adapters, in the folder `path`. Raises ConfigError."""
+) -> DiskPrefixes:
+    """Join a cache, before its first use, to the states in the folder `path` that belong to this model.
+
+    max_bytes, min_tokens: see DiskCache. Raises ConfigError.
+    """
     can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
     key = state_key(context.model, context, config, adapters)
-    return DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
-
-
-def make_disk_prefixes(disk: DiskCache, cache: PrefixCache, context: Context, *, n_seq_max: int) -> DiskPrefixes:
-    """What moves states between a cache, before its first use, and the disk. n_seq_max: sequences that run at once."""
+    disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
     # A part of a sequence is copied by way of another sequence id; unified attention memories have some to spare.
-    has_spare = disk.can_cut and context.kv_unified and cache.n_slots > n_seq_max
+    has_spare = can_cut and context.kv_unified and cache.n_slots > config.n_seq_max
     return DiskPrefixes(disk, cache, context, cache.reserve_id() if has_spare else None)
 
 

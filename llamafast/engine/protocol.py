@@ -52,10 +52,6 @@ class StepEngine(Protocol[RequestT, PreparedT, OutputT]):
         """Sequences that run at once."""
 
     @property
-    def max_queued_requests(self) -> int:
-        """Requests that may wait beside those that run."""
-
-    @property
     def num_waiting(self) -> int:
         """Requests that were added and do not run."""
 
