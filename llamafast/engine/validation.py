@@ -1,4 +1,4 @@
-"""Which requests the engine takes. Pure and thread-safe: runs where a request is submitted, before it is queued."""
+"""Checks of a request against the engine's limits, before it is queued. Pure functions, thread-safe."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ _MAX_INT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for. max_seq_len counts prompt and output tokens together.
+    """What one request may ask for.
 
-    max_output_tokens: where a request does not say less; None: no limit. context_shift: an output may go on beyond
-    max_seq_len. bos_id: negative if there is none.
+    n_vocab: number of token ids.
+    n_seq_max: choices of one request at most.
+    max_seq_len: tokens of prompt and output together.
+    max_output_tokens: tokens of the output, unless the request asks for fewer; None: no limit.
+    generates: whether the model generates text; if not, no request is taken.
+    context_shift: whether an output may go on beyond max_seq_len.
+    bos_id: the token that begins a text; negative if the vocabulary has none.
     """
 
     n_vocab: int
@@ -35,7 +40,7 @@ class Limits:
 
 
 def check_request(request: Request, limits: Limits) -> None:
-    """Raises InvalidRequestError or ContextLengthError naming the field at fault."""
+    """Raises InvalidRequestError or ContextLengthError, naming the field at fault."""
     if not limits.generates:
         raise InvalidRequestError("this model cannot generate text", param="model")
     _check_prompt(request, limits)
@@ -53,9 +58,9 @@ def check_request(request: Request, limits: Limits) -> None:
 
 
 def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> None:
-    """That there is not too much of what all other checks, and the samplers of all choices, go through one by one.
+    """Limit the lists that the other checks and the samplers of all choices read entry by entry.
 
-    num_prompts: that have these settings. Raises InvalidRequestError, naming the field.
+    num_prompts: prompts that share these settings. Raises InvalidRequestError, naming the field.
     """
     allowed = () if params.allowed_token_ids is None else params.allowed_token_ids
     at_most("stop strings", len(params.stop), caps.MAX_STOP_STRINGS, "stop")
@@ -84,7 +89,7 @@ def _check_prompt(request: Request, limits: Limits) -> None:
     token_ids = request.prompt_token_ids
     if not token_ids:
         raise InvalidRequestError("the prompt is empty; it needs at least one token", param="prompt")
-    # At least one token is generated, but the last one generated takes no room.
+    # At least one token is generated; the last generated token needs no cell.
     if len(token_ids) > limits.max_seq_len - (0 if request.params.max_tokens == 0 else 1):
         raise ContextLengthError(
             f"the prompt has {len(token_ids)} tokens; prompt and output together can have {limits.max_seq_len}",
@@ -190,7 +195,7 @@ def _check_words(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _check_budget(params: SamplingParams, n_vocab: int) -> None:
-    """The closing text must be possible beside what the request forbids."""
+    """Check that the request does not forbid the text that closes reasoning."""
     budget = params.reasoning_budget
     if budget is None:
         return
@@ -208,7 +213,7 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _all_known(name: str, token_ids: Sequence[int], n_vocab: int) -> None:
-    # There may be as many as the vocabulary has: no loop of ours.
+    # A list may be as long as the vocabulary: min and max read it faster than a Python loop.
     if token_ids:
         _in_range(name, min(token_ids), 0, n_vocab - 1)
         _in_range(name, max(token_ids), 0, n_vocab - 1)
@@ -219,7 +224,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    # Written so that NaN fails too; `above`: low itself is out, also what becomes low as a 32-bit float.
+    # The comparison fails for NaN too. above: `low` itself is refused, and so is what rounds to it as a 32-bit float.
     if not low <= value <= high or (above and c_float(value).value <= low):
         text = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if math.isinf(high) else f" and at most {high:g}"
