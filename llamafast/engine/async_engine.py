@@ -17,6 +17,7 @@ class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
     max_queued_requests: requests that may wait beside those that run; None: as EngineConfig says.
     tokenizer: the engine's; once the engine is closed it tokenizes no more.
     max_seq_len: tokens of prompt and output of one sequence.
+    model_info, context_info: facts about the model and its memory.
     """
 
     def __init__(self, engine: Engine, *, max_queued_requests: int | None = None) -> None:
@@ -24,6 +25,8 @@ class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
         super().__init__(engine, max_queued_requests=limit)
         self.tokenizer = engine.tokenizer
         self.max_seq_len = engine.max_seq_len
+        self.model_info = engine.model_info
+        self.context_info = engine.context_info
         self._compile = engine.compile_grammar_async
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:

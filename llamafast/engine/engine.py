@@ -78,7 +78,6 @@ class Engine:
         self.adapters: tuple[Adapter, ...] = ()
         self._adapters = Adapters(context)
         self._waiting: Sized = self.scheduler.waiting
-        self._wake: Callable[[], None] | None = None
         self._is_closed = False
 
     def __enter__(self) -> Engine:
@@ -123,12 +122,13 @@ class Engine:
             self.cache, self.context, self.config, self.adapters, path, max_bytes=max_bytes, min_tokens=min_tokens
         )
         self.disk = self.scheduler.waiting.disk = disk
-        disk.on_load = self._wake
         self.stats.disk_cache = disk.disk.stats
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called, from any thread, when a prefix has come from the disk. Without it, step() waits."""
-        self._wake = wake
+        """Have `wake` called, from any thread, when a prefix has come from the disk. Without it, step() waits.
+
+        To be called after open_disk_cache().
+        """
         if self.disk is not None:
             self.disk.on_load = wake
 

@@ -128,8 +128,11 @@ def test_add_adapter_that_is_no_file_leaves_the_others(built_in):
 
 
 @pytest.mark.usefixtures("native")
-def test_add_adapter_after_the_first_request_is_refused(built_in):
-    built_in.add(Request("0", array("i", [5, 6, 7])))
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_add_adapter_after_the_first_request_is_refused(built_in, has_ended):
+    built_in.add(Request("0", array("i", [5, 6, 7]), SamplingParams(max_tokens=2)))
+    while has_ended and built_in.has_work:
+        built_in.step()
     with pytest.raises(RuntimeError, match="before the first request"):
         built_in.add_adapter(ADAPTER)
 

@@ -57,10 +57,9 @@ def test_snapshot_shows_what_came_from_the_cache():
 
 
 def test_snapshot_lists_those_that_compute_before_those_that_wait():
-    requests = [make_request("a", n=2), make_request("b"), make_request("c", "x" * 20, priority=-1)]
-    engine = stepped(2, *requests[:2], n_seq_max=3, n_batch=8)
-    engine.add(requests[2])
-    assert listed(engine) == [("a", 0, RUNNING), ("a", 1, RUNNING), ("b", 0, RUNNING), ("c", 0, WAITING)]
+    requests = [make_request("a", priority=1), make_request("b", n=2), make_request("c")]
+    engine = stepped(2, *requests, n_seq_max=3, n_batch=8)
+    assert listed(engine) == [("b", 0, RUNNING), ("b", 1, RUNNING), ("c", 0, RUNNING), ("a", 0, WAITING)]
     assert engine.snapshot().num_waiting == 1
 
 
