@@ -15,8 +15,8 @@ from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.sequence import NO_SLOT, RequestState, Sequence
 from llamafast.request import SamplingParams, SequenceStatus
 
-# Each record takes about a microsecond of the engine's thread, and clients decide how many sequences wait.
-MAX_SEQUENCES = 1024
+# Each record takes 2 to 4 microseconds of the engine's thread, and clients decide how many sequences wait.
+MAX_SEQUENCES = 512
 
 
 class EngineState(str, Enum):

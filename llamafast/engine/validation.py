@@ -1,4 +1,4 @@
-"""Checks of a request against the engine's limits, before it is queued. Pure functions, thread-safe."""
+"""Which requests the engine takes. Pure and thread-safe: runs where a request is submitted, before it is queued."""
 
 from __future__ import annotations
 
@@ -19,15 +19,10 @@ _MAX_INT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for.
+    """What one request may ask for. max_seq_len counts prompt and output tokens together.
 
-    n_vocab: number of token ids.
-    n_seq_max: choices of one request at most.
-    max_seq_len: tokens of prompt and output together.
-    max_output_tokens: tokens of the output, unless the request asks for fewer; None: no limit.
-    generates: whether the model generates text; if not, no request is taken.
-    context_shift: whether an output may go on beyond max_seq_len.
-    bos_id: the token that begins a text; negative if the vocabulary has none.
+    max_output_tokens: where a request does not say less; None: no limit. context_shift: an output may go on beyond
+    max_seq_len. bos_id: negative if there is none.
     """
 
     n_vocab: int
@@ -40,7 +35,7 @@ class Limits:
 
 
 def check_request(request: Request, limits: Limits) -> None:
-    """Raises InvalidRequestError or ContextLengthError, naming the field at fault."""
+    """Raises InvalidRequestError or ContextLengthError naming the field at fault."""
     if not limits.generates:
         raise InvalidRequestError("this model cannot generate text", param="model")
     _check_prompt(request, limits)
@@ -58,9 +53,9 @@ def check_request(request: Request, limits: Limits) -> None:
 
 
 def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> None:
-    """Limit the lists that the other checks and the samplers of all choices read entry by entry.
+    """That there is not too much of what all other checks, and the samplers of all choices, go through one by one.
 
-    num_prompts: prompts that share these settings. Raises InvalidRequestError, naming the field.
+    num_prompts: that have these settings. Raises InvalidRequestError, naming the field.
     """
     allowed = () if params.allowed_token_ids is None else params.allowed_token_ids
     at_most("stop strings", len(params.stop), caps.MAX_STOP_STRINGS, "stop")
@@ -195,7 +190,7 @@ def _check_words(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _check_budget(params: SamplingParams, n_vocab: int) -> None:
-    """Check that the request does not forbid the text that closes reasoning."""
+    """The closing text must be possible beside what the request forbids."""
     budget = params.reasoning_budget
     if budget is None:
         return
