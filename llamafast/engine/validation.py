@@ -84,7 +84,7 @@ def _check_prompt(request: Request, limits: Limits) -> None:
     token_ids = request.prompt_token_ids
     if not token_ids:
         raise InvalidRequestError("the prompt is empty; it needs at least one token", param="prompt")
-    # At least one token is generated; the last generated token needs no cell.
+    # At least one token is generated, but the last one generated takes no room.
     if len(token_ids) > limits.max_seq_len - (0 if request.params.max_tokens == 0 else 1):
         raise ContextLengthError(
             f"the prompt has {len(token_ids)} tokens; prompt and output together can have {limits.max_seq_len}",
@@ -208,7 +208,7 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _all_known(name: str, token_ids: Sequence[int], n_vocab: int) -> None:
-    # A list may be as long as the vocabulary: min and max read it faster than a Python loop.
+    # There may be as many as the vocabulary has: no loop of ours.
     if token_ids:
         _in_range(name, min(token_ids), 0, n_vocab - 1)
         _in_range(name, max(token_ids), 0, n_vocab - 1)
@@ -219,7 +219,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    # The comparison fails for NaN too. above: `low` itself is refused, and so is what rounds to it as a 32-bit float.
+    # Written so that NaN fails too; `above`: low itself is out, also what becomes low as a 32-bit float.
     if not low <= value <= high or (above and c_float(value).value <= low):
         text = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if math.isinf(high) else f" and at most {high:g}"
