@@ -57,6 +57,7 @@ class RequestState:
         "number",
         "ranked",
         "request",
+        "request_id",
         "scheduled_s",
         "scores",
         "sequences",
@@ -64,6 +65,7 @@ class RequestState:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.number = 0
         self.account = CpuAccount()
         self.sequences: list[Sequence] = []
@@ -75,10 +77,6 @@ class RequestState:
         self.first_token_s = 0.0
         self.scores: PromptScores | None = None
         self.ranked = (request.params.best_of or 0) > request.params.n
-
-    @property
-    def request_id(self) -> str:
-        return self.request.request_id
 
     @property
     def usage(self) -> Usage:
