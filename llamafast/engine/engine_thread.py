@@ -52,7 +52,7 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         self._is_posted = False
         self._is_stopping = False
         self._has_ended = False  # the engine's thread touches nothing any more
-        self._snapshot: asyncio.Future[EngineSnapshot] | None = None  # asked for and not answered
+        self._snapshot: asyncio.Future[EngineSnapshot] | None = None  # asked for and not taken
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_idle = asyncio.Event()
@@ -144,14 +144,14 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
     async def snapshot(self) -> EngineSnapshot:
         """What the engine is doing, taken between two steps: it waits for the running step, and a step never for it.
 
-        An idle engine answers at once; a dead or closed one too, with the reason. Calls that come together get the same
+        An idle engine answers at once; a dead or closed one too, with the reason. Calls that wait together get one
         snapshot.
         """
         if self._thread is None or self._has_ended:
             return self._snapshot_now()
         if self._snapshot is None:
             self._snapshot = asyncio.get_running_loop().create_future()
-            self._inbox.put(self._take_snapshot)
+            self._inbox.put(partial(self._take_snapshot, self._snapshot))
         return await asyncio.shield(self._snapshot)
 
     def check_ready(self) -> None:
@@ -210,20 +210,11 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         """The engine's thread has closed the engine: it answers nobody any more."""
         self._has_ended = True
         if self._snapshot is not None:
-            self._answer_snapshot(self._snapshot_now())
+            _answer(self._snapshot, self._snapshot_now())
 
     def _snapshot_now(self) -> EngineSnapshot:
         snapshot = self._engine.snapshot()
         return snapshot if self.death is None else replace(snapshot, state=EngineState.DEAD, death=self.death)
-
-    def _answer_snapshot(self, answer: EngineSnapshot | Exception) -> None:
-        future, self._snapshot = self._snapshot, None
-        if future is None or future.done():
-            return
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
 
     # The following methods run on the engine's thread.
 
@@ -270,13 +261,14 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         self._num_taken += 1
         self._engine.add(prepared)
 
-    def _take_snapshot(self) -> None:
+    def _take_snapshot(self, future: asyncio.Future[EngineSnapshot]) -> None:
+        self._snapshot = None  # before taking it: a later call must not get a snapshot from before that call
         answer: EngineSnapshot | Exception
         try:
             answer = self._engine.snapshot()
         except Exception as error:  # a question must not end the engine
             answer = error
-        self._call_soon(partial(self._answer_snapshot, answer))
+        self._call_soon(partial(_answer, future, answer))
 
     def _post(self, outputs: list[OutputT]) -> None:
         assert self._loop is not None
@@ -295,3 +287,12 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
 
 def _do_nothing() -> None:
     """A call that only wakes the engine's thread."""
+
+
+def _answer(future: asyncio.Future[EngineSnapshot], answer: EngineSnapshot | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -165,6 +165,27 @@ def test_async_snapshot_is_taken_between_steps_on_the_engines_thread():
     assert threads == ["llamafast-engine"]
 
 
+def test_async_snapshot_is_not_from_before_the_call():
+    engine = make_engine()
+    taken, num_taken = threading.Event(), 0
+
+    def take():
+        nonlocal num_taken
+        num_taken += 1
+        taken.set()
+        return make_engine().snapshot()
+
+    async def work(async_engine):
+        first = asyncio.ensure_future(async_engine.snapshot())
+        await asyncio.sleep(0)
+        assert taken.wait(10)  # taken, but not delivered: the event loop is held here
+        await asyncio.gather(first, async_engine.snapshot())
+
+    engine.snapshot = take
+    run(engine, work)
+    assert num_taken == 2
+
+
 def test_async_snapshot_after_death_gives_the_reason():
     engine = make_engine(n_ctx=400)
     engine.runner.draw = None  # each draw raises
