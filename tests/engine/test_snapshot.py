@@ -180,10 +180,10 @@ def test_async_snapshot_is_not_from_before_the_call():
         await asyncio.sleep(0)
         assert taken.wait(10)  # taken, but not delivered: the event loop is held here
         await asyncio.gather(first, async_engine.snapshot())
+        return num_taken
 
     engine.snapshot = take
-    run(engine, work)
-    assert num_taken == 2
+    assert run(engine, work) == 2
 
 
 def test_async_snapshot_after_death_gives_the_reason():
