@@ -141,7 +141,6 @@ class DiskPrefixes:
             return False
         self._cache.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
         self._cache.advance(slot, length, sequence.token_ids)
-        self._cache.num_cells += length
         return True
 
     def _loaded(self, _: Future[bytes | None]) -> None:

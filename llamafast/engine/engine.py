@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from llamafast._core import Batch, Context, Model, ModelRunner
+from llamafast._core import Batch, Context, Model
+from llamafast._runner import ModelRunner
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.attention import flash_attention
@@ -16,11 +17,10 @@ from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
-from llamafast.engine.packing import SchedulerOutput
+from llamafast.engine.plan import max_output_rows
 from llamafast.engine.planner import StepPlanner
 from llamafast.engine.prepare import prepare_request
 from llamafast.engine.scheduler import Scheduler
-from llamafast.engine.scoring import num_scored_rows
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits, check_request
@@ -146,7 +146,8 @@ class Engine:
         # A part of a sequence is copied by way of another one, of which this kind of memory has some to spare.
         has_spare = can_cut and context.kv_unified and self.cache.n_slots > self.n_seq_max
         spare_id = self.cache.reserve_id() if has_spare else None
-        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context, spare_id)
+        self.disk = DiskPrefixes(disk, self.cache, context, spare_id)
+        self.scheduler.attach_disk(self.disk)
         self.stats.disk_cache = disk.stats
 
     def validate(self, request: Request) -> None:
@@ -202,14 +203,14 @@ class Engine:
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
             try:
-                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers, plan.constraints)
+                runs = self.runner.step(plan)
             except DecodeError as error:
-                if self._recover(plan, error):
+                if self._recover(error):
                     continue
                 break
-            if plan.num_asked:
+            if plan.scored:
                 plan.scores = self.runner.scores()
-            outputs = scheduler.update(plan, token_ids, self.runner.logprobs)
+            outputs = scheduler.update(plan, runs, self.runner.logprobs)
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
@@ -301,17 +302,14 @@ class Engine:
             return self.tokenizer.encode(prompt, add_special=True, parse_special=True)
         return prompt
 
-    def _recover(self, plan: SchedulerOutput, error: DecodeError) -> bool:
-        """Whether the step is worth another try, after a failure that left the engine alive."""
+    def _recover(self, error: DecodeError) -> bool:
+        """Whether the step is worth another try: room was made for it. After any other failure the engine is dead."""
         if error.status_code == 1:
             self.scheduler.relieve()
             return True
-        if error.status_code == 2:
-            self.scheduler.rewind(plan)
-        else:
-            self.dead = str(error)
-            for request_id in list(self.scheduler.requests):
-                self.scheduler.abort(request_id, FinishReason.ERROR, error)
+        self.dead = str(error)
+        for request_id in list(self.scheduler.requests):
+            self.scheduler.abort(request_id, FinishReason.ERROR, error)
         return False
 
 
@@ -339,7 +337,7 @@ def make_context(model: Model, config: EngineConfig) -> Context:
         n_batch=n_batch,
         n_ubatch=config.n_ubatch,
         n_seq_max=n_seq_ids,
-        n_outputs_max=max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
+        n_outputs_max=max_output_rows(n_seq_max=config.n_seq_max, n_batch=n_batch, n_vocab=model.n_vocab),
         threads=threads,
         threads_batch=config.threads_batch or threads,
         **{name: values[name] for name in _CONTEXT_FIELDS},
