@@ -12,7 +12,7 @@ from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.slot_states import SlotStates
-from llamafast.cache.slots import Slot, num_held
+from llamafast.cache.slots import Slot, grow, num_held
 
 # A parked slot gives its last cells, so many at least, if so many of its own are left: the beginning is worth more.
 _MIN_FREED = 64
@@ -134,9 +134,7 @@ class PrefixCache:
     def note_decode(self, slots: Sequence[Slot] = (), counts: Sequence[int] = ()) -> None:
         """After each decode: it has carried out all copies, and computed counts[i] more tokens of slots[i]."""
         self._kind.uncopied.clear()
-        for slot, count in zip(slots, counts, strict=True):
-            slot.length += count
-        self.num_cells += sum(counts)
+        self.num_cells += grow(slots, counts)
 
     def note_generated(self, num_tokens: int) -> None:
         """After each decode: all sequences together have got so many tokens more."""

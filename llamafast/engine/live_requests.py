@@ -126,6 +126,8 @@ class LiveRequests:
 
         Raises AssertionError if other requests have suffered too.
         """
+        if not self._failed:
+            return
         outputs = self._instant if outputs is None else outputs
         failed, self._failed = self._failed, {}
         for state, error in failed.values():
@@ -136,8 +138,7 @@ class LiveRequests:
                 output = RequestOutput(sequence.request_id, sequence.index, "", [], None, reason, error=error)
                 sequence.emit(output, outputs)
                 self._remove(sequence, output, outputs, keep=False)
-        if failed:
-            self.check_integrity()
+        self.check_integrity()
 
     def check_integrity(self) -> None:
         """Assert that lists, sequence ids and cells add up. For tests and debug runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import abc
 
 from llamafast._core import Batch
 from llamafast.engine.plan import Chunk
@@ -20,7 +20,7 @@ def extend(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
     return batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
 
 
-def add_last_tokens(batch: Batch, sequences: list[Sequence]) -> None:
+def add_last_tokens(batch: Batch, sequences: abc.Sequence[Sequence]) -> None:
     """Put the last token of each sequence into the batch, where all tokens before it are computed."""
     add = batch.add
     for sequence in sequences:
@@ -41,7 +41,7 @@ def asked_scores(chunk: Chunk) -> list[AskedScore]:
     return [] if scores is None else scores.ask(start, start + num_tokens, last_row)
 
 
-def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
+def numbered(constraints: abc.Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
     """(number, constraint) of each constraint that exists; the numbers begin with `first`."""
     return [(i, constraint) for i, constraint in enumerate(constraints, first) if constraint is not None]
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections import abc
+from copy import copy
 
 from llamafast._core import Batch
-from llamafast._sampling import Sampler
-from llamafast.cache.slots import Slot
 from llamafast.engine import packing
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.packing import equal_chunks, ordered_chunks
 from llamafast.engine.plan import Chunk, StepKind, StepPlan
 from llamafast.engine.sequence import Sequence
-from llamafast.grammars.constraint import Constraint
 from llamafast.request import SequenceStatus
 
 # Steps of equal prompt chunks that may go by without the first prompt.
@@ -35,20 +33,14 @@ class StepPlanner:
         self.pacer = pacer
         self.equal_lengths = equal_lengths
         self.clock = time.monotonic
+        self.num_reserved = 0  # sequence ids promised to the forks of prompts
+        self.num_forced = 0  # at most so many tokens were appended without a draw, and are not computed yet
         self._running: list[Sequence] = []  # by sequence id
         self._prefilling: list[Sequence] = []  # the prompt that is served first comes first
-        self._num_reserved = 0  # sequence ids promised to the forks of prompts
-        self._num_forced = 0  # at most so many tokens were appended without a draw, and are not computed yet
         self._num_computed = 0  # prompt tokens of all steps
         self._started_s = 0.0  # when the step was planned
         self._decode_turn = False
-        # What the decodes of each step have in common until `running` changes; empty: to be made.
-        self._decodes: list[Sequence] = []
-        self._slots: list[Slot] = []
-        self._samplers: list[Sampler] = []
-        self._constraints: list[tuple[int, Constraint]] = []
-        self._rows: list[int] = []
-        self._counts: list[int] = []
+        self._decodes: StepPlan | None = None  # the plan of a row per running sequence, until these change
 
     @property
     def running(self) -> abc.Sequence[Sequence]:
@@ -66,19 +58,9 @@ class StepPlanner:
         return len(self._running) + len(self._prefilling)
 
     @property
-    def num_reserved(self) -> int:
-        """Sequence ids promised to the forks of prompts."""
-        return self._num_reserved
-
-    @property
     def num_promised(self) -> int:
         """Cells that the next steps take: one per running sequence, and those of the prompts."""
         return len(self._running) + sum(sequence.num_remaining for sequence in self._prefilling)
-
-    @property
-    def num_forced(self) -> int:
-        """Upper bound of the tokens that were appended without a draw and are not computed yet."""
-        return self._num_forced
 
     def enter(self, sequence: Sequence) -> None:
         """Add a prompt. It is due when the prompts have got as many tokens as it needs, from now on.
@@ -88,38 +70,38 @@ class StepPlanner:
         """
         sequence.due = self._num_computed + sequence.num_remaining
         insort(self._prefilling, sequence, key=lambda other: (other.state.request.priority, other.due))
-        self._num_reserved += len(sequence.forks)
+        self.num_reserved += len(sequence.forks)
 
     def start(self, sequence: Sequence) -> None:
         """Add a sequence whose prompt is computed: it takes part in each step from now on."""
         insort(self._running, sequence, key=lambda other: other.slot.seq_id)
-        self._decodes = []
+        self._decodes = None
 
     def leave(self, sequence: Sequence) -> None:
         """Take out a running sequence or a prompt, as its status says."""
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
-            self._decodes = []
+            self._decodes = None
         elif sequence.status is SequenceStatus.PREFILLING:
             self._prefilling.remove(sequence)
-            self._num_reserved -= len(sequence.forks)
+            self.num_reserved -= len(sequence.forks)
 
     def plan(self) -> StepPlan | None:
         """Fill the batch with the next step; None if there is nothing to compute."""
         self._started_s = self.clock()
         self.batch.clear()
-        if not (self._running or self._prefilling):
-            return None
+        if not self._prefilling:
+            return self._start_decode() if self._running else None
         return _PLANS[self._next_kind()](self)
 
     def done(self, plan: StepPlan) -> None:
         """Learn from a step. Call it after the step, before its tokens are taken."""
         ms = (self.clock() - self._started_s) * 1000
-        num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+        num_tokens = sum(chunk.num_tokens for chunk in plan.chunks) if plan.chunks else 0
         num_rows = self.batch.num_tokens - num_tokens
         self._num_computed += num_tokens
         if plan.decodes:
-            self._num_forced = 0
+            self.num_forced = 0
         if num_tokens and self._running:
             self.pacer.note_prompts(num_tokens, ms, num_rows)
         elif num_rows:
@@ -131,23 +113,24 @@ class StepPlanner:
 
     def note_forced(self, num_tokens: int) -> None:
         """A running sequence has appended so many tokens without a draw: the next step computes them too."""
-        self._num_forced += num_tokens
+        self.num_forced += num_tokens
 
     def forced_bounds(self, num_others: int) -> tuple[int, int]:
         """How many forced tokens, (least, most), a sequence may append. num_others: rows of other sequences."""
-        room = self.batch.n_tokens_max - num_others - self._num_forced
+        room = self.batch.n_tokens_max - num_others - self.num_forced
         return packing.forced_bounds(len(self._running), room, self.equal_lengths)
 
     def check_integrity(self) -> None:
         """Assert that the lists are in order. For tests and debug runs."""
         ids = [sequence.slot.seq_id for sequence in self._running]
         assert ids == sorted(ids), "running is out of order"
-        assert self._num_reserved == sum(len(sequence.forks) for sequence in self._prefilling)
+        assert self.num_reserved == sum(len(sequence.forks) for sequence in self._prefilling)
         num_behind = sum(sequence.num_remaining - 1 for sequence in self._running)
-        assert 0 <= num_behind <= self._num_forced, "a running sequence has tokens that nobody computes"
+        assert 0 <= num_behind <= self.num_forced, "a running sequence has tokens that nobody computes"
 
     def _next_kind(self) -> StepKind:
-        if not (self.equal_lengths and self._prefilling):
+        """The kind of the next step while there are prompts."""
+        if not self.equal_lengths:
             return StepKind.DECODE
         self._decode_turn = bool(self._running) and not self._decode_turn
         return StepKind.DECODE if self._decode_turn else StepKind.EQUAL_CHUNKS
@@ -155,9 +138,7 @@ class StepPlanner:
     def _plan_decode(self) -> StepPlan:
         """A row of each running sequence; beside them chunks of the prompts, as far as memory and pacer allow."""
         plan = self._start_decode()
-        if not self._prefilling:
-            return plan
-        num_rows = len(self._running) + self._num_forced
+        num_rows = len(self._running) + self.num_forced
         if self.equal_lengths:
             # One token is as long as a decode row.
             return self._add_chunks(plan, [int(num_tokens == 1) for num_tokens in self._remaining()])
@@ -180,33 +161,34 @@ class StepPlanner:
         room = self.batch.n_tokens_max
         if not self._running:
             return room
-        return min(room, self.pacer.budget(len(self._running) + self._num_forced, len(self._prefilling)))
+        return min(room, self.pacer.budget(len(self._running) + self.num_forced, len(self._prefilling)))
 
     def _start_decode(self) -> StepPlan:
-        plan = StepPlan(StepKind.DECODE, self.batch)
-        if not self._running:
+        """A plan of the rows of the running sequences. Most steps share one plan: it is not to be changed."""
+        plan = self._decodes
+        if plan is None:
+            plan = self._decodes = self._decode_plan(list(self._running))
+        if not self.num_forced:
+            packing.add_last_tokens(self.batch, plan.decodes)
             return plan
-        if not self._decodes:
-            self._collect_decodes()
-        plan.decodes, plan.slots, plan.counts = self._decodes, self._slots, self._counts
-        plan.samplers, plan.rows, plan.constraints = self._samplers, self._rows, self._constraints
-        if self._num_forced:
-            plan.counts = [sequence.num_remaining for sequence in self._decodes]
-            plan.rows = [packing.extend(self.batch, sequence, sequence.num_remaining) for sequence in self._decodes]
-        else:
-            packing.add_last_tokens(self.batch, self._decodes)
+        plan = copy(plan)
+        plan.counts = [sequence.num_remaining for sequence in plan.decodes]
+        plan.rows = [packing.extend(self.batch, sequence, sequence.num_remaining) for sequence in plan.decodes]
         return plan
 
-    def _collect_decodes(self) -> None:
-        self._decodes = running = list(self._running)
-        self._slots = [sequence.slot for sequence in running]
-        self._samplers = [sequence.sampler for sequence in running]
-        self._constraints = packing.numbered(sequence.constraint for sequence in running)
-        self._rows = list(range(len(running)))
-        self._counts = [1] * len(running)
+    def _decode_plan(self, running: list[Sequence]) -> StepPlan:
+        plan = StepPlan(StepKind.DECODE, self.batch)
+        plan.decodes = running
+        plan.slots = [sequence.slot for sequence in running]
+        plan.counts = [1] * len(running)
+        plan.samplers = [sequence.sampler for sequence in running]
+        plan.rows = list(range(len(running)))
+        plan.constraints = packing.numbered(sequence.constraint for sequence in running)
+        return plan
 
     def _add_chunks(self, plan: StepPlan, lengths: list[int]) -> StepPlan:
-        """Add lengths[i] tokens of each prompt to a plan, shape (len(self.prefilling),)."""
+        """The plan with lengths[i] tokens of each prompt too, shape (len(self.prefilling),)."""
+        plan = copy(plan)
         served = [(sequence, n) for sequence, n in zip(self._prefilling, lengths, strict=True) if n]
         # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
         served.sort(key=lambda pair: pair[0].slot.seq_id)

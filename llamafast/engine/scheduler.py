@@ -109,9 +109,9 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """Admit the requests that fit, and plan the next step; None if there is nothing to compute."""
-        if self._update.has_full and self.context_shift is not None:
+        if self.context_shift is not None and self._update.has_full:
             self._shift_full(self.context_shift)
-        if self.waiting and not (self.waiting.is_closed and self.num_active):
+        if self.waiting and not (self.waiting.is_closed and self.planner.num_active):
             self._admit()
         self.live.end_failed()
         return self.planner.plan()
@@ -140,7 +140,7 @@ class Scheduler:
     def count_active(self) -> None:
         """Set the gauges of the stats."""
         stats, cache = self.stats, self.cache
-        stats.num_running = self.num_active
+        stats.num_running = self.planner.num_active
         stats.num_waiting = len(self.waiting)
         stats.num_cells = cache.num_cells
         stats.prefix_evictions = cache.num_evicted

@@ -34,6 +34,7 @@ class StepUpdate:
         self._now = 0.0
         self._outputs: list[RequestOutput] = []
         self._ended: list[tuple[Sequence, RequestOutput]] = []
+        self._num_more = 0  # tokens beyond the first of each run
 
     @property
     def has_full(self) -> bool:
@@ -51,6 +52,7 @@ class StepUpdate:
         self._now = time.monotonic()
         outputs = self._outputs = []
         ended = self._ended = []
+        self._num_more = 0
         planner.done(plan)
         cache.note_decode(plan.slots, plan.counts)
         num_forced = planner.num_forced
@@ -60,7 +62,7 @@ class StepUpdate:
             self._take_chunks(plan)
         if plan.prefilled:
             self._take_first_tokens(plan, runs, logprobs)
-        num_generated = sum(map(len, runs)) + planner.num_forced - num_forced
+        num_generated = len(runs) + self._num_more + planner.num_forced - num_forced
         cache.note_generated(num_generated)
         for sequence, output in ended:
             live.end(sequence, output, outputs)
@@ -72,6 +74,7 @@ class StepUpdate:
     def _take_decodes(self, plan: StepPlan, runs: list[list[int]], logprobs: LogprobsOf) -> None:
         outputs, now, last_decode_s = self._outputs, self._now, self._last_decode_s
         latency = self._stats.inter_token_latency
+        has_drafts = bool(plan.drafts)  # else each run has one token
         num_on_time = 0
         for i, sequence in enumerate(plan.decodes):
             run = runs[i]
@@ -82,8 +85,12 @@ class StepUpdate:
             sequence.last_s = now
             try:
                 token_id = run[0]
-                is_next = sequence.is_plain and token_id not in sequence.stop_ids and len(run) == 1
-                if is_next and len(sequence.token_ids) + 1 < sequence.max_len:
+                if (
+                    sequence.is_plain
+                    and token_id not in sequence.stop_ids
+                    and len(sequence.token_ids) + 1 < sequence.max_len
+                    and not has_drafts
+                ):
                     sequence.append(token_id)
                     text = sequence.detokenizer.add(token_id)
                     outputs.append(RequestOutput(sequence.request_id, sequence.index, text, run))
@@ -150,8 +157,9 @@ class StepUpdate:
             if output.finish_reason is not None:
                 del run[k + 1 :]
                 self._ended.append((sequence, output))
-                return True
-        return False
+                break
+        self._num_more += len(run) - 1
+        return output.finish_reason is not None
 
     def _force(self, sequence: Sequence, output: RequestOutput) -> None:
         """Append what the grammar makes come next. IN/OUT output: that of the last token, which gains these."""
