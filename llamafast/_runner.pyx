@@ -45,13 +45,13 @@ cdef struct Draws:
     kernels.Scratch* scratches          # per thread
 
 
-cdef int draw_run(Draws* draws, int32_t i, int32_t thread) except -1 nogil:
+cdef inline int draw_run(Draws* draws, int32_t i, int32_t thread) except -1 nogil:
     # Draw and accept at each place of draw i, up to the first token that differs from the draft in the next row.
     cdef sampling.SamplerState* state = draws.states[i]
     cdef int32_t place = draws.starts[i], token
     while place < draws.starts[i + 1]:
         token = sampling.draw_row(state, draws.logits[place], &draws.scratches[thread])
-        if token >= 0:
+        if token >= 0 and state.num_logprobs >= 0:
             keep_score(state, &draws.kept[place])
         draws.drawn[place] = token
         place += 1
@@ -294,7 +294,7 @@ cdef class ModelRunner:
         cdef sampling.SamplerState* state = self.states[i]
         while True:
             token = self.drawn[place] = self.settle(i, place, constraint)
-            if token >= 0:
+            if token >= 0 and state.num_logprobs >= 0:
                 keep_score(state, &self.kept[place])
             place += 1
             if place == end or token != batch.c.token[self.rows[place]] or constraint.is_finished:
@@ -371,8 +371,6 @@ cdef class ModelRunner:
 cdef int keep_score(sampling.SamplerState* state, Score* score) except -1 nogil:
     # OUT score: the logprobs of the last token, which the sampler holds until the next one
     cdef size_t k, n = state.top_ids.size()
-    if state.num_logprobs < 0:
-        return 0
     score.logprob = state.logprob
     score.top_ids.resize(n)
     score.top_logprobs.resize(n)
