@@ -139,9 +139,7 @@ class DiskPrefixes:
         num_tokens = memory.seq_pos_max(slot.seq_id) + 1
         if num_tokens < length or (num_tokens > length and not memory.seq_rm(slot.seq_id, length, -1)):
             return False
-        self._cache.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
-        self._cache.advance(slot, length, sequence.token_ids)
-        self._cache.num_cells += length
+        self._cache.fill(slot, length, sequence.token_ids)
         return True
 
     def _loaded(self, _: Future[bytes | None]) -> None:

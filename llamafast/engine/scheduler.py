@@ -153,9 +153,8 @@ class Scheduler:
             self._last_decode_s = now
         if plan.chunks:
             self._update_prefills(plan, token_ids, logprobs, now, outputs, ended)
-        self.cache.num_cells += self.batch.num_tokens
         num_generated = len(token_ids) + self.planner.num_forced - num_behind
-        self.cache.num_generated += num_generated
+        self.cache.note_step(self.batch.num_tokens, num_generated)
         for sequence, output in ended:
             self._leave(sequence)
             self._release(sequence, keep=True)
