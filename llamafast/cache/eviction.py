@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 
-from llamafast.cache.checkpoints import CheckpointStore
 from llamafast.cache.slot_pool import SlotPool
 from llamafast.cache.slots import Slot
 
@@ -23,14 +22,13 @@ class Eviction:
     num_evicted: int, number of slots that lost all or a part of their cells.
     """
 
-    def __init__(self, pool: SlotPool, checkpoints: CheckpointStore, n_cells: int, n_cells_kept: int) -> None:
+    def __init__(self, pool: SlotPool, n_cells: int, n_cells_kept: int) -> None:
         self.n_cells = n_cells
         self.n_cells_kept = n_cells_kept
         self.num_generated = 0
         self.num_evicted = 0
         self._pool = pool
         self._parked = pool.parked
-        self._checkpoints = checkpoints
 
     def take_id(self, source: Slot | None) -> int | None:
         """A sequence id without cells; None if only the source's own id is left.
@@ -123,12 +121,10 @@ class Eviction:
         """Cut a parked slot to `length` rows, or to the last place before them where it can be cut; False: nowhere."""
         assert slot.salt is not None, "what is for nobody else is not parked"
         pool = self._pool
-        tokens, checkpoint = pool.index.tokens(slot), None
-        if not pool.kind.can_fork(slot, length):
-            checkpoint = self._checkpoints.find(tokens, slot.salt, length)
-            if checkpoint is None or checkpoint.length <= slot.length - slot.num_own:
-                return False
-            length = checkpoint.length
+        tokens = pool.index.tokens(slot)
+        length, checkpoint = pool.last_cut(slot, tokens, length)
+        if length <= slot.length - slot.num_own:
+            return False
         self.num_evicted += 1
         pool.index.remember(slot)
         pool.index.forget(slot)

@@ -11,6 +11,7 @@ from llamafast.cache.lookup import Match, PrefixLookup
 from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
+from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.slot_pool import SlotPool
 from llamafast.cache.slot_states import SlotStates
 from llamafast.cache.slots import Slot
@@ -60,7 +61,7 @@ class PrefixCache:
         self._parked = ParkedSlots(max_idle_tokens, self._states.num_computed_again)
         self._pool = SlotPool(self._kind, self._index, self._states, self._parked, n_slots)
         kept = n_cells if n_cells_kept is None else n_cells_kept
-        self._eviction = Eviction(self._pool, self.checkpoints, n_cells, kept)
+        self._eviction = Eviction(self._pool, n_cells, kept)
 
     @property
     def n_slots(self) -> int:
@@ -110,17 +111,17 @@ class PrefixCache:
         """Withdraw the highest sequence id for another use. Call it before the first open()."""
         return self._pool.reserve_id()
 
-    def match(self, token_ids: array[int], salt: str | None = "") -> Match:
+    def match(self, token_ids: array[int], salt: str | None = "", layout: Layout = TEXT_ONLY) -> Match:
         """As PrefixLookup.match."""
-        return self._lookup.match(token_ids, salt)
+        return self._lookup.match(token_ids, salt, layout)
 
-    def match_announced(self, token_ids: array[int], salt: str | None = "") -> Match:
+    def match_announced(self, token_ids: array[int], salt: str | None = "", layout: Layout = TEXT_ONLY) -> Match:
         """As PrefixLookup.match_announced."""
-        return self._lookup.match_announced(token_ids, salt)
+        return self._lookup.match_announced(token_ids, salt, layout)
 
-    def miss_reason(self, token_ids: array[int], salt: str | None, length: int) -> str:
+    def miss_reason(self, token_ids: array[int], salt: str | None, length: int, layout: Layout = TEXT_ONLY) -> str:
         """As PrefixLookup.miss_reason."""
-        return self._lookup.miss_reason(token_ids, salt, length)
+        return self._lookup.miss_reason(token_ids, salt, length, layout)
 
     def open(self, match: Match, salt: str | None = "") -> Slot:
         """A new live slot that begins with the matched prefix. A parked slot is evicted if no id is free.
@@ -142,6 +143,8 @@ class PrefixCache:
         else:
             length = match.length if self._kind.fork(source, checkpoint, match.length, seq_id) else 0
             slot = self._pool.open(seq_id, length, source if length else None, salt)
+            if length and (holder := source or checkpoint) is not None:
+                slot.layout = holder.layout.upto(length)
         slot.num_turns = num_turns
         return slot
 
@@ -156,16 +159,22 @@ class PrefixCache:
         assert seq_id is not None, "a live slot cannot be taken over"
         self._kind.copy(source.seq_id, seq_id)
         slot = self._pool.open(seq_id, source.length, source, source.salt)
-        slot.num_turns, slot.turn_end = source.num_turns, source.turn_end
+        slot.layout, slot.num_turns, slot.turn_end = source.layout, source.num_turns, source.turn_end
         return slot
 
-    def announce(self, slot: Slot, token_ids: array[int], boundaries: Sequence[int] = ()) -> None:
-        """Say what a slot is about to compute, so that others may wait for it; plan its checkpoints."""
+    def announce(
+        self, slot: Slot, token_ids: array[int], boundaries: Sequence[int] = (), layout: Layout = TEXT_ONLY
+    ) -> None:
+        """Say which rows a slot is about to compute, so that others may wait for them; plan its checkpoints.
+
+        token_ids: all rows, with those that the slot has. boundaries: indices where later prompts are likely to differ.
+        """
+        slot.layout = layout
         if not self.reuse or slot.salt is None:
             return
         self._index.announce(slot, token_ids)
         self._states.plan(slot, len(token_ids), boundaries)
-        slot.turn_end = boundaries[-1] if boundaries else len(token_ids) - 1
+        slot.turn_end = boundaries[-1] if boundaries else layout.round_down(len(token_ids) - 1)
 
     def is_announced(self, slot: Slot) -> bool:
         """Whether a slot has not yet computed all that it announced."""
@@ -182,8 +191,9 @@ class PrefixCache:
             self._index.hold(slot, token_ids[: slot.length])
             self._states.reached(slot, token_ids[: slot.length])
 
-    def fill(self, slot: Slot, length: int, token_ids: array[int]) -> None:
+    def fill(self, slot: Slot, length: int, token_ids: array[int], layout: Layout = TEXT_ONLY) -> None:
         """Book the first `length` of token_ids, which were put into an empty slot without a decode."""
+        slot.layout = layout
         self.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
         self.advance(slot, length, token_ids)
         self._pool.num_cells += length
@@ -209,14 +219,11 @@ class PrefixCache:
 
     def park(self, slot: Slot, token_ids: array[int]) -> None:
         """End a live slot, and keep its cells for later prompts if they are worth it."""
-        if slot.num_unmoved is not None:
-            self.memory.seq_rm(slot.seq_id, slot.num_unmoved, -1)
-            self._pool.shorten(slot, slot.num_unmoved)
-            slot.num_unmoved = None
-        tokens, salt = token_ids[: slot.length], slot.salt
-        if not self.reuse or not tokens or salt is None:
+        salt = slot.salt
+        if not self.reuse or salt is None or not self._pool.cut_unusable(slot, token_ids):
             self.free(slot)
             return
+        tokens = token_ids[: slot.length]
         self._index.forget(slot)
         slot.places.clear()
         length, _ = self._index.longest(tokens, salt)
@@ -238,29 +245,12 @@ class PrefixCache:
         self._pool.free(slot)
 
     def cut(self, slot: Slot) -> bool:
-        """Remove the rows after slot.length from the memory; False where only a whole sequence can be removed."""
-        return self._kind.can_cut and self.memory.seq_rm(slot.seq_id, slot.length, -1)
+        """As SlotPool.cut."""
+        return self._pool.cut(slot)
 
     def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
-        """Remove num_dropped rows after the first num_kept of a live slot, and move the following rows up.
-
-        False, and nothing changes, where another slot holds a cell that would move, since it would move there too.
-        Moved rows were computed after other tokens than those that they follow now, so no other slot ever gets them.
-        Only for memories that can shift.
-        """
-        start = num_kept + num_dropped
-        if not slot.holds_alone(start):
-            return False
-        is_cut = self.memory.seq_rm(slot.seq_id, num_kept, start)
-        assert is_cut, "a memory that can shift can be cut anywhere"
-        self.memory.seq_add(slot.seq_id, start, slot.length, -num_dropped)
-        self._pool.num_cells -= slot.drop(num_kept, num_dropped)
-        slot.num_unmoved = num_kept if slot.num_unmoved is None else min(num_kept, slot.num_unmoved)
-        tokens = self._index.tokens(slot)[: slot.num_unmoved]
-        self._index.forget(slot)
-        if tokens:
-            self._index.hold(slot, tokens)
-        return True
+        """As SlotPool.shift."""
+        return self._pool.shift(slot, num_kept, num_dropped)
 
     def evict(self) -> bool:
         """As Eviction.evict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 
 from llamafast.cache.checkpoints import Checkpoint
 from llamafast.cache.memory import MemoryKind
@@ -69,7 +70,10 @@ class SlotPool:
         return seq_id
 
     def open(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
-        """A live slot on a taken id, whose sequence already holds the first `length` rows of the source."""
+        """A live slot on a taken id, whose sequence already holds the first `length` rows of the source.
+
+        source None: the sequence has no cells of another slot.
+        """
         slot = Slot(seq_id, length, salt)
         self._slots[seq_id] = slot
         if source is None or self.kind.copies_cells:
@@ -101,6 +105,75 @@ class SlotPool:
         """Keep the first `length` rows of a slot; none if the memory has no room for the checkpoint's state."""
         is_restored = self.kind.restore(slot, checkpoint, length, slot.seq_id)
         self.shorten(slot, length if is_restored else 0)
+        slot.layout = slot.layout.upto(slot.length)
+
+    def last_cut(self, slot: Slot, tokens: array[int], length: int) -> tuple[int, Checkpoint | None]:
+        """The last length, `length` at most, to which a slot can be cut, and the checkpoint that this takes; 0: none.
+
+        tokens: the ids of the slot's rows.
+        """
+        length = slot.layout.round_down(length)
+        if self.kind.can_fork(slot, length):
+            return length, None
+        checkpoint = None if slot.salt is None else self.states.store.find(tokens, slot.salt, length, slot.layout)
+        return (0, None) if checkpoint is None else (checkpoint.length, checkpoint)
+
+    def cut_unusable(self, slot: Slot, token_ids: array[int]) -> bool:
+        """Cut the rows of a live slot that no other slot can use: moved ones, and a part of a media span.
+
+        False if no row is left. token_ids: ids that begin with those of the slot's rows.
+        """
+        if slot.num_unmoved is not None:
+            self.kind.memory.seq_rm(slot.seq_id, slot.num_unmoved, -1)
+            self.shorten(slot, slot.num_unmoved)
+            slot.num_unmoved = None
+        if slot.layout.round_down(slot.length) < slot.length:
+            tokens = token_ids[: slot.length]
+            length, checkpoint = self.last_cut(slot, tokens, slot.length)
+            if not length:
+                return False
+            self.index.forget(slot)
+            self.cut_back(slot, length, checkpoint)
+            self.states.drop(tokens, slot.salt, slot.length)
+        slot.layout = slot.layout.upto(slot.length)
+        return slot.length > 0
+
+    def cut(self, slot: Slot) -> bool:
+        """Remove the rows of a failed step from the memory; False where only a whole sequence can be removed.
+
+        A slot that ends within a media span loses the span's earlier rows too, since all may have the same position.
+        """
+        if not self.kind.can_cut:
+            return False
+        length = slot.layout.round_down(slot.length)
+        if length < slot.length:
+            self.shorten(slot, length)
+            if slot.seq_id in self.index:
+                self.index.hold(slot, self.index.tokens(slot)[:length])
+        return self.kind.memory.seq_rm(slot.seq_id, slot.layout.position(length), -1)
+
+    def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
+        """Remove num_dropped rows after the first num_kept of a live slot, and move the following rows up.
+
+        False, and nothing changes, where another slot holds a cell that would move, since it would move there too.
+        Moved rows were computed after other tokens than those that they follow now, so no other slot ever gets them.
+        Only for memories that can shift, and slots without media.
+        """
+        assert not slot.layout.media, "rows of media cannot move"
+        start = num_kept + num_dropped
+        if not slot.holds_alone(start):
+            return False
+        memory = self.kind.memory
+        is_cut = memory.seq_rm(slot.seq_id, num_kept, start)
+        assert is_cut, "a memory that can shift can be cut anywhere"
+        memory.seq_add(slot.seq_id, start, slot.length, -num_dropped)
+        self.num_cells -= slot.drop(num_kept, num_dropped)
+        slot.num_unmoved = num_kept if slot.num_unmoved is None else min(num_kept, slot.num_unmoved)
+        tokens = self.index.tokens(slot)[: slot.num_unmoved]
+        self.index.forget(slot)
+        if tokens:
+            self.index.hold(slot, tokens)
+        return True
 
     def move(self, slot: Slot) -> None:
         """Copy a parked slot to the lowest free id, and free its own id. Only where each sequence has a stream."""
@@ -128,7 +201,8 @@ class SlotPool:
         assert all(self._slots.get(slot.seq_id) is slot for slot in self.parked), "a parked slot is gone"
         for slot in self._slots.values():
             slot.check_integrity()
-            assert memory.seq_pos_max(slot.seq_id) == slot.length - 1, f"sequence {slot.seq_id} is cut elsewhere"
+            pos_max = slot.layout.pos_max(slot.length)
+            assert memory.seq_pos_max(slot.seq_id) == pos_max, f"sequence {slot.seq_id} is cut elsewhere"
         for seq_id in self._free_ids:
             assert memory.seq_pos_max(seq_id) == -1, f"free sequence {seq_id} holds cells"
             assert seq_id not in self.index, "a free slot stands in the index"

@@ -38,7 +38,7 @@ class SchedulerOutput:
 def extend(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
     """Put the next num_tokens of a sequence into the batch; the row of the last one."""
     start = sequence.slot.length
-    return batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
+    return batch.extend(sequence.token_ids, start, start + num_tokens, sequence.next_pos, sequence.slot.seq_id)
 
 
 def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:

@@ -109,7 +109,7 @@ class StepPlanner:
         add = self.batch.add
         for sequence in running:
             slot = sequence.slot
-            add(sequence.last_token, slot.length, slot.seq_id)
+            add(sequence.last_token, slot.length + sequence.pos_offset, slot.seq_id)
         return plan
 
     def _add_chunks(self, plan: SchedulerOutput, lengths: list[int]) -> SchedulerOutput:
