@@ -32,7 +32,7 @@ class Checkpoint:
     number: int, its owner number in the store's tree.
     length: int, number of rows.
     state: bytes, what the memory gave.
-    layout: Layout, where the media of these rows are.
+    layout: Layout, where the media of these rows are. It may have spans after `length`, which do not matter.
     """
 
     number: int
@@ -188,13 +188,14 @@ def places(start: int, end: int, boundaries: Sequence[int], every: int, layout: 
     """The lengths at which to take checkpoints while rows [start, end) are computed, ascending.
 
     They are the boundaries, and the end of the last media span before each; without boundaries, multiples of `every`
-    (0: none) and the end of the last span. The length before the last row is added unless the previous place is near,
-    since the last row is computed again whenever the same prompt comes back. No place splits a span.
+    (0: none) and the end of the last span. The length before the last row, or before the span that the prompt ends in, is
+    added unless the previous place is near: what follows is computed again whenever the same prompt comes back. No place
+    splits a span.
     """
     media_ends = layout.last_ends(boundaries)
     if boundaries and media_ends:
         boundaries = sorted({*boundaries, *media_ends})
-    chosen = _text_places(start, end, boundaries, every)
+    chosen = _text_places(start, layout.round_down(end - 1), boundaries, every)
     if not media_ends:
         return chosen
     if not boundaries:
@@ -202,8 +203,7 @@ def places(start: int, end: int, boundaries: Sequence[int], every: int, layout: 
     return sorted({place for place in map(layout.round_up, chosen) if start < place < end})
 
 
-def _text_places(start: int, end: int, boundaries: Sequence[int], every: int) -> list[int]:
-    last = end - 1
+def _text_places(start: int, last: int, boundaries: Sequence[int], every: int) -> list[int]:
     inner = [place for place in boundaries if start < place < last]
     if boundaries:
         chosen = inner[-_NUM_LAST:]

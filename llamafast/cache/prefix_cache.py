@@ -144,7 +144,7 @@ class PrefixCache:
             length = match.length if self._kind.fork(source, checkpoint, match.length, seq_id) else 0
             slot = self._pool.open(seq_id, length, source if length else None, salt)
             if length and (holder := source or checkpoint) is not None:
-                slot.layout = holder.layout.upto(length)
+                slot.layout = holder.layout
         slot.num_turns = num_turns
         return slot
 

@@ -105,7 +105,6 @@ class SlotPool:
         """Keep the first `length` rows of a slot; none if the memory has no room for the checkpoint's state."""
         is_restored = self.kind.restore(slot, checkpoint, length, slot.seq_id)
         self.shorten(slot, length if is_restored else 0)
-        slot.layout = slot.layout.upto(slot.length)
 
     def last_cut(self, slot: Slot, tokens: array[int], length: int) -> tuple[int, Checkpoint | None]:
         """The last length, `length` at most, to which a slot can be cut, and the checkpoint that this takes; 0: none.
@@ -135,7 +134,6 @@ class SlotPool:
             self.index.forget(slot)
             self.cut_back(slot, length, checkpoint)
             self.states.drop(tokens, slot.salt, slot.length)
-        slot.layout = slot.layout.upto(slot.length)
         return slot.length > 0
 
     def cut(self, slot: Slot) -> bool:

@@ -48,7 +48,7 @@ class SlotStates:
     def keep(self, slot: Slot, tokens: array[int]) -> None:
         """Take a checkpoint of a slot's present length unless there is one. tokens: the ids of all its rows."""
         if self._is_on and slot.salt is not None and not self.store.has(tokens, slot.salt):
-            self.store.add(tokens, slot.salt, self._kind.state(slot), slot.layout.upto(slot.length))
+            self.store.add(tokens, slot.salt, self._kind.state(slot), slot.layout)
 
     def drop(self, tokens: array[int], salt: str | None, above: int = 0) -> None:
         """Drop the checkpoints of prefixes of `tokens` whose cells no slot holds. The first `above` rows are held."""

@@ -14,7 +14,7 @@ class Slot:
 
     seq_id: int, the sequence id.
     length: int, number of rows in the memory.
-    layout: Layout, where the media of its rows are; spans after `length` are still to be computed.
+    layout: Layout, where the media of its rows are. It may have spans after `length`, which do not matter.
     salt: str, under which other prompts find its rows; None: no other prompt may use them.
     places: list[int], lengths at which checkpoints are to be taken, descending, so that the next one is last.
     num_listed: int, number of rows under which the prefix index lists it.
