@@ -188,9 +188,9 @@ def places(start: int, end: int, boundaries: Sequence[int], every: int, layout: 
     """The lengths at which to take checkpoints while rows [start, end) are computed, ascending.
 
     They are the boundaries, and the end of the last media span before each; without boundaries, multiples of `every`
-    (0: none) and the end of the last span. The length before the last row, or before the span that the prompt ends in, is
-    added unless the previous place is near: what follows is computed again whenever the same prompt comes back. No place
-    splits a span.
+    (0: none) and the end of the last span. The length before the last row, or before the span that the prompt ends in,
+    is added unless the previous place is near, since the rest is computed again whenever the same prompt comes back. No
+    place splits a span.
     """
     media_ends = layout.last_ends(boundaries)
     if boundaries and media_ends:

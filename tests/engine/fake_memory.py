@@ -104,7 +104,8 @@ class FakeContext:
         self.moved[seq_id] = min(p0 + delta, self.moved.get(seq_id, p0))
 
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
-        assert not self.rows(dst), "copy into a sequence in use"
+        copied = [pos for pos, _ in self.rows(src) if pos >= p0 and (p1 < 0 or pos < p1)]
+        assert min(copied, default=0) > self.seq_pos_max(dst) or not copied, "copied rows do not follow those there"
         assert p0 < 0 or self.kv_unified, "streams copy whole sequences only"
         if src in self.moved and (p1 < 0 or p1 > self.moved[src]):
             assert not self.kv_unified, "a moved cell is shared"
@@ -126,13 +127,22 @@ class FakeContext:
     def seq_pos_max(self, seq_id: int) -> int:
         return max((pos for pos, _, owners in self.cells if seq_id in owners), default=-1)
 
+    def state_seq_size(self, seq_id: int) -> int:
+        return len(self.state_seq_get(seq_id))
+
     def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes:
-        if partial_only:
-            assert self.has_state or (self.kv_unified and not self.swa_full), "this memory has no state of its own"
+        if not partial_only:  # of a part of a sequence too
+            return repr((self.rows(seq_id), self.states.get(seq_id), self.window_starts.get(seq_id, 0))).encode()
+        assert self.has_state or (self.kv_unified and not self.swa_full), "this memory has no state of its own"
         return repr((self.history(seq_id), self.window_starts.get(seq_id, 0))).encode()
 
     def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None:
-        assert partial_only
+        if not partial_only:
+            rows, state_ids, window_start = ast.literal_eval(state.decode())
+            self.cells += [(pos, row_id, {seq_id}) for pos, row_id in rows]
+            self.states |= {seq_id: state_ids} if state_ids is not None else {}
+            self.window_starts |= {seq_id: window_start} if window_start else {}
+            return
         history, window_start = ast.literal_eval(state.decode())
         if self.memory_kind == "recurrent":
             self.seq_rm(seq_id, -1, -1)
