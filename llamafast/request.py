@@ -7,6 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 from enum import Enum
 
+from llamafast.cache.prompt import MediaSpan
 from llamafast.grammars.constraint import Grammar
 from llamafast.sampling_params import ReasoningBudget, SamplingParams
 
@@ -51,7 +52,8 @@ class Request:
     match_stops False: whoever reads the outputs looks for params.stop. Prefixes are shared only among equal cache_salt;
     use_cache False neither takes nor leaves any. Of the waiting requests the lowest priority value goes first. n_keep:
     with context shift, so many of the prompt's tokens always stay, and a BOS before them; negative: all; None: those of
-    the first message.
+    the first message. media: the rows of prompt_token_ids that are media, ascending; their ids are those of
+    cache.prompt.media_ids (Prompt.join makes both). Without media prompt_token_ids are token ids only.
     """
 
     request_id: str
@@ -67,6 +69,7 @@ class Request:
     use_cache: bool = True
     priority: int = 0
     n_keep: int | None = None
+    media: tuple[MediaSpan, ...] = ()
 
 
 class MissReason(str, Enum):

@@ -131,7 +131,7 @@ class Engine:
         To be called after open_disk_cache().
         """
         if self.disk is not None:
-            self.disk.on_load = wake
+            self.disk.call_on_load(wake)
 
     def validate(self, request: Request) -> None:
         """Raises InvalidRequestError or ContextLengthError, naming the field. Works after close(), too."""

@@ -17,7 +17,7 @@ _MIN_FORCED_ALONE = 4
 def extend(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
     """Put the next num_tokens of a sequence into the batch; the row of the last one."""
     start = sequence.slot.length
-    return batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
+    return batch.extend(sequence.token_ids, start, start + num_tokens, sequence.next_pos, sequence.slot.seq_id)
 
 
 def add_last_tokens(batch: Batch, sequences: abc.Sequence[Sequence]) -> None:
@@ -25,7 +25,7 @@ def add_last_tokens(batch: Batch, sequences: abc.Sequence[Sequence]) -> None:
     add = batch.add
     for sequence in sequences:
         slot = sequence.slot
-        add(sequence.last_token, slot.length, slot.seq_id)
+        add(sequence.last_token, slot.length + sequence.pos_offset, slot.seq_id)
 
 
 def ends_prompt(chunk: Chunk) -> bool:

@@ -33,7 +33,8 @@ def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> R
         state.sequences = make_sequences(state, tokenizer, min(end_len, limits.max_seq_len), seed)
     except (ValueError, OverflowError, TypeError) as error:
         raise InvalidRequestError(f"the sampler refuses these settings: {error}") from error
-    for sequence in state.sequences if limits.context_shift else ():
+    # A prompt with media ends with its context: a shift would move its rows apart from their positions.
+    for sequence in state.sequences if limits.context_shift and not request.media else ():
         sequence.end_len = end_len
     state.num_unfinished = len(state.sequences)
     return state

@@ -7,6 +7,7 @@ from array import array
 
 from llamafast._sampling import Sampler
 from llamafast.cache.disk.disk_cache import DiskLoad
+from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.slots import Slot
 from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
@@ -46,6 +47,7 @@ class RequestState:
         "cached_tokens",
         "completion_tokens",
         "first_token_s",
+        "layout",
         "miss_reason",
         "num_unfinished",
         "number",
@@ -60,6 +62,7 @@ class RequestState:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.request_id = request.request_id
+        self.layout = Layout(request.media) if request.media else TEXT_ONLY
         self.number = 0
         self.account = CpuAccount()
         self.sequences: list[Sequence] = []
@@ -104,6 +107,7 @@ class Sequence:
         "is_prompt_only",
         "last_s",
         "last_token",
+        "layout",
         "load",
         "logprob_sum",
         "max_len",
@@ -115,6 +119,7 @@ class Sequence:
         "num_prompt",
         "num_shared",
         "pending",
+        "pos_offset",
         "request_id",
         "sampler",
         "slot",
@@ -138,6 +143,8 @@ class Sequence:
         self.token_ids = array("i", request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.last_token = self.token_ids[-1]
+        self.layout = state.layout
+        self.pos_offset = state.layout.offset
         self.last_s = 0.0  # when the last token came
         self.num_dropped = 0  # of the tokens so far: see drop()
         self.max_len = max_len  # tokens that it can have without losing some
@@ -183,14 +190,24 @@ class Sequence:
 
     @property
     def num_remaining(self) -> int:
-        """Tokens whose KV is not computed, but has to be: nothing is asked of the last one of a prompt alone."""
+        """Number of rows still to be computed. Where nothing is generated, the prompt's last row is not needed."""
         return len(self.token_ids) - self.is_prompt_only - self.slot.length
 
     @property
     def num_in_reach(self) -> int:
-        """Tokens that one step may compute: it ends where a checkpoint is to be taken."""
-        place = self.slot.next_place
-        return self.num_remaining if place is None else min(self.num_remaining, place - self.slot.length)
+        """Number of rows that one step may compute: up to the next checkpoint, all text or all of one media span."""
+        length, place = self.slot.length, self.slot.next_place
+        num_rows = self.num_remaining if place is None else min(self.num_remaining, place - length)
+        return num_rows if not self.layout.media else self.layout.run_end(length, length + num_rows) - length
+
+    @property
+    def next_pos(self) -> int:
+        """The position of the next row to be computed. After the prompt this is slot.length + pos_offset."""
+        return self.layout.position(self.slot.length)
+
+    def position(self, index: int) -> int:
+        """The position of the row at an index of token_ids."""
+        return self.layout.position(index)
 
     @property
     def is_scored(self) -> bool:
@@ -362,7 +379,7 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
     sequences = []
     for index in range(params.best_of or params.n):
         sampler = Sampler(tokenizer.n_vocab, seed=choice_seed(seed, index), **settings)
-        sampler.prime(state.request.prompt_token_ids)
+        sampler.prime(state.layout.text_ids(state.request.prompt_token_ids))
         sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
     return sequences
 

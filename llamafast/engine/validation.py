@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from ctypes import c_float
 from dataclasses import dataclass
 
 from llamafast import caps
+from llamafast.cache.prompt import Layout, media_fault
 from llamafast.caps import at_most
 from llamafast.engine.context_shift import MIN_MOVABLE, num_kept
 from llamafast.errors import ContextLengthError, InvalidRequestError
@@ -34,6 +36,7 @@ class Limits:
     generates: whether the model generates text.
     context_shift: an output may go on beyond max_seq_len.
     bos_id: the token that begins a sequence; negative: the vocabulary has none.
+    takes_media: whether prompts may have media.
     """
 
     n_vocab: int
@@ -43,6 +46,7 @@ class Limits:
     generates: bool = True
     context_shift: bool = False
     bos_id: int = -1
+    takes_media: bool = False
 
 
 def check_request(request: Request, limits: Limits) -> None:
@@ -100,16 +104,31 @@ def _check_prompt(request: Request, limits: Limits) -> None:
             f"the prompt has {len(token_ids)} tokens; prompt and output together can have {limits.max_seq_len}",
             param="prompt",
         )
-    if min(token_ids) < 0 or max(token_ids) >= limits.n_vocab:
+    text_ids = _check_media(request, limits) if request.media else token_ids
+    if text_ids and (min(text_ids) < 0 or max(text_ids) >= limits.n_vocab):
         raise InvalidRequestError(f"the prompt has a token id outside [0, {limits.n_vocab})", param="prompt")
     min_tokens = request.params.min_tokens
-    if limits.context_shift:
+    if limits.context_shift and not request.media:
         _check_kept(request, limits)
     elif len(token_ids) + min_tokens > limits.max_seq_len:
         raise ContextLengthError(
             f"{len(token_ids)} prompt tokens and min_tokens {min_tokens}: together they can have {limits.max_seq_len}",
             param="min_tokens",
         )
+
+
+def _check_media(request: Request, limits: Limits) -> array[int]:
+    """Check the media of a prompt; the token ids of its text."""
+    if not limits.takes_media:
+        raise InvalidRequestError("this model takes no images and no audio", param="media")
+    fault = media_fault(request.prompt_token_ids, request.media)
+    if fault is not None:
+        raise InvalidRequestError(f"media: {fault}", param="media")
+    if request.params.prompt_logprobs is not None:
+        raise InvalidRequestError("a prompt with media has no prompt_logprobs", param="prompt_logprobs")
+    if request.n_keep is not None:
+        raise InvalidRequestError("a prompt with media cannot be shifted: remove n_keep", param="n_keep")
+    return Layout(request.media).text_ids(request.prompt_token_ids)
 
 
 def _check_kept(request: Request, limits: Limits) -> None:

@@ -90,10 +90,10 @@ class WaitingQueue(deque[Sequence]):
         if not cache.num_announced:
             return False
         reusable_ids, salt = sequence.reusable_ids, sequence.cache_salt
-        shared = cache.match_announced(reusable_ids, salt)
+        shared = cache.match_announced(reusable_ids, salt, sequence.layout)
         if shared.slot is None or shared.slot.length >= shared.length:
             return False
-        if shared.length - cache.match(reusable_ids, salt).length < _MIN_SHARED:
+        if shared.length - cache.match(reusable_ids, salt, sequence.layout).length < _MIN_SHARED:
             return False
         cache.stop_at(shared.slot, shared.length)
         sequence.waits_for, sequence.num_shared = shared.slot, shared.length
@@ -102,11 +102,12 @@ class WaitingQueue(deque[Sequence]):
     def _start(self, sequence: Sequence, num_promised: int) -> bool:
         cache, salt = self._cache, sequence.cache_salt
         loaded = None if self._disk is None else self._disk.open(sequence, num_promised)
-        match = cache.match(sequence.reusable_ids, salt) if loaded is None else Match(loaded.length, loaded)
+        layout = sequence.layout
+        match = cache.match(sequence.reusable_ids, salt, layout) if loaded is None else Match(loaded.length, loaded)
         is_first = not sequence.state.scheduled_s
-        reason = MissReason(cache.miss_reason(sequence.token_ids, salt, match.length)) if is_first else MissReason.NONE
+        why = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
-        cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries)
+        cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries, layout)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT
@@ -115,7 +116,7 @@ class WaitingQueue(deque[Sequence]):
         if self._disk is not None:
             self._disk.plan_checkpoint(sequence)
         if is_first:
-            self._book(sequence, reason)
+            self._book(sequence, MissReason(why))
         return True
 
     def _book(self, sequence: Sequence, reason: MissReason) -> None:

@@ -293,9 +293,10 @@ def test_match_in_a_sliding_window_only_where_it_still_is(num_common, length):
 def test_open_empty_takes_no_stream_that_a_copy_is_still_to_reach_or_leave():
     bench = Bench(n_slots=4, n_cells=400, copies_cells=True)
     bench.park(bench.start("a" * 40), "a" * 40)
-    assert bench.cache.open(NOTHING).seq_id == 0  # the parked slot moves to 1
+    slot = bench.cache.open(NOTHING)
+    assert slot.seq_id == 0  # the parked slot moves to 1
     assert bench.cache.open_empty("").seq_id == 2
-    bench.cache.free(bench.cache._slots[0])
+    bench.cache.free(slot)
     assert bench.cache.open_empty("").seq_id == 3
     assert bench.cache.open_empty("") is None
     bench.cache.note_decode()

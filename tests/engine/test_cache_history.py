@@ -123,7 +123,7 @@ class History:
         self.engine.check_integrity()
         context, cache = self.engine.context, self.engine.cache
         assert context.memory_kind == "recurrent" or cache.num_cells == len(context.cells)
-        for slot in cache._slots.values():
+        for slot in cache.slots():
             assert slot.num_listed <= context.moved.get(slot.seq_id, slot.length), "moved cells can be found"
 
     def finish(self) -> None:
@@ -135,7 +135,7 @@ class History:
         assert self.engine.cache.num_live_cells() == 0
 
 
-@patch.multiple("llamafast.cache.prefix_cache", _MIN_FREED=4, _MIN_LEFT=4)
+@patch.multiple("llamafast.cache.eviction", _MIN_FREED=4, _MIN_LEFT=4)
 @settings(max_examples=150, deadline=None)
 @given(OPERATIONS, MEMORIES, st.sampled_from([150, 250, 600]), st.sampled_from([0, 1500, 1 << 20]))
 def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_ctx, max_checkpoint_bytes):
