@@ -38,6 +38,7 @@ class FakeContext:
         self.moved: dict[int, int] = {}
         self.can_shift = kind == "attention"
         self.threads = 1
+        self.model = None
 
     def take_media(self, spans) -> None:
         """Make the ids of spans known."""
