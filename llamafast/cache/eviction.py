@@ -91,11 +91,12 @@ class Eviction:
 
     def drop_idle(self) -> None:
         """Free the parked slots that cost more than they are likely to save. Call it after each step; O(1)."""
-        while (idle := self._parked.take_idle(self.num_generated)) is not None:
+        now, parked = self.num_generated, self._parked
+        while (idle := parked.take_idle(now)) is not None:
             self.evict_slot(idle)
         while (surplus := self._pool.num_cells - self.n_cells_kept) > 0 and self._free_cells(surplus):
             pass
-        self._parked.calm_down(self.num_generated)
+        parked.calm_down(now)
 
     def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
         """Keep idle slots longer if many more than `length` rows of a prompt were evicted a short time ago.

@@ -62,6 +62,8 @@ class PrefixCache:
         self._pool = SlotPool(self._kind, self._index, self._states, self._parked, n_slots)
         kept = n_cells if n_cells_kept is None else n_cells_kept
         self._eviction = Eviction(self._pool, n_cells, kept)
+        # Each step calls it; bound here, it costs no second call.
+        self.drop_idle = self._eviction.drop_idle
 
     @property
     def n_slots(self) -> int:
@@ -259,10 +261,6 @@ class PrefixCache:
     def make_room(self, num_cells: int) -> bool:
         """As Eviction.make_room."""
         return self._eviction.make_room(num_cells)
-
-    def drop_idle(self) -> None:
-        """As Eviction.drop_idle."""
-        self._eviction.drop_idle()
 
     def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
         """As Eviction.regret."""

@@ -89,9 +89,10 @@ class RequestState:
 
 
 class Sequence:
-    """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part.
+    """One continuation of a prompt. A context shift drops a block of token_ids, here and in the slot.
 
-    Where a block of token_ids was dropped, the rest has moved up, in the slot too.
+    token_ids: array('i'), ids of the prompt's rows, then the generated tokens. The slot holds the first of these rows.
+    layout, pos_offset: where the media rows are; position minus index of every row after the prompt.
     """
 
     __slots__ = (
