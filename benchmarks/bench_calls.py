@@ -45,7 +45,7 @@ RULES = {"auto": None, "strict": CallPolicy(), "required": CallPolicy(is_require
 
 def prompts(engine: Engine) -> list[str]:
     """One question per stream, rendered with the tool."""
-    template = ChatTemplate(engine.model.chat_template() or "", bos_token="", eos_token="")
+    template = ChatTemplate(engine.model_info.chat_template or "", bos_token="", eos_token="")
     tools = [
         {
             "type": "function",

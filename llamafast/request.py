@@ -140,3 +140,8 @@ class RequestOutput:
     usage: Usage | None = None
     error: Exception | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the request has ended with this output."""
+        return self.usage is not None

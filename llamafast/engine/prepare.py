@@ -1,4 +1,4 @@
-"""A request made ready for the engine: all that can fail or take long for it alone, before it reaches that thread."""
+"""Requests made ready outside the engine's thread: everything that can fail or take long for one request alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamafast.errors import InvalidRequestError
 from llamafast.request import Request
 from llamafast.tokenizer import Tokenizer
 
-# What a request without lists costs, in the unit of prepare_cost.
+# Microseconds of one choice without lists, and of a search for DRY's breakers in the vocabulary.
 _BASE_COST = 10
 _BREAKERS_COST = 100_000
 
@@ -19,13 +19,13 @@ _BREAKERS_COST = 100_000
 def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> RequestState:
     """Check a request and build its sequences: samplers, constraints, detokenizers, stop matchers. Thread-safe.
 
-    Raises InvalidRequestError or ContextLengthError, naming the field where it is known.
+    Raises InvalidRequestError or ContextLengthError, naming the field if it is known.
     """
     check_request(request, limits)
     params = request.params
     num_prompt = len(request.prompt_token_ids)
     most = (params.max_tokens, limits.max_output_tokens)
-    # With context shift an output has no end of its own: it gets one context's length.
+    # A context shift can go on for ever: such an output gets as many tokens as one context has.
     end_len = num_prompt + min((limit for limit in most if limit is not None), default=limits.max_seq_len)
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     state = RequestState(request)
@@ -40,7 +40,7 @@ def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> R
 
 
 def prepare_cost(request: Request, tokenizer: Tokenizer) -> int:
-    """About how many microseconds prepare_request takes: whether it is a matter for a thread."""
+    """Microseconds that prepare_request takes, roughly. A long one belongs into a thread."""
     params = request.params
     lists = params.logit_bias, params.stop_token_ids, params.allowed_token_ids or ()
     num_entries = sum(map(len, lists)) + sum(map(len, params.bad_words)) + sum(map(len, params.stop))

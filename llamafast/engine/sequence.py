@@ -51,6 +51,7 @@ class RequestState:
         "number",
         "ranked",
         "request",
+        "request_id",
         "scheduled_s",
         "scores",
         "sequences",
@@ -58,6 +59,7 @@ class RequestState:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.number = 0
         self.account = CpuAccount()
         self.sequences: list[Sequence] = []

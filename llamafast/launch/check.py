@@ -6,7 +6,7 @@ from rich.console import Console
 
 from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
-from llamafast.engine.header import Header, read_header
+from llamafast.engine.model_info import Header, read_header
 from llamafast.errors import LlamaFastError
 from llamafast.launch.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
 from llamafast.launch.config import Config, ModelConfig

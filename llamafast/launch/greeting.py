@@ -18,7 +18,7 @@ def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: 
 
     thread_source: why there are so many threads. has_mtmd: the configuration has an image encoder, which is not used.
     """
-    model, context = engine.model, engine.context
+    model, context = engine.model_info, engine.context_info
     kind = model.description.replace(" ?B", "")  # llama.cpp writes this for a size that it has no name for
     lines = [
         f"model    {path}",

@@ -23,7 +23,6 @@ from llamafast.launch.greeting import describe
 from llamafast.launch.model_file import BUILT_IN_MODEL, local_path
 from llamafast.launch.probe import check_model
 from llamafast.request import Request, SamplingParams
-from llamafast.sampling_params import gguf_defaults
 from llamafast.server.model_names import ModelNames
 from llamafast.server.served_model import DEFAULT_BUDGET_MESSAGE, RequestDefaults, ServedModel
 
@@ -56,7 +55,7 @@ def names_of(model: ModelConfig, path: Path) -> ModelNames:
 def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
     """Sampling settings of silent requests: the GGUF's, then the configuration's over them. Raises ConfigError."""
     given: dict[str, float] = model.sampling_defaults.model_dump(exclude_none=True)
-    values = {**(gguf_defaults(engine.model.metadata) if model.gguf_sampling_defaults else {}), **given}
+    values = {**(engine.model_info.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
     params: dict[str, Any] = dict(values)
     try:
         engine.prepare(Request("", array("i", [0]), SamplingParams(**params)))
@@ -76,17 +75,17 @@ def _with_threads(config: EngineConfig) -> tuple[EngineConfig, str]:
 
 def _prepare(engine: Engine, config: Config, path: Path, loras: Sequence[tuple[str, float]]) -> None:
     """Give the engine its adapters and its disk cache. Raises ConfigError for a model that generates no text."""
-    if loras:
-        engine.context.set_loras([(engine.model.load_lora(lora), scale) for lora, scale in loras])
+    for lora, scale in loras:
+        engine.add_adapter(lora, scale)
     if config.disk_cache is not None:
-        engine.open_disk_cache(**config.disk_cache.model_dump(), loras=loras)
-    if engine.context.memory_kind == "none":
+        engine.open_disk_cache(**config.disk_cache.model_dump())
+    if not engine.limits.generates:
         raise ConfigError(f"{path}: this model makes embeddings, which are not served yet")
 
 
 def _served_model(engine: Engine, config: Config, path: Path) -> ServedModel:
-    model, facts = config.model, engine.model
-    template = chat_template(model, facts.chat_template(), engine.tokenizer)
+    model, facts = config.model, engine.model_info
+    template = chat_template(model, facts.chat_template, engine.tokenizer)
     answers = chat_format(model, template)
     message = model.reasoning_budget_message
     return ServedModel.new(

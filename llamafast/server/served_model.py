@@ -120,7 +120,7 @@ class ServedModel:
     @property
     def death(self) -> str | None:
         """Why the engine does no more work; None while it does."""
-        return self.engine.dead
+        return self.engine.death
 
     @property
     def max_seq_len(self) -> int:

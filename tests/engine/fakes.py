@@ -20,6 +20,14 @@ FIRST = 3  # ids below are control tokens; id FIRST + b is the byte b
 class FakeModel:
     n_vocab = FIRST + 256
     bos_id, eos_id, add_bos, fim_ids, suppress_ids = 0, EOS, False, (-1, -1, -1), ()
+    path, description, n_params, size_bytes, n_ctx_train, n_embd = "fake.gguf", "fake F32", 0, 0, 1024, 8
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, str] = {}
+        self.sampling_defaults: dict[str, float] = {}
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        return self.metadata.get("tokenizer.chat_template" if name is None else f"tokenizer.chat_template.{name}")
 
     def token_bytes(self, token_id: int, special: bool = False) -> bytes:
         if token_id < FIRST:
@@ -57,6 +65,7 @@ class FakeContext:
         self.window_starts: dict[int, int] = {}
         self.moved: dict[int, int] = {}
         self.can_shift = kind == "attention"
+        self.threads = 1
 
     def positions(self, seq_id: int) -> dict[int, int]:
         return {pos: token for pos, token, owners in self.cells if seq_id in owners}

@@ -359,7 +359,7 @@ def test_death_reaches_everyone_and_is_remembered(fault):
         gate.opened.set()
         results = await asyncio.gather(*readers)
         await async_engine._is_idle.wait()
-        while async_engine.dead is None:
+        while async_engine.death is None:
             await asyncio.sleep(0)
         assert not async_engine.ready
         with pytest.raises(EngineDeadError):

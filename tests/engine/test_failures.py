@@ -99,7 +99,7 @@ def test_constraint_that_raises_ends_its_request_alone(error, method, after):
     assert collector.text["good", 0] == alone("hello")
     assert collector.finished["bad", 0].finish_reason is FinishReason.ERROR
     assert type(error).__name__ in collector.finished["bad", 0].error.message
-    assert engine.dead is None
+    assert engine.death is None
 
 
 @pytest.mark.usefixtures("native")
@@ -291,7 +291,7 @@ def test_border_value_is_refused_or_served(any_engine, companions):
             collector.add(any_engine.step())
         num_served += 1
         assert not any_engine.has_work, (name, value)
-        assert any_engine.dead is None, (name, value)
+        assert any_engine.death is None, (name, value)
         errors = [output.error for output in collector.finished.values() if output.error is not None]
         assert not errors or all(isinstance(error, InvalidRequestError) for error in errors), (name, value, errors)
     assert num_served > 100

@@ -137,7 +137,7 @@ def test_dead_engine_copies_nothing(paths, tmp_path):
         recorder = Recorder(engine)
         until_copies_wait(engine, request("1", prompt(400)))
         num_copied = len(recorder.sizes)
-        engine.dead = "a fatal error"
+        engine.death = "a fatal error"
         assert not engine.has_work
         engine.step()
     assert len(recorder.sizes) == num_copied

@@ -11,7 +11,7 @@ import pytest
 import llamafast.launch.probe
 from llamafast._core import Model
 from llamafast.engine.config import EngineConfig
-from llamafast.engine.engine import make_context
+from llamafast.engine.loading import make_context
 from llamafast.engine.probe import MemoryNeed, memory_need, try_out
 from llamafast.errors import ConfigError, ModelLoadError
 from llamafast.launch.model_file import BUILT_IN_MODEL

@@ -138,7 +138,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.tokenizer = FakeTokenizer()
         self.ready = True
-        self.dead: str | None = None
+        self.death: str | None = None
         self.stats = EngineStats()
         self.requests: list[Request] = []
         self.streams: list[FakeStream] = []
@@ -163,8 +163,8 @@ class FakeEngine:
         self.log.append(f"stop {deadline_s}")
 
     def check_ready(self) -> None:
-        if self.dead is not None:
-            raise EngineDeadError(f"the engine is dead: {self.dead}")
+        if self.death is not None:
+            raise EngineDeadError(f"the engine is dead: {self.death}")
 
     async def prepare(self, request: Request) -> RequestState:
         limits = Limits(n_vocab=self.tokenizer.n_vocab, n_seq_max=256, max_seq_len=self.max_seq_len)

@@ -38,7 +38,7 @@ def test_models_unknown_id_is_a_404(server):
 )
 def test_health_and_readiness_follow_the_engine(server, ready, dead, expected):
     server.engine.ready = ready
-    server.engine.dead = dead
+    server.engine.death = dead
     assert [server.get(path).status_code for path in ("/health", "/healthz", "/ready")] == expected
 
 

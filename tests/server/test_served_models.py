@@ -80,14 +80,14 @@ def test_model_card_is_found_as_a_request_finds_the_model(both, name):
 
 
 def test_dead_model_does_not_stop_the_other_one(both, other):
-    other.engine.ready, other.engine.dead = False, "decode failed"
+    other.engine.ready, other.engine.death = False, "decode failed"
     assert both.complete().status_code == 200
     error = both.complete(model="second").json()["error"]
     assert (error["code"], error["message"]) == ("engine_dead", "model 'other': the engine is dead: decode failed")
 
 
 def test_health_of_several_models_names_the_dead_one(both, other):
-    other.engine.ready, other.engine.dead = False, "decode failed"
+    other.engine.ready, other.engine.death = False, "decode failed"
     health, ready = both.get("/health"), both.get("/ready")
     assert (health.status_code, health.json()) == (200, {"status": "degraded", "dead": {"other": "decode failed"}})
     assert (ready.status_code, ready.json()) == (
@@ -98,7 +98,7 @@ def test_health_of_several_models_names_the_dead_one(both, other):
 
 def test_health_of_dead_models_alone_is_a_503_that_names_all(both):
     for model in (both.model, *both.others):
-        model.engine.ready, model.engine.dead = False, f"{model.alias} fell"
+        model.engine.ready, model.engine.death = False, f"{model.alias} fell"
     for response in (both.get("/health"), both.get("/ready"), both.complete(model="other")):
         assert response.status_code == 503
         assert "'tiny': tiny fell; model 'other': other fell" in response.json()["error"]["message"]
