@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model
@@ -14,6 +15,17 @@ from llamafast.settings import INT32_MAX
 
 M = TypeVar("M", bound=BaseModel)
 FieldDefinitions: TypeAlias = dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class HasOption:
+    """Metadata of a configuration's field: the command line has an option for it.
+
+    type: of the option's value, where it is not the field's; None: the field's.
+    """
+
+    type: type | None = None
+
 
 Int32: TypeAlias = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
@@ -49,12 +61,17 @@ def section_fields(settings: Iterable[EngineSetting], section: str) -> FieldDefi
     """The engine's fields in a section of a configuration, with their ranges."""
     return {
         s.key or s.name: (
-            Annotated[s.type, BeforeValidator(_numbered(s.names))] if s.names else s.type,
+            _with_option(s, Annotated[s.type, BeforeValidator(_numbered(s.names))] if s.names else s.type),
             Field(s.default, description=s.description, **_limits(s)),
         )
         for s in settings
         if s.section == section
     }
+
+
+def _with_option(setting: EngineSetting, type_: Any) -> Any:
+    """The type of a field, marked if the command line has an option for it. Names are given as text."""
+    return Annotated[type_, HasOption(str if setting.names else None)] if setting.has_option else type_
 
 
 def _limits(setting: EngineSetting) -> dict[str, Any]:

@@ -7,11 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from typer.main import get_command
-
 from llamafast.engine.config import ENGINE_SETTINGS, EngineSetting, Group
-from llamafast.launch.cli import app
 from llamafast.launch.config import NOT_YET, Config, ModelConfig
+from llamafast.launch.options import OPTIONS
 from llamafast.sampling_params import SAMPLING_SETTINGS
 from llamafast.settings import range_text
 
@@ -38,7 +36,8 @@ _ANCHORS = {
     "LoraConfig": "modelloras",
     "SamplingDefaults": "modelsampling_defaults",
 }
-_OPTIONS = {parameter.name for parameter in get_command(app).commands["serve"].params}  # type: ignore[attr-defined]
+_RECORDS = {"server": "ServerConfig", "model": "ModelConfig", "disk_cache": "DiskCacheConfig"}
+_OPTIONS = {(_RECORDS[section], field): name for name, (section, field) in OPTIONS.items()}
 _BY_KEY: Mapping[str, EngineSetting] = {s.key or s.name: s for s in ENGINE_SETTINGS.values()}
 _OF_GROUP = {group: [key for key, s in _BY_KEY.items() if s.group is group and s.section == "model"] for group in Group}
 
@@ -119,12 +118,8 @@ def _default(value: object) -> str:
 
 
 def _option(record: str, name: str) -> str:
-    option = name if record in ("ServerConfig", "ModelConfig") else ""
-    if record == "DiskCacheConfig":
-        option = "disk_cache" if name == "path" else f"disk_cache_{name}"
-    if record == "ModelConfig" and name == "path":
-        option = "model"
-    return f"`--{option.replace('_', '-')}`" if option in _OPTIONS else ""
+    option = _OPTIONS.get((record, name))
+    return "" if option is None else f"`--{option.replace('_', '-')}`"
 
 
 def _not_yet() -> Iterator[str]:

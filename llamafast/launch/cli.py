@@ -16,7 +16,6 @@ import llamafast
 from llamafast.errors import ConfigError, LlamaFastError
 from llamafast.launch import options
 from llamafast.launch.config_file import load_config
-from llamafast.launch.setting_options import with_engine_options
 
 BUILT_IN_CONFIG = Path(__file__).parents[1] / "configs" / "built-in.json"
 
@@ -117,28 +116,12 @@ def _root(
 
 
 @app.command()
-@with_engine_options
+@options.with_options
 def serve(
     context: typer.Context,
     config: options.ConfigFile = None,
     model: options.Model = None,
-    alias: options.Alias = None,
-    aliases: options.Aliases = None,
-    host: options.Host = None,
-    port: options.Port = None,
-    disk_cache: options.DiskCache = None,
-    disk_cache_max_bytes: options.DiskCacheMaxBytes = None,
-    tool_format: options.ToolFormat = None,
-    chat_template_file: options.ChatTemplateFile = None,
-    gguf_sampling_defaults: options.GgufSamplingDefaults = None,
-    max_body_bytes: options.MaxBodyBytes = None,
-    strict_fields: options.StrictFields = None,
-    keepalive_s: options.KeepaliveS = None,
-    shutdown_deadline_s: options.ShutdownDeadlineS = None,
-    access_log: options.AccessLog = None,
-    keep_dead: options.KeepDead = None,
-    model_probe: options.ModelProbe = None,
-    **engine_options: JsonValue,
+    **settings: JsonValue,
 ) -> None:
     """Serve a model over HTTP with OpenAI's API. Without CONFIG and --model: the small built-in model."""
     file = BUILT_IN_CONFIG if config is None and model is None else config

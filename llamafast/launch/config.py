@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from llamafast.chat.prompt.reasoning_state import invalid_reasoning_switch
 from llamafast.engine.config import ENGINE_SETTINGS, EngineConfig
 from llamafast.sampling_params import SAMPLING_SETTINGS
-from llamafast.setting_fields import default_fields, section_fields, with_fields
+from llamafast.setting_fields import HasOption, default_fields, section_fields, with_fields
 
 # The value of model.path that names the model inside the package.
 BUILT_IN = "built-in"
@@ -85,27 +85,28 @@ class LoraConfig(FileConfig):
 class ServerConfig(_Section):
     """Where to listen, and what to accept."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="The address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0: a free one.")
-    max_body_bytes: Count = Field(
-        default=32 * 1024 * 1024, description="Bytes of the largest request body; beyond it 413."
+    host: Annotated[str, HasOption()] = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: Annotated[int, HasOption()] = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
-    keepalive_s: float = Field(
-        default=15.0, gt=0, description="Seconds of silence in a stream before a comment is sent."
+    max_body_bytes: Annotated[Count, HasOption()] = Field(
+        default=32 * 1024 * 1024, description="Maximum bytes of a request body; larger ones get 413."
     )
-    strict_fields: bool = Field(default=False, description="Answer 400 to unknown request fields.")
-    shutdown_deadline_s: float = Field(
+    keepalive_s: Annotated[float, HasOption()] = Field(
+        default=15.0, gt=0, description="Seconds without output after which a stream sends a comment."
+    )
+    strict_fields: Annotated[bool, HasOption()] = Field(default=False, description="400 for unknown request fields.")
+    shutdown_deadline_s: Annotated[float, HasOption()] = Field(
         default=30.0, ge=0, description="Seconds that running requests have after SIGTERM."
     )
-    access_log: bool = Field(default=False, description="Log a line for each request.")
-    keep_dead: bool = Field(
+    access_log: Annotated[bool, HasOption()] = Field(default=False, description="Print one line per request.")
+    keep_dead: Annotated[bool, HasOption()] = Field(
         default=False,
-        description="Stay and answer 503 when the engine has died. false: the process ends, to be restarted.",
+        description="Keep the process, answering 503, after the engine died. false: it ends, to be restarted.",
     )
-    model_probe: bool = Field(
+    model_probe: Annotated[bool, HasOption()] = Field(
         default=True,
-        description="Try an unknown model file in a child process first, and compare the memory that it needs with "
-        "what is available.",
+        description="Try new model files in a child process first, and check that the memory suffices for them.",
     )
 
 
@@ -118,21 +119,24 @@ class SamplingDefaults(_Section):
 class ModelConfig(FileConfig):
     """Which model is served, what its conversations look like, and how it runs."""
 
-    alias: Text | None = Field(default=None, description="The model's name for clients. Absent: the file's name.")
-    aliases: tuple[Name, ...] = Field(
+    alias: Annotated[Text | None, HasOption()] = Field(
+        default=None, description="Name of the model for clients. Absent: the file's name."
+    )
+    aliases: Annotated[tuple[Name, ...], HasOption(str)] = Field(
         default=(), description="Further names of the model for clients; `*` matches any text."
     )
     chat_template: Annotated[str | None, BeforeValidator(_joined)] = Field(
         default=None, description="The chat template (Jinja), as a text or a list of pieces. Absent: the model file's."
     )
-    chat_template_file: str | None = Field(
-        default=None, description="A file with the chat template, instead of the text."
+    chat_template_file: Annotated[str | None, HasOption()] = Field(
+        default=None,
+        description="File with the chat template (Jinja), instead of the text. Absent: the model file's template.",
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
         default={}, description="Variables of the template for requests that do not set them."
     )
-    tool_format: str | None = Field(
-        default=None, description="The format in which the model writes calls. Absent: found in the template."
+    tool_format: Annotated[str | None, HasOption()] = Field(
+        default=None, description="Format of the model's tool calls. Absent: found in the template."
     )
     response_schema: dict[str, JsonValue] | None = Field(
         default=None,
@@ -156,8 +160,8 @@ class ModelConfig(FileConfig):
     mtmd: dict[str, JsonValue] | None = Field(
         default=None, description="Images and audio, which are not supported yet: a line at the start says so."
     )
-    gguf_sampling_defaults: bool = Field(
-        default=True, description="The sampling settings that the model file recommends hold where a request is silent."
+    gguf_sampling_defaults: Annotated[bool, HasOption()] = Field(
+        default=True, description="Use the sampling settings that the model file recommends where a request is silent."
     )
     sampling_defaults: SamplingDefaults = Field(
         default=SamplingDefaults(),
@@ -197,8 +201,10 @@ class ModelConfig(FileConfig):
 class DiskCacheConfig(_Section):
     """A folder where computed prefixes outlive the process."""
 
-    path: Annotated[str, Field(min_length=1)] = Field(description="The folder.")
-    max_bytes: int = Field(default=8 * 2**30, ge=0, description="Maximum bytes of the folder.")
+    path: Annotated[str, Field(min_length=1)] = Field(
+        description="Folder that keeps computed prefixes after the server ends."
+    )
+    max_bytes: Annotated[int, HasOption()] = Field(default=8 * 2**30, ge=0, description="Maximum bytes of the folder.")
     min_tokens: Count = Field(default=128, description="Tokens that a prefix must have beyond what the folder holds.")
 
 

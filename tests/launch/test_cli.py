@@ -21,7 +21,7 @@ from llamafast.errors import ConfigError
 from llamafast.launch import cli
 from llamafast.launch.config import Config, DiskCacheConfig
 from llamafast.launch.model_file import BUILT_IN_MODEL
-from llamafast.launch.options import DISK_CACHE_FIELDS
+from llamafast.launch.options import OPTIONS
 from tests.tiny_models import write_encoder_model
 
 # The child processes run the llamafast under test, not the source folder that they would find in the current folder.
@@ -115,9 +115,9 @@ def test_serve_option_over_environment_over_file(
 
 
 def test_serve_every_option_reaches_a_field(asked: list[Config]) -> None:
-    known = {**Config.model_fields["server"].default.model_dump(), **llamafast.launch.config.ModelConfig.model_fields}
-    options = cli.serve.__annotations__.keys() - {"context", "config", "model", "return", *DISK_CACHE_FIELDS}
-    assert options - known.keys() == set()
+    config = Config.model_validate({"model": {"path": "m"}, "disk_cache": {"path": "p"}})
+    assert cli.serve.__annotations__.keys() - {"context", "config", "return"} == OPTIONS.keys()
+    assert [field for section, field in OPTIONS.values() if not hasattr(getattr(config, section), field)] == []
 
 
 def test_serve_disk_cache_options_make_the_section(asked: list[Config]) -> None:
