@@ -21,7 +21,7 @@ from llamafast.request import FinishReason, RequestOutput, Usage
 from llamafast.server.answers.chat import ChatFormatter
 from llamafast.server.answers.completions import CompletionFormatter
 from llamafast.server.answers.formatter import Formatter, Header, Options
-from llamafast.server.chat.choice import Reading
+from llamafast.server.chat.choice import ReadOptions
 
 NUM_TOKENS = 2_000
 REPEATS = 25
@@ -32,7 +32,7 @@ TOOLS = [Tool("run", parameters={"type": "object", "properties": {"code": {"type
 def chat(**reading: object) -> Formatter:
     tools = TOOLS if reading.get("calls") else None
     parser = registry.by_name("qwen3_xml").parser
-    return ChatFormatter(HEADER, 1, Options(), Reading(lambda: parser("", tools), **reading))
+    return ChatFormatter(HEADER, 1, Options(), ReadOptions(lambda: parser("", tools), **reading))
 
 
 CASES: dict[str, Callable[[], Formatter]] = {

@@ -157,5 +157,6 @@ class DiskPrefixes:
 
 
 def _place(sequence: Sequence) -> int:
-    boundaries = sequence.state.request.boundaries
-    return boundaries[-1] if boundaries else sequence.num_prompt - 1
+    """The number of prompt tokens to store."""
+    places = sequence.state.request.places
+    return sequence.num_prompt - 1 if places is None else places.end

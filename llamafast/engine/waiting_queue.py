@@ -93,7 +93,9 @@ class WaitingQueue(deque[Sequence]):
         is_first = not sequence.state.scheduled_s
         reason = MissReason(cache.miss_reason(sequence.token_ids, salt, match.length)) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
-        cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries)
+        places = sequence.state.request.places
+        forks, end = ((), None) if places is None else (places.forks, places.end)
+        cache.announce(sequence.slot, sequence.token_ids, forks, end)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT

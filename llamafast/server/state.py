@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import orjson
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from starlette.types import Receive
 
 from llamafast import caps
 from llamafast._json_shape import shape_of
@@ -209,11 +210,14 @@ class ServerState:
             best_of=best_of,
         )
 
-    async def resolve_breakers(self, request: Request, params: SamplingParams) -> None:
-        """Look for DRY's breakers in the vocabulary, so that the engine finds the result in their cache."""
+    async def resolve_breakers(self, receive: Receive, params: SamplingParams) -> None:
+        """Look for DRY's breakers in the vocabulary, so that the engine finds the result in their cache.
+
+        receive: tells when the client leaves. Raises as Preparation.run does.
+        """
         if params.dry_multiplier:
             work = partial(dry_breakers, self.engine.tokenizer, params.dry_sequence_breakers)
-            await self.preparation.run(request.receive, 0, work)
+            await self.preparation.run(receive, 0, work)
 
     def check_model(self, name: str | None) -> None:
         """None means the served model. Raises NotFoundError for any other name."""

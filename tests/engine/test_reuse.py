@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llamafast.engine.engine import EngineConfig
-from llamafast.request import MissReason
+from llamafast.request import MissReason, PromptPlaces
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request, scripted
 
 KINDS = [("attention", True), ("swa", True), ("hybrid", True), ("recurrent", True)]
@@ -21,9 +21,9 @@ def open_engine(kind, draw=None, **settings):
 
 
 def bounded(request_id, parts, **params):
-    """A request for the text of all parts, with boundaries between them."""
-    boundaries = tuple(len(encode("".join(parts[: i + 1]))) for i in range(len(parts) - 1))
-    return replace(make_request(request_id, "".join(parts), **params), boundaries=boundaries)
+    """A request for the text of all parts, with places between them."""
+    ends = tuple(len(encode("".join(parts[: i + 1]))) for i in range(len(parts) - 1))
+    return replace(make_request(request_id, "".join(parts), **params), places=PromptPlaces.of(ends))
 
 
 def computed_by(engine, *requests) -> int:

@@ -12,7 +12,7 @@ from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 from llamafast.server.answers.chat import ChatFormatter
 from llamafast.server.answers.completions import CompletionFormatter, Echo
 from llamafast.server.answers.formatter import Header, Options, json_list
-from llamafast.server.chat.choice import Reading
+from llamafast.server.chat.choice import ReadOptions
 
 HEADER = Header("id-1", 5, 'mo"del', "fp_1")
 TEXT = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from('😀👩\u200d👩\u200d👧é"\\\n\r\x00\u2028data: ')))
@@ -41,7 +41,7 @@ def deliveries(draw, with_logprobs: bool):
 
 
 def chat(**options) -> ChatFormatter:
-    return ChatFormatter(HEADER, NUM_CHOICES, Options(**options), Reading(lambda: Qwen3Xml().parser("", None)))
+    return ChatFormatter(HEADER, NUM_CHOICES, Options(**options), ReadOptions(lambda: Qwen3Xml().parser("", None)))
 
 
 def completion(echo=(), **options) -> CompletionFormatter:
@@ -114,7 +114,9 @@ def thoughts(draw):
 @settings(deadline=None, max_examples=100)
 def test_chat_stream_with_reasoning_equals_whole_answer(outputs):
     def formatter() -> ChatFormatter:
-        return ChatFormatter(HEADER, 1, Options(num_logprobs=0), Reading(lambda: Qwen3Xml().parser("<think>", None)))
+        return ChatFormatter(
+            HEADER, 1, Options(num_logprobs=0), ReadOptions(lambda: Qwen3Xml().parser("<think>", None))
+        )
 
     chunks = [chunk["choices"][0] for chunk in streamed(formatter(), outputs)]
     (choice,) = whole(formatter(), outputs)["choices"]

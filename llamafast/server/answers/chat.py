@@ -9,7 +9,7 @@ import orjson
 from llamafast.chat.events import CallArguments, CallStart, Content, Event, ParsedMessage, Reasoning
 from llamafast.request import RequestOutput, TokenLogprob
 from llamafast.server.answers.formatter import Formatter, Header, JsonObject, Options, finite, json_list
-from llamafast.server.chat.choice import ChoiceReader, Reading
+from llamafast.server.chat.choice import ChoiceReader, ReadOptions
 
 
 class ChatFormatter(Formatter):
@@ -25,18 +25,18 @@ class ChatFormatter(Formatter):
     text_close = b"}"
     last_payload = b'"delta":{}'
 
-    def __init__(self, header: Header, num_choices: int, options: Options, reading: Reading) -> None:
+    def __init__(self, header: Header, num_choices: int, options: Options, read_options: ReadOptions) -> None:
         super().__init__(header, num_choices, options)
-        self._reading = reading
+        self._read_options = read_options
         self._wants_logprobs = options.num_logprobs is not None
-        self._readers = [ChoiceReader(reading) for _ in range(num_choices)]
+        self._readers = [ChoiceReader(read_options) for _ in range(num_choices)]
         self._events: list[list[Event]] = [[] for _ in range(num_choices)]
         self._logprobs = [_ContentLogprobs() for _ in range(num_choices)]
         self._has_content = [False] * num_choices
 
     def first_payload(self, index: int) -> bytes:
         """The role chunk. Its content is null, as that of the whole message may be, where calls may take its place."""
-        return b'"delta":{"role":"assistant","content":%b}' % (b"null" if self._reading.calls else b'""')
+        return b'"delta":{"role":"assistant","content":%b}' % (b"null" if self._read_options.calls else b'""')
 
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
         """One object per token, each with its alternatives."""
@@ -64,7 +64,7 @@ class ChatFormatter(Formatter):
             return chunks
         rest = self._logprobs[index].rest(self._readers[index].num_chars)
         # Without calls the content of a message is a text, if an empty one.
-        lacks_content = self._reading.calls and not (self._has_content[index] or self._readers[index].num_calls)
+        lacks_content = self._read_options.calls and not (self._has_content[index] or self._readers[index].num_calls)
         if rest or lacks_content:
             chunks.append(self._content("", rest))
         return chunks
@@ -88,9 +88,9 @@ class ChatFormatter(Formatter):
         parsed = ParsedMessage.of(self._events[index])
         content = None if parsed.calls and not parsed.content else parsed.content
         message: JsonObject = {"role": "assistant", "content": content, "refusal": None}
-        if parsed.reasoning and self._reading.shows_reasoning:
+        if parsed.reasoning and self._read_options.shows_reasoning:
             message["reasoning_content"] = message["reasoning"] = parsed.reasoning
-        if parsed.calls and self._reading.is_legacy:
+        if parsed.calls and self._read_options.is_legacy:
             message["function_call"] = {"name": parsed.calls[0].name, "arguments": parsed.calls[0].arguments}
         elif parsed.calls:
             message["tool_calls"] = [
@@ -135,19 +135,19 @@ class ChatFormatter(Formatter):
     def _payload(self, event: Event) -> bytes:
         """What an event beside content shows; empty for nothing."""
         if isinstance(event, Reasoning):
-            if not self._reading.shows_reasoning:
+            if not self._read_options.shows_reasoning:
                 return b""
             text = orjson.dumps(event.text)
             return b'"delta":{"reasoning_content":%b,"reasoning":%b}' % (text, text)
         if isinstance(event, CallStart):
             function = b'{"name":%b,"arguments":""}' % orjson.dumps(event.name)
-            if self._reading.is_legacy:
+            if self._read_options.is_legacy:
                 return b'"delta":{"function_call":%b}' % function
             head = b'"index":%d,"id":%b,"type":"function"' % (event.index, orjson.dumps(event.call_id))
             return b'"delta":{"tool_calls":[{%b,"function":%b}]}' % (head, function)
         if isinstance(event, CallArguments):
             function = b'{"arguments":%b}' % orjson.dumps(event.fragment)
-            if self._reading.is_legacy:
+            if self._read_options.is_legacy:
                 return b'"delta":{"function_call":%b}' % function
             return b'"delta":{"tool_calls":[{"index":%d,"function":%b}]}' % (event.index, function)
         return b""

@@ -17,14 +17,13 @@ from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
 from llamafast.server.answers.completions import CompletionFormatter, Echo
 from llamafast.server.answers.formatter import Header
-from llamafast.server.chat.prompt import check_fits
-from llamafast.server.constraint import compile_constraint
+from llamafast.server.constraint import OutputConstraint, compile_constraint
 from llamafast.server.delivery import EventStream, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
+from llamafast.server.receiving.prompt_size import check_fits
 from llamafast.server.schemas.completions import CompletionBody
-from llamafast.server.schemas.structured import Constraint
 from llamafast.server.state import ServerState
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
@@ -41,7 +40,7 @@ def completions_router(state: ServerState) -> APIRouter:
         """Continue one prompt or several."""
         ready = await state.prepare(request, CompletionBody, lambda body: _ready(state, body))
         body, prompts, token_ids, constraint = ready.body, ready.prompts, ready.token_ids, ready.constraint
-        await state.resolve_breakers(request, ready.params)
+        await state.resolve_breakers(request.receive, ready.params)
         work = compile_constraint(state.engine, constraint)
         compiled = await (work if constraint is None else while_connected(request.receive, work))
         params = replace(ready.params, structured=compiled.structured)
@@ -59,7 +58,7 @@ def completions_router(state: ServerState) -> APIRouter:
         ]
         outputs = await state.submit(requests, params.n, body.param_names)
         num_tokens = sum(map(len, token_ids))
-        options = body.options(body.logprobs, num_tokens, constraint)
+        options = body.options(body.logprobs, num_tokens, None if constraint is None else constraint.param)
         echo: Sequence[Echo] = ()
         if body.echo:
             make = partial(_echoes, state, body, prompts, token_ids)
@@ -79,7 +78,7 @@ class _Ready:
 
     body: CompletionBody
     prompts: list[str | list[int]]
-    constraint: Constraint | None
+    constraint: OutputConstraint | None
     params: SamplingParams
     token_ids: list[array[int]]
     stops: StopMatcher
