@@ -102,10 +102,10 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
 
 
 def _warnings(state: ServerState, request: ChatRequest, constraint: CompiledConstraint) -> tuple[str, ...]:
-    if not request.tools.tools or state.chat_format.reads_calls:
-        return constraint.warnings
-    unread = "tools: calls stay in the content, since this model's format of calls is not known"
-    return (unread, *constraint.warnings)
+    warnings = list(request.warnings)
+    if request.tools.tools and not state.chat_format.reads_calls:
+        warnings.append("tools: calls stay in the content, since this model's format of calls is not known")
+    return (*warnings, *constraint.warnings)
 
 
 def _constraint_param(request: ChatRequest, constraint: CompiledConstraint) -> str | None:

@@ -95,6 +95,7 @@ class ChatRequest:
     skip_special: control tokens of the answer write no text.
     cache: cache and queue settings of the engine's Request.
     names: the client's names of these fields, for errors.
+    warnings: what the client's body asks for and this record leaves out, as texts for the client.
     """
 
     messages: tuple[Message, ...]
@@ -109,6 +110,7 @@ class ChatRequest:
     skip_special: bool = True
     cache: CacheSettings = field(default_factory=CacheSettings)
     names: FieldNames = field(default_factory=FieldNames)
+    warnings: tuple[str, ...] = ()
 
     def variables(self, known: Container[str]) -> dict[str, object]:
         """All variables that the client sets in the template. known: the variables that the template reads.

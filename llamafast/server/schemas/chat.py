@@ -170,7 +170,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     def to_chat_request(self) -> ChatRequest:
         """The conversation that this body asks for. Raises InvalidRequestError."""
-        tools, functions = self.tool_policy(), self.function_names
+        tools, names = self.tool_policy(), self.tool_field_names
         adds_prompt = self.add_generation_prompt
         return ChatRequest(
             messages=tuple(message.as_sent() for message in self.messages),
@@ -184,7 +184,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
             add_special=self.add_special_tokens,
             skip_special=self.skip_special_tokens,
             cache=self.cache_settings,
-            names=replace(functions, fields={**self.param_names, **functions.fields}),
+            names=replace(names, fields={**self.param_names, **names.fields}),
         )
 
 

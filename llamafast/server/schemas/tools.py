@@ -169,7 +169,7 @@ class ToolFields(BaseModel):
         )
 
     @property
-    def function_names(self) -> FieldNames:
+    def tool_field_names(self) -> FieldNames:
         """The client's names of the tools and of the tool choice."""
         if not self.functions:
             return FieldNames()
@@ -177,7 +177,7 @@ class ToolFields(BaseModel):
         return FieldNames({"tool_choice": "function_call"}, functions=paths)
 
     def _function_policy(self) -> ToolPolicy:
-        tools = _distinct(self.functions, self.function_names.functions)
+        tools = _distinct(self.functions, self.tool_field_names.functions)
         _check_bytes(self.functions, "functions")
         choice = self.function_call
         if choice == "none":
