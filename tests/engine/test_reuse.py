@@ -177,3 +177,12 @@ def test_computed_tokens_count_what_a_preemption_repeats():
     Collector().run(engine, *[make_request(str(i), f"{i}234567", max_tokens=40) for i in range(3)])
     assert engine.stats.preemptions > 0
     assert engine.stats.computed_prompt_tokens > 3 * 7
+
+
+@pytest.mark.parametrize(("places", "expected"), [(PromptPlaces(2, (5,), 7), ((2, 5), 7)), (None, ((), None))])
+def test_announced_prompt_has_the_forks_and_the_end_of_its_places(places, expected):
+    engine = open_engine(KINDS[0])
+    announced, announce = [], engine.cache.announce
+    engine.cache.announce = lambda *args: announced.append(args[2:]) or announce(*args)
+    Collector().run(engine, replace(make_request("0", "p" * 10, max_tokens=2), places=places))
+    assert announced == [expected]
