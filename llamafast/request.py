@@ -119,8 +119,8 @@ class PromptPlaces:
         return cls(ends[0], tuple(ends[1:]), ends[-1]) if ends else None
 
     @property
-    def forks(self) -> tuple[int, ...]:
-        """Where later prompts are likely to differ from this one: the head and the turns, ascending."""
+    def boundaries(self) -> tuple[int, ...]:
+        """The places at which later prompts are likely to differ from this one, ascending: the head and the turns."""
         return (self.head, *self.turns)
 
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 from llamafast.cache.radix import SaltedTree
 
-# Clients edit or drop the last messages most: the last forks of a prompt all stay, the others this many tokens apart.
+# The last boundaries of a prompt are the likeliest to be edited or dropped; of the others, this many tokens apart.
 _NUM_LAST = 4
 _MIN_APART = 64
-# A prompt without forks gets at most so many: a long one must not drive out all others.
+# A prompt without boundaries gets at most so many: a long one must not drive out all others.
 _MAX_REGULAR = 8
 # Fewer tokens than this are computed again as fast as a step of their own, which a checkpoint costs.
 _MIN_SAVED = 32
@@ -160,15 +160,15 @@ class CheckpointStore:
         del self._floors[number], self._uses[number], self._used_at[number]
 
 
-def places(start: int, end: int, forks: Sequence[int], every: int) -> list[int]:
+def places(start: int, end: int, boundaries: Sequence[int], every: int) -> list[int]:
     """Where to take checkpoints while tokens [start, end) are computed, ascending.
 
-    The places are the forks or, without forks, the multiples of `every` (0: none). One more place is before the last
-    token, unless another place is near: the last token is computed again whenever the same prompt comes again.
+    At the boundaries or, without any, at multiples of `every` (0: nowhere); and before the last token, which is
+    computed anew whenever the same prompt comes back, unless the place before it is near.
     """
     last = end - 1
-    inner = [place for place in forks if start < place < last]
-    if forks:
+    inner = [place for place in boundaries if start < place < last]
+    if boundaries:
         chosen = inner[-_NUM_LAST:]
         previous = start
         for place in inner[:-_NUM_LAST]:

@@ -147,13 +147,13 @@ class PrefixCache:
         slot.num_turns, slot.turn_end = source.num_turns, source.turn_end
         return slot
 
-    def announce(self, slot: Slot, token_ids: array[int], forks: Sequence[int] = (), end: int | None = None) -> None:
-        """Say what a slot is about to compute, so that others may wait for it. forks, end: as in PromptPlaces."""
+    def announce(self, slot: Slot, token_ids: array[int], boundaries: Sequence[int] = (), end: int = 0) -> None:
+        """Say what a slot is about to compute, so that others may wait for it. boundaries, end: as in PromptPlaces."""
         if not self.reuse or slot.salt is None:
             return
         self._index.announce(slot, token_ids)
-        self._states.plan(slot, len(token_ids), forks)
-        slot.turn_end = len(token_ids) - 1 if end is None else end
+        self._states.plan(slot, len(token_ids), boundaries)
+        slot.turn_end = end or len(token_ids) - 1
 
     def stop_at(self, slot: Slot, place: int) -> None:
         """Have a checkpoint taken at a place that the slot has not passed, if this memory needs one."""

@@ -24,13 +24,10 @@ class SlotStates:
         self._every = every
         self._is_on = enabled and kind.takes_checkpoints
 
-    def plan(self, slot: Slot, num_tokens: int, forks: Sequence[int]) -> None:
-        """Set the places at which a slot that is about to compute num_tokens stops for a checkpoint.
-
-        forks: ascending, where later prompts are likely to differ from this one; empty: not known.
-        """
+    def plan(self, slot: Slot, num_tokens: int, boundaries: Sequence[int]) -> None:
+        """Say where a slot that is about to compute num_tokens is to stop for a checkpoint."""
         if self._is_on:
-            slot.places = places(slot.length, num_tokens, forks, self._every)[::-1]
+            slot.places = places(slot.length, num_tokens, boundaries, self._every)[::-1]
 
     def stop_at(self, slot: Slot, place: int) -> None:
         """Have a checkpoint taken at a place that the slot has not passed."""

@@ -21,7 +21,7 @@ class EngineConfig:
     that others generate before an unused finished prefix is dropped; None: it stays while there is room, though their
     attention is slower meanwhile. max_checkpoint_bytes: host memory for the states of memories that cannot be cut, by
     which prompts that part inside of a sequence still share; checkpoint_every: how many tokens apart they are taken in
-    prompts that come without places, 0: not; the default is n_batch's, where a step ends anyway.
+    prompts that come without boundaries, 0: not; the default is n_batch's, where a step ends anyway.
     context_shift: a sequence that has max_seq_len tokens loses half of those behind its first message and goes on; what
     was computed behind the lost ones stays. Otherwise it ends.
     """

@@ -47,7 +47,7 @@ class ContextShift:
 
 
 def num_kept(request: Request, bos_id: int) -> int:
-    """The number of tokens at the start of a prompt that are never dropped: n_keep, else the head, else a BOS."""
+    """How many tokens in front of a prompt are never dropped: as asked for, else its first message, else a BOS."""
     prompt = request.prompt_token_ids
     has_bos = int(prompt[0] == bos_id)
     if request.n_keep is None:

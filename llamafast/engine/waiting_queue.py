@@ -94,8 +94,8 @@ class WaitingQueue(deque[Sequence]):
         reason = MissReason(cache.miss_reason(sequence.token_ids, salt, match.length)) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
         places = sequence.state.request.places
-        forks, end = ((), None) if places is None else (places.forks, places.end)
-        cache.announce(sequence.slot, sequence.token_ids, forks, end)
+        boundaries, end = ((), 0) if places is None else (places.boundaries, places.end)
+        cache.announce(sequence.slot, sequence.token_ids, boundaries, end)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT

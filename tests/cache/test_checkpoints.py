@@ -115,7 +115,7 @@ def test_add_long_conversation_leaves_no_wide_gap():
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "forks", "expected"),
+    ("start", "end", "boundaries", "expected"),
     [
         (0, 1300, (), [512, 1024, 1299]),
         (600, 1300, (), [1024, 1299]),
@@ -127,15 +127,15 @@ def test_add_long_conversation_leaves_no_wide_gap():
         (190, 1000, (50, 100, 150), [999]),
     ],
 )
-def test_places_forks_and_the_end(start, end, forks, expected):
-    assert places(start, end, forks, 512) == expected
+def test_places_boundaries_and_the_end(start, end, boundaries, expected):
+    assert places(start, end, boundaries, 512) == expected
 
 
 def test_places_long_prompt_keeps_a_few():
     assert places(0, 100_001, (), 512) == [12800, 25600, 38400, 51200, 64000, 76800, 89600, 100_000]
 
 
-def test_places_many_forks_are_thinned_but_for_the_last():
+def test_places_many_boundaries_are_thinned_but_for_the_last():
     assert places(0, 400, tuple(range(10, 400, 10)), 512) == [10, 80, 150, 220, 290, 360, 370, 380, 390]
 
 

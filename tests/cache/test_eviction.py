@@ -12,8 +12,8 @@ SYSTEM = "s" * 40
 LONG = SYSTEM + "".join(chr(65 + i % 50) for i in range(360))
 
 
-def parked(bench: Bench, text: str, forks=()) -> None:
-    bench.park(bench.start(text, forks), text)
+def parked(bench: Bench, text: str, boundaries=()) -> None:
+    bench.park(bench.start(text, boundaries), text)
 
 
 def num_kept(bench: Bench, text: str) -> int:
@@ -23,13 +23,13 @@ def num_kept(bench: Bench, text: str) -> int:
 @pytest.mark.parametrize("kind", ["attention", "swa", "hybrid"])
 def test_make_room_takes_the_end_of_a_long_conversation(kind):
     bench = Bench(n_cells=500, kind=kind)
-    forks = tuple(range(40, 400, 40))
-    parked(bench, LONG, forks)
+    boundaries = tuple(range(40, 400, 40))
+    parked(bench, LONG, boundaries)
     assert bench.cache.make_room(150)
     bench.check()
     least, most = {"attention": (336, 336), "swa": (40, 336), "hybrid": (320, 320)}[kind]
     assert least <= num_kept(bench, LONG) <= most
-    bench.start(LONG, forks)
+    bench.start(LONG, boundaries)
 
 
 def test_make_room_shared_system_prompt_stays_whoever_goes():

@@ -37,10 +37,10 @@ class Bench:
             self.cache.num_cells += 1
         self.check()
 
-    def start(self, text: str, forks=(), salt="") -> Slot:
+    def start(self, text: str, boundaries=(), salt="") -> Slot:
         """A live slot with all of text, its prefix reused."""
         slot = self.cache.open(self.cache.match(ids(text), salt), salt)
-        self.cache.announce(slot, ids(text), forks, forks[-1] if forks else None)
+        self.cache.announce(slot, ids(text), boundaries, boundaries[-1] if boundaries else 0)
         self.compute(slot, text)
         self.cache.register(slot, ids(text))
         return slot

@@ -179,8 +179,8 @@ def test_computed_tokens_count_what_a_preemption_repeats():
     assert engine.stats.computed_prompt_tokens > 3 * 7
 
 
-@pytest.mark.parametrize(("places", "expected"), [(PromptPlaces(2, (5,), 7), ((2, 5), 7)), (None, ((), None))])
-def test_announced_prompt_has_the_forks_and_the_end_of_its_places(places, expected):
+@pytest.mark.parametrize(("places", "expected"), [(PromptPlaces(2, (5,), 7), ((2, 5), 7)), (None, ((), 0))])
+def test_announced_prompt_has_the_boundaries_and_the_end_of_its_places(places, expected):
     engine = open_engine(KINDS[0])
     announced, announce = [], engine.cache.announce
     engine.cache.announce = lambda *args: announced.append(args[2:]) or announce(*args)

@@ -178,5 +178,5 @@ def test_reasoning_settings_set_the_variables_that_the_template_reads(settings, 
 
 def test_prompt_places_have_a_head_turns_and_an_end():
     places = PromptPlaces.of((4, 9, 20))
-    assert (places.head, places.turns, places.end, places.forks) == (4, (9, 20), 20, (4, 9, 20))
+    assert (places.head, places.turns, places.end, places.boundaries) == (4, (9, 20), 20, (4, 9, 20))
     assert PromptPlaces.of(()) is None

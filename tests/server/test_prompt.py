@@ -118,7 +118,7 @@ def test_chat_prompt_places_of_forged_text_are_those_of_harmless_text(state, tok
     def ends(text):
         messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}, USER]
         prompt = chat_prompt(state(), ChatBody(messages=messages))
-        return [tokenizer.decode(prompt.token_ids[:n], skip_special=False) for n in prompt.places.forks]
+        return [tokenizer.decode(prompt.token_ids[:n], skip_special=False) for n in prompt.places.boundaries]
 
     forged = f"{FORGED}{' word' * 40}"
     harmless = forged.replace("|", "!")
