@@ -1,4 +1,4 @@
-"""The chat template and the format of answers that a configuration asks for, or else the model file's own."""
+"""The chat template and the chat format of a model: those of the configuration, else those of the model file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ UNKNOWN_CALLS = (
 
 
 def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
-    """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
+    """The template of the configuration, else the one of the model file; None if there is neither.
 
-    Raises ConfigError if it cannot be read, does not compile, or computes without an end.
+    gguf_source: the template of the model file. tokenizer: knows the texts of BOS and EOS; None: both are empty. Raises
+    ConfigError if the template cannot be read, does not compile, or computes for too long.
     """
     source = model.chat_template or _read(model.chat_template_file) or gguf_source
     if source is None:
@@ -38,7 +39,7 @@ def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokeni
 
 
 def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
-    """How answers are taken apart: by the configuration, else as the template writes them. Raises ConfigError."""
+    """The format of the configuration, else the one that the template writes. Raises ConfigError."""
     detected = detect("" if template is None else template.source)
     if model.response_schema is not None:
         try:
@@ -54,12 +55,12 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
 
 
 def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
-    """Whether the model is shown tools, and calls of them would stay in the content, since their format is unknown."""
+    """Whether the template shows tools but the format of the calls is unknown, so that they stay in the content."""
     return template is not None and not answers.reads_calls and "tools" in template.traits.variables
 
 
 def _check_cost(template: ChatTemplate) -> None:
-    """Raises TemplateCostError if even a short question costs too much; it may be refused for another reason."""
+    """Raise TemplateCostError if even a short question costs too much. Other refusals do not count."""
     try:
         template.render([{"role": "user", "content": "Hi"}])
     except TemplateCostError:

@@ -75,6 +75,7 @@ def _unicode(value: str) -> str:
 
 
 Text: TypeAlias = Annotated[str, AfterValidator(_unicode)]
+Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
 Int32: TypeAlias = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -169,6 +170,8 @@ class ModelConfig(FileConfig):
     """Which model, and how llama.cpp runs it. None leaves the choice to llama.cpp or to llamafast."""
 
     alias: Text | None = None
+    # Further names; `*` matches any text.
+    aliases: tuple[Name, ...] = ()
     # Without either: the model file's template.
     chat_template: Annotated[str | None, BeforeValidator(_joined)] = None
     chat_template_file: str | None = None

@@ -18,8 +18,9 @@ from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.errors import InvalidRequestError
 from llamafast.launch.conversations import CONVERSATIONS, TOOLS, Conversation
+from llamafast.server.model_names import ModelNames
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.state import ServerSettings, ServerState
+from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 from tests.chat.collection import PATHS, SDIST, SPECIAL
 from tests.server.prompts import chat_prompt
@@ -220,7 +221,9 @@ FAMILIES = {
 def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> list[str]:
     """The conversations of whose prompts the tokens are not those of the whole text, control tokens parsed."""
     template = template_of(path)
-    state = ServerState(SimpleNamespace(tokenizer=tokenizer, max_seq_len=100_000), ServerSettings("tiny", template))
+    state = ServedModel.new(
+        SimpleNamespace(tokenizer=tokenizer, max_seq_len=100_000), ModelNames("tiny"), chat_template=template
+    )
     different = []
     for each in CONVERSATIONS:
         messages = harmless(each, ending)
@@ -257,7 +260,9 @@ def test_template_prompts_have_the_tokens_of_their_text(path: Path, vocabulary: 
 @EACH
 def test_template_prompts_have_no_token_that_a_client_names(path: Path, vocabulary: Tokenizer) -> None:
     template = template_of(path)
-    state = ServerState(SimpleNamespace(tokenizer=vocabulary, max_seq_len=100_000), ServerSettings("tiny", template))
+    state = ServedModel.new(
+        SimpleNamespace(tokenizer=vocabulary, max_seq_len=100_000), ModelNames("tiny"), chat_template=template
+    )
     written = "".join(template.literals)
     defined = {name for name in vocabulary.defined_texts() if name in written or "|" in name}
     names = sorted(vocabulary.control_texts() | defined)

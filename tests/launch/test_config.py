@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 MODEL: dict[str, JsonValue] = {
     "path": "model.gguf",
     "alias": "name",
+    "aliases": ["other", "gpt-*"],
     "chat_template": ["{{ bos_token }}", "{{ messages[0].content }}"],
     "chat_template_file": None,
     "chat_template_kwargs": {"enable_thinking": False},

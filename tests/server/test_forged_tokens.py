@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from llamafast._core import Model
 from llamafast.chat.prompt.control_texts import ControlTexts, control_like, new_mark
 from llamafast.chat.prompt.template import ChatTemplate
+from llamafast.server.model_names import ModelNames
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.state import ServerSettings, ServerState
+from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 from tests.server.prompts import chat_prompt
 from tests.tiny_models import write_attention_model
@@ -44,7 +45,7 @@ def tokenizer(tmp_path_factory, request) -> Tokenizer:
 
 def prompt(tokenizer, messages, tools=None, source=SOURCE, **body):
     engine = SimpleNamespace(tokenizer=tokenizer, max_seq_len=100_000)
-    state = ServerState(engine, ServerSettings("tiny", ChatTemplate(source, bos_token="", eos_token="")))
+    state = ServedModel.new(engine, ModelNames("tiny"), chat_template=ChatTemplate(source, bos_token="", eos_token=""))
     return chat_prompt(state, ChatBody(messages=messages, add_special_tokens=False, **body), tools)
 
 

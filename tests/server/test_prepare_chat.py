@@ -20,7 +20,8 @@ from llamafast.server.chat.prompt import chat_prompt
 from llamafast.server.chat.request import ChatRequest, ReasoningSettings, ToolPolicy
 from llamafast.server.constraint import OutputConstraint
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.state import ServerState
+from llamafast.server.served_model import ServedModel
+from llamafast.server.state import ServerSettings, ServerState
 
 from .conftest import FakeGrammar
 
@@ -41,8 +42,8 @@ def chat(*messages, **fields) -> ChatRequest:
 
 
 @pytest.fixture
-def state(server) -> ServerState:
-    return ServerState(server.engine, server.settings)
+def served(server) -> ServedModel:
+    return server.model
 
 
 async def never() -> dict:
@@ -50,8 +51,9 @@ async def never() -> dict:
     return {}
 
 
-def prepared(state, request) -> PreparedChat:
-    return asyncio.run(prepare_chat(state, draft_chat(state, request), "chat-1", never))
+def prepared(served, request) -> PreparedChat:
+    state = ServerState([served], ServerSettings())
+    return asyncio.run(prepare_chat(state, draft_chat(served, request), "chat-1", never))
 
 
 @pytest.mark.parametrize(
@@ -69,26 +71,26 @@ def prepared(state, request) -> PreparedChat:
     ],
     ids=str,
 )
-def test_chat_prompt_is_what_the_route_gives_the_engine(server, state, fields):
+def test_chat_prompt_is_what_the_route_gives_the_engine(server, served, fields):
     body = {"messages": [USER], **fields}
     assert server.post("/v1/chat/completions", body).status_code == 200
-    prompt = chat_prompt(state, ChatBody.model_validate(body).to_chat_request())
+    prompt = chat_prompt(served, ChatBody.model_validate(body).to_chat_request())
     (request,) = server.engine.requests
     assert (prompt.token_ids, prompt.places) == (request.prompt_token_ids, request.places)
     first, second = server.template.calls
     assert first == second
 
 
-def test_chat_prompt_text_is_the_text_of_its_tokens(server, state):
-    prompt = chat_prompt(state, chat(USER, {"role": "assistant", "content": "<think>So"}, continue_final_message=True,
+def test_chat_prompt_text_is_the_text_of_its_tokens(server, served):
+    prompt = chat_prompt(served, chat(USER, {"role": "assistant", "content": "<think>So"}, continue_final_message=True,
                                      add_generation_prompt=False))  # fmt: skip
     assert server.engine.tokenizer.decode(prompt.token_ids) == prompt.text
     assert prompt.answer_context == prompt.text + "<think>"
 
 
-def test_prepare_chat_of_a_record_without_a_body_fills_the_engines_request(server, state):
+def test_prepare_chat_of_a_record_without_a_body_fills_the_engines_request(server, served):
     request = chat(LONG, cache={"cache_salt": "a", "priority": 2, "n_keep": 3}, skip_special=False)
-    ready = prepared(state, replace(request, reasoning=ReasoningSettings(budget=7)))
+    ready = prepared(served, replace(request, reasoning=ReasoningSettings(budget=7)))
     given = ready.engine_request
     assert (given.request_id, given.prompt_token_ids, given.places) == (
         "chat-1", ready.prompt.token_ids, ready.prompt.places
@@ -99,24 +101,24 @@ def test_prepare_chat_of_a_record_without_a_body_fills_the_engines_request(serve
 
 
 def test_draft_chat_takes_the_models_sampling_defaults(make_server):
-    server = make_server(sampling_defaults={"top_k": 5})
-    assert draft_chat(ServerState(server.engine, server.settings), chat()).params.top_k == 5
+    server = make_server(sampling={"top_k": 5})
+    assert draft_chat(server.model, chat()).params.top_k == 5
 
 
-def test_prepare_chat_reads_the_answer_as_the_record_says(state):
+def test_prepare_chat_reads_the_answer_as_the_record_says(served):
     request = replace(
         chat(tools=replace(TOOLS, is_parallel=False), reasoning=ReasoningSettings(is_shown=False)),
         sampling=lambda tokenizer, defaults: SamplingParams(stop=("END",), include_stop=True, min_tokens=2),
     )
-    options = prepared(state, request).read_options
+    options = prepared(served, request).read_options
     assert (options.stops, options.include_stop, options.min_tokens) == (("END",), True, 2)
     assert (options.calls, options.is_parallel, options.shows_reasoning) == (True, False, False)
 
 
-def test_prepare_chat_collects_the_warnings_of_all_stages(server, state):
+def test_prepare_chat_collects_the_warnings_of_all_stages(server, served):
     server.engine.grammar = FakeGrammar(("format",))
     constraint = OutputConstraint("text.format", StructuredOutput(StructuredKind.JSON_SCHEMA, "{}"))
-    ready = prepared(state, chat(constraint=constraint, warnings=("tools[0]: this kind of tool is left out",)))
+    ready = prepared(served, chat(constraint=constraint, warnings=("tools[0]: this kind of tool is left out",)))
     assert ready.warnings == ("tools[0]: this kind of tool is left out", "text.format: not enforced: format")
     assert ready.constraint_param == "text.format"
 
@@ -127,24 +129,24 @@ def refuse(messages, /, **kwargs):
     return "text"
 
 
-def test_chat_prompt_that_the_template_refuses_names_the_clients_message(server, state):
+def test_chat_prompt_that_the_template_refuses_names_the_clients_message(server, served):
     server.template.render = refuse
     with pytest.raises(InvalidRequestError, match=r"^input\[0\]: the chat template refuses") as caught:
-        chat_prompt(state, chat(USER, {"role": "user", "content": "bad"}, names=NAMES))
+        chat_prompt(served, chat(USER, {"role": "user", "content": "bad"}, names=NAMES))
     assert caught.value.param == "input[0]"
 
 
-def test_chat_prompt_that_is_too_long_names_the_clients_field(state):
+def test_chat_prompt_that_is_too_long_names_the_clients_field(served):
     with pytest.raises(ContextLengthError, match=r"^input has at least") as caught:
-        chat_prompt(state, chat({"role": "user", "content": "x" * 9999}, names=NAMES))
+        chat_prompt(served, chat({"role": "user", "content": "x" * 9999}, names=NAMES))
     assert caught.value.param == "input"
 
 
-def test_prepare_chat_of_a_tool_that_cannot_be_enforced_names_the_clients_schema(server, state):
+def test_prepare_chat_of_a_tool_that_cannot_be_enforced_names_the_clients_schema(server, served):
     server.engine.grammar = GrammarError("no such keyword", param="tools[0].function.parameters")
     request = chat(tools=replace(TOOLS, is_required=True), names=NAMES)
     with pytest.raises(GrammarError, match=r"^tools\[3\].input_schema: no such keyword") as caught:
-        prepared(state, request)
+        prepared(served, request)
     assert caught.value.param == "tools[3].input_schema"
 
 
@@ -152,11 +154,10 @@ def test_prepare_chat_with_a_budget_of_a_model_without_reasoning_names_the_clien
     class WithoutReasoning(Qwen3Xml):
         reasoning = None
 
-    server = make_server(chat_format=WithoutReasoning())
-    state = ServerState(server.engine, server.settings)
+    served = make_server(chat_format=WithoutReasoning()).model
     request = chat(reasoning=ReasoningSettings(budget=5), names=NAMES)
     with pytest.raises(InvalidRequestError, match=r"'thinking.budget_tokens'") as caught:
-        prepared(state, request)
+        prepared(served, request)
     assert caught.value.param == "thinking.budget_tokens"
 
 

@@ -15,7 +15,7 @@ from llamafast.request import ReasoningBudget
 from llamafast.server.chat.prompt import ChatPrompt
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.constraint import CompiledConstraint, OutputConstraint, compile_constraint, compile_output
-from llamafast.server.state import ServerState
+from llamafast.server.served_model import ServedModel
 
 
 def is_constrained(request: ChatRequest) -> bool:
@@ -23,7 +23,7 @@ def is_constrained(request: ChatRequest) -> bool:
     return request.constraint is not None or request.tools.is_enforced
 
 
-async def compile_answer(state: ServerState, request: ChatRequest, prompt: ChatPrompt) -> CompiledConstraint:
+async def compile_answer(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> CompiledConstraint:
     """Compile what the answer is held to: calls, if the tool policy is enforced, or else the constraint on its text.
 
     With tools and a constraint, the answer is calls or the constraint's JSON.
@@ -34,64 +34,64 @@ async def compile_answer(state: ServerState, request: ChatRequest, prompt: ChatP
         return CompiledConstraint()
     with request.names.in_errors():
         if constraint is not None and not (tools.is_enforced or tools.tools):
-            return await _compile_text(state, constraint, prompt)
+            return await _compile_text(served, constraint, prompt)
         answer = None
         if constraint is not None and not tools.is_required:
             answer = _answer(constraint)
             if answer is None or answer.schema is None:
                 raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
         rules = CallRules(tools.is_required, tools.is_parallel, tools.allowed, answer)
-        return await _compile_calls(state, tools.tools, prompt, rules)
+        return await _compile_calls(served, tools.tools, prompt, rules)
 
 
-def reasoning_budget(state: ServerState, request: ChatRequest, prompt: ChatPrompt) -> ReasoningBudget | None:
+def reasoning_budget(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> ReasoningBudget | None:
     """The limit on the reasoning: the request's or else the operator's. None: no limit. Raises InvalidRequestError."""
-    budget, settings, tags = request.reasoning.budget, state.settings, prompt.tags
+    budget, defaults, tags = request.reasoning.budget, served.defaults, prompt.tags
     if tags is None and budget is not None and budget >= 0:
         name = request.names.of("thinking_budget")
         raise InvalidRequestError(f"'{name}': this model writes no reasoning that could be limited", param=name)
-    limit = settings.reasoning_budget if budget is None else budget
+    limit = defaults.reasoning_budget if budget is None else budget
     if tags is None or limit is None or limit < 0:
         return None
-    closing = settings.reasoning_budget_message
+    closing = defaults.reasoning_budget_message
     closing = closing if tags.close in closing else f"{closing}{tags.close}\n\n"
-    return ReasoningBudget(limit, prompt.is_reasoning, tags.close, _token_ids(state, closing), tags.open)
+    return ReasoningBudget(limit, prompt.is_reasoning, tags.close, _token_ids(served, closing), tags.open)
 
 
-async def _compile_text(state: ServerState, constraint: OutputConstraint, prompt: ChatPrompt) -> CompiledConstraint:
+async def _compile_text(served: ServedModel, constraint: OutputConstraint, prompt: ChatPrompt) -> CompiledConstraint:
     """Compile a constraint on the content of an answer without tools.
 
     The constraint begins after the reasoning, and after what the chat format writes before the content.
     """
-    tags, chat_format = prompt.tags, state.chat_format
-    close = () if tags is None or not prompt.is_reasoning else _token_ids(state, tags.close)
+    tags, chat_format = prompt.tags, served.chat_format
+    close = () if tags is None or not prompt.is_reasoning else _token_ids(served, tags.close)
     may_open = prompt.may_reason and not prompt.is_reasoning
     has_head = not prompt.is_continued and (chat_format.is_framed or may_open)
     # The model can write a closing tag of several tokens in several ways.
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await _compile_calls(state, (), prompt, CallRules(answer=answer))
+            return await _compile_calls(served, (), prompt, CallRules(answer=answer))
         if chat_format.is_framed or len(close) > 1:
             raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
-    return await compile_constraint(state.engine, constraint, start_after=close)
+    return await compile_constraint(served.engine, constraint, start_after=close)
 
 
 async def _compile_calls(
-    state: ServerState, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallRules
+    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallRules
 ) -> CompiledConstraint:
     """Compile an answer in the syntax of the chat format: calls of these tools, or the answer of the rules."""
     # A large schema takes longer than other requests should wait.
     text = await asyncio.to_thread(
-        state.chat_format.grammar, prompt.answer_context, tools, rules, may_reason=prompt.may_reason
+        served.chat_format.grammar, prompt.answer_context, tools, rules, may_reason=prompt.may_reason
     )
     param = rules.answer.param if rules.answer is not None and not tools else "tools"
-    return await compile_output(state.engine, StructuredOutput(StructuredKind.LARK, text), param)
+    return await compile_output(served.engine, StructuredOutput(StructuredKind.LARK, text), param)
 
 
-def _token_ids(state: ServerState, text: str) -> tuple[int, ...]:
+def _token_ids(served: ServedModel, text: str) -> tuple[int, ...]:
     """The tokens of a text of ours, its control tokens parsed."""
-    return tuple(state.engine.tokenizer.encode(text, add_special=False, parse_special=True))
+    return tuple(served.engine.tokenizer.encode(text, add_special=False, parse_special=True))
 
 
 def _unsupported(constraint: OutputConstraint, why: str) -> InvalidRequestError:

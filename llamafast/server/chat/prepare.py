@@ -20,6 +20,7 @@ from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.constraint import CompiledConstraint
 from llamafast.server.receiving.leaving import while_connected
+from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
 from llamafast.tokenizer import StopMatcher
 
@@ -28,12 +29,14 @@ from llamafast.tokenizer import StopMatcher
 class ChatDraft:
     """A chat without its compiled constraint.
 
+    served: the model.
     request: what the client asks.
     params: the sampling settings, without the constraint and the limit on the reasoning.
     prompt: the conversation in text and tokens.
     stops: keeps the automaton of the stop strings in its cache until the answer takes it.
     """
 
+    served: ServedModel
     request: ChatRequest
     params: SamplingParams
     prompt: ChatPrompt
@@ -60,12 +63,12 @@ class PreparedChat:
     read_options: ReadOptions
 
 
-def draft_chat(state: ServerState, request: ChatRequest) -> ChatDraft:
+def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
     """Find the sampling settings, render the prompt and tokenize it. Raises InvalidRequestError."""
-    tokenizer = state.engine.tokenizer
-    params = request.sampling(tokenizer, state.settings.sampling_defaults)
+    tokenizer = served.engine.tokenizer
+    params = request.sampling(tokenizer, served.defaults.sampling)
     check_sizes(params, tokenizer.n_vocab)
-    return ChatDraft(request, params, chat_prompt(state, request), StopMatcher(params.stop))
+    return ChatDraft(served, request, params, chat_prompt(served, request), StopMatcher(params.stop))
 
 
 async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, receive: Receive) -> PreparedChat:
@@ -75,17 +78,17 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
     receive: tells when the client leaves, as ASGI's receive does. It is called only while a compiler works.
     Raises InvalidRequestError, which names the client's field, CompilerBusyError, ClientDisconnect, ShuttingDownError.
     """
-    request, params, prompt = draft.request, draft.params, draft.prompt
-    await state.resolve_breakers(receive, params)
-    work = compile_answer(state, request, prompt)
+    served, request, params, prompt = draft.served, draft.request, draft.params, draft.prompt
+    await state.resolve_breakers(receive, served, params)
+    work = compile_answer(served, request, prompt)
     constraint = await (while_connected(receive, work) if is_constrained(request) else work)
-    budget = reasoning_budget(state, request, prompt)
+    budget = reasoning_budget(served, request, prompt)
     engine_request = EngineRequest(
         request_id,
         prompt.token_ids,
         replace(params, structured=constraint.structured, reasoning_budget=budget),
         skip_special=request.skip_special,
-        shown_ids=state.marker_ids,
+        shown_ids=served.marker_ids,
         match_stops=False,
         grammar=constraint.grammar,
         places=prompt.places,
@@ -95,15 +98,15 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
         engine_request,
         prompt,
         constraint,
-        _warnings(state, request, constraint),
+        _warnings(served, request, constraint),
         _constraint_param(request, constraint),
-        _read_options(state, draft),
+        _read_options(draft),
     )
 
 
-def _warnings(state: ServerState, request: ChatRequest, constraint: CompiledConstraint) -> tuple[str, ...]:
+def _warnings(served: ServedModel, request: ChatRequest, constraint: CompiledConstraint) -> tuple[str, ...]:
     warnings = list(request.warnings)
-    if request.tools.tools and not state.chat_format.reads_calls:
+    if request.tools.tools and not served.chat_format.reads_calls:
         warnings.append("tools: calls stay in the content, since this model's format of calls is not known")
     return (*warnings, *constraint.warnings)
 
@@ -114,9 +117,9 @@ def _constraint_param(request: ChatRequest, constraint: CompiledConstraint) -> s
     return None if constraint.structured is None else "tools"
 
 
-def _read_options(state: ServerState, draft: ChatDraft) -> ReadOptions:
+def _read_options(draft: ChatDraft) -> ReadOptions:
     request, params, context = draft.request, draft.params, draft.prompt.answer_context
-    chat_format, policy, tools = state.chat_format, request.tools, request.tools.tools or None
+    chat_format, policy, tools = draft.served.chat_format, request.tools, request.tools.tools or None
     return ReadOptions(
         lambda: chat_format.parser(context, tools),
         stops=params.stop,

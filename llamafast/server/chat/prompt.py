@@ -25,7 +25,7 @@ from llamafast.server.chat.refusals import refusal
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.receiving.preparation import checkpoint
 from llamafast.server.receiving.prompt_size import check_fits
-from llamafast.server.state import ServerState
+from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 
 # To find the places in a shorter prompt takes longer than to compute it again.
@@ -103,26 +103,26 @@ def _is_answer(message: Mapping[str, object], name: str) -> bool:
     return name == "content" and message.get("role") == "assistant"
 
 
-def chat_prompt(state: ServerState, request: ChatRequest) -> ChatPrompt:
+def chat_prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
     """Render and tokenize a conversation. Raises InvalidRequestError, which names the client's field."""
     with request.names.in_errors():
-        return _prompt(state, request)
+        return _prompt(served, request)
 
 
-def _prompt(state: ServerState, request: ChatRequest) -> ChatPrompt:
-    template, tokenizer = state.settings.chat_template, state.engine.tokenizer
+def _prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
+    template, tokenizer = served.chat_template, served.engine.tokenizer
     if template is None:
         raise InvalidRequestError("this model has no chat template: use /v1/completions", param="messages")
     conversation = _Conversation(
         template_messages(request.messages, template.traits),
         _tools(template, request.tools.shown),
         request.variables(template.traits.variables),
-        state.settings.chat_template_kwargs,
+        served.defaults.chat_template_kwargs,
     )
     checkpoint()
-    segments = _rendered(template, conversation, state, request)
+    segments = _rendered(template, conversation, served, request)
     text = "".join(segment for segment, _ in segments)
-    check_fits(state.engine, text, "messages")
+    check_fits(served.engine, text, "messages")
     token_ids = array("i", tokenizer.encode_segments(segments, checkpoint))
     if request.add_special and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
         token_ids.insert(0, tokenizer.bos_id)
@@ -135,7 +135,7 @@ def _prompt(state: ServerState, request: ChatRequest) -> ChatPrompt:
         places = PromptPlaces.of(_tokens_before(ends, text, token_ids, tokenizer))
     is_continued = request.continue_final_message
     continued = content_text(conversation.messages[-1]["content"]) if is_continued else None
-    tags = state.chat_format.reasoning_at(text)
+    tags = served.chat_format.reasoning_at(text)
     is_reasoning = leaves_reasoning_open(text, tags, continued)
     # The templates of models that reason show them their earlier reasoning.
     may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
@@ -150,16 +150,16 @@ def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]]) -> Seq
 
 
 def _rendered(
-    template: ChatTemplate, conversation: _Conversation, state: ServerState, request: ChatRequest
+    template: ChatTemplate, conversation: _Conversation, served: ServedModel, request: ChatRequest
 ) -> list[tuple[str, bool]]:
     """The prompt in pieces, each with whether its control tokens are parsed: those that the client wrote are not."""
-    texts = state.control_texts
+    texts = served.control_texts
     client = (conversation.messages, conversation.tools, conversation.variables)
     if not texts.may_be_in(*client):
         return [(_text_of(template, conversation, request), True)]
-    if sum(map(len, strings_in(*client))) > state.engine.max_seq_len:
+    if sum(map(len, strings_in(*client))) > served.engine.max_seq_len:
         # Marks can take many times the memory of the texts that they are put into.
-        check_fits(state.engine, _text_of(template, conversation, request), "messages")
+        check_fits(served.engine, _text_of(template, conversation, request), "messages")
         checkpoint()
     mark = new_mark()
     text = _text_of(template, conversation.marked(texts, mark), request, mark, unmarked=conversation)

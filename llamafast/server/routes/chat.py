@@ -11,24 +11,24 @@ from llamafast.server.constraint import warning_headers
 from llamafast.server.delivery import EventStream, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.chat import ChatBody
+from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
+from llamafast.server.submission import submit
 
 
 def chat_router(state: ServerState) -> APIRouter:
     """The route over `state`."""
     router = APIRouter(tags=["chat"])
 
-    def draft(body: ChatBody) -> tuple[ChatBody, ChatDraft]:
-        return body, draft_chat(state, body.to_chat_request())
-
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=body_docs(ChatBody))
     async def create_chat_completion(request: Request) -> Response:
         """Answer a conversation."""
-        body, drafted = await state.prepare(request, ChatBody, draft)
-        header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
+        body, drafted = await state.prepare(request, ChatBody, _draft)
+        served = drafted.served
+        header = Header.new(ChatFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
         chat = await prepare_chat(state, drafted, header.id, request.receive)
         num_choices, names = drafted.params.n, drafted.request.names.fields
-        outputs = await state.submit([chat.engine_request], num_choices, names)
+        outputs = await submit(served.engine, [chat.engine_request], num_choices, names)
         options = body.options(body.num_logprobs, len(chat.prompt.token_ids), chat.constraint_param)
         formatter = ChatFormatter(header, num_choices, options, chat.read_options)
         headers = warning_headers(chat.warnings)
@@ -37,3 +37,7 @@ def chat_router(state: ServerState) -> APIRouter:
         return await whole_answer(request, outputs, formatter, headers)
 
     return router
+
+
+def _draft(served: ServedModel, body: ChatBody) -> tuple[ChatBody, ChatDraft]:
+    return body, draft_chat(served, body.to_chat_request())
