@@ -12,8 +12,8 @@ from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import GrammarError, InvalidRequestError, LlamaFastError
-from llamafast.grammars.budget import BudgetConstraint
 from llamafast.grammars.constraint import Constraint, CpuAccount
+from llamafast.grammars.reasoning_budget import ReasoningBudgetConstraint
 from llamafast.request import (
     FinishReason,
     MissReason,
@@ -378,7 +378,7 @@ def _constraint(state: RequestState, tokenizer: Tokenizer) -> Constraint | None:
     budget = request.params.reasoning_budget
     if budget is None:
         return grammar
-    return BudgetConstraint(
+    return ReasoningBudgetConstraint(
         grammar,
         budget.max_tokens,
         is_open=budget.is_open,

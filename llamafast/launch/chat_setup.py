@@ -7,7 +7,7 @@ from pathlib import Path
 from llamafast.chat.format import ChatFormat
 from llamafast.chat.formats.registry import by_name, detect
 from llamafast.chat.prompt.template import ChatTemplate, TemplateCostError, TemplateError
-from llamafast.chat.response_schema.schema_format import SchemaFormat
+from llamafast.chat.response_schema.format import ResponseSchemaFormat
 from llamafast.errors import ConfigError
 from llamafast.launch.config import ModelConfig, read_text
 from llamafast.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
     detected = detect("" if template is None else template.source)
     if model.response_schema is not None:
         try:
-            return SchemaFormat(model.response_schema, detected)
+            return ResponseSchemaFormat(model.response_schema, detected)
         except ValueError as error:
             raise ConfigError(f"model.response_schema: {error}") from None
     if model.tool_format is not None:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 import llamafast
-from llamafast.chat.prompt.prompt_end import wrong_switch
+from llamafast.chat.prompt.reasoning_state import invalid_reasoning_switch
 from llamafast.errors import ConfigError
 
 # The value of model.path that stands for the model inside the package.
@@ -257,7 +257,7 @@ class ModelConfig(FileConfig):
 
     @model_validator(mode="after")
     def _switches_are_booleans(self) -> ModelConfig:
-        switch = wrong_switch(self.chat_template_kwargs)
+        switch = invalid_reasoning_switch(self.chat_template_kwargs)
         if switch is not None:
             raise ValueError(f"chat_template_kwargs.{switch} must be true or false")
         return self

@@ -9,7 +9,7 @@ from enum import Enum
 
 from llamafast.chat.format import ChatFormat
 from llamafast.chat.formats.registry import detect
-from llamafast.chat.prompt.control_texts import ControlTexts, control_like
+from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.request import SamplingParams
@@ -155,7 +155,9 @@ def _control_texts(tokenizer: Tokenizer, template: ChatTemplate | None, chat_for
     if template is None:
         return ControlTexts(())
     written = [*template.literals, *chat_format.markers]
-    return ControlTexts(tokenizer.control_texts(), template.literals, control_like(tokenizer.defined_texts(), written))
+    return ControlTexts(
+        tokenizer.control_texts(), template.literals, likely_control_texts(tokenizer.defined_texts(), written)
+    )
 
 
 def _control_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> frozenset[int]:

@@ -14,7 +14,7 @@ from llamafast.errors import CompilerBusyError, GrammarError, ShuttingDownError
 from llamafast.grammars import compiler as grammar
 from llamafast.grammars.compiler import GrammarCompiler
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
-from llamafast.grammars.worker import Job, Prepared
+from llamafast.grammars.worker import Job, TrialResult
 from llamafast.tokenizer import Tokenizer
 from tests.engine.fakes import FakeModel, encode
 from tests.grammars.schemas import SCHEMAS
@@ -120,7 +120,7 @@ def gate(monkeypatch):
 class Gate(threading.Event):
     num_jobs = 0
 
-    def run(self, job: Job) -> Prepared:
+    def run(self, job: Job) -> TrialResult:
         self.num_jobs += 1
         self.wait(60)
         return self.run_inner(job)

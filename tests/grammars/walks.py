@@ -7,15 +7,9 @@ import random
 from collections.abc import Sequence
 
 from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
-from llamafast.chat.enforcing.call_syntax import (
-    CallSyntax,
-    LiteralArguments,
-    Pattern,
-    ReasoningTags,
-    TaggedArguments,
-    json_list,
-)
-from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments, Pattern, TaggedArguments, json_list
+from llamafast.chat.enforcing.output_grammar import CallPolicy
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 from llamafast.grammars.constraint import Program
 from llamafast.grammars.lark import compile_lark
@@ -52,7 +46,7 @@ def walk(
     vocabulary: Vocabulary,
     syntax: CallSyntax | tuple[CallSyntax, ...],
     tools: Sequence[Tool],
-    rules: CallRules,
+    rules: CallPolicy,
     *,
     tags: ReasoningTags | None = THINK,
     prompt: str = "</think>",

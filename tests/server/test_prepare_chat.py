@@ -9,7 +9,7 @@ import pytest
 
 from llamafast.chat.formats.qwen3_xml import Qwen3Xml
 from llamafast.chat.prompt.template import TemplateError
-from llamafast.chat.prompt.turns import OwnText
+from llamafast.chat.prompt.turns import TrustedText
 from llamafast.chat.tools import Tool
 from llamafast.errors import ContextLengthError, GrammarError, InvalidRequestError
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
@@ -174,7 +174,7 @@ def test_prepare_chat_with_a_budget_of_a_model_without_reasoning_names_the_clien
 def test_reasoning_settings_set_the_variables_that_the_template_reads(settings, expected):
     variables = settings.variables({"enable_thinking"})
     assert variables == expected
-    assert type(variables.get("reasoning_effort", OwnText())) is OwnText
+    assert type(variables.get("reasoning_effort", TrustedText())) is TrustedText
 
 
 def test_prompt_places_have_a_head_turns_and_an_end():

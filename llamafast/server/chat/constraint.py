@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from llamafast.chat.enforcing.output_grammar import Answer, CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy, ContentConstraint
 from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError, InvalidRequestError
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
@@ -40,7 +40,7 @@ async def compile_answer(served: ServedModel, request: ChatRequest, prompt: Chat
             answer = _answer(constraint)
             if answer is None or answer.schema is None:
                 raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
-        rules = CallRules(tools.is_required, tools.is_parallel, tools.allowed, answer)
+        rules = CallPolicy(tools.is_required, tools.is_parallel, tools.allowed, answer)
         return await _compile_calls(served, tools.tools, prompt, rules)
 
 
@@ -71,14 +71,14 @@ async def _compile_text(served: ServedModel, constraint: OutputConstraint, promp
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await _compile_calls(served, (), prompt, CallRules(answer=answer))
+            return await _compile_calls(served, (), prompt, CallPolicy(answer=answer))
         if chat_format.is_framed or len(close) > 1:
             raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
     return await compile_constraint(served.engine, constraint, start_after=close)
 
 
 async def _compile_calls(
-    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallRules
+    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallPolicy
 ) -> CompiledConstraint:
     """Compile an answer in the syntax of the chat format: calls of these tools, or the answer of the rules."""
     # A large schema takes longer than other requests should wait.
@@ -98,18 +98,18 @@ def _unsupported(constraint: OutputConstraint, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{constraint.param}' {why}", param=constraint.param, code="unsupported_parameter")
 
 
-def _answer(constraint: OutputConstraint) -> Answer | None:
+def _answer(constraint: OutputConstraint) -> ContentConstraint | None:
     """The constraint as a part of a larger grammar; None if it cannot be one.
 
     Raises GrammarError for a text that is no JSON Schema although the field takes one.
     """
     structured, param = constraint.structured, constraint.param
     if structured.kind is StructuredKind.JSON_OBJECT:
-        return Answer(param, {"type": "object"})
+        return ContentConstraint(param, {"type": "object"})
     if structured.kind is StructuredKind.REGEX:
-        return Answer(param, regex=structured.text)
+        return ContentConstraint(param, regex=structured.text)
     if structured.kind is StructuredKind.CHOICE:
-        return Answer(param, choices=tuple(orjson.loads(structured.text)))
+        return ContentConstraint(param, choices=tuple(orjson.loads(structured.text)))
     if structured.kind is not StructuredKind.JSON_SCHEMA:
         return None
     try:
@@ -118,4 +118,4 @@ def _answer(constraint: OutputConstraint) -> Answer | None:
         raise GrammarError(f"{param}: the schema is not JSON: {exc}", param=param) from exc
     if not isinstance(schema, (dict, bool)):
         raise GrammarError(f"{param}: a schema is an object or a boolean", param=param)
-    return Answer(param, schema, strict=structured.strict)
+    return ContentConstraint(param, schema, strict=structured.strict)

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.prompt.control_texts import ControlTexts, new_mark, strings_in
 from llamafast.chat.prompt.history import content_text, template_messages, template_tools
-from llamafast.chat.prompt.prompt_end import leaves_reasoning_open
+from llamafast.chat.prompt.reasoning_state import leaves_reasoning_open
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
-from llamafast.chat.prompt.tool_documents import with_own_keywords
+from llamafast.chat.prompt.tool_documents import with_trusted_keywords
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.errors import InvalidRequestError
 from llamafast.request import PromptPlaces
 from llamafast.server.chat.refusals import refusal
@@ -90,7 +90,7 @@ class _Conversation:
                      for name, value in message.items()}
                     for message in self.messages
                 ],
-                None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
+                None if self.tools is None else [texts.mark(with_trusted_keywords(tool), mark) for tool in self.tools],
                 # Not the names of variables: no template writes them.
                 {name: texts.mark(value, mark) for name, value in self.variables.items()},
                 self.defaults,

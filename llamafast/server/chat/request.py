@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from llamafast.chat.prompt.prompt_end import SWITCHES
-from llamafast.chat.prompt.turns import OwnText
+from llamafast.chat.prompt.reasoning_state import REASONING_SWITCHES
+from llamafast.chat.prompt.turns import TrustedText
 from llamafast.chat.tools import Tool
 from llamafast.request import CacheSettings, SamplingParams
 from llamafast.server.chat.field_names import FieldNames
@@ -72,9 +72,9 @@ class ReasoningSettings:
         is_enabled = self.is_enabled
         if is_enabled is None and self.effort is not None:
             is_enabled = self.effort not in _OFF
-        values: dict[str, object] = {} if self.effort is None else {"reasoning_effort": OwnText(self.effort)}
+        values: dict[str, object] = {} if self.effort is None else {"reasoning_effort": TrustedText(self.effort)}
         if is_enabled is not None:
-            values |= {name: is_enabled for name in SWITCHES if name in known}
+            values |= {name: is_enabled for name in REASONING_SWITCHES if name in known}
         return values
 
 
@@ -118,6 +118,8 @@ class ChatRequest:
         A null switches nothing: it leaves the switch to the reasoning settings.
         """
         given = {
-            name: value for name, value in self.template_variables.items() if value is not None or name not in SWITCHES
+            name: value
+            for name, value in self.template_variables.items()
+            if value is not None or name not in REASONING_SWITCHES
         }
         return {**self.reasoning.variables(known), **given}
