@@ -10,11 +10,11 @@ from llamafast.engine.validation import check_sizes
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
 from llamafast.server.answers.chat import ChatFormatter
-from llamafast.server.answers.formatter import Header
+from llamafast.server.answers.options import AnswerHeader
 from llamafast.server.chat.choice import Reading
 from llamafast.server.chat.constraint import compile_rules, thinking_budget, warnings_of
 from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
-from llamafast.server.delivery import EventStream, whole_answer
+from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.schemas.chat import ChatBody
@@ -39,7 +39,7 @@ def chat_router(state: ServerState) -> APIRouter:
         compiled = await (while_connected(request.receive, rules) if takes_long else rules)
         budget = thinking_budget(state, body, prompt)
         headers = warnings_of(state, use, compiled)
-        header = Header.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
+        header = AnswerHeader.new(ChatFormatter.id_prefix, state.settings.alias, state.fingerprint)
         engine_request = EngineRequest(
             header.id,
             prompt.token_ids,
@@ -57,7 +57,7 @@ def chat_router(state: ServerState) -> APIRouter:
             options = replace(options, constraint="tools")
         formatter = ChatFormatter(header, params.n, options, _reading(state, body, use, prompt))
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s, headers)
+            return streamed_answer(outputs, formatter, state.settings.keepalive_s, headers)
         return await whole_answer(request, outputs, formatter, headers)
 
     return router

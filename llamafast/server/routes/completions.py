@@ -16,10 +16,10 @@ from llamafast.errors import InvalidRequestError
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
 from llamafast.server.answers.completions import CompletionFormatter, Echo
-from llamafast.server.answers.formatter import Header
+from llamafast.server.answers.options import AnswerHeader
 from llamafast.server.chat.prompt import check_fits
 from llamafast.server.constraint import compile_constraint
-from llamafast.server.delivery import EventStream, whole_answer
+from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
@@ -45,7 +45,7 @@ def completions_router(state: ServerState) -> APIRouter:
         work = compile_constraint(state.engine, constraint)
         compiled = await (work if constraint is None else while_connected(request.receive, work))
         params = replace(ready.params, structured=compiled.structured)
-        header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
+        header = AnswerHeader.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
         requests = [
             EngineRequest(
                 f"{header.id}-{i}",
@@ -67,7 +67,7 @@ def completions_router(state: ServerState) -> APIRouter:
             echo = make() if is_short else await state.preparation.run(request.receive, num_tokens, make)
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
+            return streamed_answer(outputs, formatter, state.settings.keepalive_s, compiled.headers)
         return await whole_answer(request, outputs, formatter, compiled.headers)
 
     return router
