@@ -98,9 +98,9 @@ class ChunkFormatter(Formatter):
             index = output.index
             if not self._is_started[index]:
                 self._start_choice(output, parts)
-            if not self._note(output):
+            choice = self._note(output)
+            if choice is None:
                 break
-            choice = self._choices[index]
             if choice.is_over:
                 continue
             self.write(output, parts)
@@ -119,9 +119,9 @@ class ChunkFormatter(Formatter):
     def add(self, outputs: Sequence[RequestOutput]) -> None:
         """Keep one delivery for body()."""
         for output in outputs:
-            if not self._note(output):
+            choice = self._note(output)
+            if choice is None:
                 break
-            choice = self._choices[output.index]
             if output.prompt_logprobs is not None:
                 choice.prompt_logprobs = output.prompt_logprobs
             if not choice.is_over:

@@ -47,8 +47,8 @@ class AnswerProgress:
         self.to_finish: list[int] = []
         self._constraint = constraint
 
-    def note(self, output: RequestOutput) -> bool:
-        """Count an output and keep the end of its choice. False when the engine gave the request up."""
+    def note(self, output: RequestOutput) -> ChoiceProgress | None:
+        """Count an output and keep the end of its choice. Returns the choice, or None if the engine gave up."""
         choice = self.choices[output.index]
         if choice.is_over:
             self.usage.num_unwanted += len(output.token_ids)
@@ -58,7 +58,7 @@ class AnswerProgress:
             self.usage.add(output, output.usage)
         reason = output.finish_reason
         if reason is None:
-            return True
+            return choice
         if reason is FinishReason.ERROR or output.error is not None:
             self.error = output.error or DecodeError("the engine gave this request up", -1)
             if isinstance(self.error, GrammarError) and self.error.param is None:  # the constraint failed while it ran
@@ -67,7 +67,7 @@ class AnswerProgress:
             self.error = ShuttingDownError("the request was aborted by the server")
         elif not choice.is_over:
             choice.finish_reason = reason
-        return self.error is None
+        return choice if self.error is None else None
 
     def end_choice(self, output: RequestOutput) -> None:
         """End a choice at an output because of its text: a stop string, or the only call that is allowed."""

@@ -22,7 +22,7 @@ class CacheMiss:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: a stream with usages makes one per chunk, and frozen ones take three times as long
 class AnswerUsage:
     """The tokens of all prompts and all choices of one HTTP request.
 
