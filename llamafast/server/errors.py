@@ -20,7 +20,7 @@ from llamafast.server.answers.openai import OPENAI
 CLIENT_CLOSED = 499
 
 # The dialect of each API by the beginning of its paths. The longest one that fits decides.
-DIALECTS: Mapping[str, Dialect] = {"/": OPENAI}
+DIALECTS: Mapping[str, Dialect] = {"": OPENAI}
 
 
 def install_error_handlers(app: FastAPI, dialects: Mapping[str, Dialect] = DIALECTS) -> None:
@@ -33,7 +33,7 @@ def install_error_handlers(app: FastAPI, dialects: Mapping[str, Dialect] = DIALE
 
 
 def dialect_of(path: str, dialects: Mapping[str, Dialect] = DIALECTS) -> Dialect:
-    """The dialect of a path. Every path fits "/"."""
+    """The dialect of a path. The entry "" fits every path."""
     return dialects[max((start for start in dialects if path.startswith(start)), key=len)]
 
 

@@ -1,19 +1,22 @@
-"""One choice of a chat as items, one after another: messages, reasoning and tool calls.
+"""A chat answer as items, one after another: messages, reasoning and tool calls.
 
-APIs whose answers are lists of items (OpenAI's Responses, Anthropic's Messages) render these; OpenAI's chat API has one
-message per choice and renders the parser's events themselves.
+APIs whose answers are lists of items (OpenAI's Responses, Anthropic's Messages) render these. OpenAI's chat API has one
+message per choice and renders the parser's events directly.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
 from llamafast.chat.events import CallArguments, CallStart, Content, Event, Reasoning
-from llamafast.request import FinishReason
+from llamafast.request import FinishReason, RequestOutput
+from llamafast.server.answers.answer_reader import AnswerReader
+from llamafast.server.answers.progress import AnswerProgress
+from llamafast.server.chat.choice import Reading
 
 
 class ItemKind(Enum):
@@ -146,3 +149,36 @@ class ItemReader:
     @property
     def _is_open(self) -> bool:
         return bool(self.items) and self.items[-1].status is ItemStatus.IN_PROGRESS
+
+
+class AnswerItems:
+    """Turns the outputs of a chat with one choice into items.
+
+    reader: the parser's side: reasoning tokens, and the logprobs of a message's deltas.
+    """
+
+    __slots__ = ("_items", "_progress", "reader")
+
+    def __init__(self, reading: Reading, progress: AnswerProgress) -> None:
+        self.reader = AnswerReader(reading, progress)
+        self._progress = progress
+        self._items = ItemReader()
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """All items so far."""
+        return self._items.items
+
+    def read(self, outputs: Iterable[RequestOutput]) -> list[ItemEvent]:
+        """What a delivery adds. When the engine gives up, progress.error is set and an open item stays open."""
+        out: list[ItemEvent] = []
+        for output in outputs:
+            choice = self._progress.note(output)
+            if choice is None:
+                break
+            if choice.is_over:
+                continue
+            out += self._items.read(self.reader.read(output))
+            if choice.finish_reason is not None:
+                out += self._items.finish(choice.finish_reason)
+        return out
