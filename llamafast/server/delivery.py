@@ -78,7 +78,8 @@ class AnswerStream:
                     data = await asyncio.to_thread(formatter.frames, outputs)
                 else:
                     data = formatter.frames(outputs)
-                _finish_choices(self._outputs, progress)
+                if progress.to_finish:
+                    _finish_choices(self._outputs, progress)
                 if progress.error is not None:
                     last = data + formatter.failure(progress.error)
                     break
@@ -177,7 +178,8 @@ async def collect(outputs: Outputs, formatter: Formatter) -> bytes:
     try:
         async for delivered in outputs:
             formatter.add(delivered)
-            _finish_choices(outputs, progress)
+            if progress.to_finish:
+                _finish_choices(outputs, progress)
             if progress.error is not None:
                 raise progress.error
         return await asyncio.to_thread(formatter.body) if formatter.is_large else formatter.body()
