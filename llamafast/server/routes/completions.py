@@ -28,12 +28,12 @@ from llamafast.server.schemas.structured import Constraint
 from llamafast.server.state import ServerState
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
-# The tokens of prompts whose texts are found for `echo` on the event loop.
+# Up to so many tokens of prompts are turned into `echo` texts on the event loop; more of them, in a thread.
 _INLINE_ECHO = 4000
 
 
 def completions_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The route, served from `state`."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))
@@ -75,7 +75,15 @@ def completions_router(state: ServerState) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A body, and what follows from it alone. stops: keeps their automaton in its cache until the engine takes it."""
+    """A body, and what follows from the body alone.
+
+    body: the validated body.
+    prompts: its prompts, as texts or as token ids.
+    constraint: what it constrains the output to; None for nothing.
+    params: how the engine samples.
+    token_ids: the token ids of each prompt.
+    stops: keeps the automaton of the stop strings in its cache until the engine uses it.
+    """
 
     body: CompletionBody
     prompts: list[str | list[int]]
@@ -100,7 +108,7 @@ def _ready(state: ServerState, body: CompletionBody) -> _Ready:
 
 
 def _encode_all(state: ServerState, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
-    """Token ids of each prompt. Raises InvalidRequestError for an empty one, or an id no token can have."""
+    """Token ids of each prompt. Raises InvalidRequestError for an empty prompt, and for an id out of range."""
     encoded: list[array[int]] = []
     for i, prompt in enumerate(prompts):
         checkpoint()
@@ -135,7 +143,7 @@ def _encode(state: ServerState, prompt: str | list[int], body: CompletionBody) -
 def _echoes(
     state: ServerState, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
 ) -> list[Echo]:
-    """Per choice, its prompt. The engine has taken the token ids, so all of them exist."""
+    """The prompt of each choice. The engine has accepted the token ids, so the vocabulary has all of them."""
     echoes = [_echo(state.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
     return [echo for echo in echoes for _ in range(body.n)]
 
@@ -145,12 +153,12 @@ def _echo(tokenizer: Tokenizer, body: CompletionBody, prompt: str | list[int], t
     text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=skip_special)
     if body.logprobs is None:
         return Echo(text)
-    # A control token that is written in a text has a place in it.
+    # In a prompt given as text, the texts of control tokens are part of it.
     detokenizer = Detokenizer(tokenizer, skip_special and not isinstance(prompt, str))
     starts = [0]
     for token_id in token_ids:
         starts.append(starts[-1] + len(detokenizer.add(token_id)))
-    # What the vocabulary puts before a text, BOS or a space, has none.
+    # What the vocabulary adds before a text, a BOS or a space, is not part of it.
     added = starts.pop() + len(detokenizer.flush()) - len(text)
     first = tokenizer.token_bytes_of(token_ids[0], special=True)
     return Echo(text, first, [min(max(0, start - added), len(text)) for start in starts])
