@@ -63,11 +63,11 @@ def app_of(deliveries=(), refusal: Exception | None = None) -> FastAPI:
     return app
 
 
-def call(app: FastAPI, body: bytes = b"", path: str = PATH) -> httpx.Response:
+def call(app: FastAPI, body: bytes = b"", path: str = PATH, method: str = "POST") -> httpx.Response:
     async def go() -> httpx.Response:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post(path, content=body)
+            return await client.request(method, path, content=body)
 
     return asyncio.run(go())
 
@@ -145,6 +145,12 @@ def test_other_dialect_error_before_a_stream_has_its_shape_and_status(refusal, s
     response = call(app_of(refusal=refusal), b"stream")
     assert (response.status_code, response.json()["type"], response.json()["error"]["type"]) == (status, "error", kind)
     assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", PATH + "/nope", 404), ("GET", PATH, 405)])
+def test_unknown_route_or_method_under_its_path_has_its_shape(method, path, status):
+    response = call(app_of(), path=path, method=method)
+    assert (response.status_code, response.json()["type"]) == (status, "error")
 
 
 def test_other_dialect_error_of_a_whole_answer_has_its_shape_and_status():
