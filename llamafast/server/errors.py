@@ -39,6 +39,8 @@ def dialect_of(path: str, dialects: Mapping[str, Dialect] = DIALECTS) -> Dialect
 
 @dataclass(frozen=True, slots=True)
 class _ErrorHandlers:
+    """Exception handlers of one application. dialects: as install_error_handlers takes them."""
+
     dialects: Mapping[str, Dialect]
 
     async def on_error(self, request: Request, exc: Exception) -> Response:

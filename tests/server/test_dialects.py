@@ -122,15 +122,17 @@ def test_other_dialect_as_lines_has_the_documents_of_its_events():
     assert lines_of(THOUGHT) == events_of(call(app_of(THOUGHT), b"stream").content)
 
 
-@pytest.mark.parametrize("deliveries", [BROKEN, [[out("so")], DEAD]], ids=["output", "iterator"])
-def test_other_dialect_error_inside_a_stream_has_its_shape(deliveries):
+@pytest.mark.parametrize(
+    ("deliveries", "events"), [(BROKEN, [*STARTED, "content_block_stop"]), ([[out("so")], DEAD], STARTED)]
+)
+def test_other_dialect_error_inside_a_stream_has_its_shape(deliveries, events):
     *before, last = events_of(call(app_of(deliveries), b"stream").content)
-    assert [event["type"] for event in before] == STARTED
+    assert [event["type"] for event in before] == events
     assert last == {"type": "error", "error": {"type": "overloaded_error", "message": "the engine is dead"}}
 
 
 def test_other_dialect_error_inside_lines_has_its_shape():
-    assert [document["type"] for document in lines_of(BROKEN)] == [*STARTED, "error"]
+    assert [document["type"] for document in lines_of(BROKEN)] == [*STARTED, "content_block_stop", "error"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ BROKEN_CALL = [CallStart(0, "f", "call_1"), CallArguments(0, "{"), CallEnd(0, is
         ([Content("a", 0)], FinishReason.LENGTH, ["incomplete"]),
         ([Reasoning("a")], FinishReason.LENGTH, ["incomplete"]),
         ([Reasoning("a"), Content("b", 1)], FinishReason.LENGTH, ["completed", "incomplete"]),
+        ([Reasoning("a"), Content("b", 1)], FinishReason.ERROR, ["completed", "incomplete"]),
+        ([], FinishReason.ERROR, []),
         (CALL, FinishReason.LENGTH, ["completed"]),
         (BROKEN_CALL, FinishReason.STOP, ["incomplete"]),
         (CALL[:2], FinishReason.LENGTH, ["incomplete"]),

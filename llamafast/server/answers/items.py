@@ -115,12 +115,12 @@ class ItemReader:
         return out
 
     def finish(self, reason: FinishReason) -> list[ItemEvent]:
-        """The end of the choice: an open item is complete only if the model stopped by itself.
+        """The end of the choice: an open item is complete only if the reason is STOP.
 
-        An answer without any item gets an empty message.
+        An answer without any item gets an empty message, but for ABORT and ERROR.
         """
         out: list[ItemEvent] = []
-        if not self.items:
+        if not self.items and reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._start(ItemKind.MESSAGE, out)
         self._close(ItemStatus.COMPLETED if reason is FinishReason.STOP else ItemStatus.INCOMPLETE, out)
         return out
@@ -170,11 +170,12 @@ class AnswerItems:
         return self._items.items
 
     def read(self, outputs: Iterable[RequestOutput]) -> list[ItemEvent]:
-        """What a delivery adds. When the engine gives up, progress.error is set and an open item stays open."""
+        """What a delivery adds. When the engine gives up, progress.error is set and an open item ends incomplete."""
         out: list[ItemEvent] = []
         for output in outputs:
             choice = self._progress.note(output)
             if choice is None:
+                out += self._items.finish(FinishReason.ERROR)
                 break
             if choice.is_over:
                 continue
