@@ -14,7 +14,13 @@ from llamafast.grammars.structured import StructuredOutput
 
 
 class FinishReason(str, Enum):
-    """Why a sequence ended; the values are OpenAI's."""
+    """Why a sequence ended. Only "stop" and "length" are also finish reasons of OpenAI's API.
+
+    STOP: the model stopped by itself, or a stop string or a stop token came.
+    LENGTH: max_tokens or the end of the context was reached.
+    ABORT: the request was aborted, by its client or by the server.
+    ERROR: the work for the request failed; RequestOutput.error tells why.
+    """
 
     STOP = "stop"
     LENGTH = "length"

@@ -88,6 +88,11 @@ def test_host_imports_nothing_of_ours() -> None:
     assert [name for module in modules for name in imports(module) if in_room(name, *ROOMS - {"host"})] == []
 
 
+def test_delivery_imports_no_dialect() -> None:
+    dialects = [f"server.answers.{name}" for name in ("openai", "chunks", "chat", "completions", "items")]
+    assert [name for name in imports("llamafast.server.delivery") if in_room(name, *dialects)] == []
+
+
 def test_sampling_is_imported_by_engine_only() -> None:
     assert [module for module in importers_of("_sampling") if not in_room(module, "engine")] == []
 

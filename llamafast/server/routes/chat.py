@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from llamafast.server.answers.chat import ChatFormatter
-from llamafast.server.answers.formatter import Header
+from llamafast.server.answers.options import AnswerHeader
 from llamafast.server.chat.prepare import ChatDraft, draft_chat, prepare_chat
 from llamafast.server.constraint import warning_headers
-from llamafast.server.delivery import EventStream, whole_answer
+from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.served_model import ServedModel
@@ -25,7 +25,7 @@ def chat_router(state: ServerState) -> APIRouter:
         """Answer a conversation."""
         body, drafted = await state.prepare(request, ChatBody, _draft)
         served = drafted.served
-        header = Header.new(ChatFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
+        header = AnswerHeader.new(ChatFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
         chat = await prepare_chat(state, drafted, header.id, request.receive)
         num_choices, names = drafted.params.n, drafted.request.names.fields
         outputs = await submit(served.engine, [chat.engine_request], num_choices, names)
@@ -33,7 +33,7 @@ def chat_router(state: ServerState) -> APIRouter:
         formatter = ChatFormatter(header, num_choices, options, chat.read_options)
         headers = warning_headers(chat.warnings)
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s, headers)
+            return streamed_answer(outputs, formatter, state.settings.keepalive_s, headers)
         return await whole_answer(request, outputs, formatter, headers)
 
     return router

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.answers.formatter import Options
+from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.schemas.cache import CacheFields
 from llamafast.server.schemas.sampling import SamplingFields
 from llamafast.server.schemas.structured import StructuredFields
@@ -95,11 +95,11 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
-    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint_param: str | None) -> Options:
+    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint_param: str | None) -> AnswerOptions:
         """What the formatter has to know of this request. constraint_param: the field that constrains the output."""
         usage = (self.include_usage, self.continuous_usage)
         prompt = (self.prompt_logprobs, prompt_tokens)
-        return Options(*usage, num_logprobs, *prompt, constraint_param, self.return_cache_info)
+        return AnswerOptions(*usage, num_logprobs, *prompt, constraint_param, self.return_cache_info)
 
     def check(self) -> None:
         """Rules that no single type shows. Raises InvalidRequestError."""
