@@ -93,6 +93,12 @@ def test_delivery_imports_no_dialect() -> None:
     assert [name for name in imports("llamafast.server.delivery") if in_room(name, *dialects)] == []
 
 
+def test_conversations_import_neither_bodies_nor_answers() -> None:
+    modules = [module for module in MODULES if in_room(module, "server.chat")]
+    strangers = ("server.schemas", "server.routes", "server.answers", "server.delivery", "server.openapi")
+    assert [(module, name) for module in modules for name in imports(module) if in_room(name, *strangers)] == []
+
+
 def test_sampling_is_imported_by_engine_only() -> None:
     assert [module for module in importers_of("_sampling") if not in_room(module, "engine")] == []
 
