@@ -12,9 +12,7 @@ from llamafast.chat.formats.registry import detect
 from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.engine.async_engine import AsyncEngine
-from llamafast.request import SamplingParams
 from llamafast.server.model_names import ModelNames
-from llamafast.server.schemas.common import RequestBody
 from llamafast.tokenizer import Tokenizer
 
 # The text that ends reasoning at its limit; the closing tag follows it.
@@ -128,14 +126,6 @@ class ServedModel:
     def max_seq_len(self) -> int:
         """The greatest number of tokens of one request, prompt and output together."""
         return self.engine.max_seq_len
-
-    def sampling(
-        self, body: RequestBody, *, max_tokens: int | None, logprobs: int | None, best_of: int | None = None
-    ) -> SamplingParams:
-        """The sampling settings of a body, completed by this model's defaults. Raises InvalidRequestError."""
-        return body.sampling(
-            self.engine.tokenizer, self.defaults.sampling, max_tokens=max_tokens, logprobs=logprobs, best_of=best_of
-        )
 
 
 def _capabilities(template: ChatTemplate | None, chat_format: ChatFormat) -> frozenset[Capability]:

@@ -101,7 +101,13 @@ def _ready(served: ServedModel, body: CompletionBody) -> _Ready:
     prompts = body.prompts()
     at_most("prompts", len(prompts), caps.MAX_PROMPTS, "prompt")
     constraint = body.constraint()
-    params = served.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
+    params = body.sampling(
+        served.engine.tokenizer,
+        served.defaults.sampling,
+        max_tokens=body.max_tokens,
+        logprobs=body.logprobs,
+        best_of=body.best_of,
+    )
     check_sizes(params, served.engine.tokenizer.n_vocab, len(prompts))
     at_most("choices of all prompts", params.n * len(prompts), caps.MAX_CHOICES, "n")
     token_ids = _encode_all(served, prompts, body)
