@@ -22,8 +22,8 @@ _NULL = b"null"
 class ChunkFormatter(Formatter):
     """What the two APIs share: the envelope of a chunk, the usage, the order of chunks.
 
-    A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail. The opening and the tail are rendered once
-    per choice; of most chunks only a text is rendered.
+    A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail. The openings and the tail are rendered once
+    per answer; in most chunks only the JSON string of a text is new.
 
     id_prefix: how the answer's id begins.
     object_name, chunk_object_name: the "object" field of a whole answer and of a chunk.
@@ -50,7 +50,7 @@ class ChunkFormatter(Formatter):
         self._openings = [b'%b,"choices":[{"index":%d,' % (envelope, index) for index in range(num_choices)]
         self._text_openings = [opening + self.text_open for opening in self._openings]
         self._tail = (b'],"usage":null}' if options.include_usage else b"]}") + self.framing.after
-        # Of a chunk with a text and nothing else; made anew where every chunk has a usage.
+        # The end of a chunk with only a text. b"" if every chunk has a usage: then each end is different.
         self._text_closing = b"" if options.continuous_usage else self._new_text_closing()
 
     @abstractmethod

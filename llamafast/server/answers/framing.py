@@ -12,7 +12,7 @@ KEEPALIVE = b": keep-alive\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What stands around each JSON document of a stream. A document with its bounds is a frame.
+    """The bytes before and after each JSON document of a stream. A document with these bytes is a frame.
 
     Server-sent events set `before` to b"data: ". JSON lines set only `after`, to b"\\n"; a WebSocket sends each line
     as one text frame: JSON from orjson contains no newline.

@@ -68,7 +68,7 @@ class ItemStarted:
 class ItemDelta:
     """More of an item's text.
 
-    start: where the text of a message stands in the choice's text, in characters; -1 for other items.
+    start: where the text of a message begins in the choice's text, in characters; -1 for other items.
     """
 
     item: Item

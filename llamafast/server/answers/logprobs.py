@@ -32,7 +32,7 @@ class ContentLogprobs:
     def of(self, text: str, start: int) -> list[TokenLogprob]:
         """Take the logprobs of a piece of the content, which starts at `start`; those before it are dropped.
 
-        A token whose text lies in two pieces belongs to the first one.
+        A token with text in two pieces belongs to the first one.
         """
         waiting = self.waiting
         self._end = end = start + len(text)

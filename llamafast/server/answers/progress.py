@@ -17,7 +17,7 @@ class ChoiceProgress:
 
     finish_reason: STOP or LENGTH once the choice has ended.
     is_over: the server ended the choice before the engine did; outputs that still come are not shown.
-    prompt_logprobs: one per token of the choice's prompt, None for the first; empty where nobody asked.
+    prompt_logprobs: one per token of the choice's prompt, None for the first; empty if the client did not ask.
     """
 
     __slots__ = ("finish_reason", "is_over", "prompt_logprobs")

@@ -52,7 +52,7 @@ class UsageCount:
     def __init__(self) -> None:
         self.num_tokens = 0
         self.num_unwanted = 0
-        self._usages: dict[int, Usage] = {}  # by the choice whose output brought it: one per prompt
+        self._usages: dict[int, Usage] = {}  # one per prompt; the key is the choice that ended last
 
     def add(self, output: RequestOutput, usage: Usage) -> None:
         """Take the engine's counts of one prompt, which come with its last output, and log them."""
