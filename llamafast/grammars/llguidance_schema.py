@@ -35,8 +35,8 @@ def compilable(schema: object, *, strict: bool = True) -> tuple[dict[str, Any], 
     Raises GrammarError; if strict, instead of dropping anything.
     """
     root, dropped = simplified(schema, strict=strict)
-    root, dear = within_cost_limits(root, strict=strict)
-    return root, [*dropped, *dear]
+    root, costly = within_cost_limits(root, strict=strict)
+    return root, [*dropped, *costly]
 
 
 def parse_schema(text: str) -> object:

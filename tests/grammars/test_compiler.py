@@ -1,4 +1,4 @@
-"""GrammarCompiler over the fake vocabulary: what compiles, what is refused, what is cached."""
+"""GrammarCompiler with the fake vocabulary: what compiles, what is refused, what is cached."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_grammars_compiled_at_once_are_one_program(compiler) -> None:
 
 @pytest.fixture
 def gate(monkeypatch):
-    """No grammar is tried out before this is set; it counts those that were."""
+    """No grammar is tried out before this is set. It counts those that were."""
     gate = Gate()
     run = grammar.WORKERS.run
     monkeypatch.setattr(grammar, "WORKERS", gate)
@@ -176,7 +176,7 @@ def test_small_grammar_does_not_wait_for_large_ones(compiler, gate, monkeypatch)
     tasks = [threading.Thread(target=compiler.compile, args=[structured]) for structured in large]
     for task in tasks:
         task.start()
-    assert compiler.compile(StructuredOutput(StructuredKind.GBNF, 'root ::= "a"'))  # which needs no worker
+    assert compiler.compile(StructuredOutput(StructuredKind.GBNF, 'root ::= "a"'))  # it needs no worker
     gate.set()
     for task in tasks:
         task.join()

@@ -1,4 +1,6 @@
-"""Outputs held to calls in a format's own syntax: names and arguments by schema, reasoning before, text where free."""
+"""Outputs constrained to calls in the syntax of a format: names and arguments by schema, reasoning before them, free
+text.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def tool_of(parameters: dict, strict: bool = True) -> Tool:
 
 
 def element(value: dict, seed: int = 0, words: Sequence[str] = WORDS) -> str:
-    """What stands between the tags of an argument of this schema."""
+    """The text between the tags of an argument of this schema."""
     tool = tool_of({"type": "object", "properties": {"x": value}, "required": ["x"]})
     text = walk(PLAIN, TAGGED, [tool], ONE, seed=seed, words=words)
     [(name, written)] = ELEMENT.findall(text)
@@ -81,7 +83,7 @@ def test_reasoning_that_the_model_opens_itself_comes_before_the_call() -> None:
 
 
 @VOCABULARIES
-def test_text_before_the_marker_is_free_and_behind_it_are_calls(vocabulary) -> None:
+def test_text_before_the_marker_is_free_and_after_it_are_calls(vocabulary) -> None:
     words = (*WORDS, "[TOOL_CALLS]", "Hello, ")
     texts = [walk(vocabulary, LIST, OBJECT_TOOLS[:2], CallPolicy(), seed=i, words=words) for i in range(30)]
     heads, calls = zip(*(text.split("[TOOL_CALLS]", 1) for text in texts if "[TOOL_CALLS]" in text), strict=True)

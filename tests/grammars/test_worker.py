@@ -1,4 +1,4 @@
-"""The process that tries grammars out: what it answers, and what becomes of jobs without an end."""
+"""The process that tries grammars out: its answers, and the fate of endless jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.grammars import worker
 from llamafast.grammars.worker import Job, try_out
 from llamafast.grammars.worker_pool import Worker, WorkerPool
 
-# The product of these is beyond all memory; no client can say it, as schemas are checked before.
+# The product of these exceeds any memory. Clients cannot send it, as schemas are checked before.
 ENDLESS = "start: A\nA: " + " & ".join(f"/.*a.{{{i}}}/" for i in range(30))
 
 

@@ -1,4 +1,4 @@
-"""Random outputs that a grammar allows, and the syntaxes of calls that tests try it on."""
+"""Random outputs that a grammar allows, and call syntaxes for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.grammars.vocabularies import END
 
 THINK = ReasoningTags("<think>", "</think>")
 MAX_TOKENS = 6000
-WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # what lets an output come to its end
+WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # words with which an output reaches its end
 # One format of each kind: arguments between tags, JSON objects, a list of them.
 TAGGED = CallSyntax(
     before_name=("<tool_call>\n<function=",),
@@ -60,7 +60,7 @@ def walk(
 
 
 def walk_program(program: Program, seed: int, words: Sequence[str]) -> str:
-    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    """An output of allowed letters and words, drawn at random. It must reach its end."""
     constraint, vocabulary = program.start(), program.vocabulary
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()

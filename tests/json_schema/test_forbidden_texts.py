@@ -1,4 +1,4 @@
-"""Guarded schemas: no string in a value holds a tag, wherever the schema lets any value stand."""
+"""without_forbidden_texts: no string in a value contains a tag, wherever the schema allows any value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patterns as Lark writes them."""
+"""Patterns in Lark's syntax."""
 
 from __future__ import annotations
 

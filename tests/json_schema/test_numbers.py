@@ -1,4 +1,4 @@
-"""Ranges of numbers: what they hold, how such numbers are written, and what llguidance is given."""
+"""Ranges of numbers: their members, their patterns, and the limits for llguidance."""
 
 from __future__ import annotations
 

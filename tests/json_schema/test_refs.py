@@ -1,4 +1,4 @@
-"""Document: where references lead, and parts that stand alone."""
+"""Document: the targets of references, and standalone parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare: a schema as llguidance takes it."""
+"""simplified: a schema as llguidance accepts it."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class GemmaCallParser(AnswerParser):
         name = yield from self.word(_name)
         self.start_call(name)
         if not (yield from self.lacks_arguments()):
-            yield from self.literal(LiteralReader(self.notation))
+            yield from self.literal_arguments(LiteralReader(self.notation))
             yield from self.skip_stray_brackets(has_words=True)
         self.end_call(self.has_all_arguments)
         yield from self.accept_end(self.closers[0])

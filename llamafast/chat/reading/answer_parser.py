@@ -97,7 +97,7 @@ class AnswerParser(TextReader, StreamParser):
 
     # Methods for formats
 
-    def literal(self, reader: LiteralReader) -> Wait[None]:
+    def literal_arguments(self, reader: LiteralReader) -> Wait[None]:
         """Pass on one object in another notation than JSON as the arguments of the call, piece by piece."""
         while True:
             fragment, self.at = reader.read(self.text, self.at)
@@ -227,7 +227,8 @@ class AnswerParser(TextReader, StreamParser):
 
         ends = Markers(close, *(self._stops.texts if self.tools else ()))
         try:
-            while (marker := (yield from self.reasoning_text(ends, add))) != close:
+            # This runs for every token, so text goes directly to add_reasoning while there is no draft.
+            while (marker := (yield from self.reasoning_text(ends, add if draft else self.add_reasoning))) != close:
                 draft = draft or ReasoningCalls(type(self)("", self.tools), self.tools or ())
                 add(marker)
         except TextEnd:

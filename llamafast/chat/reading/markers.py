@@ -8,11 +8,12 @@ import re
 class Markers:
     """A set of markers. None of them is the beginning of another."""
 
-    __slots__ = ("_first", "_search", "longest", "texts")
+    __slots__ = ("_beginnings", "_first", "_search", "longest", "texts")
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
         self.longest = max(map(len, texts), default=0)
+        self._beginnings = frozenset(text[:n] for text in texts for n in range(1, len(text)))
         # An empty character class is not a valid regex. (?!) matches nowhere.
         beginnings = "".join(sorted({re.escape(text[0]) for text in texts}))
         self._first = re.compile(f"[{beginnings}]" if beginnings else "(?!)").search
@@ -34,8 +35,7 @@ class Markers:
         start = max(start, end - self.longest + 1)
         while (first := self._first(text, start, end)) is not None:
             start = first.start()
-            begun = text[start:end]
-            if any(marker.startswith(begun) for marker in self.texts):
+            if text[start:end] in self._beginnings:
                 return start, None
             start += 1
         return end, None

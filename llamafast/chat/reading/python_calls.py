@@ -34,7 +34,7 @@ class PythonCallParser(JsonCallParser):
         name = yield from self.word(_name)
         yield from self.expect("(")
         self.start_call(name)
-        yield from self.literal(LiteralReader(PYTHON, "("))
+        yield from self.literal_arguments(LiteralReader(PYTHON, "("))
         yield from self.skip_stray_brackets("=:'\"", ")}", has_words=True)
         if self.text[self.at] == ",":
             yield from self._another_call()

@@ -39,12 +39,12 @@ class ResponseSchemaParser(XmlCallParser):
     def feed(self, text: str) -> list[Event]:
         """The events that are certain with this text. text: the next piece of the model's text."""
         begun, self._begun = self._begun, []
-        return begun + self._told(super().feed(text))
+        return begun + self._without_prompt(super().feed(text))
 
     def finish(self) -> list[Event]:
         """The remaining events, after the model has stopped. It is called once, as the last method."""
         begun, self._begun = self._begun, []
-        events = begun + self._told(super().finish())
+        events = begun + self._without_prompt(super().finish())
         content = self._plan.content
         last = events[-1] if events else None
         # "$" also matches before a line break at the end of the text.
@@ -74,7 +74,7 @@ class ResponseSchemaParser(XmlCallParser):
                 self._sink()(self.text[self.at :])
                 self.at = len(self.text)
             if not self._has_content and not self._num_calls:
-                self._events += [piece for piece in _joined(self._between) if self._is_telling(piece.text)]
+                self._events += [piece for piece in _joined(self._between) if self._has_own_text(piece.text)]
             raise
 
     def call(self, marker: str) -> Wait[None]:
@@ -96,7 +96,7 @@ class ResponseSchemaParser(XmlCallParser):
                 raise MalformedError
             yield from self.json(self.arguments, is_lenient=False)
         else:
-            yield from self.literal(LiteralReader(GEMMA))
+            yield from self.literal_arguments(LiteralReader(GEMMA))
         self.has_all_arguments = True
         self.end_call()
         yield from self.accept_end((plan.arguments.suffix + plan.closer).strip())
@@ -202,9 +202,9 @@ class ResponseSchemaParser(XmlCallParser):
             raise end
         self.end_call()
 
-    def _told(self, events: list[Event]) -> list[Event]:
+    def _without_prompt(self, events: list[Event]) -> list[Event]:
         """The events without the text of the prompt's end."""
-        told: list[Event] = []
+        kept: list[Event] = []
         for event in events:
             if isinstance(event, Content):
                 event.start -= self._num_tail
@@ -212,10 +212,10 @@ class ResponseSchemaParser(XmlCallParser):
                     event.text, event.start = event.text[-event.start :], 0
                 if not event.text:
                     continue
-            told.append(event)
-        return told
+            kept.append(event)
+        return kept
 
-    def _is_telling(self, text: str) -> bool:
+    def _has_own_text(self, text: str) -> bool:
         """Whether a text contains more than the plan's own texts."""
         segments = [segment for segment in (self._plan.reasoning, self._plan.content) if segment is not None]
         for known in (text for segment in segments for text in (*segment.closers, *segment.endings, *segment.lead)):

@@ -1,4 +1,4 @@
-"""Calls that a grammar forces out of random tokens: each format's parser reads them, and they meet their schemas."""
+"""Calls that a grammar forces from random tokens: the parser of each format reads them, and they meet their schemas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOCABULARIES = pytest.mark.parametrize("is_control", [False, True], ids=["text",
 
 
 def answers(name: str, answer: ContentConstraint, prompt: str, num_seeds: int) -> list[ParsedMessage]:
-    """Answers without tools, read as a format's."""
+    """Answers without tools, as the parser of a format reads them."""
     chat_format = FORMATS[name]
     tags = chat_format.reasoning_at(prompt)
     program = compile_lark(
@@ -42,7 +42,7 @@ def outputs(name: str, is_control: bool, rules: CallPolicy, num_seeds: int, prom
     closing = getattr(syntax.arguments, "close", "") or getattr(syntax.arguments, "quote", "")
     frame = () if syntax.content is None else (syntax.content.close, *syntax.content.opens)
     begins = syntax.marker or syntax.before_calls or str(syntax.before_name[0])
-    # Inside reasoning these would be read as what they begin, where they are text.
+    # Inside reasoning these would begin something; here they are text.
     heads = () if prompt.endswith(chat_format.reasoning.open) else (*frame, *(begins,) * (1 if syntax.marker else 20))
     words = (*WORDS, *filter(None, (closing, *heads)), chat_format.reasoning.close)
     messages = []
@@ -81,7 +81,7 @@ def test_required_calls_are_read_and_meet_their_schemas(name) -> None:
 
 
 @pytest.mark.parametrize("name", ENFORCED)
-def test_call_comes_behind_open_reasoning(name) -> None:
+def test_call_comes_after_open_reasoning(name) -> None:
     rules = CallPolicy(is_required=True, is_parallel=False)
     prompt = f"<|start|>assistant{FORMATS[name].reasoning.open}"
     [message] = outputs(name, False, rules, 1, prompt)
@@ -89,7 +89,7 @@ def test_call_comes_behind_open_reasoning(name) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3_xml", "hermes", "harmony", "functionary_v32", "llama3_json"])
-def test_strict_calls_behind_free_text_meet_their_schemas(name) -> None:
+def test_strict_calls_after_free_text_meet_their_schemas(name) -> None:
     check_free(name, is_control=True, num_seeds=12)
 
 
@@ -105,7 +105,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum"
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_answer_without_tools_is_json_behind_whatever_the_model_thinks(name) -> None:
+def test_answer_without_tools_is_json_after_whatever_the_model_thinks(name) -> None:
     messages = answers(name, ContentConstraint("response_format", SCHEMA), "<|im_start|>assistant\n", 4)
     for message in messages:
         jsonschema.validate(json.loads(message.content), SCHEMA)
@@ -113,7 +113,7 @@ def test_answer_without_tools_is_json_behind_whatever_the_model_thinks(name) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_answer_without_tools_comes_behind_open_reasoning(name) -> None:
+def test_answer_without_tools_comes_after_open_reasoning(name) -> None:
     prompt = FORMATS[name].reasoning_at("").open
     for message in answers(name, ContentConstraint("guided_regex", regex=r"x[/\\\n]{2}y"), prompt, 2):
         assert message.reasoning and re.fullmatch(r"x[/\\\n]{2}y", message.content)
@@ -221,7 +221,7 @@ def test_schema_that_refers_to_itself_is_held_to_at_every_depth(name, text) -> N
         return all(constraint.accept(byte) for byte in text.replace("ARGUMENTS", arguments).encode())
 
     head = "{kids:[" if name == "gemma4" else '{"kids": ['
-    deep = head * 3 + '{"kids": [' * 2 + "ARGUMENTS" + "]}" * 5  # far down gemma4's values are JSON
+    deep = head * 3 + '{"kids": [' * 2 + "ARGUMENTS" + "]}" * 5  # gemma4's deepest values are JSON
     assert is_taken("{}") and is_taken(deep.replace("ARGUMENTS", "{}"))
     assert not is_taken("[]") and not is_taken(deep.replace("ARGUMENTS", "1"))
 

@@ -1,4 +1,4 @@
-"""JSON between tags: no string in it, key or value, holds a tag at which the parser would end the value."""
+"""JSON between tags: no key and no string in it contains a tag at which the parser would end the value."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def tool_of(schema: object, strict: bool) -> Tool:
 
 def written(name: str, value: object) -> Written:
     call = natural(name, "v", value)
-    # JSON stands in CDATA only where a model takes it for text.
+    # JSON is in CDATA only if a model takes it for text.
     return Written(call.prompt, call.text.replace("<![CDATA[", "").replace("]]>", ""))
 
 
 def stop(name: str, tool: Tool, value: object) -> str | None:
-    """What of this value's call is not allowed; None: all of it is."""
+    """The text of this value's call that is not allowed. None: all of it is allowed."""
     call = written(name, value)
     source = registry.by_name(name).grammar(call.prompt, [tool], ONE)
     return stopped_at(compile_lark(bytes_vocabulary(), source), call.text)

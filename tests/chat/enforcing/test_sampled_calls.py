@@ -1,4 +1,6 @@
-"""Whatever a grammar allows is read by the format's parser as a call that meets the tool's schema, by `jsonschema`."""
+"""Calls drawn from a grammar: the parser of the format reads each as a call that satisfies the tool's schema
+(`jsonschema`).
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,14 @@ from tests.grammars.vocabularies import bytes_vocabulary
 from tests.grammars.walks import walk_program
 
 ONE = CallPolicy(is_required=True, is_parallel=False)
-# A random walk through these finds no end.
+# A random walk through these reaches no end.
 ENDLESS = {"uri"}
 _MAX_WORD = 300
 SAMPLED = {key: case for key, case in CASES.items() if key not in ENDLESS}
 
 
 def words(name: str, case: Case) -> list[str]:
-    """What brings a walk forward: values, right and wrong ones, and what ends them."""
+    """Words that a walk needs to make progress: right and wrong values, and the texts that end them."""
     found = ['"', '"}', "]", "}", "}\n", "1", ", "]
     for value in (*case.good, *case.bad):
         if isinstance(value, str) and len(value) > _MAX_WORD:

@@ -1,4 +1,4 @@
-"""Outputs of every format with one place damaged: the call that was meant, or none that looks complete."""
+"""Outputs of every format with one damaged place: the intended call is read, or none that looks complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chat.messages import MESSAGES, TOOLS, Call, Message
 from tests.chat.more_writers import WRITERS
 
 FORMATS = [name for name in registry.names() if name != "plain"]
-# Arguments are bare text in these: what looks like a format's brace is a value's.
+# The arguments of these formats are bare text. What looks like a brace of the format belongs to a value.
 TAGGED = {"deepseek_dsml", "glm", "hunyuan3", "kimi_k3", "minicpm5", "minimax_m2", "minimax_m3", "muse"} | {
     "qwen3_xml",
     "seed_oss",
@@ -37,7 +37,7 @@ Calls = list[tuple[str, dict[str, object]]]
 
 
 def structures(format: str, text: str) -> list[tuple[int, int]]:
-    """Where the tags and braces of a format stand."""
+    """The places of the tags and braces of a format."""
     pattern = _is_tag if format in TAGGED else _is_structure
     return [match.span() for match in pattern.finditer(text)]
 
@@ -73,20 +73,20 @@ def complete_calls(message: ParsedMessage) -> list[Call]:
 
 
 def wrong(message: ParsedMessage, meant: tuple[Call, ...]) -> list[object]:
-    """Calls that look complete and were not meant."""
+    """Calls that look complete but were not intended."""
     left = list(meant)
     found: list[object] = []
     for name, arguments in complete_calls(message):
         same = next((call for call in left if (call[0], stripped(call[1])) == (name, stripped(arguments))), None)
         if same is not None:
             left.remove(same)
-        elif name in TOOL_NAMES:  # no client has another one
+        elif name in TOOL_NAMES:  # no client has a tool of another name
             found.append((name, arguments))
     return found + [call for call in message.calls if not call.is_complete and is_object(call.arguments)]
 
 
 def stripped(arguments: dict[str, object]) -> dict[str, object]:
-    """A line break behind a value may be its own, or its lost tag's."""
+    """A line break after a value may belong to the value or to its lost tag."""
     return {key: value.rstrip("\n") if isinstance(value, str) else value for key, value in arguments.items()}
 
 
@@ -127,7 +127,7 @@ def test_damaged_call_means_the_same_in_pieces_wherever_it_is_damaged(format: st
 
 
 @pytest.mark.parametrize("tag", ["\n/parameter>", "\n<parameter>", "\n</parametr>", "\n</parameter"])
-def test_argument_behind_which_something_like_a_closing_tag_stands_is_not_complete(tag: str) -> None:
+def test_argument_before_something_like_a_closing_tag_is_not_complete(tag: str) -> None:
     text = f"<tool_call>\n<function=run>\n<parameter=code>\na{tag}\n</function>\n</tool_call>"
     assert complete_calls(read("qwen3_xml", "", text)) == []
 
@@ -153,7 +153,7 @@ def test_argument_without_its_closing_tag_ends_where_the_next_one_begins(format:
 
 
 def unclosed(format: str, name: str, arguments: dict[str, object]) -> list[str]:
-    """A call of which one value has no closing tag, for each value."""
+    """A call without the closing tag of one value, for each value."""
     text = WRITERS[format](Message(calls=((name, arguments),)), False).text
     found = []
     for value in arguments.values():
@@ -194,7 +194,7 @@ def test_call_without_any_arguments_of_a_tool_that_needs_none_has_none(format: s
 
 @pytest.mark.parametrize("format", ZERO)
 def test_call_without_any_arguments_of_a_tool_that_needs_some_is_not_complete(format: str) -> None:
-    if format not in ("glm", "hermes", "gemma4"):  # those may say that there are none
+    if format not in ("glm", "hermes", "gemma4"):  # those may say that there are no arguments
         for text in ZERO[format]:
             assert complete_calls(read(format, "", text.replace("now", "get_weather"))) == []
 
@@ -230,7 +230,7 @@ def test_loose_json_is_put_right_where_it_is_clear(format: str, around: str, tex
 @pytest.mark.parametrize(
     "text",
     [
-        '{"filters": {"a": 1, "limit": 3}',  # where the brace is missing is not clear
+        '{"filters": {"a": 1, "limit": 3}',  # the place of the missing brace is not clear
         '{"filters": {"a": 1}}, "limit": 3}',
         '{"limit": 3]',
         '{"query": "\\x41"}',

@@ -1,4 +1,4 @@
-"""Which arguments a tool declares and requires counts in damaged calls, however its parameters say so."""
+"""The arguments that a tool declares and requires matter for damaged calls, whatever keywords declare them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for the events of every format: places of content, markers, requests without tools."""
+"""Properties of the events of every format: offsets of content, markers, requests without tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chat.formats.test_formats import FORMATS, OUTPUTS, cut
 from tests.chat.messages import MESSAGES, TOOLS
 from tests.chat.more_writers import WRITERS
 
-# As vocabularies write tokens of their own.
+# In the form in which vocabularies write special tokens.
 CONTROL_TOKEN = re.compile(r'<\|[^<>|\s]*\|?>|<[^<>|\s]*\|>|<｜[^<>｜]*｜>|\[/?[A-Z_]{3,}\]|<\|"\|>')
 
 
@@ -36,7 +36,7 @@ def test_format_content_stands_where_it_says(format: str) -> None:
 
 
 def mixed(format: str, draw: random.Random) -> tuple[str, str]:
-    """A prompt, and pieces of several outputs and markers in no order."""
+    """A prompt, and pieces of several outputs and markers in random order."""
     pieces = []
     for output in draw.choices([output for output in OUTPUTS[format] if output.text], k=draw.randint(1, 5)):
         start = draw.randrange(len(output.text))
@@ -46,7 +46,7 @@ def mixed(format: str, draw: random.Random) -> tuple[str, str]:
 
 
 def check_mixed(format: str, num_texts: int) -> None:
-    """Whatever a model writes, it means the same however it is cut, and complete arguments are objects."""
+    """The meaning of a text does not depend on how it is cut, and complete arguments are objects."""
     draw = random.Random(format)
     for _ in range(num_texts):
         prompt, text = mixed(format, draw)

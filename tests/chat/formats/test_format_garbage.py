@@ -1,4 +1,4 @@
-"""Every format over texts put together from its own markers at random: no text breaks it, wherever it is cut."""
+"""Every format with random texts made of its own markers: no text breaks the parser, wherever it is cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.chat.messages import MESSAGES, TOOLS
 from tests.chat.more_writers import WRITERS
 
 FORMATS = registry.names()
-NUM_TEXTS = 20  # per format; the fuzz marker's run has 2,000
+NUM_TEXTS = 20  # per format; runs with the fuzz marker use 2,000
 CRUMBS = [
     "now",
     "run",
@@ -43,14 +43,14 @@ SAMPLES = ("all types", "three calls", "all before a call", "quotes")
 
 
 def pieces_of(format: str) -> list[str]:
-    """What texts are made of: markers, and whole messages in small pieces."""
+    """The pieces of the texts: markers, and whole messages in small pieces."""
     written = [WRITERS[format](MESSAGES[name], False).text for name in SAMPLES]
     draw = random.Random(format)
     return [*registry.by_name(format).markers * 2, *CRUMBS, *(piece for text in written for piece in cut(text, draw))]
 
 
 def texts(format: str, number: int) -> list[tuple[str, str]]:
-    """(prompt, text): pieces in any order, and messages with one place damaged."""
+    """(prompt, text): pieces in random order, and messages with one damaged place."""
     draw, pieces = random.Random(format), pieces_of(format)
     found = []
     for i in range(number):
@@ -82,7 +82,7 @@ def check(format: str, prompt: str, text: str, draw: random.Random) -> None:
 
 
 def check_order(found: list[Event], text: str) -> None:
-    """Contents stand where they say, in order; calls begin, go on and end one after the other."""
+    """Contents are at their offsets, in order. Calls begin, continue and end one after the other."""
     place, index, is_open = 0, -1, False
     for event in found:
         if isinstance(event, Content):
@@ -128,5 +128,5 @@ def test_format_repeated_pieces_cost_linear_time(format: str, size: int) -> None
     markers = registry.by_name(format).markers
     for piece in sorted({*markers, *CRUMBS, *(marker + '{"arguments":{"' for marker in markers)}):
         short, long = (piece * (length // len(piece) + 1) for length in (1_000, 16_000))
-        # Linear is 16, quadratic 256; a busy machine may double one of the two.
+        # Linear time gives 16, quadratic time 256. A busy machine may double one of the two.
         assert cost(long) < 64 * max(min(cost(short) for _ in range(3)), 2e-4), piece

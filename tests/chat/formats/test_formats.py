@@ -1,4 +1,4 @@
-"""Every format, over what it writes itself and over what models get wrong: whole, per character, cut anywhere."""
+"""Every format with its own outputs and with mistakes of models: whole, per character, and cut anywhere."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.chat.more_writers import WRITERS
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 FORMATS = registry.names()
-NUM_CUTS = 4  # per output; the fuzz marker's run has 200
+NUM_CUTS = 4  # per output; runs with the fuzz marker use 200
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model wrote, and what that means: (reasoning, content, calls), arguments as values where complete."""
+    """An output of a model and its meaning: (reasoning, content, calls). Complete arguments are values."""
 
     name: str
     prompt: str
@@ -78,7 +78,7 @@ def cut(text: str, draw: random.Random) -> list[str]:
 
 
 def differing(format: str, num_cuts: int) -> list[tuple[str, list[str]]]:
-    """Outputs that mean something else when cut."""
+    """Outputs whose meaning changes when they are cut."""
     draw = random.Random(format)
     return [
         (output.name, pieces)
@@ -114,13 +114,13 @@ def test_format_corpus_holds_thirty_outputs(format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_format_output_ended_anywhere_shows_only_what_it_held(format: str) -> None:
-    """Of a text that breaks off, arguments are a beginning of the whole's, or those of a value not closed."""
+    """If a text is cut off, its arguments are a prefix of those of the whole text, or those of an open value."""
     for output in OUTPUTS[format]:
         whole = parse(format, output.prompt, [output.text])
         for end in range(0, len(output.text), 7):
             part = parse(format, output.prompt, [output.text[:end]])
             if part.calls and ends_in_reasoning(format, output.prompt, output.text[:end]):
-                assert all(call.is_complete for call in part.calls)  # a draft, if it goes on
+                assert all(call.is_complete for call in part.calls)  # a draft, if the text continues
                 continue
             assert [call.name for call in part.calls] == [call.name for call in whole.calls[: len(part.calls)]]
             assert all(call == whole.calls[i] for i, call in enumerate(part.calls[:-1])), (output.name, end)

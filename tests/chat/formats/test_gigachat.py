@@ -1,4 +1,4 @@
-"""GigaChat: two generations write calls in two ways, and are held to their own."""
+"""GigaChat: two generations write calls in two ways, and each grammar forces its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model would write is allowed, in every format that can be enforced; and what breaks the schema is not."""
+"""Every format that can be enforced allows what a model would write, and nothing that violates the schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.chat.writers import Written
 from tests.grammars.vocabularies import BUILT_IN, END, bytes_vocabulary, model_vocabulary
 
 ONE = CallPolicy(is_required=True, is_parallel=False)
-# One of each way to write arguments; the others are the fuzz marker's.
+# One format per way to write arguments. Runs with the fuzz marker use all.
 SOME = ("qwen3_xml", "minicpm5", "deepseek_dsml", "gemma4", "llama_pythonic", "hermes")
 
 
@@ -31,20 +31,20 @@ def program_of(name: str, case: Case, *, is_control: bool) -> Program:
 
 
 def stopped_at(program: Program, text: str) -> str | None:
-    """What is not allowed of a text, "" if only its end is not; None: the text is."""
+    """The part of a text that is not allowed. "": only its end is not. None: the whole text is allowed."""
     constraint, vocabulary = program.start(), program.vocabulary
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     for part in [text] if pattern is None else pattern.split(text):
         for i, token_id in enumerate([ids[part]] if part in ids else part.encode()):
             if token_id in (10, 60, 62):
-                constraint.mask()  # the state is one that can be followed, too
+                constraint.mask()  # this also checks that the state can be continued
             if not constraint.accept(token_id):
                 return part.encode()[i:].decode("utf-8", "replace")
     return None if constraint.accept(END) else ""
 
 
 def arguments(name: str, case: Case, written: Written) -> object:
-    """What the format's parser makes of this call; None if it is none."""
+    """The arguments that the parser of the format reads from this call. None: it is not a call."""
     calls = read(registry.by_name(name), written.prompt, [case.tool], written.text).calls
     return json.loads(calls[0].arguments) if len(calls) == 1 and calls[0].is_complete else None
 
@@ -58,7 +58,7 @@ def faults(name: str, case: Case, *, is_control: bool) -> list[str]:
         found += [f"{value!r} is read as {read_as!r}"] if read_as != {"v": value} else []
     for value, written in ((each, form) for each in case.bad for form in natural_forms(name, "v", each)):
         is_allowed = stopped_at(program, written.text) is None
-        # Bare text does not say which type it is: what counts is what is read.
+        # Bare text does not show its type, so the value that is read counts.
         if is_allowed and not jsonschema.Draft202012Validator(case.tool.parameters).is_valid(
             arguments(name, case, written)
         ):

@@ -1,4 +1,6 @@
-"""Values that hold calls of their own format, or what ends them: the call that was meant, or none that is complete."""
+"""Values that contain calls of their own format, or the ends of one: the intended call is read, or none that is
+complete.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from tests.chat.formats.test_damaged_calls import TAGGED, Calls, complete_calls,
 from tests.chat.messages import TOOLS, Call, Message
 from tests.chat.more_writers import WRITERS
 
-# In the others the tags are of control tokens, which no value holds.
+# In the other formats the tags are control tokens, which no value contains.
 QUOTING = sorted(TAGGED - {"kimi_k3", "minimax_m3"})
 SIZES = (1, 7, 100_000)
 NOW: Call = ("now", {})
@@ -25,7 +27,7 @@ def written(format: str, *calls: Call) -> str:
 
 
 def tail(format: str) -> str:
-    """What ends a call, behind its last argument."""
+    """The text that ends a call after its last argument."""
     text = written(format, ("run", {"code": "VALUE"}))
     behind = text.partition("VALUE")[2].lstrip("\n")
     return behind[behind.index(">") + 1 :].strip()
@@ -70,7 +72,7 @@ def test_value_that_holds_the_end_of_a_call_and_another_is_whole_or_not_complete
 
 
 @pytest.mark.parametrize("format", QUOTING)
-def test_value_that_breaks_off_behind_the_end_of_a_call_is_not_complete(format: str) -> None:
+def test_value_that_breaks_off_after_the_end_of_a_call_is_not_complete(format: str) -> None:
     text = written(format, ("run", {"code": f"ends {tail(format)} and goes on"}))
     message = read_alike(format, text[: text.index("and goes on") + 3])
     assert complete_calls(message) == []

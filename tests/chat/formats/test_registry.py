@@ -1,4 +1,4 @@
-"""The registry: which format a chat template writes, from the few words that tell them apart."""
+"""The registry finds the format that a chat template writes, in any order of registration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from llamafast.chat.formats import registry
 from tests.chat.collection import PATHS
 
-# What templates of these models write, cut to what decides; several lines: markers that other formats share.
+# The deciding parts of the templates of these models. Several lines: the markers are shared with other formats.
 SNIPPETS = {
     "apertus": ["{{ '<|tools_prefix|>[' }}"],
     "apriel": [

@@ -1,4 +1,4 @@
-"""Slips of models within a format: read as meant where that is clear, else the call is not complete."""
+"""Mistakes of models within a format: the intended call is read if it is clear, otherwise the call is not complete."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def test_text_that_breaks_off_within_a_tag_of_reasoning_is_reasoning() -> None:
         ("<|channel|>final<|message|>Hi<|end|>assist", "Hiassist"),
     ],
 )
-def test_role_or_channel_behind_a_harmony_message_is_no_content(text: str, content: str) -> None:
+def test_role_or_channel_after_a_harmony_message_is_no_content(text: str, content: str) -> None:
     assert read_alike("harmony", "<|start|>assistant", text).content == content

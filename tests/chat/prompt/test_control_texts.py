@@ -1,4 +1,4 @@
-"""ControlTexts: whatever a client writes, only the template's own control texts are parsed."""
+"""ControlTexts: only control texts of the template are parsed, whatever a client writes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ALPHABET = st.text(st.sampled_from("<|a>/s[X]~ "), max_size=12)
 
 
 def rendered(*pieces: tuple[str, bool]) -> list[tuple[str, bool]]:
-    """Segments of a text put together from the client's (False) and the template's own (True) pieces."""
+    """The segments of a text made of pieces of the client (False) and of the template (True)."""
     marked = "".join(text if is_own else str(TEXTS.mark(text, MARK)) for text, is_own in pieces)
     return TEXTS.segments(marked, MARK)
 
 
 def control_texts(segments: list[tuple[str, bool]]) -> list[str]:
-    """What a tokenizer makes control tokens of, longest first at each place."""
+    """The texts that a tokenizer turns into control tokens, the longest first at each offset."""
     found: list[str] = []
     for text, parse_special in segments:
         place = 0
@@ -52,7 +52,7 @@ def test_segments_text_put_together_from_two_is_not_parsed(pieces: tuple[str, st
 
 @pytest.mark.parametrize("text", ["<|a", "x <|a", "</s>", "~"])
 def test_segments_text_of_the_client_at_the_end_is_not_parsed(text: str) -> None:
-    # A shorter control text where a longer one of the same head does not fit any more.
+    # A shorter control text, where a longer one with the same head does not fit.
     assert control_texts(rendered(("<|a|>", True), (text, False))) == ["<|a|>"]
 
 

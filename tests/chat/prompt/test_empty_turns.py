@@ -1,4 +1,4 @@
-"""with_silences: a template that insists on somebody's turn gets it, and every text of the conversation is there."""
+"""with_empty_turns: a template that requires a turn gets it, and every text of the conversation is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.chat.prompt.history import template_messages
 from llamafast.chat.prompt.template_traits import TemplateTraits
 
 BOTH = frozenset({"user", "assistant"})
-# Counts neither calls nor results (Mistral), and counts all there is (Gemma 2).
+# One counts neither calls nor results (Mistral), one counts all messages (Gemma 2).
 UNCOUNTED = {
     "single_roles": BOTH, "user_after_result": False, "user_first": frozenset({"text"}), "text_beside": False,
     "late_systems": False,
@@ -30,14 +30,14 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
 
 
 def message(text: str) -> dict[str, object]:
-    """One of the role that the first letter names; "c": a call."""
+    """A message of the role that the first letter names; "c" is a call."""
     if text[0] == "c":
         return {"role": "assistant", "content": None, "tool_calls": [CALL]}
     return {"role": ROLES[text[0]], "content": text[1:] and text}
 
 
 def shown(conversation: str, **traits) -> str:
-    """The turns in words: each the text it has, else its role's letter; a call "c"."""
+    """The turns as words: the text of each, or the letter of its role; "c" is a call."""
     turns = template_messages([message(text) for text in conversation.split()], replace(TemplateTraits(), **traits))
     return " ".join(
         f"{turn['content'] or ''}c"

@@ -1,4 +1,4 @@
-"""template_messages: an answer is one turn, calls carry objects, and fields stand where the template reads them."""
+"""template_messages: an answer becomes one turn, calls have objects, and fields are where the template reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prompts leave reasoning open."""
+"""Prompts that leave reasoning open, and others."""
 
 from __future__ import annotations
 

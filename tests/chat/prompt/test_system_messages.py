@@ -1,4 +1,4 @@
-"""System messages stand where the template shows them, and no text is lost."""
+"""System messages are where the template shows them, and no text is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
 
 def placed(*texts: str | dict[str, object], **traits) -> list[str]:
-    """The contents of the turns, each behind the first letter of its role."""
+    """The contents of the turns, each after the first letter of its role."""
     messages = [say(text) if isinstance(text, str) else text for text in texts]
     turns = template_messages(messages, replace(TemplateTraits(), **traits))
     return [f"{turn['role'][0]}:{turn['content']}" for turn in turns]
@@ -69,13 +69,13 @@ def test_late_systems_are_in_the_next_message_of_the_user(texts, expected: list[
     assert placed(*texts, **ONE_HEAD) == expected
 
 
-def test_late_systems_behind_results_are_in_the_first_message_where_the_template_takes_no_user_there() -> None:
+def test_late_systems_after_results_are_in_the_first_message_where_the_template_takes_no_user_there() -> None:
     traits = {**ONE_HEAD, "user_after_result": False}
     assert placed("s1", "u1", CALLING, "t1", "s2", **traits) == ["s:s1\n\ns2", "u:u1", "a:", "t:t1"]
     assert placed("u1", CALLING, "t1", "s2", "a1", **traits) == ["u:u1\n\ns2", "a:", "t:t1", "a:a1"]
 
 
-def test_systems_between_a_call_and_its_results_stand_behind_them_everywhere() -> None:
+def test_systems_between_a_call_and_its_results_come_after_them_everywhere() -> None:
     assert placed("u1", CALLING, "s2", "t1", "u2") == ["u:u1", "a:", "t:t1", "s:s2", "u:u2"]
 
 

@@ -1,4 +1,4 @@
-"""ChatTemplate: Hugging Face's rules, and the built-in model's template against its transcripts."""
+"""ChatTemplate behaves like Hugging Face's, and the built-in model's template matches its transcripts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def built_in() -> ChatTemplate:
 
 
 def with_parsed_arguments(messages):
-    """A copy whose tool calls carry objects, as templates want them, where the API has JSON text."""
+    """A copy whose tool calls have objects, as templates require, instead of the API's JSON text."""
     messages = copy.deepcopy(messages)
     for call in (call for message in messages for call in message.get("tool_calls") or []):
         call["function"]["arguments"] = json.loads(call["function"]["arguments"])
@@ -200,7 +200,7 @@ def test_message_ends_are_the_system_message_and_the_last_four(built_in):
         "user\n",  # of the first question
         "user\nuser 5<|im_end|>\n",
         "user\nlast<|im_end|>\n",
-    ]  # answers of earlier turns are written without reasoning, which is there while they are the last
+    ]  # earlier answers are written without reasoning, the last answer with it
 
 
 def test_message_ends_of_answers_stand_where_they_are_written_alike():

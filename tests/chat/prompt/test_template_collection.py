@@ -1,6 +1,6 @@
-"""With every template of llama.cpp's collection no text of a conversation is lost, and prompts have the right tokens.
+"""With every template of llama.cpp's collection, no text of a conversation is lost, and prompts have the right tokens.
 
-They are in no package: make test-templates.
+No package contains the templates: make test-templates.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tests.tiny_models import CONTROL_TOKENS, write_attention_model
 
 pytestmark = pytest.mark.templates
 
-# Their sandboxes refuse what they do with calls or tools (docs/templates.md).
+# The sandboxes refuse what they do with calls or tools (docs/templates.md).
 NO_CALLS = {"Kimi-K2-Instruct", "Kimi-K2-Thinking", "llama-cpp-deepseek-r1"}
-# They need variables that no request has by itself.
+# They require variables that no request has by default.
 VARIABLES = {"fireworks-ai-llama-3-firefunction-v2": {"functions": "[]", "datetime": "now"}}
-# They write no calls, so a text that is one is not there either.
+# They write no calls, so the text of one is not in the prompt either.
 CALLS_NOT_WRITTEN = {
     "HuggingFaceTB-SmolLM3-3B", "LFM2-8B-A1B", "LFM2.5-Instruct", "google-gemma-2-2b-it",
     "ibm-granite-granite-3.3-2B-Instruct", "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
 }  # fmt: skip
-# They drop the text beside calls and refuse it in a message of its own before other answers; gpt-oss drops it once
-# there is a later answer.
+# They drop the text next to calls, and refuse it as a separate message before other answers. gpt-oss drops it if there
+# is a later answer.
 TEXT_BESIDE_CALLS_LOST = {
     "Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407", "openai-gpt-oss-120b",
 }  # fmt: skip
@@ -70,7 +70,7 @@ def call(text: str, call_id: str, arguments: str = "{}") -> dict[str, object]:
 
 
 def conversation(seed: int) -> list[dict[str, object]]:
-    """Questions, answers and calls in a usual order, with instructions anywhere."""
+    """Questions, answers and calls in a usual order, with instructions at any place."""
     choose = random.Random(seed)
     messages: list[dict[str, object]] = []
 
@@ -150,7 +150,7 @@ def test_template_takes_tools_that_say_little(path: Path, fields: dict[str, obje
     )
 
 
-# Each word a message: of the role that its first letter names; "c" a call, "r" its result.
+# Each word is a message of the role that its first letter names; "c" is a call, "r" its result.
 ORDINARY = (
     "u1 c1 r1 u2", "s1 u1 c1 r1 u2 c2 r2 u3", "u1 c1 r1 c2 r2 a1 u2", "u1 c1 u2", "u1 c1 u2 r1", "a1 u1", "s1 a1 u1",
     "a1", "s1", "u1 a u2", "u1 a", "u1 r1 u2", "c1 r1 u1", "r1 a1 u1", "u1 a1 c1 r1", "u1 r u2",
@@ -186,7 +186,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @pytest.fixture(params=["control", "user-defined"])
 def vocabulary(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Tokenizer:
-    """A vocabulary that has, as tokens of one type, what the template writes as such or puts together from roles."""
+    """A vocabulary whose control tokens are those that the template writes or builds from roles."""
     found = {*CONTROL.findall(path.read_text()), *(f"<|{role}|>" for role in ROLES), "<s>", "</s>"}
     control = tuple(sorted(found - set(CONTROL_TOKENS)))
     model = tmp_path / "model.gguf"
@@ -196,7 +196,7 @@ def vocabulary(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> To
 
 
 def harmless(conversation: Conversation, ending: str) -> list[dict[str, object]]:
-    """Its messages, each text of a client ending like the beginning of a control token."""
+    """The messages with the beginning of a control token at the end of each text of a client."""
     return [
         {**message, "content": f"{message['content']}{ending}"}
         if isinstance(message.get("content"), str) and message["role"] != "assistant"
@@ -219,7 +219,7 @@ FAMILIES = {
 
 
 def prompts_of_other_tokens(path: Path, tokenizer: Tokenizer, ending: str) -> list[str]:
-    """The conversations of whose prompts the tokens are not those of the whole text, control tokens parsed."""
+    """The conversations whose prompts do not have the tokens of the whole text with control tokens parsed."""
     template = template_of(path)
     state = ServedModel.new(
         SimpleNamespace(tokenizer=tokenizer, max_seq_len=100_000), ModelNames("tiny"), chat_template=template

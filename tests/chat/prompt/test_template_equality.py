@@ -1,4 +1,4 @@
-"""Every template of llama.cpp's collection writes what transformers writes with it (make test-templates)."""
+"""Every template of llama.cpp's collection renders as with transformers (make test-templates)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chat.collection import PATHS, SDIST, SPECIAL
 
 CONFIGS = sorted((SDIST / "examples/server/configs").glob("*.json"))
 FORMATS = json.loads((Path(__file__).parents[1] / "templates.json").read_text())
-# Why an answer that the template writes cannot be read back (docs/templates.md).
+# The reasons for which an answer that the template writes cannot be read back (docs/templates.md).
 NOT_READ_BACK = {
     "Apriel-1.6-15b-Thinker-fixed": "its reasoning has no tag but the one behind it, and the history leaves that out",
     "Cohere2MoE": "its text has a tag of its own, which is no control token of other Command models",

@@ -1,4 +1,4 @@
-"""Templates that would compute or write without an end: each ends with an error, before it takes much."""
+"""Templates that would compute or write endlessly: each ends with an error before it takes much."""
 
 from __future__ import annotations
 

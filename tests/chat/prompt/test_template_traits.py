@@ -1,4 +1,4 @@
-"""TemplateTraits: each is found in a small template that has it, and not in one that has not."""
+"""TemplateTraits: each trait is found in a small template that has it, and not in one that lacks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.chat.prompt.template_traits import TemplateTraits
 
 MESSAGES = "{% for m in messages %}<{{ m.role }}>"
 CALLS = "{% for c in m.tool_calls %}{{ c.id }}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
-# Reads text, reasoning and any number of calls.
+# It reads text, reasoning and any number of calls.
 PLAIN = MESSAGES + "{{ m.reasoning_content }}{{ m.content }}" + CALLS + "{% endfor %}{{ tools }}"
 PARTS = "{% for p in m.content %}{% if p.text %}{{ p.text }}{% endif %}{% endfor %}"
 BOTH = "{% if m.content is string %}{{ m.content }}{% else %}" + PARTS + "{% endif %}"
@@ -115,7 +115,7 @@ def test_traits_systems_of_a_template_that_drops_all_but_one() -> None:
     assert (found.shows_system, found.several_systems, found.late_systems) == (True, False, False)
 
 
-def test_traits_developer_behind_system_is_dropped() -> None:
+def test_traits_developer_after_system_is_dropped() -> None:
     shown = "{% if m.role not in ['system', 'developer'] or loop.first %}{{ m.content }}{% endif %}{% endfor %}"
     found = traits(MESSAGES + shown)
     assert (found.knows_developer, found.several_systems) == (True, False)
@@ -132,7 +132,7 @@ def test_traits_roles_that_must_alternate_are_single() -> None:
     assert traits(source).single_roles == {"user", "assistant"}
 
 
-def test_traits_user_behind_a_result_is_refused() -> None:
+def test_traits_user_after_a_result_is_refused() -> None:
     source = refuse("m.role == 'user' and not loop.first and messages[loop.index0 - 1].role == 'tool'")
     assert not traits(source + "{{ m.content }}" + CALLS + "{% endfor %}").user_after_result
 

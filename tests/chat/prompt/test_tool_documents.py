@@ -1,4 +1,4 @@
-"""Tools for a template: only what it cannot do without is filled in, and the client's stay as they are."""
+"""Tools for a template: only what it requires is added, and the client's tools do not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamafast.chat.prompt.turns import TrustedText
 
 QUESTION = [{"role": "user", "content": "Hi"}]
 TOOL = "{% for t in tools %}"
-# Each uses a field so that its absence is an error.
+# Each uses a field whose absence is an error.
 STRICT = {
     "description": "{{ 'D: ' + t.function.description }}",
     "parameters": "{{ t.function.parameters | tojson }}",

@@ -1,4 +1,4 @@
-"""Machine: the contract's rules for white space, markers and malformed calls, in one format."""
+"""AnswerParser: white space, markers and malformed calls, in one format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ArgumentWriter: bare texts to JSON values, by the types of a tool's schema."""
+"""ArgumentWriter: turns bare text into JSON values, by the types of a tool's schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFS = {
 
 
 def fragments(schema: object, pieces: list[str], is_string: bool | None = None) -> list[str]:
-    """What a writer gives for one value that comes in pieces, and the rest of the object."""
+    """The JSON of one value that arrives in pieces, and the rest of the object."""
     writer = ArgumentWriter("f", [Tool("f", parameters={"properties": {"k": schema}, "$defs": DEFS})])
     head = writer.begin("k", is_string=is_string)
     return [head, *(writer.add(piece) for piece in pieces), writer.end() + writer.close()]

@@ -1,4 +1,4 @@
-"""JsonScanner: agrees with the json module about where values end and what is none."""
+"""JsonScanner agrees with the json module about the ends of values, and about what is not JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 def scan(text: str, pieces: int = 1) -> tuple[int, JsonScanner]:
-    """Characters taken of a text fed in pieces of that size."""
+    """The number of characters consumed of a text in pieces of this size."""
     scanner, taken = JsonScanner(), 0
     for start in range(0, len(text), pieces):
         piece = text[start : start + pieces]
@@ -41,7 +41,7 @@ def test_scanner_any_value_ends_where_it_ends(value, pieces, indent, is_ascii) -
 @given(VALUES.filter(lambda value: isinstance(value, (dict, list))), st.data())
 def test_scanner_text_is_whole_only_where_json_says_so(value, data) -> None:
     text = json.dumps(value)
-    # Not the first character: what a bare number ends at is a matter of taste ("0null").
+    # Not the first character: several ends of a bare number are valid ("0null").
     place = data.draw(st.integers(1, len(text) - 1))
     text = text[:place] + data.draw(st.sampled_from(list('{}[]",:\\0a-. \n'))) + text[place + 1 :]
     try:

@@ -1,4 +1,4 @@
-"""LiteralReader: values in a model's own notation, to JSON."""
+"""LiteralReader: turns values in a model's notation into JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamafast.chat.reading.literals import GEMMA, PYTHON, LiteralReader, Notati
 
 
 def read(notation: Notation, text: str, size: int, root: str = "{") -> tuple[LiteralReader, str, str]:
-    """The reader, its JSON and what it left, of a text in pieces of a size."""
+    """The reader, its JSON and the rest, of a text in pieces of this size."""
     reader = LiteralReader(notation, root)
     json_text, held = "", ""
     for start in range(0, len(text), size):

@@ -1,4 +1,4 @@
-"""Markers: complete ones, begun ones, and what only looks like one."""
+"""Markers: complete ones, begun ones, and texts that only look like one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_markers_text_is_certain_up_to_the_first_or_a_begun_one(text: str, found
     assert TAGS.find(text, 0) == found
 
 
-def test_markers_behind_a_place_are_found_from_there() -> None:
+def test_markers_after_a_place_are_found_from_there() -> None:
     assert TAGS.find("<call> <call>", 1) == (7, "<call>")
 
 

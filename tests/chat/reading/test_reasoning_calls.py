@@ -1,4 +1,4 @@
-"""Calls within reasoning that nothing closes: calls where the answer ends with them, else drafts."""
+"""Calls inside reasoning that nothing closes: they count if the answer ends with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def starts_of(format: str) -> tuple[str, ...]:
     return parser.starts.texts if isinstance(parser, AnswerParser) else ()
 
 
-# Calls that nothing marks within text, and messages instead of tags.
+# Calls without a marker within text, and messages instead of tags.
 BARE = {"llama3_json", "llama4_pythonic", "llama_pythonic", "xlam", "harmony", "muse"}
 DRAFTING = [name for name in FORMATS if registry.by_name(name).reasoning and starts_of(name) and name not in BARE]
 
@@ -74,7 +74,7 @@ def test_no_whole_call_of_a_tool_at_the_end_of_open_reasoning_is_reasoning(forma
 
 
 @pytest.mark.parametrize("format", DRAFTING)
-def test_call_behind_a_draft_in_open_reasoning_is_the_only_call(format: str) -> None:
+def test_call_after_a_draft_in_open_reasoning_is_the_only_call(format: str) -> None:
     draft = f"hm\n{written(format, NOW)} or"
     message = read_alike(format, f"{draft}\n{written(format, PARIS)}\n")
     assert (complete_calls(message), message.reasoning, message.content) == ([PARIS], draft, "")

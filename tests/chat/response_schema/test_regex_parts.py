@@ -1,4 +1,4 @@
-"""Regexes taken apart."""
+"""The parts of regexes."""
 
 from __future__ import annotations
 

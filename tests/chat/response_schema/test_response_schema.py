@@ -1,4 +1,4 @@
-"""Response schemas: what they give, exactly and as the text comes."""
+"""Response schemas: the results for whole texts and for texts in pieces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ calls = st.lists(st.tuples(st.sampled_from(["find"]), values), max_size=3)
 
 
 def parse(family: Family, text: str, cuts: Sequence[int] = (), prompt: str | None = None) -> ParsedMessage:
-    """The message of a text that comes in pieces; each piece of content is where it says it is."""
+    """The message of a text in pieces. Each piece of content is at its offset."""
     parser = ResponseSchemaFormat(family.schema).parser(family.prompt if prompt is None else prompt, TOOLS)
     ends = [*sorted(cuts), len(text)]
     events = [event for start, end in zip([0, *ends], ends, strict=False) for event in parser.feed(text[start:end])]
@@ -121,7 +121,7 @@ def test_schema_of_malformed_call_is_content() -> None:
     assert parse(ELEMENTS, "</muse><use>\nfind it\n</use>").content == "<use>\nfind it\n</use>"
 
 
-def test_schema_of_text_behind_a_call_is_content() -> None:
+def test_schema_of_text_after_a_call_is_content() -> None:
     message = parse(ELEMENTS, ELEMENTS.write("", "Before", [CALL, CALL]) + "\n\nBehind")
     assert (message.content, len(message.calls)) == ("BeforeBehind", 2)
 
@@ -131,7 +131,7 @@ def test_schema_of_a_call_begun_in_the_prompt_tells_it() -> None:
     assert told(message) == ("", "", [("find", {"number": 5})])
 
 
-def test_schema_of_an_answer_behind_an_older_call_tells_only_the_answer() -> None:
+def test_schema_of_an_answer_after_an_older_call_tells_only_the_answer() -> None:
     prompt = LOOSE.prompt + LOOSE.write("", "", [CALL]) + "<|back>3<back|>"
     assert told(parse(LOOSE, "Three.", prompt=prompt)) == ("", "Three.", [])
 
