@@ -75,7 +75,7 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
     """Compile the constraint and build the engine's request.
 
     request_id: names the request in the engine.
-    receive: tells when the client leaves, as ASGI's receive does. It is called only while a compiler works.
+    receive: tells when the client leaves, as ASGI's receive does. It is called only during work that may take long.
     Raises InvalidRequestError, which names the client's field, CompilerBusyError, ClientDisconnect, ShuttingDownError.
     """
     served, request, params, prompt = draft.served, draft.request, draft.params, draft.prompt
