@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypedDict
 
 from llamafast.cache.prompt import MediaSpan
 from llamafast.grammars.constraint import Grammar
 from llamafast.sampling_params import ReasoningBudget, SamplingParams
 
 __all__ = [
+    "CacheSettings",
     "FinishReason",
     "MissReason",
+    "PromptPlaces",
     "ReasoningBudget",
     "Request",
     "RequestOutput",
@@ -25,7 +29,13 @@ __all__ = [
 
 
 class FinishReason(str, Enum):
-    """Why a sequence ended. `stop` and `length` are OpenAI's words; the others are for outputs that were cut off."""
+    """Why a sequence ended. Only "stop" and "length" are also finish reasons of OpenAI's API.
+
+    STOP: the model stopped by itself, or a stop string or a stop token came.
+    LENGTH: max_tokens or the end of the context was reached.
+    ABORT: the request was aborted, by its client or by the server.
+    ERROR: the work for the request failed; RequestOutput.error tells why.
+    """
 
     STOP = "stop"
     LENGTH = "length"
@@ -43,17 +53,60 @@ class SequenceStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One prompt and how to continue it. prompt_token_ids: array('i'), at least one token.
+class PromptPlaces:
+    """Places in a prompt at which messages end. Each place is the number of tokens before it.
 
-    grammar: params.structured as compile_grammar made it; None where params.structured is. boundaries: places in the
-    prompt, ascending, where later prompts are likely to part from it (ends of messages): memories that cannot be cut
-    keep their state there. shown_ids: control tokens that write their own text although skip_special hides the others.
-    match_stops False: whoever reads the outputs looks for params.stop. Prefixes are shared only among equal cache_salt;
-    use_cache False neither takes nor leaves any. Of the waiting requests the lowest priority value goes first. n_keep:
-    with context shift, so many of the prompt's tokens always stay, and a BOS before them; negative: all; None: those of
-    the first message. media: the rows of prompt_token_ids that are media, ascending; their ids are those of
-    cache.prompt.media_ids (Prompt.join makes both). Without media prompt_token_ids are token ids only.
+    head: the end of what precedes the conversation (system message, tools). A context shift keeps the tokens up to it.
+    turns: ascending, the ends of messages after the head. Later prompts are likely to differ from this one from the
+    head or from one of these places on: a memory that cannot be cut keeps its state at each of them.
+    end: how much of the prompt the next prompt of the same conversation will repeat. A prompt that shares these tokens
+    continues the conversation, and the disk cache stores them.
+    """
+
+    head: int
+    turns: tuple[int, ...]
+    end: int
+
+    @classmethod
+    def of(cls, ends: Sequence[int]) -> PromptPlaces | None:
+        """The places of a prompt of messages. ends: ascending, the end of the head and of each turn. None: no ends."""
+        return cls(ends[0], tuple(ends[1:]), ends[-1]) if ends else None
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The places at which later prompts are likely to differ from this one, ascending: the head and the turns."""
+        return (self.head, *self.turns)
+
+
+class CacheSettings(TypedDict, total=False):
+    """The fields of a Request that concern the prefix cache and the waiting queue, as keyword arguments."""
+
+    cache_salt: str
+    use_cache: bool
+    priority: int
+    n_keep: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and how to continue it.
+
+    request_id: unique among the requests that run.
+    prompt_token_ids: array('i'), at least one token.
+    params: how tokens are drawn, and when the output ends.
+    skip_special: control tokens write no text.
+    shown_ids: the control tokens that write their text even if skip_special is True.
+    match_stops: the engine looks for params.stop. False: the reader of the outputs does.
+    arrival_s: the time of arrival, in seconds of time.monotonic.
+    grammar: the result of compile_grammar for params.structured; None if params.structured is None.
+    places: named places in the prompt. None: nothing is known about the prompt.
+    cache_salt: the cache shares prefixes only among requests with an equal salt.
+    use_cache: False: the request takes nothing from the prefix cache and leaves nothing in it.
+    priority: of the waiting requests, the one with the lowest value goes first.
+    n_keep: the number of prompt tokens that a context shift keeps, besides a BOS before them. Negative: all of them.
+    None: up to places.head.
+    media: the spans of prompt_token_ids that are rows of media, ascending. Their ids are those of
+    cache.prompt.media_ids (Prompt.join makes both). Without media, prompt_token_ids are token ids only.
     """
 
     request_id: str
@@ -64,7 +117,7 @@ class Request:
     match_stops: bool = True
     arrival_s: float = field(default_factory=time.monotonic)
     grammar: Grammar | None = None
-    boundaries: tuple[int, ...] = ()
+    places: PromptPlaces | None = None
     cache_salt: str = ""
     use_cache: bool = True
     priority: int = 0

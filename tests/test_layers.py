@@ -120,6 +120,17 @@ def test_host_imports_nothing_of_ours() -> None:
     assert [name for module in modules for name in imports(module) if in_room(name, *ROOMS - {"host"})] == []
 
 
+def test_delivery_imports_no_dialect() -> None:
+    dialects = [f"server.answers.{name}" for name in ("openai", "chunks", "chat", "completions", "items")]
+    assert [name for name in imports("llamafast.server.delivery") if in_room(name, *dialects)] == []
+
+
+def test_conversations_import_neither_bodies_nor_answers() -> None:
+    modules = [module for module in MODULES if in_room(module, "server.chat")]
+    strangers = ("server.schemas", "server.routes", "server.answers", "server.delivery", "server.openapi")
+    assert [(module, name) for module in modules for name in imports(module) if in_room(name, *strangers)] == []
+
+
 @pytest.mark.parametrize("name", ["_runner", "_sampling"])
 def test_runner_and_sampling_are_imported_by_engine_only(name: str) -> None:
     assert [module for module in importers_of(name) if not in_room(module, "engine")] == []

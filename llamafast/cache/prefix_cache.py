@@ -165,18 +165,23 @@ class PrefixCache:
         return slot
 
     def announce(
-        self, slot: Slot, token_ids: array[int], boundaries: Sequence[int] = (), layout: Layout = TEXT_ONLY
+        self,
+        slot: Slot,
+        token_ids: array[int],
+        boundaries: Sequence[int] = (),
+        end: int = 0,
+        layout: Layout = TEXT_ONLY,
     ) -> None:
         """Say which rows a slot is about to compute, so that others may wait for them; plan its checkpoints.
 
-        token_ids: all rows, with those that the slot has. boundaries: indices where later prompts are likely to differ.
+        token_ids: all rows, with those that the slot has. boundaries, end: as in PromptPlaces.
         """
         slot.layout = layout
         if not self.reuse or slot.salt is None:
             return
         self._index.announce(slot, token_ids)
         self._states.plan(slot, len(token_ids), boundaries)
-        slot.turn_end = boundaries[-1] if boundaries else layout.round_down(len(token_ids) - 1)
+        slot.turn_end = end or layout.round_down(len(token_ids) - 1)
 
     def is_announced(self, slot: Slot) -> bool:
         """Whether a slot has not yet computed all that it announced."""

@@ -54,7 +54,7 @@ def num_kept(request: Request, bos_id: int) -> int:
     prompt = request.prompt_token_ids
     has_bos = int(prompt[0] == bos_id)
     if request.n_keep is None:
-        return request.boundaries[0] if request.boundaries else has_bos
+        return has_bos if request.places is None else request.places.head
     return len(prompt) if request.n_keep < 0 else min(request.n_keep + has_bos, len(prompt))
 
 

@@ -165,6 +165,6 @@ class DiskPrefixes:
 
 
 def _place(sequence: Sequence) -> int:
-    """The number of rows of a prompt after which the next prompt is likely to differ."""
-    boundaries = sequence.state.request.boundaries
-    return sequence.layout.round_down(boundaries[-1] if boundaries else sequence.num_prompt - 1)
+    """The number of rows of a prompt to store: after them, the next prompt is likely to differ."""
+    places = sequence.state.request.places
+    return sequence.layout.round_down(sequence.num_prompt - 1 if places is None else places.end)

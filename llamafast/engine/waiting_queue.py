@@ -107,7 +107,9 @@ class WaitingQueue(deque[Sequence]):
         is_first = not sequence.state.scheduled_s
         why = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
-        cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries, layout)
+        places = sequence.state.request.places
+        boundaries, end = ((), 0) if places is None else (places.boundaries, places.end)
+        cache.announce(sequence.slot, sequence.token_ids, boundaries, end, layout)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT

@@ -39,7 +39,7 @@ class Bench:
     def start(self, text: str, boundaries=(), salt="") -> Slot:
         """A live slot with all of text, its prefix reused."""
         slot = self.cache.open(self.cache.match(ids(text), salt), salt)
-        self.cache.announce(slot, ids(text), boundaries)
+        self.cache.announce(slot, ids(text), boundaries, boundaries[-1] if boundaries else 0)
         self.compute(slot, text)
         self.cache.register(slot, ids(text))
         return slot

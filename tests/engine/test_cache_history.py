@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from llamafast.engine.engine import EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
-from llamafast.request import ReasoningBudget
+from llamafast.request import PromptPlaces, ReasoningBudget
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request
 
-# Prompts are made of these, so that they share beginnings and part at boundaries and inside of them.
+# Prompts are made of these, so that they share beginnings and part at their ends and inside of them.
 PARTS = ["s" * 40, "s" * 33 + "t" * 9, "ab", "question " * 4, "a longer turn of the conversation; ", "x"]
 # What holds an output to something, with much that is forced.
 LIMITS = [
@@ -30,7 +30,7 @@ OPERATIONS = st.lists(
             st.sampled_from([1, 1, 1, 2]),  # n
             st.integers(0, 12),  # max_tokens
             st.sampled_from(["", "", "", "tenant", None]),
-            st.booleans(),  # boundaries
+            st.booleans(),  # places
             st.sampled_from([0, 0, 0, 1, 2]),  # limits
             st.sampled_from([0, 0, 1]),  # priority
         ),
@@ -71,7 +71,7 @@ class History:
         n: int,
         max_tokens: int,
         salt: str | None,
-        has_boundaries: bool,
+        has_places: bool,
         limit: int = 0,
         priority: int = 0,
     ) -> None:
@@ -79,12 +79,12 @@ class History:
         if len(prompt) + 1 >= self.engine.max_seq_len:
             return
         request_id = str(len(self.expected))
-        places = tuple(len("".join(texts[:i])) for i in range(1, len(texts))) if has_boundaries else ()
+        places = tuple(len("".join(texts[:i])) for i in range(1, len(texts))) if has_places else ()
         params = {"n": n, "max_tokens": max_tokens, **LIMITS[limit]}
         request = make_request(request_id, prompt, priority, **params)
         if limit == 1:
             request = replace(request, grammar=self.engine.compile_grammar(request.params.structured))
-        request = replace(request, boundaries=places, cache_salt=salt or "", use_cache=salt is not None)
+        request = replace(request, places=PromptPlaces.of(places), cache_salt=salt or "", use_cache=salt is not None)
         self.engine.validate(request)
         self.engine.add(request)
         self.prompts.append(prompt)

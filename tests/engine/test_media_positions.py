@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamafast.cache.prompt import MediaSpan, Prompt
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import InvalidRequestError
-from llamafast.request import FinishReason, Request, SamplingParams
+from llamafast.request import FinishReason, PromptPlaces, Request, SamplingParams
 from tests.cache.test_prompt import audio, image
 from tests.engine.fakes import FIRST, Collector, encode, make_engine, scripted
 
@@ -78,7 +78,7 @@ def test_random_requests_with_media_give_what_a_cold_run_gives(operations, kind)
         if name == "add":
             parts = [PARTS[i] for i in values[0]]
             ends = tuple(Prompt.join(parts[:i]).num_rows for i in range(1, len(parts))) if values[3] else ()
-            requests.append(media_request(str(len(requests)), parts, *values[1:3], boundaries=ends))
+            requests.append(media_request(str(len(requests)), parts, *values[1:3], places=PromptPlaces.of(ends)))
             engine.validate(requests[-1])
             engine.add(requests[-1])
         elif name == "abort":
@@ -119,7 +119,7 @@ def test_restart_loads_an_image_from_the_disk(kind, num_cached, tmp_path, monkey
         with open_engine(kind) as engine:
             engine.open_disk_cache(str(tmp_path), max_bytes=10**6, min_tokens=8)
             boundaries = (33 + 9,) if kind == "hybrid" else ()
-            collector = Collector().run(engine, replace(request, boundaries=boundaries))
+            collector = Collector().run(engine, replace(request, places=PromptPlaces.of(boundaries)))
     assert collector.usage["1"].cached_tokens == num_cached
     assert collector.text == cold(requests[1])
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from llamafast._core import Model
 from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts, new_mark
 from llamafast.chat.prompt.template import ChatTemplate
-from llamafast.server.chat.prompt import chat_prompt
 from llamafast.server.model_names import ModelNames
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
+from tests.server.prompts import chat_prompt
 from tests.tiny_models import write_attention_model
 
 # libllama makes the first five user-defined, whatever the file says.

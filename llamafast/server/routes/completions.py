@@ -16,26 +16,25 @@ from llamafast.errors import InvalidRequestError
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
 from llamafast.server.answers.completions import CompletionFormatter, Echo
-from llamafast.server.answers.formatter import Header
-from llamafast.server.chat.prompt import check_fits
-from llamafast.server.constraint import compile_constraint
-from llamafast.server.delivery import EventStream, whole_answer
+from llamafast.server.answers.options import AnswerHeader
+from llamafast.server.constraint import OutputConstraint, compile_constraint
+from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
+from llamafast.server.receiving.prompt_size import check_fits
 from llamafast.server.schemas.completions import CompletionBody
-from llamafast.server.schemas.structured import Constraint
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
 from llamafast.server.submission import submit
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
-# The tokens of prompts whose texts are found for `echo` on the event loop.
+# Up to so many tokens of prompts are turned into `echo` texts on the event loop; more of them, in a thread.
 _INLINE_ECHO = 4000
 
 
 def completions_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The route, served from `state`."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))
@@ -48,7 +47,7 @@ def completions_router(state: ServerState) -> APIRouter:
         work = compile_constraint(served.engine, constraint)
         compiled = await (work if constraint is None else while_connected(request.receive, work))
         params = replace(ready.params, structured=compiled.structured)
-        header = Header.new(CompletionFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
+        header = AnswerHeader.new(CompletionFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
         requests = [
             EngineRequest(
                 f"{header.id}-{i}",
@@ -62,7 +61,7 @@ def completions_router(state: ServerState) -> APIRouter:
         ]
         outputs = await submit(served.engine, requests, params.n, body.param_names)
         num_tokens = sum(map(len, token_ids))
-        options = body.options(body.logprobs, num_tokens, constraint)
+        options = body.options(body.logprobs, num_tokens, None if constraint is None else constraint.param)
         echo: Sequence[Echo] = ()
         if body.echo:
             make = partial(_echoes, served, body, prompts, token_ids)
@@ -70,7 +69,7 @@ def completions_router(state: ServerState) -> APIRouter:
             echo = make() if is_short else await state.preparation.run(request.receive, num_tokens, make)
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
+            return streamed_answer(outputs, formatter, state.settings.keepalive_s, compiled.headers)
         return await whole_answer(request, outputs, formatter, compiled.headers)
 
     return router
@@ -78,12 +77,21 @@ def completions_router(state: ServerState) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A body, its model, and what follows from both. stops: keeps their automaton in its cache for the engine."""
+    """A body, its model, and what follows from both.
+
+    served: the model.
+    body: the validated body.
+    prompts: its prompts, as texts or as token ids.
+    constraint: what it constrains the output to; None for nothing.
+    params: how the engine samples.
+    token_ids: the token ids of each prompt.
+    stops: keeps the automaton of the stop strings in its cache until the engine uses it.
+    """
 
     served: ServedModel
     body: CompletionBody
     prompts: list[str | list[int]]
-    constraint: Constraint | None
+    constraint: OutputConstraint | None
     params: SamplingParams
     token_ids: list[array[int]]
     stops: StopMatcher
@@ -155,12 +163,12 @@ def _echo(tokenizer: Tokenizer, body: CompletionBody, prompt: str | list[int], t
     text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=skip_special)
     if body.logprobs is None:
         return Echo(text)
-    # A control token that is written in a text has a place in it.
+    # In a prompt given as text, the texts of control tokens are part of it.
     detokenizer = Detokenizer(tokenizer, skip_special and not isinstance(prompt, str))
     starts = [0]
     for token_id in token_ids:
         starts.append(starts[-1] + len(detokenizer.add(token_id)))
-    # What the vocabulary puts before a text, BOS or a space, has none.
+    # What the vocabulary adds before a text, a BOS or a space, is not part of it.
     added = starts.pop() + len(detokenizer.flush()) - len(text)
     first = tokenizer.token_bytes_of(token_ids[0], special=True)
     return Echo(text, first, [min(max(0, start - added), len(text)) for start in starts])

@@ -8,10 +8,10 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.answers.formatter import Options
+from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.schemas.cache import CacheFields
 from llamafast.server.schemas.sampling import SamplingFields
-from llamafast.server.schemas.structured import Constraint, StructuredFields
+from llamafast.server.schemas.structured import StructuredFields
 
 # Known fields that are not supported: any value is refused but those listed, which ask for nothing.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
@@ -103,11 +103,11 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
-    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint: Constraint | None) -> Options:
-        """What the formatter has to know of this request."""
+    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint_param: str | None) -> AnswerOptions:
+        """What the formatter has to know of this request. constraint_param: the field that constrains the output."""
         usage = (self.include_usage, self.continuous_usage)
-        param = None if constraint is None else constraint.param
-        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param, self.return_cache_info)
+        prompt = (self.prompt_logprobs, prompt_tokens)
+        return AnswerOptions(*usage, num_logprobs, *prompt, constraint_param, self.return_cache_info)
 
     def check(self) -> None:
         """Check the rules that involve several fields. Raises InvalidRequestError."""

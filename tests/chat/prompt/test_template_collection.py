@@ -18,12 +18,12 @@ from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.errors import InvalidRequestError
 from llamafast.launch.conversations import CONVERSATIONS, TOOLS, Conversation
-from llamafast.server.chat.prompt import chat_prompt
 from llamafast.server.model_names import ModelNames
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 from tests.chat.collection import PATHS, SDIST, SPECIAL
+from tests.server.prompts import chat_prompt
 from tests.tiny_models import CONTROL_TOKENS, write_attention_model
 
 pytestmark = pytest.mark.templates
