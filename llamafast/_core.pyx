@@ -250,18 +250,6 @@ cdef class Model:
             for i in range(lib.llama_model_meta_count(self.ptr))
         }
 
-    @property
-    def sampling_defaults(self) -> dict:
-        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
-        metadata = self.metadata
-        defaults = {}
-        for key, (name, kind) in SAMPLING_KEYS.items():
-            try:
-                defaults[name] = kind(float(metadata[f"general.sampling.{key}"]))
-            except (KeyError, ValueError, OverflowError):       # not there, or no number
-                continue
-        return defaults
-
     def tokenize(self, str text, bint add_special, bint parse_special):
         """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
 
@@ -338,12 +326,6 @@ cdef class Model:
 
 
 cdef array.array TOKENS = _array.array("i")
-cdef dict SAMPLING_KEYS = {
-    "temp": ("temperature", float), "top_k": ("top_k", int), "top_p": ("top_p", float), "min_p": ("min_p", float),
-    "xtc_probability": ("xtc_probability", float), "xtc_threshold": ("xtc_threshold", float),
-    "penalty_last_n": ("penalty_last_n", int), "penalty_repeat": ("repetition_penalty", float),
-    "mirostat": ("mirostat", int), "mirostat_tau": ("mirostat_tau", float), "mirostat_eta": ("mirostat_eta", float),
-}
 ctypedef int32_t (*meta_getter)(const lib.llama_model*, int32_t, char*, size_t) noexcept nogil
 
 

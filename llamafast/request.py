@@ -8,11 +8,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from llamafast.grammars.constraint import Grammar
-from llamafast.grammars.structured import StructuredOutput
+from llamafast.sampling_params import ReasoningBudget, SamplingParams
+
+__all__ = [
+    "FinishReason",
+    "MissReason",
+    "ReasoningBudget",
+    "Request",
+    "RequestOutput",
+    "SamplingParams",
+    "SequenceStatus",
+    "TokenLogprob",
+    "Usage",
+]
 
 
 class FinishReason(str, Enum):
-    """Why a sequence ended; the values are OpenAI's."""
+    """Why a sequence ended. `stop` and `length` are OpenAI's words; the others are for outputs that were cut off."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -21,79 +33,12 @@ class FinishReason(str, Enum):
 
 
 class SequenceStatus(Enum):
-    """Where a sequence stands in the engine."""
+    """How far the engine has come with a sequence."""
 
     WAITING = 0
     PREFILLING = 1
     RUNNING = 2
     FINISHED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningBudget:
-    """How many tokens the model may draw while its reasoning is open; at the limit closing_ids come next, forced.
-
-    is_open: the prompt leaves reasoning open; the text `start` opens it later, "": nothing does; `end` closes it.
-    closing_ids: a message and the closing tag, not counted. Forced tokens are generated ones: usage and max_tokens
-    count them, penalties and stop strings see them. Under logprobs they are fed one by one and have logprobs.
-    """
-
-    max_tokens: int
-    is_open: bool
-    end: str
-    closing_ids: tuple[int, ...]
-    start: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How one request is sampled. Immutable; ranges are checked by Engine.validate, which names the field.
-
-    temperature 0 is greedy; top_k 0, top_p 1, min_p 0, typical_p 1, top_n_sigma -1, xtc_probability 0, dry_multiplier 0
-    and mirostat 0 switch that filter off. penalty_last_n: tokens that the penalties look back at, -1 all, 0 none;
-    dry_penalty_last_n likewise. bad_words are token id sequences that may not come out. logprobs: None is off, N >= 0
-    gives the chosen token's raw logprob and the N most likely tokens; prompt_logprobs the same for the prompt.
-    max_tokens None means up to the context's end.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-    n: int = 1
-    best_of: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    include_stop: bool = False
-    typical_p: float = 1.0
-    top_n_sigma: float = -1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    penalty_last_n: int = -1
-    bad_words: tuple[tuple[int, ...], ...] = ()
-    allowed_token_ids: tuple[int, ...] | None = None
-    prompt_logprobs: int | None = None
-    structured: StructuredOutput | None = None
-    reasoning_budget: ReasoningBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +70,25 @@ class Request:
 
 
 class MissReason(str, Enum):
-    """Why a prompt's tokens from `cached_tokens` on had to be computed."""
+    """Why the prompt's tokens after the first `cached_tokens` had to be computed."""
 
-    NONE = "none"  # all that could come from the cache did
-    NEW = "new"  # no cached prompt begins like this one any further
-    EVICTED = "evicted"  # it was there, but had to go
-    NO_CHECKPOINT = "no_checkpoint"  # the tokens are there, but this memory keeps no state at that place
-    SALT = "salt"  # another tenant's prompt begins like this
+    NONE = "none"  # everything that can come from the cache came from it
+    NEW = "new"  # no cached prompt shares more of this prompt's beginning
+    EVICTED = "evicted"  # the tokens were in the cache and have been dropped
+    NO_CHECKPOINT = "no_checkpoint"  # the cache has the tokens, but this kind of memory has no state at that position
+    SALT = "salt"  # only prompts with another cache_salt share more
     OFF = "off"  # the cache is off, for this request or for all
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token: raw logprob, its bytes, where its text starts in the completion, and the top-N.
+    """The logprob of one token.
 
-    A prompt's token has no place in the completion, but a rank: 1 is the likeliest.
+    token_id, token_bytes: the token.
+    logprob: its raw logprob, before all sampling settings.
+    text_offset: the index of the token's first character in the completion; a prompt's token has none.
+    top: (token id, logprob, bytes) of the most likely tokens, best first.
+    rank: of a prompt's token, its rank by probability from 1; of others 0.
     """
 
     token_id: int
@@ -152,7 +101,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of a finished request; all its choices together. miss_reason: of its first admission."""
+    """Token counts of a finished request, all its choices together.
+
+    prompt_tokens: tokens of the prompt.
+    completion_tokens: generated tokens.
+    cached_tokens: tokens of the prompt that came from the cache.
+    miss_reason: why no more of them did, at the first admission.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -162,10 +117,17 @@ class Usage:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """What one choice gained in one step. text and token_ids are the new part only (deltas).
+    """What one choice gained in one step.
 
-    usage stands on the last output of a request. error stands where finish_reason is ERROR. prompt_logprobs, one for
-    each prompt token and None for the first, stand on the first output of each choice.
+    request_id, index: the request, and the number of its choice.
+    text, token_ids: the new part only.
+    logprobs: those of the tokens whose text is complete; None: the request asks for none.
+    finish_reason: set on the choice's last output.
+    stop_reason: the stop string or the token of stop_token_ids that ended the choice.
+    usage: set on the request's last output.
+    error: set where finish_reason is ERROR.
+    prompt_logprobs: on the choice's first output, one for each prompt token and None for the first; None: the request
+        asks for none.
     """
 
     request_id: str

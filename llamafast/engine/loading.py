@@ -10,7 +10,7 @@ from llamafast._core import Batch, Context, Model, ModelRunner, supports_gpu_off
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.adapters import Adapter
-from llamafast.engine.config import EngineConfig
+from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
@@ -21,13 +21,6 @@ from llamafast.engine.scoring import num_scored_rows
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits
 from llamafast.host.cpu import default_threads
-
-_MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
-_CONTEXT_FIELDS = (
-    "n_rs_seq", "kv_unified", "swa_full", "offload_kqv", "op_offload", "flash_attn", "no_perf", "embedding", "type_k",
-    "type_v", "rope_scaling_type", "pooling_type", "attention_type", "rope_freq_base", "rope_freq_scale",
-    "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx",
-)  # fmt: skip
 
 _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
@@ -46,7 +39,7 @@ _FLOAT_TYPES = (None, 0, 1, 30)
 
 def load_model(path: str, config: EngineConfig, **options: Any) -> Model:
     """The model of a GGUF file, loaded as `config` says. options: further arguments of Model. Raises ModelLoadError."""
-    return Model(path, **{name: getattr(config, name) for name in _MODEL_FIELDS}, **options)
+    return Model(path, **config.values(Group.MODEL), **options)
 
 
 def choose_attention(model: Model, config: EngineConfig) -> EngineConfig:
@@ -70,17 +63,15 @@ def make_context(model: Model, config: EngineConfig) -> Context:
         n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
     threads = config.threads or default_threads()[0]
     n_batch = max(config.n_batch, config.n_seq_max)
-    return Context(
-        model,
-        n_ctx=config.context_size(model.n_ctx_train),
-        n_batch=n_batch,
-        n_ubatch=config.n_ubatch,
-        n_seq_max=n_seq_ids,
-        n_outputs_max=max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
-        threads=threads,
-        threads_batch=config.threads_batch or threads,
-        **{name: getattr(config, name) for name in _CONTEXT_FIELDS},
-    )
+    arguments = config.values(Group.CONTEXT) | {
+        "n_ctx": config.context_size(model.n_ctx_train),
+        "n_batch": n_batch,
+        "n_seq_max": n_seq_ids,
+        "n_outputs_max": max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
+        "threads": threads,
+        "threads_batch": config.threads_batch or threads,
+    }
+    return Context(model, **arguments)
 
 
 def make_limits(model: Model, context: Context, config: EngineConfig) -> Limits:

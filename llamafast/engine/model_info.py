@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamafast._core import Context, Model
+from llamafast.sampling_params import gguf_defaults
 from llamafast.tokenizer import Tokenizer
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
@@ -90,7 +91,7 @@ def model_info(model: Model) -> ModelInfo:
         n_ctx_train=model.n_ctx_train,
         n_embd=model.n_embd,
         chat_templates=templates if default is None else {"": default, **templates},
-        sampling_defaults=model.sampling_defaults,
+        sampling_defaults=gguf_defaults(model.metadata),
     )
 
 

@@ -12,8 +12,8 @@ from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import GrammarError, InvalidRequestError, LlamaFastError
-from llamafast.grammars.budget import BudgetConstraint
 from llamafast.grammars.constraint import Constraint, CpuAccount
+from llamafast.grammars.reasoning_budget import ReasoningBudgetConstraint
 from llamafast.request import (
     FinishReason,
     MissReason,
@@ -23,16 +23,10 @@ from llamafast.request import (
     TokenLogprob,
     Usage,
 )
+from llamafast.sampling_params import SAMPLER_ARGUMENTS
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 Logprobs = tuple[float, list[tuple[int, float]]]
-
-_SAMPLER_FIELDS = (
-    "temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
-    "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "repetition_penalty", "frequency_penalty",
-    "presence_penalty", "penalty_last_n", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
-    "bad_words", "allowed_token_ids", "min_tokens",
-)  # fmt: skip
 
 NO_TOKEN = -1
 """What is drawn where every token is ruled out."""
@@ -359,8 +353,7 @@ def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed
     eog_ids = tuple(tokenizer.eog_ids)
     never = tokenizer.suppress_ids + (eog_ids if params.ignore_eos else ())
     num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
-    settings = {name: getattr(params, name) for name in _SAMPLER_FIELDS}
-    settings["top_k"] = max(0, params.top_k)
+    settings = {name: getattr(params, name) for name in SAMPLER_ARGUMENTS}
     settings["logit_bias"] = params.logit_bias + tuple((i, -math.inf) for i in never)
     settings["num_logprobs"] = -1 if num_logprobs is None else num_logprobs
     settings["banned_ids"] = (*eog_ids, *params.stop_token_ids) if params.min_tokens else ()
@@ -380,7 +373,7 @@ def _constraint(state: RequestState, tokenizer: Tokenizer) -> Constraint | None:
     budget = request.params.reasoning_budget
     if budget is None:
         return grammar
-    return BudgetConstraint(
+    return ReasoningBudgetConstraint(
         grammar,
         budget.max_tokens,
         is_open=budget.is_open,

@@ -13,9 +13,9 @@ from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import ReasoningBudget
 
 if TYPE_CHECKING:
-    from llamafast.chat.enforcing.call_syntax import ReasoningTags
-    from llamafast.chat.enforcing.output_grammar import CallRules
+    from llamafast.chat.enforcing.output_grammar import CallPolicy
     from llamafast.chat.format import ChatFormat
+    from llamafast.chat.reasoning_tags import ReasoningTags
     from llamafast.chat.tools import Tool
     from llamafast.engine.async_engine import AsyncEngine
     from llamafast.grammars.constraint import Grammar
@@ -54,7 +54,7 @@ async def compile_constraint(
 
 
 async def compile_calls(
-    engine: AsyncEngine, chat_format: ChatFormat, prompt: ChatPrompt, tools: Sequence[Tool], rules: CallRules
+    engine: AsyncEngine, chat_format: ChatFormat, prompt: ChatPrompt, tools: Sequence[Tool], rules: CallPolicy
 ) -> Compiled:
     """The constraint that holds an answer to calls of these tools, in the format's own syntax, or to the rules' answer.
 

@@ -93,7 +93,7 @@ def test_metrics_speak_openmetrics_when_asked(server):
 
 
 def test_fingerprint_depends_on_model_facts_and_version(make_server):
-    prints = [make_server(**fields).settings.fingerprint for fields in ({}, {}, {"version": "2"}, {"alias": "b"})]
+    prints = [make_server(**fields).model.fingerprint for fields in ({}, {}, {"version": "2"}, {"alias": "b"})]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
 

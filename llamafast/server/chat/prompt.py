@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.prompt.control_texts import ControlTexts, new_mark, strings_in
 from llamafast.chat.prompt.history import content_text, template_messages, template_tools
-from llamafast.chat.prompt.prompt_end import leaves_reasoning_open
+from llamafast.chat.prompt.reasoning_state import leaves_reasoning_open
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
-from llamafast.chat.prompt.tool_documents import with_own_keywords
+from llamafast.chat.prompt.tool_documents import with_trusted_keywords
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.server.chat.refusals import refusal
 from llamafast.server.receiving.preparation import checkpoint
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.state import ServerState
+from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _Conversation:
                      for name, value in message.items()}
                     for message in self.messages
                 ],
-                None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
+                None if self.tools is None else [texts.mark(with_trusted_keywords(tool), mark) for tool in self.tools],
                 {name: texts.mark(value, mark) for name, value in self.kwargs.items()},  # no template writes the names
                 self.defaults,
             )  # fmt: skip
@@ -99,9 +99,9 @@ def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None
         )
 
 
-def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str, object]] | None = None) -> ChatPrompt:
+def chat_prompt(served: ServedModel, body: ChatBody, tools: Sequence[Mapping[str, object]] | None = None) -> ChatPrompt:
     """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
-    template, tokenizer = state.settings.chat_template, state.engine.tokenizer
+    template, tokenizer = served.chat_template, served.engine.tokenizer
     if template is None:
         raise InvalidRequestError("this model has no chat template: use /v1/completions", param="messages")
     sent = [message.as_sent() for message in body.messages]
@@ -109,12 +109,12 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str,
         template_messages(sent, template.traits),
         _tools(template, tools),
         body.template_kwargs(template.traits.variables),
-        state.settings.chat_template_kwargs,
+        served.defaults.chat_template_kwargs,
     )
     checkpoint()
-    segments = _rendered(template, conversation, state, body)
+    segments = _rendered(template, conversation, served, body)
     text = "".join(segment for segment, _ in segments)
-    check_fits(state.engine, text, "messages")
+    check_fits(served.engine, text, "messages")
     token_ids = array("i", tokenizer.encode_segments(segments, checkpoint))
     if body.add_special_tokens and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
         token_ids.insert(0, tokenizer.bos_id)
@@ -126,7 +126,7 @@ def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str,
         ends = template.message_ends(conversation.messages, text, **conversation.variables)
         boundaries = _tokens_before(ends, text, token_ids, tokenizer)
     continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
-    tags = state.chat_format.reasoning_at(text)
+    tags = served.chat_format.reasoning_at(text)
     is_reasoning = leaves_reasoning_open(text, tags, continued)
     # The templates of models that reason show them their earlier reasoning.
     may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
@@ -143,16 +143,16 @@ def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None)
 
 
 def _rendered(
-    template: ChatTemplate, conversation: _Conversation, state: ServerState, body: ChatBody
+    template: ChatTemplate, conversation: _Conversation, served: ServedModel, body: ChatBody
 ) -> list[tuple[str, bool]]:
     """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
-    texts = state.control_texts
+    texts = served.control_texts
     client = (conversation.messages, conversation.tools, conversation.kwargs)
     if not texts.may_be_in(*client):
         return [(_text_of(template, conversation, body), True)]
-    if sum(map(len, strings_in(*client))) > state.engine.max_seq_len:
+    if sum(map(len, strings_in(*client))) > served.engine.max_seq_len:
         # Marks can take many times the memory of what they stand in.
-        check_fits(state.engine, _text_of(template, conversation, body), "messages")
+        check_fits(served.engine, _text_of(template, conversation, body), "messages")
         checkpoint()
     mark = new_mark()
     text = _text_of(template, conversation.marked(texts, mark), body, mark, given=conversation)

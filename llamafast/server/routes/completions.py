@@ -25,7 +25,9 @@ from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
 from llamafast.server.schemas.completions import CompletionBody
 from llamafast.server.schemas.structured import Constraint
+from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
+from llamafast.server.submission import submit
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 # The tokens of prompts whose texts are found for `echo` on the event loop.
@@ -39,13 +41,14 @@ def completions_router(state: ServerState) -> APIRouter:
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))
     async def create_completion(request: Request) -> Response:
         """Continue one prompt or several."""
-        ready = await state.prepare(request, CompletionBody, lambda body: _ready(state, body))
+        ready = await state.prepare(request, CompletionBody, _ready)
+        served = ready.served
         body, prompts, token_ids, constraint = ready.body, ready.prompts, ready.token_ids, ready.constraint
-        await state.resolve_breakers(request, ready.params)
-        work = compile_constraint(state.engine, constraint)
+        await state.resolve_breakers(request.receive, served, ready.params)
+        work = compile_constraint(served.engine, constraint)
         compiled = await (work if constraint is None else while_connected(request.receive, work))
         params = replace(ready.params, structured=compiled.structured)
-        header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
+        header = Header.new(CompletionFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
         requests = [
             EngineRequest(
                 f"{header.id}-{i}",
@@ -57,12 +60,12 @@ def completions_router(state: ServerState) -> APIRouter:
             )
             for i, ids in enumerate(token_ids)
         ]
-        outputs = await state.submit(requests, params.n, body.param_names)
+        outputs = await submit(served.engine, requests, params.n, body.param_names)
         num_tokens = sum(map(len, token_ids))
         options = body.options(body.logprobs, num_tokens, constraint)
         echo: Sequence[Echo] = ()
         if body.echo:
-            make = partial(_echoes, state, body, prompts, token_ids)
+            make = partial(_echoes, served, body, prompts, token_ids)
             is_short = num_tokens + len(token_ids) <= _INLINE_ECHO
             echo = make() if is_short else await state.preparation.run(request.receive, num_tokens, make)
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
@@ -75,8 +78,9 @@ def completions_router(state: ServerState) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A body, and what follows from it alone. stops: keeps their automaton in its cache until the engine takes it."""
+    """A body, its model, and what follows from both. stops: keeps their automaton in its cache for the engine."""
 
+    served: ServedModel
     body: CompletionBody
     prompts: list[str | list[int]]
     constraint: Constraint | None
@@ -85,30 +89,36 @@ class _Ready:
     stops: StopMatcher
 
 
-def _ready(state: ServerState, body: CompletionBody) -> _Ready:
+def _ready(served: ServedModel, body: CompletionBody) -> _Ready:
     prompts = body.prompts()
     at_most("prompts", len(prompts), caps.MAX_PROMPTS, "prompt")
     constraint = body.constraint()
-    params = state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
-    check_sizes(params, state.engine.tokenizer.n_vocab, len(prompts))
+    params = body.sampling(
+        served.engine.tokenizer,
+        served.defaults.sampling,
+        max_tokens=body.max_tokens,
+        logprobs=body.logprobs,
+        best_of=body.best_of,
+    )
+    check_sizes(params, served.engine.tokenizer.n_vocab, len(prompts))
     at_most("choices of all prompts", params.n * len(prompts), caps.MAX_CHOICES, "n")
-    token_ids = _encode_all(state, prompts, body)
+    token_ids = _encode_all(served, prompts, body)
     if params.prompt_logprobs is not None:
         num_scores = params.n * sum(map(len, token_ids)) * (1 + params.prompt_logprobs)
         at_most("logprobs of prompts in all choices", num_scores, caps.MAX_PROMPT_LOGPROBS, "prompt_logprobs")
-    return _Ready(body, prompts, constraint, params, token_ids, StopMatcher(params.stop))
+    return _Ready(served, body, prompts, constraint, params, token_ids, StopMatcher(params.stop))
 
 
-def _encode_all(state: ServerState, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
+def _encode_all(served: ServedModel, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
     """Token ids of each prompt. Raises InvalidRequestError for an empty one, or an id no token can have."""
     encoded: list[array[int]] = []
     for i, prompt in enumerate(prompts):
         checkpoint()
         param = "prompt" if len(prompts) == 1 else f"prompt[{i}]"
-        check_fits(state.engine, prompt, param)
-        check_fits(state.engine, body.suffix or "", "suffix")
+        check_fits(served.engine, prompt, param)
+        check_fits(served.engine, body.suffix or "", "suffix")
         try:
-            ids = array("i", _encode(state, prompt, body))
+            ids = array("i", _encode(served, prompt, body))
         except OverflowError as exc:
             raise InvalidRequestError(f"{param}: a token id is out of range", param=param) from exc
         if not ids:
@@ -117,8 +127,8 @@ def _encode_all(state: ServerState, prompts: list[str | list[int]], body: Comple
     return encoded
 
 
-def _encode(state: ServerState, prompt: str | list[int], body: CompletionBody) -> list[int]:
-    tokenizer, add_special = state.engine.tokenizer, body.add_special_tokens
+def _encode(served: ServedModel, prompt: str | list[int], body: CompletionBody) -> list[int]:
+    tokenizer, add_special = served.engine.tokenizer, body.add_special_tokens
     if not body.suffix:
         if isinstance(prompt, list):
             return prompt
@@ -133,10 +143,10 @@ def _encode(state: ServerState, prompt: str | list[int], body: CompletionBody) -
 
 
 def _echoes(
-    state: ServerState, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
+    served: ServedModel, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
 ) -> list[Echo]:
     """Per choice, its prompt. The engine has taken the token ids, so all of them exist."""
-    echoes = [_echo(state.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
+    echoes = [_echo(served.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
     return [echo for echo in echoes for _ in range(body.n)]
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llamafast import caps
 from llamafast._json_shape import shape_of
 from llamafast.caps import at_most
-from llamafast.chat.prompt.prompt_end import SWITCHES, wrong_switch
+from llamafast.chat.prompt.reasoning_state import REASONING_SWITCHES, invalid_reasoning_switch
 from llamafast.errors import InvalidRequestError
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
 from llamafast.server.schemas.pieces import IN_PIECES
@@ -129,7 +129,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
                 raise InvalidRequestError(
                     f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
                 )
-        switch = wrong_switch(self.chat_template_kwargs)
+        switch = invalid_reasoning_switch(self.chat_template_kwargs)
         if switch is not None:
             param = f"chat_template_kwargs.{switch}"
             raise InvalidRequestError(f"{param}: must be true or false", param=param)
@@ -170,7 +170,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         given = {
             name: value
             for name, value in self.chat_template_kwargs.items()
-            if value is not None or name not in SWITCHES
+            if value is not None or name not in REASONING_SWITCHES
         }
         return {**self.switches(known), **given}
 

@@ -7,8 +7,8 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamafast.chat.prompt.prompt_end import SWITCHES
-from llamafast.chat.prompt.turns import OwnText
+from llamafast.chat.prompt.reasoning_state import REASONING_SWITCHES
+from llamafast.chat.prompt.turns import TrustedText
 from llamafast.errors import InvalidRequestError
 
 T = TypeVar("T")
@@ -77,9 +77,9 @@ class ReasoningFields(BaseModel):
         effort, enabled = self._effort, self._enabled
         if enabled is None and effort is not None:
             enabled = effort not in _OFF
-        values: dict[str, object] = {} if effort is None else {"reasoning_effort": OwnText(effort)}
+        values: dict[str, object] = {} if effort is None else {"reasoning_effort": TrustedText(effort)}
         if enabled is not None:
-            values |= {name: enabled for name in SWITCHES if name in known}
+            values |= {name: enabled for name in REASONING_SWITCHES if name in known}
         return values
 
     @property

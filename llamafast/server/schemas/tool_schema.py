@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from llamafast.errors import InvalidRequestError
+from llamafast.json_schema.subschemas import DEFINITIONS, MAX_DEPTH, PARTS, ROWS, TABLES
 from llamafast.json_schema.types import ALL
-from llamafast.json_schema.walk import DEFINITIONS, MAX_DEPTH, PARTS, ROWS, TABLES
 
 _SEVERAL = tuple(name for name in ROWS if name not in PARTS)
 _NAMED = (*TABLES, *DEFINITIONS)
