@@ -120,8 +120,9 @@ def test_host_imports_nothing_of_ours() -> None:
     assert [name for module in modules for name in imports(module) if in_room(name, *ROOMS - {"host"})] == []
 
 
-def test_sampling_is_imported_by_engine_only() -> None:
-    assert [module for module in importers_of("_sampling") if not in_room(module, "engine")] == []
+@pytest.mark.parametrize("name", ["_runner", "_sampling"])
+def test_runner_and_sampling_are_imported_by_engine_only(name: str) -> None:
+    assert [module for module in importers_of(name) if not in_room(module, "engine")] == []
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ class MemoryKind:
         self.has_cells = kind != "recurrent"
         # A stream's copy is carried out at the next decode, over a window that was restored before.
         self.takes_checkpoints = self.has_state or not (swa_full or copies_cells)
-        self.can_cut = kind == "attention"
         self._n_swa = n_swa
         # Streams whose copies the next decode carries out: until then whole states are neither read nor set there.
         self.uncopied: set[int] = set()

@@ -12,7 +12,7 @@ from llamafast.cache.memory import Memory, MemoryKind
 from llamafast.cache.parked import ParkedSlots
 from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.slot_states import SlotStates
-from llamafast.cache.slots import Slot, num_held
+from llamafast.cache.slots import Slot, grow, num_held
 
 # A parked slot gives its last cells, so many at least, if so many of its own are left: the beginning is worth more.
 _MIN_FREED = 64
@@ -27,7 +27,7 @@ class PrefixCache:
     n_cells_kept are in use, and once max_idle_tokens were generated since their last use (more, where dropped ones were
     asked for again). Hybrid and recurrent memories, and windows that moved on, can be forked only where a sequence
     stands or a checkpoint was taken.
-    Who computes calls advance(), and adds to num_cells and num_generated.
+    Whoever computes calls note_decode() and advance(), which count the cells, and note_generated().
     """
 
     def __init__(
@@ -96,10 +96,7 @@ class PrefixCache:
         return self._lookup.miss_reason(token_ids, salt, length)
 
     def open(self, match: Match, salt: str | None = "") -> Slot:
-        """A new live slot that begins with the matched prefix. A parked slot is evicted if no id is free.
-
-        Its length is 0 if the memory has no room for the state of the prefix.
-        """
+        """A new live slot with the matched prefix, or an empty one if the memory has no room for the prefix's state."""
         source, checkpoint = match.slot, match.checkpoint
         goes_on = source is not None and 0 < source.turn_end <= match.length
         num_turns = source.num_turns + 1 if source is not None and goes_on else 1
@@ -134,9 +131,14 @@ class PrefixCache:
         """Whether its whole state can be read: no copy of it is still to be carried out."""
         return slot.seq_id not in self._kind.uncopied
 
-    def note_decode(self) -> None:
-        """To be called after each decode: it has carried out all copies."""
+    def note_decode(self, slots: Sequence[Slot] = (), counts: Sequence[int] = ()) -> None:
+        """After each decode: it has carried out all copies, and computed counts[i] more tokens of slots[i]."""
         self._kind.uncopied.clear()
+        self.num_cells += grow(slots, counts)
+
+    def note_generated(self, num_tokens: int) -> None:
+        """After each decode: all sequences together have got so many tokens more."""
+        self.num_generated += num_tokens
 
     def fork(self, source: Slot) -> Slot:
         """A new live slot with all that the source holds; right for every kind of memory."""
@@ -160,8 +162,9 @@ class PrefixCache:
         self._states.stop_at(slot, place)
 
     def advance(self, slot: Slot, num_tokens: int, token_ids: array[int]) -> None:
-        """Book num_tokens more of token_ids as computed; a checkpoint is taken if this is the place."""
+        """Count num_tokens more of token_ids as computed; a checkpoint is taken if this is the place."""
         slot.length += num_tokens
+        self.num_cells += num_tokens
         if self.reuse:
             self._index.hold(slot, token_ids[: slot.length])
             self._states.reached(slot, token_ids[: slot.length])
@@ -200,7 +203,7 @@ class PrefixCache:
                 self._states.keep(other, tokens[: other.length])
                 self.free(other)
         self._parked.use(slot, self.num_generated)
-        self.drop_noop_keywords()
+        self.drop_idle()
 
     def free(self, slot: Slot) -> None:
         """Give a slot and the cells that only it holds back."""
@@ -214,10 +217,6 @@ class PrefixCache:
         self.memory.seq_rm(slot.seq_id, -1, -1)
         heapq.heappush(self._free_ids, slot.seq_id)
         self._states.drop(tokens, slot.salt)
-
-    def cut(self, slot: Slot) -> bool:
-        """Remove what stands behind slot.length in the memory; False where only a whole sequence can be removed."""
-        return self._kind.can_cut and self.memory.seq_rm(slot.seq_id, slot.length, -1)
 
     def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
         """Remove num_dropped tokens behind the first num_kept of a live slot, and move up what stands behind them.
@@ -254,7 +253,7 @@ class PrefixCache:
         has_room = self.num_cells + num_cells <= self.n_cells  # but the memory says otherwise
         return self.evict() if has_room or not self.make_room(num_cells) else True
 
-    def drop_noop_keywords(self) -> None:
+    def drop_idle(self) -> None:
         """Free the parked slots that cost more than they are likely to save; to be called after each step, O(1)."""
         while (idle := self._parked.take_idle(self.num_generated)) is not None:
             self._evict(idle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from bisect import insort
 from collections.abc import Sequence
 
 from llamafast.cache.checkpoints import CheckpointStore, places
@@ -31,8 +30,8 @@ class SlotStates:
 
     def stop_at(self, slot: Slot, place: int) -> None:
         """Have a checkpoint taken at a place that the slot has not passed."""
-        if self._is_on and slot.length < place and place not in slot.places:
-            insort(slot.places, place, key=lambda other: -other)
+        if self._is_on:
+            slot.add_place(place)
 
     def reached(self, slot: Slot, tokens: array[int]) -> None:
         """A slot stands behind `tokens`, all that it holds: a checkpoint is taken if this is the place."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 
@@ -52,6 +52,11 @@ class Slot:
     def next_place(self) -> int | None:
         """Where the next checkpoint is to be taken."""
         return self.places[-1] if self.places else None
+
+    def add_place(self, place: int) -> None:
+        """Have the slot stop at a place that it has not passed, for a checkpoint."""
+        if self.length < place and place not in self.places:
+            insort(self.places, place, key=lambda other: -other)
 
     @property
     def num_own(self) -> int:
@@ -157,6 +162,18 @@ class Segment:
         if i < len(some.segments) and len(some.segments[i].readers) == len(readers):
             for slot in readers:
                 del slot.segments[i]
+
+
+def grow(slots: Sequence[Slot], counts: Sequence[int]) -> int:
+    """Add counts[i] tokens to slots[i], which a decode has computed; how many cells they are."""
+    num_cells = sum(counts)
+    if num_cells == len(slots):  # most decodes compute one token each
+        for slot in slots:
+            slot.length += 1
+    else:
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+    return num_cells
 
 
 def num_held(slots: Iterable[Slot]) -> int:

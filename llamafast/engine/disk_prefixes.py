@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from weakref import WeakValueDictionary
@@ -97,8 +96,8 @@ class DiskPrefixes:
     def plan_checkpoint(self, sequence: Sequence) -> None:
         """Have the prompt's chunks end where save_checkpoint() stores it."""
         slot, place = sequence.slot, _place(sequence)
-        if not self.disk.can_cut and slot.length < place < sequence.num_prompt and place not in slot.places:
-            insort(slot.places, place, key=lambda other: -other)
+        if not self.disk.can_cut and place < sequence.num_prompt:
+            slot.add_place(place)
 
     def close(self, *, copy_all: bool) -> None:
         """Write what is waiting, also what is still to be copied if copy_all, then stop."""
@@ -141,7 +140,6 @@ class DiskPrefixes:
             return False
         self._cache.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
         self._cache.advance(slot, length, sequence.token_ids)
-        self._cache.num_cells += length
         return True
 
     def _loaded(self, _: Future[bytes | None]) -> None:

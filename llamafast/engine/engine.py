@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Set, Sized
 from functools import partial
 
-from llamafast._core import Batch, Context, Model, ModelRunner
+from llamafast._core import Batch, Context, Model
+from llamafast._runner import ModelRunner
 from llamafast.engine import loading
 from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
@@ -13,7 +14,6 @@ from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.generate import Prompts, make_requests, run_requests
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.model_info import context_info, model_info
-from llamafast.engine.packing import SchedulerOutput
 from llamafast.engine.prepare import prepare_cost, prepare_request
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.snapshot import EngineSnapshot, closed_snapshot, take_snapshot
@@ -121,7 +121,8 @@ class Engine:
         disk = loading.open_disk(
             self.cache, self.context, self.config, self.adapters, path, max_bytes=max_bytes, min_tokens=min_tokens
         )
-        self.disk = self.scheduler.waiting.disk = disk
+        self.disk = disk
+        self.scheduler.attach_disk(disk)
         self.stats.disk_cache = disk.disk.stats
 
     def on_wake(self, wake: Callable[[], None]) -> None:
@@ -205,14 +206,14 @@ class Engine:
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
             try:
-                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers, plan.constraints)
+                runs = self.runner.step(plan)
             except DecodeError as error:
-                if self._recover(plan, error):
+                if self._recover(error):
                     continue
                 break
-            if plan.num_asked:
+            if plan.scored:
                 plan.scores = self.runner.scores()
-            outputs = scheduler.update(plan, token_ids, self.runner.logprobs)
+            outputs = scheduler.update(plan, runs, self.runner.logprobs)
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
@@ -303,15 +304,12 @@ class Engine:
         if self.death is not None:
             raise EngineDeadError(f"the engine is dead: {self.death}")
 
-    def _recover(self, plan: SchedulerOutput, error: DecodeError) -> bool:
-        """Whether the step is worth another try, after a failure that left the engine alive."""
+    def _recover(self, error: DecodeError) -> bool:
+        """Whether the step is worth another try: room was made for it. After any other failure the engine is dead."""
         if error.status_code == 1:
             self.scheduler.relieve()
             return True
-        if error.status_code == 2:
-            self.scheduler.rewind(plan)
-        else:
-            self.death = str(error)
-            for request_id in list(self.scheduler.requests):
-                self.scheduler.abort(request_id, FinishReason.ERROR, error)
+        self.death = str(error)
+        for request_id in list(self.scheduler.requests):
+            self.scheduler.abort(request_id, FinishReason.ERROR, error)
         return False

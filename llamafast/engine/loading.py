@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamafast._core import Batch, Context, Model, ModelRunner, supports_gpu_offload
+from llamafast._core import Batch, Context, Model, supports_gpu_offload
+from llamafast._runner import ModelRunner
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.adapters import Adapter
@@ -15,9 +16,9 @@ from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
+from llamafast.engine.plan import max_output_rows
 from llamafast.engine.planner import StepPlanner
 from llamafast.engine.scheduler import Scheduler
-from llamafast.engine.scoring import num_scored_rows
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits
 from llamafast.host.cpu import default_threads
@@ -67,7 +68,7 @@ def make_context(model: Model, config: EngineConfig) -> Context:
         "n_ctx": config.context_size(model.n_ctx_train),
         "n_batch": n_batch,
         "n_seq_max": n_seq_ids,
-        "n_outputs_max": max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
+        "n_outputs_max": max_output_rows(n_seq_max=config.n_seq_max, n_batch=n_batch, n_vocab=model.n_vocab),
         "threads": threads,
         "threads_batch": config.threads_batch or threads,
     }

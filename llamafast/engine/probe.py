@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from llamafast._core import Batch, Model, ModelRunner
+from llamafast._core import Batch, Model
+from llamafast._runner import ModelRunner
 from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
 from llamafast.engine.loading import choose_attention, load_model, make_context
+from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.errors import ModelLoadError
 
 _NUM_TOKENS = 8
@@ -71,9 +73,11 @@ def try_out(path: str, config: EngineConfig, loras: Sequence[tuple[str, float]] 
     token_ids = array("i", [max(model.bos_id, 0), *(i % model.n_vocab for i in range(1, _NUM_TOKENS))])
     for start, stop in ((0, _NUM_TOKENS - 1), (_NUM_TOKENS - 1, _NUM_TOKENS)):  # a prompt, and the token behind it
         batch.clear()
-        batch.score(batch.extend(token_ids, start, stop, start, 0), 0, 1)
-        runner.step(batch, (), ())
-        logprob, _, best = runner.scores()[0]
+        plan = StepPlan(StepKind.DECODE, batch)
+        last_row = batch.extend(token_ids, start, stop, start, 0)
+        plan.scored = [(last_row, 0, 1)]
+        runner.step(plan)
+        logprob, _, best = runner.scores()[last_row]
         if math.isnan(logprob) or math.isnan(best[0][1]):
             raise ModelLoadError(f"{path}: the model computes NaN: a weight or a setting in the file is wrong")
 

@@ -34,7 +34,6 @@ class Bench:
         for i in range(slot.length, len(text)):
             self.memory.add_cell(i, ord(text[i]), slot.seq_id)
             self.cache.advance(slot, 1, ids(text))
-            self.cache.num_cells += 1
         self.check()
 
     def start(self, text: str, boundaries=(), salt="") -> Slot:
@@ -197,9 +196,9 @@ def test_park_prefix_unused_for_long_is_dropped():
     bench = Bench(max_idle_tokens=10)
     for text in ("aaaa", "bbbb"):
         bench.park(bench.start(text), text)
-    bench.cache.num_generated += 8
+    bench.cache.note_generated(8)
     bench.cache.free(bench.start("aaax"))
-    bench.cache.num_generated += 8
+    bench.cache.note_generated(8)
     bench.park(bench.start("cccc"), "cccc")
     assert bench.cache.match(ids("bbbb")) == NOTHING
     assert bench.cache.match(ids("aaaa")).length == 3
@@ -238,24 +237,11 @@ def test_announce_tells_until_it_is_registered():
     assert bench.cache.match(ids("abcx")) == Match(3, slot)
 
 
-def test_cut_removes_what_is_not_computed():
-    bench = Bench()
-    slot = bench.start("abc")
-    bench.memory.cells.append((3, 9, {slot.seq_id}))
-    assert bench.cache.cut(slot)
-    bench.check()
-
-
-def test_cut_memory_that_cannot_refuses():
-    bench = Bench(kind="hybrid")
-    assert not bench.cache.cut(bench.start("abc"))
-
-
 def test_drop_idle_needs_no_one_to_finish():
     bench = Bench(max_idle_tokens=10)
     bench.park(bench.start("one"), "one")
-    bench.cache.num_generated += 11
-    bench.cache.drop_noop_keywords()
+    bench.cache.note_generated(11)
+    bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
 
@@ -265,8 +251,8 @@ def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
     for idle, kept in ((20, 0), (39, 1)):
         bench.cache.regret(ids(text), "", 0)
         bench.park(bench.start(text), text)
-        bench.cache.num_generated += idle
-        bench.cache.drop_noop_keywords()
+        bench.cache.note_generated(idle)
+        bench.cache.drop_idle()
         assert bench.cache.num_parked == kept
 
 
@@ -275,15 +261,15 @@ def idle_bench(*texts: str) -> Bench:
     bench = Bench(n_cells=9999, max_idle_tokens=512)
     for text in (*(f"{number} asks something that nobody asks again" for number in range(8)), *texts):
         bench.park(bench.start(text), text)
-        bench.cache.num_generated += 513 if text[0].isdigit() else 0
-        bench.cache.drop_noop_keywords()
+        bench.cache.note_generated(513 if text[0].isdigit() else 0)
+        bench.cache.drop_idle()
     return bench
 
 
 def test_drop_idle_nobody_comes_back_goes_sooner():
     bench = idle_bench("a last one")
-    bench.cache.num_generated += 257
-    bench.cache.drop_noop_keywords()
+    bench.cache.note_generated(257)
+    bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
 
@@ -291,8 +277,8 @@ def test_drop_idle_somebody_comes_back_goes_as_late_as_before():
     text = "a prompt that is long enough to be wanted again"
     bench = idle_bench(text)
     bench.park(bench.start(text), text)
-    bench.cache.num_generated += 512
-    bench.cache.drop_noop_keywords()
+    bench.cache.note_generated(512)
+    bench.cache.drop_idle()
     assert bench.cache.num_parked > 0
 
 

@@ -157,7 +157,6 @@ class FakeBatch:
     def __init__(self, n_tokens_max: int) -> None:
         self.n_tokens_max = n_tokens_max
         self.rows: list[tuple[int, int, int]] = []
-        self.asked: list[tuple[int, int, int]] = []
 
     @property
     def num_tokens(self) -> int:
@@ -165,7 +164,6 @@ class FakeBatch:
 
     def clear(self) -> None:
         self.rows = []
-        self.asked = []
 
     def add(self, token_id: int, pos: int, seq_id: int) -> int:
         self.rows.append((token_id, pos, seq_id))
@@ -176,10 +174,6 @@ class FakeBatch:
         for i in range(start, stop):
             self.add(token_ids[i], pos + i - start, seq_id)
         return len(self.rows) - 1
-
-    def score(self, row: int, next_id: int, n_top: int) -> None:
-        assert 0 <= row < len(self.rows)
-        self.asked.append((row, next_id, n_top))
 
 
 class FakeSampler:
@@ -216,32 +210,32 @@ class FakeRunner:
         self.failures: list[int] = []
         self.num_failures = 0
 
-    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler], constraints=()) -> list[int]:
-        context = self.context
+    def step(self, plan) -> list[list[int]]:
+        context, batch, rows, samplers = self.context, plan.batch, plan.rows, plan.samplers
         assert 1 <= len(batch.rows) <= context.n_batch, "tokens > n_batch would end the process"
-        outputs = {*rows, *(row for row, _, _ in batch.asked)}
+        outputs = {*rows, *(row for row, _, _ in plan.scored)}
         assert len(outputs) <= context.n_outputs_max, "outputs > n_outputs_max would end the process"
         assert len(rows) == len(samplers)
         if self.failures:
-            self._fail(self.failures.pop(0), batch)
+            self._fail(self.failures.pop(0))
         if context.memory_kind != "recurrent" and len(context.cells) + len(batch.rows) > context.n_ctx:
-            self._fail(1, batch)
+            self._fail(1)
         counts: dict[int, int] = {}
         for token, pos, seq_id in batch.rows:
             context.add_cell(pos, token, seq_id)
             counts[seq_id] = counts.get(seq_id, 0) + 1
         self.steps.append(counts)
-        self._scores = [self._score(batch.rows[row], *asked) for row, *asked in batch.asked]
+        self._scores = {row: self._score(batch.rows[row], *asked) for row, *asked in plan.scored}
         drawn = []
         for row, sampler in zip(rows, samplers, strict=True):
             _, pos, seq_id = batch.rows[row]
             drawn.append(self.draw(context.history(seq_id)[: pos + 1], sampler))
             sampler.num_drawn += 1
-        for i, constraint in constraints:
+        for i, constraint in plan.constraints:
             drawn[i] = self._settle(drawn[i], constraint)
-        return drawn
+        return [[token] for token in drawn]
 
-    def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
+    def scores(self) -> dict[int, tuple[float, int, list[tuple[int, float]]]]:
         return self._scores
 
     def _score(self, row: tuple[int, int, int], next_id: int, n_top: int):
@@ -250,7 +244,7 @@ class FakeRunner:
         history = self.context.history(seq_id)[: pos + 1]
         return -float(zlib.crc32(repr((history, next_id)).encode())), len(history), [(next_id, -0.5)] * n_top
 
-    def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
+    def logprobs(self, i: int, k: int = 0) -> tuple[float, list[tuple[int, float]]]:
         return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
 
     def _settle(self, token: int, constraint) -> int:
@@ -268,11 +262,8 @@ class FakeRunner:
             return -1
         return token
 
-    def _fail(self, status: int, batch: FakeBatch) -> None:
+    def _fail(self, status: int) -> None:
         self.num_failures += 1
-        if status == 2:  # a cancelled decode leaves the ubatches that it finished
-            for token, pos, seq_id in batch.rows[: len(batch.rows) // 2]:
-                self.context.add_cell(pos, token, seq_id)
         raise DecodeError(f"fake failure {status}", status)
 
 

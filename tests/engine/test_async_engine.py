@@ -27,11 +27,11 @@ class Gate:
         self.threads: set[int] = set()
         step = engine.runner.step
 
-        def gated(batch, rows, samplers, constraints):
+        def gated(plan):
             self.threads.add(threading.get_ident())
             self.entered.set()
             assert len(engine.runner.steps) < num_free or self.opened.wait(10)
-            return step(batch, rows, samplers, constraints)
+            return step(plan)
 
         engine.runner.step = gated
 
