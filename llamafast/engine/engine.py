@@ -267,8 +267,8 @@ class Engine:
 
         Freed are the KV memory and all requests, which get no further output; the compiled grammars; and the model,
         unless the caller gave it and still holds it. The tokenizer stays, but tokenizes no more. Later, validate(),
-        prepare_cost(), snapshot(), failure() and the properties work; abort(), finish(), drop() and abort_all() do
-        nothing; all other methods raise EngineDeadError.
+        prepare_cost(), snapshot(), failure() and the properties work; abort(), finish(), drop(), abort_all() and
+        on_wake() do nothing; all other methods raise EngineDeadError.
         """
         if self._is_closed:
             return

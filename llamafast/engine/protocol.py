@@ -37,10 +37,10 @@ OutputT = TypeVar("OutputT", bound=Output)
 class StepEngine(Protocol[RequestT, PreparedT, OutputT]):
     """An engine that works in steps.
 
-    Any thread may call prepare_cost() and prepare(), and read the properties but has_work and is_stalled. All other
-    methods belong to one thread; between two of its calls nothing happens. An engine survives the failure of one
-    request, which then ends with an error. If a method other than prepare() raises, the engine is of no further use and
-    is closed.
+    Any thread may call prepare_cost(), prepare() and failure(), and read stats, n_seq_max, num_waiting and death. All
+    other members belong to one thread. The engine works only inside of its methods. It survives the failure of one
+    request, which then ends with an error. If a method other than prepare() raises, the engine is of no further use:
+    its thread closes it.
     """
 
     @property

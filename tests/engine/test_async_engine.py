@@ -13,6 +13,7 @@ from llamafast.engine.async_engine import AsyncEngine
 from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import FinishReason
+from tests.engine import serving
 from tests.engine.fakes import alone, make_engine, make_request, scripted
 
 ENDLESS = "all work and no play makes this a dull text, " * 40
@@ -37,16 +38,7 @@ class Gate:
 
 def serve(engine, work, **settings):
     """Run `await work(async_engine)` with a started engine, and stop it."""
-
-    async def main():
-        async_engine = AsyncEngine(engine, **settings)
-        await async_engine.start()
-        try:
-            return await asyncio.wait_for(work(async_engine), 10)
-        finally:
-            await async_engine.stop(0.0)
-
-    return asyncio.run(main())
+    return serving.serve(AsyncEngine(engine, **settings), work)
 
 
 async def read(stream) -> tuple[str, object]:

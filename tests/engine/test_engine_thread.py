@@ -11,6 +11,7 @@ import pytest
 from llamafast.engine.engine_thread import EngineThread
 from llamafast.engine.protocol import StepEngine
 from llamafast.errors import EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
+from tests.engine import serving
 from tests.engine.fake_encoder import Encoded, EncodeRequest, FakeEncoder
 from tests.engine.fakes import make_engine
 
@@ -27,17 +28,7 @@ class Gate:
 
 
 def serve(encoder, work, max_queued_requests=10):
-    """Run `await work(thread)` with a started encoder, and stop it."""
-
-    async def main():
-        thread = EngineThread(encoder, max_queued_requests=max_queued_requests)
-        await thread.start()
-        try:
-            return await asyncio.wait_for(work(thread), 10)
-        finally:
-            await thread.stop(0.0)
-
-    return asyncio.run(main())
+    return serving.serve(EngineThread(encoder, max_queued_requests=max_queued_requests), work)
 
 
 async def submit(thread, number):

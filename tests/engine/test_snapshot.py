@@ -14,6 +14,7 @@ from llamafast.engine.config import EngineConfig
 from llamafast.engine.snapshot import EngineState
 from llamafast.request import SequenceStatus
 from tests.engine.fakes import Collector, make_engine, make_request, scripted
+from tests.engine.serving import serve
 
 LONG = "a long text that goes on for some time"
 WAITING, PREFILLING, RUNNING = SequenceStatus.WAITING, SequenceStatus.PREFILLING, SequenceStatus.RUNNING
@@ -114,15 +115,7 @@ def test_snapshot_of_a_closed_engine_says_so():
 
 
 def run(engine, work):
-    async def main():
-        async_engine = AsyncEngine(engine)
-        await async_engine.start()
-        try:
-            return await asyncio.wait_for(work(async_engine), 10)
-        finally:
-            await async_engine.stop(0.0)
-
-    return asyncio.run(main())
+    return serve(AsyncEngine(engine), work)
 
 
 def test_async_snapshot_of_an_idle_engine_is_answered():
