@@ -200,7 +200,7 @@ class PrefixCache:
                 self._states.keep(other, tokens[: other.length])
                 self.free(other)
         self._parked.use(slot, self.num_generated)
-        self.drop_noop_keywords()
+        self.drop_idle()
 
     def free(self, slot: Slot) -> None:
         """Give a slot and the cells that only it holds back."""
@@ -254,7 +254,7 @@ class PrefixCache:
         has_room = self.num_cells + num_cells <= self.n_cells  # but the memory says otherwise
         return self.evict() if has_room or not self.make_room(num_cells) else True
 
-    def drop_noop_keywords(self) -> None:
+    def drop_idle(self) -> None:
         """Free the parked slots that cost more than they are likely to save; to be called after each step, O(1)."""
         while (idle := self._parked.take_idle(self.num_generated)) is not None:
             self._evict(idle)

@@ -161,7 +161,7 @@ class Scheduler:
             self._release(sequence, keep=True)
             self._end(sequence, output, outputs)
         self._end_failed(outputs)
-        self.cache.drop_noop_keywords()
+        self.cache.drop_idle()
         self.stats.add_step(now, self.batch.num_tokens, num_generated)
         return outputs
 

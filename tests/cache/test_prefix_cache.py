@@ -255,7 +255,7 @@ def test_drop_idle_needs_no_one_to_finish():
     bench = Bench(max_idle_tokens=10)
     bench.park(bench.start("one"), "one")
     bench.cache.num_generated += 11
-    bench.cache.drop_noop_keywords()
+    bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
 
@@ -266,7 +266,7 @@ def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
         bench.cache.regret(ids(text), "", 0)
         bench.park(bench.start(text), text)
         bench.cache.num_generated += idle
-        bench.cache.drop_noop_keywords()
+        bench.cache.drop_idle()
         assert bench.cache.num_parked == kept
 
 
@@ -276,14 +276,14 @@ def idle_bench(*texts: str) -> Bench:
     for text in (*(f"{number} asks something that nobody asks again" for number in range(8)), *texts):
         bench.park(bench.start(text), text)
         bench.cache.num_generated += 513 if text[0].isdigit() else 0
-        bench.cache.drop_noop_keywords()
+        bench.cache.drop_idle()
     return bench
 
 
 def test_drop_idle_nobody_comes_back_goes_sooner():
     bench = idle_bench("a last one")
     bench.cache.num_generated += 257
-    bench.cache.drop_noop_keywords()
+    bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
 
@@ -292,7 +292,7 @@ def test_drop_idle_somebody_comes_back_goes_as_late_as_before():
     bench = idle_bench(text)
     bench.park(bench.start(text), text)
     bench.cache.num_generated += 512
-    bench.cache.drop_noop_keywords()
+    bench.cache.drop_idle()
     assert bench.cache.num_parked > 0
 
 
