@@ -95,6 +95,11 @@ class ChatFormat(ABC):
         return next((tags for tags in self.other_reasoning if text.endswith((tags.open, tags.close))), self.reasoning)
 
     @property
+    def tags(self) -> tuple[ReasoningTags, ...]:
+        """The tags of all reasoning that the parser looks for."""
+        return self.other_reasoning if self.reasoning is None else (self.reasoning, *self.other_reasoning)
+
+    @property
     def is_framed(self) -> bool:
         """Whether content is written between a header and an end marker."""
         return any(syntax.content is not None for syntax in self.syntaxes)

@@ -41,11 +41,10 @@ class Apertus(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(JsonCallParser):
-    tags = (ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),)
     starts = Markers("<|tools_prefix|>")
     closers = ("}", "<|tools_suffix|>")
 

@@ -39,11 +39,10 @@ class Apriel(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(JsonCallParser):
-    tags = (ReasoningTags("<thinking>", "</thinking>"), *Apriel.other_reasoning)
     starts = Markers("<tool_calls>")
     ends_with_arguments = False
     closers = ("</tool_calls>",)

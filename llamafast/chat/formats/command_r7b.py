@@ -46,11 +46,10 @@ class CommandR7b(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(JsonCallParser):
-    tags = (ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),)
     closers = ("<|END_ACTION|>",)
     name_keys = ("tool_name", "name")
     id_keys = ("tool_call_id",)

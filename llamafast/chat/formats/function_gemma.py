@@ -10,7 +10,6 @@ from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.formats.gemma4 import GemmaCallParser
 from llamafast.chat.reading.literals import Notation
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reasoning_tags import THINK
 from llamafast.chat.tools import Tool
 
 _QUOTE = "<escape>"
@@ -41,11 +40,10 @@ class FunctionGemma(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(GemmaCallParser):
-    tags = (THINK,)
     starts = Markers("<start_function_call>")
     closers = ("<end_function_call>",)
     # The model opens the function's response, which ends its turn.

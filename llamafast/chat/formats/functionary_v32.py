@@ -10,6 +10,7 @@ from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame
 from llamafast.chat.format import ChatFormat, StreamParser
 from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[^<>{}\n]*")
@@ -38,15 +39,15 @@ class FunctionaryV32(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(AnswerParser):
     closers = (">>>",)
 
-    def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
+    def __init__(self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[ReasoningTags, ...]) -> None:
         self._is_open = prompt.endswith(">>>")
-        super().__init__(prompt, tools)
+        super().__init__(prompt, tools, tags)
 
     def run(self) -> Wait[None]:
         """Read the whole text."""

@@ -44,7 +44,7 @@ class Gemma4(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class GemmaCallParser(AnswerParser):
@@ -65,7 +65,6 @@ class GemmaCallParser(AnswerParser):
 
 
 class _Parser(GemmaCallParser):
-    tags = (ReasoningTags("<|channel>thought", "<channel|>"),)
     starts = Markers("<|tool_call>")
     closers = ("<tool_call|>",)
     notation = GEMMA

@@ -48,11 +48,10 @@ class Hunyuan3(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(GlmCallParser):
-    tags = (ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>"),)
     starts = Markers(f"<tool_calls{_SUFFIX}>")
     suffix = _SUFFIX
     ends = value_ends(_SUFFIX)

@@ -44,11 +44,10 @@ class KimiK3(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(TaggedCallParser):
-    tags = (ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),)
     starts = Markers("<|open|>call ")
     closers = ("<|close|>",)
     ends = ValueEnds("<|close|>argument<|sep|>", "<|open|>argument ", ("<|close|>call<|sep|>",))

@@ -41,7 +41,7 @@ class LlamaPythonic(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class Llama4Pythonic(LlamaPythonic):

@@ -34,11 +34,10 @@ class MiniMaxM3(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(AnswerParser):
-    tags = (ReasoningTags("<mm:think>", "</mm:think>"),)
     starts = Markers(f"{_TAG}<tool_call>")
 
     def call(self, marker: str) -> Wait[None]:

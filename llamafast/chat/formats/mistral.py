@@ -46,11 +46,10 @@ class Mistral(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(JsonCallParser):
-    tags = (ReasoningTags("[THINK]", "[/THINK]"), THINK)
     starts = Markers("[TOOL_CALLS]")
     closers = ("[TOOL_CALLS]",)
     id_keys = ("id",)

@@ -41,11 +41,11 @@ class Muse(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        # The space before the tag belongs to the prompt.
+        return _Parser(prompt, tools, (ReasoningTags("to=self<|message|>", "<|eom|>"),))
 
 
 class _Parser(XmlCallParser):
-    tags = (ReasoningTags("to=self<|message|>", "<|eom|>"),)
     starts = Markers("<atem:function_calls>")
     wrappers = ("<|start|>assistant", "<|eom|>", "<|eot|>")
     elements = Elements(

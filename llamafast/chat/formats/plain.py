@@ -36,6 +36,11 @@ class Plain(ChatFormat):
             tags for tags in _TAGS if template is None or tags.open in template or tags.close in template
         )
 
+    @property
+    def tags(self) -> tuple[ReasoningTags, ...]:
+        """The known tags that the template contains."""
+        return self._tags
+
     def reasoning_at(self, prompt: str) -> ReasoningTags | None:
         """The tags that the prompt's end opens or closes; otherwise the first tags of the template."""
         text = prompt.rstrip()
@@ -48,4 +53,4 @@ class Plain(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return AnswerParser(prompt, None, self._tags)
+        return AnswerParser(prompt, None, self.tags)

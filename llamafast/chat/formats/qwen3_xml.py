@@ -32,7 +32,7 @@ class Qwen3Xml(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(XmlCallParser):

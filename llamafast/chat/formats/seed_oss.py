@@ -35,11 +35,10 @@ class SeedOss(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(XmlCallParser):
-    tags = (ReasoningTags("<seed:think>", "</seed:think>"), THINK)
     starts = Markers("<seed:tool_call>")
     elements = Elements("<function=", "</function>", "<parameter=", "</parameter>", outer_close="</seed:tool_call>")
 

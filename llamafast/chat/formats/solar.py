@@ -50,11 +50,10 @@ class Solar(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class _Parser(AnswerParser):
-    tags = (ReasoningTags("<|think|>", "<|end|>"),)
     starts = Markers("<|tool_call:begin|>")
     closers = ("<|tool_call:end|>",)
     wrappers = ("<|begin|>assistant", "<|content|>", "<|end|>", "<|tool_calls|>", "<|calls|>")

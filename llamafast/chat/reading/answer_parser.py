@@ -29,20 +29,16 @@ class AnswerParser(TextReader, StreamParser):
     then does what the contract of StreamParser says.
     """
 
-    # Reasoning may be at the beginning and after calls.
-    tags: tuple[ReasoningTags, ...] = (THINK,)
     starts: Markers = NO_MARKERS
     # Texts around content that are not shown.
     wrappers: tuple[str, ...] = ()
     # Texts that may follow the arguments of a call.
     closers: tuple[str, ...] = ()
 
-    def __init__(
-        self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[ReasoningTags, ...] | None = None
-    ) -> None:
+    def __init__(self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[ReasoningTags, ...] = (THINK,)) -> None:
+        """tags: those of reasoning, which may be at the beginning and after calls."""
         super().__init__()
-        if tags is not None:
-            self.tags = tags
+        self.tags = tags
         self.tools = tools
         self._events: list[Event] = []
         self._num_calls = 0
@@ -229,7 +225,7 @@ class AnswerParser(TextReader, StreamParser):
         try:
             # This runs for every token, so text goes directly to add_reasoning while there is no draft.
             while (marker := (yield from self.reasoning_text(ends, add if draft else self.add_reasoning))) != close:
-                draft = draft or ReasoningCalls(type(self)("", self.tools), self.tools or ())
+                draft = draft or ReasoningCalls(type(self)("", self.tools, self.tags), self.tools or ())
                 add(marker)
         except TextEnd:
             calls = [] if draft is None else draft.calls(self._num_calls)
