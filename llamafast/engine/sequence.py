@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 
 from llamafast._sampling import Sampler
 from llamafast.cache.disk.disk_cache import DiskLoad
 from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.slots import Slot
-from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
-from llamafast.engine.seeds import choice_seed
 from llamafast.errors import GrammarError, InvalidRequestError, LlamaFastError
 from llamafast.grammars.constraint import Constraint, CpuAccount
-from llamafast.grammars.reasoning_budget import ReasoningBudgetConstraint
 from llamafast.request import (
     FinishReason,
     MissReason,
@@ -24,7 +20,6 @@ from llamafast.request import (
     TokenLogprob,
     Usage,
 )
-from llamafast.sampling_params import SAMPLER_ARGUMENTS
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 Logprobs = tuple[float, list[tuple[int, float]]]
@@ -134,7 +129,15 @@ class Sequence:
         "waits_for",
     )
 
-    def __init__(self, state: RequestState, index: int, sampler: Sampler, tokenizer: Tokenizer, max_len: int) -> None:
+    def __init__(
+        self,
+        state: RequestState,
+        index: int,
+        sampler: Sampler,
+        tokenizer: Tokenizer,
+        max_len: int,
+        constraint: Constraint | None = None,
+    ) -> None:
         request = state.request
         params = request.params
         self.state = state
@@ -160,7 +163,7 @@ class Sequence:
         self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
-        self.constraint = _constraint(state, tokenizer)
+        self.constraint = constraint
         self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
         self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
@@ -360,43 +363,3 @@ class Sequence:
             num_out = len(pending)
         output.logprobs = pending[:num_out]
         del pending[:num_out]
-
-
-def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed: int) -> list[Sequence]:
-    """The sequences of a request, each with its own sampler. The first one computes the prompt for all."""
-    params = state.request.params
-    if params.prompt_logprobs is not None:
-        names = tokenizer.table(skip_special=False).token_bytes
-        state.scores = PromptScores(state.request.prompt_token_ids, params.prompt_logprobs, names)
-    eog_ids = tuple(tokenizer.eog_ids)
-    never = tokenizer.suppress_ids + (eog_ids if params.ignore_eos else ())
-    num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
-    settings = {name: getattr(params, name) for name in SAMPLER_ARGUMENTS}
-    settings["logit_bias"] = params.logit_bias + tuple((i, -math.inf) for i in never)
-    settings["num_logprobs"] = -1 if num_logprobs is None else num_logprobs
-    settings["banned_ids"] = (*eog_ids, *params.stop_token_ids) if params.min_tokens else ()
-    if params.dry_multiplier:
-        settings["dry_breakers"] = dry_breakers(tokenizer, params.dry_sequence_breakers)
-    sequences = []
-    for index in range(params.best_of or params.n):
-        sampler = Sampler(tokenizer.n_vocab, seed=choice_seed(seed, index), **settings)
-        sampler.prime(state.layout.text_ids(state.request.prompt_token_ids))
-        sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
-    return sequences
-
-
-def _constraint(state: RequestState, tokenizer: Tokenizer) -> Constraint | None:
-    request = state.request
-    grammar = None if request.grammar is None else request.grammar.start(state.account)
-    budget = request.params.reasoning_budget
-    if budget is None:
-        return grammar
-    return ReasoningBudgetConstraint(
-        grammar,
-        budget.max_tokens,
-        is_open=budget.is_open,
-        start=budget.start.encode(),
-        end=budget.end.encode(),
-        closing_ids=budget.closing_ids,
-        token_bytes=tokenizer.table(skip_special=False).token_bytes,
-    )
