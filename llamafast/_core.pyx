@@ -200,6 +200,7 @@ cdef class Model:
         self.has_decoder = lib.llama_model_has_decoder(self.ptr)
         self.bos_id = lib.llama_vocab_bos(vocab)
         self.eos_id = lib.llama_vocab_eos(vocab)
+        self.sep_id = lib.llama_vocab_sep(vocab)
         self.eot_id = lib.llama_vocab_eot(vocab)
         self.add_bos = lib.llama_vocab_get_add_bos(vocab)
         self.add_eos = lib.llama_vocab_get_add_eos(vocab)

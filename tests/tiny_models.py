@@ -287,6 +287,7 @@ def write_encoder_model(
     model.gguf.add_token_type_count(2)
     model.gguf.add_bos_token_id(2)
     model.gguf.add_eos_token_id(3)
+    model.gguf.add_sep_token_id(3)
     model.gguf.add_unk_token_id(1)
     model.matrix("token_embd.weight", len(tokens), n_embd)
     model.vector("token_types.weight", -0.5, 0.5, 2, n_embd)

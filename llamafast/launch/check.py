@@ -34,7 +34,7 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         _say("failed", "", str(error))
         return False
     if header is not None and header.makes_embeddings:
-        _say("template", "skipped", "the model makes embeddings, which are not served yet")
+        _say("template", "skipped", "the model makes embeddings")
         return True
     if template is None:
         reason = "the model file has none: only /v1/completions" if header else "it is in the model file, not read here"

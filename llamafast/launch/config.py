@@ -167,6 +167,9 @@ class ModelConfig(FileConfig):
         default=SamplingDefaults(),
         description="Sampling settings for requests that do not give them; before the file's.",
     )
+    prompts: dict[str, str] = Field(
+        default={}, description="Texts that requests for embeddings can have put before their inputs, by name."
+    )
     vocab_only: bool | None = Field(default=None, description="Load no weights.")
     store_logits: bool = Field(default=True, description="Of no effect: logprobs work with either value.")
 
@@ -225,8 +228,6 @@ class Config(_Section):
 # that ask for nothing.
 NOT_YET: tuple[tuple[str, str, tuple[JsonValue, ...]], ...] = (
     *((name, "draft models are", ()) for name in ModelConfig.model_fields if name.startswith("draft_model")),
-    ("embedding", "embeddings are", (False,)),
-    ("pooling_type", "embeddings are", (-1, 0)),
     ("attention_type", "non-causal models are", (-1, 0)),
     ("vocab_only", "serving a vocabulary without weights is", (False,)),
 )
