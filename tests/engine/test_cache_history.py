@@ -89,8 +89,8 @@ class History:
         self.engine.add(request)
         self.prompts.append(prompt)
         if limit:
-            cold = make_engine(config=EngineConfig(n_seq_max=n, enable_prefix_cache=False), n_ctx=2000, n_seq_max=n)
-            cold.scheduler.max_seq_len = self.engine.max_seq_len
+            config = EngineConfig(n_seq_max=n, enable_prefix_cache=False, max_seq_len=self.engine.max_seq_len)
+            cold = make_engine(config=config, n_ctx=2000, n_seq_max=n)
             texts = Collector().run(cold, replace(request, priority=0)).text
             self.expected[request_id] = [texts[request_id, i] for i in range(n)]
             return
