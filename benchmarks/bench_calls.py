@@ -1,7 +1,7 @@
 """What holding 8 streams to tool calls costs: the built-in model's own calls, free, strict and required.
 
 Tokens per second of the engine, greedy, one thread; and what compiling the grammar of 20 tools takes, first and again,
-for every format. usage: python benchmarks/bench_calls.py [--waves N]
+for every format. usage: python benchmarks/bench_calls.py [--quick] [--waves N]
 The last line of the output is one JSON object.
 """
 
@@ -119,7 +119,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--waves", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one repeat of two waves")
     options = parser.parse_args()
+    if options.quick:
+        options.waves, options.repeats = 2, 1
     with Engine(str(BUILT_IN), EngineConfig(n_ctx=8192, n_seq_max=STREAMS, threads=1)) as engine:
         texts = prompts(engine)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in RULES}

@@ -233,8 +233,11 @@ def test_tools_that_may_be_called_freely_constrain_nothing(server, fields):
 
 
 @pytest.mark.parametrize("field", [{"guided_regex": "a"}, {"grammar": "root ::= x"}, {"guided_choice": ["a"]}])
-def test_constraint_of_another_kind_cannot_go_with_tools(server, field):
-    assert error_of(server.chat(tools=TOOLS, **field))["param"] in field
+@pytest.mark.parametrize("tools", [{"tools": TOOLS}, {"functions": [WEATHER]}], ids=list)
+def test_constraint_of_another_kind_cannot_go_with_tools(server, field, tools):
+    error = error_of(server.chat(**tools, **field))
+    assert error["param"] in field
+    assert f"cannot go with {next(iter(tools))}:" in error["message"]
 
 
 @pytest.mark.parametrize(

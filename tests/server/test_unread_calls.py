@@ -20,10 +20,11 @@ def unknown(server):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_tools_in_an_unknown_format_bring_a_warning(unknown, stream):
-    response = unknown.chat(tools=TOOLS, stream=stream)
+@pytest.mark.parametrize("tools", [{"tools": TOOLS}, {"functions": [TOOLS[0]["function"]]}], ids=list)
+def test_tools_in_an_unknown_format_bring_a_warning(unknown, stream, tools):
+    response = unknown.chat(**tools, stream=stream)
     assert response.status_code == 200
-    assert response.headers["warning"].startswith('299 llamafast "tools: calls stay in the content')
+    assert response.headers["warning"].startswith(f'299 llamafast "{next(iter(tools))}: calls stay in the content')
 
 
 def test_tools_that_may_not_be_called_bring_no_warning(unknown):

@@ -29,7 +29,7 @@ async def compile_answer(served: ServedModel, request: ChatRequest, prompt: Chat
     With tools and a constraint, the answer is calls or the constraint's JSON.
     Raises InvalidRequestError and GrammarError, which name the client's field, and CompilerBusyError.
     """
-    tools, constraint = request.tools, request.constraint
+    tools, constraint, tools_param = request.tools, request.constraint, request.names.of("tools")
     if not is_constrained(request):
         return CompiledConstraint()
     with request.names.in_errors():
@@ -39,9 +39,10 @@ async def compile_answer(served: ServedModel, request: ChatRequest, prompt: Chat
         if constraint is not None and not tools.is_required:
             answer = _answer(constraint)
             if answer is None or answer.schema is None:
-                raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
+                why = f"cannot go with {tools_param}: beside calls an answer is held to a JSON Schema"
+                raise _unsupported(constraint, why)
         rules = CallPolicy(tools.is_required, tools.is_parallel, tools.allowed, answer)
-        return await _compile_calls(served, tools.tools, prompt, rules)
+        return await _compile_calls(served, tools.tools, prompt, rules, tools_param)
 
 
 def reasoning_budget(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> ReasoningBudget | None:
@@ -71,21 +72,23 @@ async def _compile_text(served: ServedModel, constraint: OutputConstraint, promp
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await _compile_calls(served, (), prompt, CallPolicy(answer=answer))
+            return await _compile_calls(served, (), prompt, CallPolicy(answer=answer), answer.param)
         if chat_format.is_framed or len(close) > 1:
             raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
     return await compile_constraint(served.engine, constraint, start_after=close)
 
 
 async def _compile_calls(
-    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallPolicy
+    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallPolicy, param: str
 ) -> CompiledConstraint:
-    """Compile an answer in the syntax of the chat format: calls of these tools, or the answer of the rules."""
+    """Compile an answer in the syntax of the chat format: calls of these tools, or the answer of the rules.
+
+    param: the client's field, for warnings, and for errors that name no field.
+    """
     # A large schema takes longer than other requests should wait.
     text = await asyncio.to_thread(
         served.chat_format.grammar, prompt.answer_context, tools, rules, may_reason=prompt.may_reason
     )
-    param = rules.answer.param if rules.answer is not None and not tools else "tools"
     return await compile_output(served.engine, StructuredOutput(StructuredKind.LARK, text), param)
 
 

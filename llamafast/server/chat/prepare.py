@@ -107,14 +107,15 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
 def _warnings(served: ServedModel, request: ChatRequest, constraint: CompiledConstraint) -> tuple[str, ...]:
     warnings = list(request.warnings)
     if request.tools.tools and not served.chat_format.reads_calls:
-        warnings.append("tools: calls stay in the content, since this model's format of calls is not known")
+        param = request.names.of("tools")
+        warnings.append(f"{param}: calls stay in the content, since this model's format of calls is not known")
     return (*warnings, *constraint.warnings)
 
 
 def _constraint_param(request: ChatRequest, constraint: CompiledConstraint) -> str | None:
     if request.constraint is not None:
         return request.constraint.param
-    return None if constraint.structured is None else "tools"
+    return None if constraint.structured is None else request.names.of("tools")
 
 
 def _read_options(draft: ChatDraft) -> ReadOptions:

@@ -174,7 +174,7 @@ class ToolFields(BaseModel):
         if not self.functions:
             return FieldNames()
         paths = tuple(f"functions[{i}]" for i in range(len(self.functions)))
-        return FieldNames({"tool_choice": "function_call"}, functions=paths)
+        return FieldNames({"tools": "functions", "tool_choice": "function_call"}, functions=paths)
 
     def _function_policy(self) -> ToolPolicy:
         tools = _distinct(self.functions, self.tool_field_names.functions)
