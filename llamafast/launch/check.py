@@ -20,7 +20,8 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 def check(config: Config, name: str, *, with_model: bool = True) -> bool:
     """Print one line per check. Returns whether all passed.
 
-    name: of the configuration, to be printed. with_model: whether to read the header of the model file.
+    name: the name of the configuration, to be printed.
+    with_model: read the header of the model file.
     """
     model = config.model
     if with_model:
@@ -37,7 +38,11 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         _say("template", "skipped", "the model makes embeddings, which are not served yet")
         return True
     if template is None:
-        reason = "the model file has none: only /v1/completions" if header else "it is in the model file, not read here"
+        reason = (
+            "the model file has none: only /v1/completions works"
+            if header
+            else "it is in the model file, which is not read"
+        )
         _say("template", "skipped", reason)
         return True
     if not _renders(template, header):
@@ -70,7 +75,7 @@ def _header(model: ModelConfig) -> Header | None:
 
 
 def _renders(template: ChatTemplate, header: Header | None) -> bool:
-    """Whether the template renders a plain question. Prints which kinds of conversation it refuses."""
+    """Print which kinds of conversations the template refuses. Returns whether it renders a plain question."""
     refused: dict[str, str] = {}
     for conversation in CONVERSATIONS:
         try:
@@ -89,5 +94,5 @@ def _renders(template: ChatTemplate, header: Header | None) -> bool:
     for name, reason in refused.items():
         _say("", "refused", f"{name}: {reason}")
     if "tools" not in template.traits.variables:
-        _say("", "", "the template has no place for tools: requests with tools get a 400")
+        _say("", "", "the template does not support tools: requests with tools get a 400")
     return is_fine
