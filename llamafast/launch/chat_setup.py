@@ -56,9 +56,9 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
     return detected
 
 
-def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
+def hides_calls(chat_format: ChatFormat, template: ChatTemplate | None) -> bool:
     """Whether the template supports tools but its call format is unknown, so that calls stay in the content."""
-    return template is not None and not answers.reads_calls and "tools" in template.traits.variables
+    return template is not None and not chat_format.reads_calls and "tools" in template.traits.variables
 
 
 def _check_cost(template: ChatTemplate) -> None:

@@ -8,7 +8,7 @@ from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.engine.model_info import Header, read_header
 from llamafast.errors import LlamaFastError
-from llamafast.launch.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
+from llamafast.launch import chat_setup
 from llamafast.launch.config import Config, ModelConfig
 from llamafast.launch.conversations import CONVERSATIONS
 from llamafast.launch.model_file import path_if_local
@@ -29,8 +29,8 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
     try:
         header = _header(model) if with_model else None
         source, tokenizer = (None, None) if header is None else (header.chat_template, header.tokenizer)
-        template = chat_template(model, source, tokenizer)
-        answers = chat_format(model, template)
+        template = chat_setup.chat_template(model, source, tokenizer)
+        chat_format = chat_setup.chat_format(model, template)
     except LlamaFastError as error:
         _say("failed", "", str(error))
         return False
@@ -47,12 +47,16 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         return True
     if not _renders(template, header):
         return False
-    origin = "configured" if model.response_schema or model.tool_format else "found in the template"
-    _say("answers", "ok", f"{answers.name}, {origin}")
-    if hides_calls(answers, template):
-        _say("tools", "unknown", UNKNOWN_CALLS)
-    problems = [fault for answer in ANSWERS if (fault := read_back(template, answers, answer, header))]
-    _say("parser", "ok" if not problems else "failed", f"{len(ANSWERS) - len(problems)} of {len(ANSWERS)} read back")
+    origin = "configured" if model.response_schema or model.tool_format else "detected from the template"
+    _say("format", "ok", f"{chat_format.name}, {origin}")
+    if chat_setup.hides_calls(chat_format, template):
+        _say("tools", "unknown", chat_setup.UNKNOWN_CALLS)
+    problems = [fault for answer in ANSWERS if (fault := read_back(template, chat_format, answer, header))]
+    _say(
+        "parser",
+        "ok" if not problems else "failed",
+        f"{len(ANSWERS) - len(problems)} of {len(ANSWERS)} answers read back",
+    )
     for problem in problems:
         _say("", "", problem)
     return not problems

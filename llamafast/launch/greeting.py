@@ -27,7 +27,7 @@ def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: 
         f"context  {context.n_ctx} tokens for {engine.n_seq_max} sequences, {context.memory_kind} memory, "
         f"batches of {context.n_batch}",
         f"threads  {context.threads} ({thread_source})",
-        f"answers  {served.chat_format.name}",
+        f"format   {served.chat_format.name}",
     ]
     if hides_calls(served.chat_format, served.chat_template):
         lines.append(f"tools    {UNKNOWN_CALLS}")

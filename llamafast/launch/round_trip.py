@@ -38,7 +38,9 @@ def _with_answer(conversation: Conversation) -> Conversation | None:
 ANSWERS = tuple(answer for conversation in CONVERSATIONS if (answer := _with_answer(conversation)) is not None)
 
 
-def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation, header: Header | None) -> str | None:
+def read_back(
+    template: ChatTemplate, chat_format: ChatFormat, answer: Conversation, header: Header | None
+) -> str | None:
     """The first difference between the answer and what the format reads back; None if there is none.
 
     The text that the template writes after the prompt is used as the text of the model.
@@ -53,9 +55,9 @@ def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation,
     except TemplateError:
         return None  # no model writes an answer that its template refuses
     if header is not None:
-        text = _visible(header.tokenizer, text, answers)
+        text = _visible(header.tokenizer, text, chat_format)
     known = [Tool(str(_function(tool)["name"]), parameters=_schema(tool)) for tool in answer.tools or ()]
-    parser = answers.parser(prompt, known or None)
+    parser = chat_format.parser(prompt, known or None)
     message = ParsedMessage.of(parser.read(text[i : i + _PIECE] for i in range(0, len(text), _PIECE)))
     if header is None:
         # The tags that end a turn are control tokens, which a parser never sees.
@@ -89,15 +91,15 @@ def _without_end(template: ChatTemplate, text: str, tools: Sequence[object] | No
     return text.removesuffix(end)
 
 
-def _visible(tokenizer: Tokenizer, text: str, answers: ChatFormat) -> str:
+def _visible(tokenizer: Tokenizer, text: str, chat_format: ChatFormat) -> str:
     """The text that a parser gets: up to the end of the turn, without control tokens except the format's markers."""
     pieces: list[bytes] = []
     for token_id in tokenizer.encode(text, add_special=False, parse_special=True):
         data = tokenizer.token_bytes_of(token_id)
         name = b"" if data else tokenizer.token_bytes_of(token_id, special=True)
-        if token_id in tokenizer.eog_ids and name.decode() not in answers.markers:
+        if token_id in tokenizer.eog_ids and name.decode() not in chat_format.markers:
             break
-        pieces.append(data or (name if name.decode() in answers.markers else b""))
+        pieces.append(data or (name if name.decode() in chat_format.markers else b""))
     return b"".join(pieces).decode("utf-8", "replace")
 
 

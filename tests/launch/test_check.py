@@ -47,8 +47,8 @@ def test_check_built_in_configuration_passes_everything(run):
     code, output = run()
     assert code == 0
     lines = [line.split()[:2] for line in output.splitlines()]
-    assert lines == [[name, "ok"] for name in ("config", "model", "template", "answers", "parser")]
-    assert "qwen3_xml, found in the template" in output
+    assert lines == [[name, "ok"] for name in ("config", "model", "template", "format", "parser")]
+    assert "qwen3_xml, detected from the template" in output
 
 
 def test_check_tools_in_an_unknown_format_are_said_to_be_unread(run):
@@ -74,8 +74,8 @@ def test_check_template_file_alone_needs_no_model(run, tmp_path):
     (tmp_path / "chat.jinja").write_text(HERMES)
     code, output = run("--template", str(tmp_path / "chat.jinja"))
     assert code == 0
-    assert [line.split()[0] for line in output.splitlines()] == ["template", "answers", "parser"]
-    assert "hermes, found in the template" in output
+    assert [line.split()[0] for line in output.splitlines()] == ["template", "format", "parser"]
+    assert "hermes, detected from the template" in output
 
 
 def test_check_refused_conversations_are_listed_and_do_not_fail(run):

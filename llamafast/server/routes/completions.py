@@ -34,7 +34,7 @@ _INLINE_ECHO = 4000
 
 
 def completions_router(state: ServerState) -> APIRouter:
-    """The route, served from `state`."""
+    """The router with this route. It serves the models of `state`."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))

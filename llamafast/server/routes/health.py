@@ -9,7 +9,7 @@ from llamafast.server.state import ServerState
 
 
 def health_router(state: ServerState) -> APIRouter:
-    """The routes over `state`."""
+    """The router with these routes. It reports on the models of `state`."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health")

@@ -146,7 +146,7 @@ _HISTOGRAMS: Table[EngineStats, Histogram] = (
 
 
 def metrics_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The router with this route. It reads the models of `state`."""
     router = APIRouter(tags=["health"])
     state.registry.register(EngineCollector(state))
     ProcessCollector(registry=state.registry)

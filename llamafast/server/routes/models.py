@@ -9,7 +9,7 @@ from llamafast.server.state import ServerState
 
 
 def models_router(state: ServerState) -> APIRouter:
-    """The routes over `state`."""
+    """The router with these routes. It lists the models of `state`."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models")
