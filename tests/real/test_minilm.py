@@ -1,4 +1,4 @@
-"""A trained model: all-MiniLM-L6-v2, converted by tools/minilm_gguf.py, against BERT written in numpy (make test-real)."""
+"""A trained model, all-MiniLM-L6-v2 as tools/minilm_gguf.py writes it, against BERT in numpy (make test-real)."""
 
 from __future__ import annotations
 
