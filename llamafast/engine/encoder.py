@@ -70,7 +70,8 @@ class Encoder:
         self.model_info = replace(model_info(model), n_embd=self._runner.n_embd)
         self.context_info = context_info(self._context)
         self.tokenizer = Tokenizer(model)
-        self.max_seq_len = min(self._runner.max_input_tokens, config.max_seq_len or self._runner.max_input_tokens)
+        longest = min(self._runner.max_input_tokens, longest_input(model, config))
+        self.max_seq_len = min(longest, config.max_seq_len or longest)
         self.n_embd = self._runner.n_embd
         self.n_seq_max = self._context.n_seq_max
         self.pack_tokens = min(config.n_batch, self._runner.max_tokens)
@@ -280,9 +281,7 @@ def make_encoder_context(model: Model, config: EngineConfig) -> Context:
 
     One pass takes a whole input, so n_batch and n_ubatch are at least the length of the longest one.
     """
-    fitting = max(config.n_batch, _MAX_OUTPUT_BYTES // (FLOAT_BYTES * model.n_vocab))
-    longest = min(model.n_ctx_train, config.n_ctx or min(_DEFAULT_MAX_TOKENS, fitting))
-    n_tokens = max(longest, config.n_batch, config.n_seq_max)
+    n_tokens = max(longest_input(model, config), config.n_batch, config.n_seq_max)
     threads = config.threads or default_threads()[0]
     arguments: dict[str, Any] = config.values(Group.CONTEXT) | {
         "n_ctx": n_tokens,
@@ -297,6 +296,12 @@ def make_encoder_context(model: Model, config: EngineConfig) -> Context:
         "threads_batch": config.threads_batch or threads,
     }
     return Context(model, **arguments)
+
+
+def longest_input(model: Model, config: EngineConfig) -> int:
+    """The most tokens of one input: config.n_ctx, but no more than the model was trained for. 0: see the constants."""
+    fitting = max(config.n_batch, _MAX_OUTPUT_BYTES // (FLOAT_BYTES * model.n_vocab))
+    return min(model.n_ctx_train, config.n_ctx or min(_DEFAULT_MAX_TOKENS, fitting))
 
 
 def _check_vocabulary(model: Model) -> None:
