@@ -70,6 +70,18 @@ class EmbeddingJob:
         return self.request.request_id
 
     @property
-    def vector_bytes(self) -> int:
-        """Bytes of one vector."""
-        return FLOAT_BYTES * self.n_dims
+    def has_inputs_left(self) -> bool:
+        """Whether an input is not encoded."""
+        return self.next_input < len(self.request.inputs)
+
+    def take_input(self) -> int:
+        """The number of the next input, which is encoded now."""
+        self.next_input += 1
+        return self.next_input - 1
+
+    def place_of(self, index: int) -> tuple[bytearray, int]:
+        """The vectors, and the offset of one of them in bytes."""
+        size = FLOAT_BYTES * self.n_dims
+        if not self.vectors:
+            self.vectors = bytearray(size * len(self.request.inputs))
+        return self.vectors, size * index

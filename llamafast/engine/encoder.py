@@ -205,7 +205,7 @@ class Encoder:
     def check_integrity(self) -> None:
         """Assert that the records add up. For tests and debug runs."""
         assert {job.request_id for job in self._turns} == set(self._jobs)
-        assert all(job.next_input < len(job.request.inputs) for job in self._turns)
+        assert all(job.has_inputs_left for job in self._turns)
 
     def close(self) -> None:
         """Free the context, and the model unless the caller holds it. Idempotent."""
@@ -224,16 +224,14 @@ class Encoder:
         passed_over: list[EmbeddingJob] = []
         while turns and room > 0 and len(pack) < self.n_seq_max and len(passed_over) < _MAX_PASSED_OVER:
             job = turns.popleft()
-            index = job.next_input
-            size = len(job.request.inputs[index])
+            size = len(job.request.inputs[job.next_input])
             if pack and size > room:
                 passed_over.append(job)  # it is among the first of the next call
                 continue
-            pack.append((job, index))
+            self.stats.num_waiting -= not job.next_input
+            pack.append((job, job.take_input()))
             room -= size
-            self.stats.num_waiting -= not index
-            job.next_input += 1
-            if job.next_input < len(job.request.inputs):
+            if job.has_inputs_left:
                 turns.append(job)
         turns.extendleft(reversed(passed_over))
         return pack
@@ -244,9 +242,7 @@ class Encoder:
         for i, (job, index) in enumerate(pack):
             if job.request_id not in self._jobs:
                 continue  # an earlier input of this call has failed
-            if not job.vectors:
-                job.vectors = bytearray(job.vector_bytes * len(job.request.inputs))
-            if not runner.copy(i, job.vectors, index * job.vector_bytes, job.n_dims):
+            if not runner.copy(i, *job.place_of(index), job.n_dims):
                 error = RequestFailedError(f"the vector of input {index} is not finite: the model computes NaN")
                 self._end(job, self.failure(job.request_id, error), "error")
             elif index == len(job.request.inputs) - 1:
@@ -255,7 +251,7 @@ class Encoder:
 
     def _end(self, job: EmbeddingJob, output: EmbeddingOutput, reason: str) -> None:
         del self._jobs[job.request_id]
-        if job.next_input < len(job.request.inputs):
+        if job.has_inputs_left:
             self._turns.remove(job)
             self.stats.num_waiting -= not job.next_input
         self._ended.append(output)

