@@ -107,7 +107,7 @@ def test_embeddings_texts_of_control_tokens_stay_text(server):
     ],
 )
 def test_embeddings_truncation_keeps_the_special_tokens(server, fields, like):
-    text = " ".join(["a"] * 200 + ["b"] * 200)
+    text = " ".join(["a"] * 20_000 + ["b"] * 20_000)
     assert embed(server, text, **fields)[0] @ embed(server, " ".join(like))[0] > 0.9999
 
 
@@ -134,6 +134,8 @@ def test_embeddings_truncation_keeps_the_special_tokens(server, fields, like):
         ({"input": [5] * (N_CTX + 1)}, "input"),
         ({"input": ["a", " ".join(WORDS * 5)]}, "input[1]"),
         ({"input": ["a"] * 2049}, "input"),
+        ({"input": "a" * 10_000_000}, "input"),
+        ({"input": [["a " * 5_000_000, 3]]}, "input"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
         ({"input": "a", "dimensions": -1}, "dimensions"),
         ({"input": "a", "dimensions": N_EMBD + 1}, "dimensions"),

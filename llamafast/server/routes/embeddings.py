@@ -24,6 +24,10 @@ from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
 from llamafast.tokenizer import Tokenizer
 
+# A text with more characters per token that the model takes is too long, or is cut before it is tokenized: the tokens of
+# a text of megabytes would hold all threads.
+_MAX_CHARS_PER_TOKEN = 64
+
 # Answers of up to so many bytes of vectors are written on the event loop; larger ones, in a thread.
 _INLINE_BYTES = 200_000
 
@@ -80,6 +84,7 @@ def _ready(served: ServedModel, body: EmbeddingsBody) -> _Ready:
     for i, pieces in enumerate(given):
         checkpoint()
         param = "input" if len(given) == 1 else f"input[{i}]"
+        pieces = _without_excess(pieces, encoder.max_seq_len, limit, body.truncation_side, param)
         try:
             token_ids = array("i", _encode(encoder.tokenizer, pieces, prefix))
         except OverflowError as exc:
@@ -119,6 +124,18 @@ def _prefix(served: ServedModel, name: str | None) -> str:
         known = ", ".join(sorted(served.prompts)) or "no prompts"
         raise InvalidRequestError(f"prompt_name: the model has {known}", param="prompt_name")
     return prefix
+
+
+def _without_excess(pieces: Pieces, max_tokens: int, limit: int | None, side: str, param: str) -> Pieces:
+    """The pieces of one input, each text cut if the input is cut to `limit` tokens. Raises ContextLengthError."""
+    most = _MAX_CHARS_PER_TOKEN * max_tokens
+    for piece in pieces:
+        if limit is None and isinstance(piece, str) and len(piece) > most:
+            raise ContextLengthError(
+                f"{param} is too large: it has {len(piece)} characters, the model takes {max_tokens} tokens",
+                param=param,
+            )
+    return [piece if isinstance(piece, int) else piece[-most:] if side == "left" else piece[:most] for piece in pieces]
 
 
 def _encode(tokenizer: Tokenizer, pieces: Pieces, prefix: str) -> list[int]:
