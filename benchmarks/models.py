@@ -29,6 +29,15 @@ GENERATED: dict[str, tuple[str, dict[str, int | bool]]] = {
             "q8_0": True,
         },
     ),
+    # The shape of bge-small-en-v1.5, and a small one.
+    "random-bert": (
+        "write_encoder_model",
+        {"n_layer": 12, "n_embd": 384, "n_ff": 1536, "n_head": 12, "q8_0": True},
+    ),
+    "random-bert-small": (
+        "write_encoder_model",
+        {"n_layer": 3, "n_embd": 256, "n_ff": 1024, "n_head": 8, "q8_0": True},
+    ),
     "random-swa": ("write_swa_model", {"n_layer": 4, "n_embd": 256, "n_ff": 1024}),
 }
 

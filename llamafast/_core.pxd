@@ -10,7 +10,7 @@ cdef class Model:
     cdef readonly str path
     cdef readonly bint vocab_only
     cdef readonly int n_vocab, n_ctx_train, n_embd, n_layer, n_swa
-    cdef readonly int bos_id, eos_id, eot_id
+    cdef readonly int bos_id, eos_id, sep_id, eot_id
     cdef readonly bint add_bos, add_eos, is_recurrent, is_hybrid, has_encoder, has_decoder
     cdef readonly tuple fim_ids, suppress_ids
     cdef vector[lib.llama_adapter_lora*] adapters       # freed with the model

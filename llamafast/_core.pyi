@@ -24,6 +24,7 @@ class Model:
     vocab_only: bool
     bos_id: int
     eos_id: int
+    sep_id: int
     eot_id: int
     add_bos: bool
     add_eos: bool

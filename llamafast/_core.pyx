@@ -200,6 +200,7 @@ cdef class Model:
         self.has_decoder = lib.llama_model_has_decoder(self.ptr)
         self.bos_id = lib.llama_vocab_bos(vocab)
         self.eos_id = lib.llama_vocab_eos(vocab)
+        self.sep_id = lib.llama_vocab_sep(vocab)
         self.eot_id = lib.llama_vocab_eot(vocab)
         self.add_bos = lib.llama_vocab_get_add_bos(vocab)
         self.add_eos = lib.llama_vocab_get_add_eos(vocab)
@@ -395,6 +396,8 @@ cdef class Context:
         if rope_scaling_type is not None:
             params.rope_scaling_type = <lib.llama_rope_scaling_type> <int> rope_scaling_type
         if pooling_type is not None:
+            if not -1 <= pooling_type <= 4:     # llama.cpp ends the process
+                raise ModelLoadError(f"pooling_type is {pooling_type}; it must be -1 to 4")
             params.pooling_type = <lib.llama_pooling_type> <int> pooling_type
         if attention_type is not None:
             params.attention_type = <lib.llama_attention_type> <int> attention_type

@@ -120,6 +120,7 @@ cdef extern from "llama.h" nogil:
     int32_t llama_model_n_ctx_train(const llama_model* model)
     bint llama_supports_gpu_offload()
     int32_t llama_model_n_embd(const llama_model* model)
+    int32_t llama_model_n_embd_out(const llama_model* model)
     int32_t llama_model_n_layer(const llama_model* model)
     int32_t llama_model_n_swa(const llama_model* model)
     uint64_t llama_model_size(const llama_model* model)
@@ -141,6 +142,7 @@ cdef extern from "llama.h" nogil:
     int LLAMA_TOKEN_ATTR_USER_DEFINED
     llama_token llama_vocab_bos(const llama_vocab* vocab)
     llama_token llama_vocab_eos(const llama_vocab* vocab)
+    llama_token llama_vocab_sep(const llama_vocab* vocab)
     llama_token llama_vocab_eot(const llama_vocab* vocab)
     llama_token llama_vocab_fim_pre(const llama_vocab* vocab)
     llama_token llama_vocab_fim_suf(const llama_vocab* vocab)
@@ -163,6 +165,7 @@ cdef extern from "llama.h" nogil:
     uint32_t llama_n_seq_max(const llama_context* ctx)
     uint32_t llama_n_rs_seq(const llama_context* ctx)
     llama_memory_t llama_get_memory(const llama_context* ctx)
+    llama_pooling_type llama_pooling_type_of "llama_pooling_type" (const llama_context* ctx)
 
     void llama_memory_clear(llama_memory_t mem, bint data) except +
     bint llama_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1) except +
@@ -185,3 +188,4 @@ cdef extern from "llama.h" nogil:
     int32_t llama_decode(llama_context* ctx, llama_batch batch) except +
     void llama_synchronize(llama_context* ctx) except +
     float* llama_get_logits_ith(llama_context* ctx, int32_t i) except +
+    float* llama_get_embeddings_seq(llama_context* ctx, llama_seq_id seq_id) except +

@@ -25,6 +25,9 @@ MAX_TOOL_BYTES: Annotated[int, "bytes of all tools"] = 2 * 1024 * 1024
 MAX_PROMPTS: Annotated[int, "prompts of one completion request"] = 1024
 MAX_CHOICES: Annotated[int, "choices of all prompts"] = 4096
 
+MAX_EMBEDDING_INPUTS: Annotated[int, "inputs of one request for embeddings"] = 2048
+MAX_EMBEDDING_TOKENS: Annotated[int, "tokens of all inputs of one request for embeddings"] = 300_000
+
 MAX_STOP_STRINGS: Annotated[int, "`stop` strings"] = 4096
 MAX_STOP_CHARS: Annotated[int, "characters of one stop string"] = 4096
 # An automaton has a state for each character.

@@ -131,7 +131,7 @@ def test_conversations_import_neither_bodies_nor_answers() -> None:
     assert [(module, name) for module in modules for name in imports(module) if in_room(name, *strangers)] == []
 
 
-@pytest.mark.parametrize("name", ["_runner", "_sampling"])
+@pytest.mark.parametrize("name", ["_encoder", "_runner", "_sampling"])
 def test_runner_and_sampling_are_imported_by_engine_only(name: str) -> None:
     assert [module for module in importers_of(name) if not in_room(module, "engine")] == []
 

@@ -272,21 +272,31 @@ def write_hybrid_model(
 
 
 def write_encoder_model(
-    path: Path | str, *, n_embd: int = 64, n_layer: int = 1, n_ff: int = 128, seed: int = 0
+    path: Path | str,
+    *,
+    n_embd: int = 64,
+    n_layer: int = 1,
+    n_ff: int = 128,
+    n_head: int = N_HEAD,
+    seed: int = 0,
+    pooling: PoolingType = PoolingType.CLS,
+    bos_id: int = 2,
+    q8_0: bool = False,
 ) -> None:
     """Attention without a mask, words of a word-piece vocabulary (bert): makes embeddings, no text."""
-    model = _Model(path, "bert", n_embd, n_layer, n_ff, seed, q8_0=False)
-    model.gguf.add_head_count(N_HEAD)
+    model = _Model(path, "bert", n_embd, n_layer, n_ff, seed, q8_0)
+    model.gguf.add_head_count(n_head)
     model.gguf.add_layer_norm_eps(1e-12)
     model.gguf.add_causal_attention(False)
-    model.gguf.add_pooling_type(PoolingType.CLS)
+    model.gguf.add_pooling_type(pooling)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *[f"▁{char}" for char in "abcdefghijklmnopqrstuvwxyz"]]
     model.gguf.add_tokenizer_model("bert")
     model.gguf.add_token_list(tokens)
     model.gguf.add_token_types([TokenType.CONTROL] * 5 + [TokenType.NORMAL] * (len(tokens) - 5))
     model.gguf.add_token_type_count(2)
-    model.gguf.add_bos_token_id(2)
+    model.gguf.add_bos_token_id(bos_id)
     model.gguf.add_eos_token_id(3)
+    model.gguf.add_sep_token_id(3)
     model.gguf.add_unk_token_id(1)
     model.matrix("token_embd.weight", len(tokens), n_embd)
     model.vector("token_types.weight", -0.5, 0.5, 2, n_embd)

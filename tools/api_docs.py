@@ -13,8 +13,9 @@ from pydantic_core import PydanticUndefined
 from llamafast import caps
 from llamafast.sampling_params import SAMPLING_SETTINGS
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.schemas.common import RequestBody
+from llamafast.server.schemas.common import JsonBody
 from llamafast.server.schemas.completions import CompletionBody
+from llamafast.server.schemas.embeddings import EmbeddingsBody
 from llamafast.settings import range_text
 
 # OpenAI's own fields. All others come from vLLM, llama-server, SGLang, OpenRouter or llamafast.
@@ -30,6 +31,7 @@ OPENAI_COMPLETIONS = (
     "model", "prompt", "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n",
     "presence_penalty", "seed", "stop", "stream", "stream_options", "suffix", "temperature", "top_p", "user",
 )  # fmt: skip
+OPENAI_EMBEDDINGS = ("input", "model", "dimensions", "encoding_format", "user")
 
 _HEAD = """\
 # The fields of a request
@@ -71,6 +73,7 @@ def api_page() -> str:
     for title, body, names in (
         ("POST /v1/chat/completions", ChatBody, OPENAI_CHAT),
         ("POST /v1/completions", CompletionBody, OPENAI_COMPLETIONS),
+        ("POST /v1/embeddings", EmbeddingsBody, OPENAI_EMBEDDINGS),
     ):
         known = [*body.model_fields, *sorted(body.not_yet.keys() - body.model_fields.keys()), *sorted(body.no_op)]
         parts.append(f"## {title}\n\n### OpenAI's fields\n\n{_table(body, names)}")
@@ -79,12 +82,12 @@ def api_page() -> str:
     return "\n".join(parts)
 
 
-def _table(body: type[RequestBody], names: list[str] | tuple[str, ...]) -> str:
+def _table(body: type[JsonBody], names: list[str] | tuple[str, ...]) -> str:
     head = ["| field | support | default | range | effect |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *_rows(body, dict.fromkeys(names))]) + "\n"
 
 
-def _rows(body: type[RequestBody], names: dict[str, None]) -> Iterator[str]:
+def _rows(body: type[JsonBody], names: dict[str, None]) -> Iterator[str]:
     for name in names:
         field = body.model_fields.get(name)
         if field is not None:

@@ -74,6 +74,8 @@ class EngineStats:
     context_shifts: times that a sequence lost old tokens because its context was full.
     rejections: requests refused because the queue was full.
     steps: decodes.
+    embedding_requests: requests for embeddings.
+    embedding_inputs: inputs of those requests.
     finished: requests by FinishReason.
     disk_cache: counters of the disk cache; None without one.
 
@@ -108,6 +110,8 @@ class EngineStats:
     context_shifts: int = 0
     rejections: int = 0
     steps: int = 0
+    embedding_requests: int = 0
+    embedding_inputs: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
 
     disk_cache: DiskCacheStats | None = None
@@ -137,6 +141,13 @@ class EngineStats:
         """Count a request that was queued."""
         self.request_prompt_tokens.observe(num_prompt_tokens)
         self.request_n.observe(n)
+
+    def add_embedding_request(self, num_tokens: int, num_inputs: int) -> None:
+        """Count a request for embeddings that was queued. num_tokens: of all its inputs."""
+        self.embedding_requests += 1
+        self.embedding_inputs += num_inputs
+        self.prompt_tokens += num_tokens
+        self.request_prompt_tokens.observe(num_tokens)
 
     def add_step(self, now: float, num_rows: int, num_tokens: int) -> None:
         """Count a decode of num_rows rows that generated num_tokens tokens. now: time.monotonic()."""

@@ -9,6 +9,9 @@ from llamafast._core import Context, Model
 from llamafast.sampling_params import gguf_defaults
 from llamafast.tokenizer import Tokenizer
 
+# Encoders whose files do not say that their attention is not causal.
+_ENCODERS = frozenset({"gemma-embedding", "t5encoder"})
+
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
 
@@ -113,6 +116,12 @@ def read_header(path: str) -> Header:
     Raises ModelLoadError.
     """
     model = Model(path, vocab_only=True)
+    return Header(Tokenizer(model), model.chat_template(), makes_embeddings(model))
+
+
+def makes_embeddings(model: Model) -> bool:
+    """Whether the model is an encoder, which generates no text."""
     metadata = model.metadata
-    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", "true")
-    return Header(Tokenizer(model), model.chat_template(), causal == "false" or not model.has_decoder)
+    architecture = metadata.get("general.architecture", "")
+    causal = metadata.get(f"{architecture}.attention.causal", "true")
+    return causal == "false" or architecture in _ENCODERS or not model.has_decoder

@@ -20,7 +20,10 @@ from llamafast._core import Batch, Model
 from llamafast._runner import ModelRunner
 from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
+from llamafast.engine.embedding import FLOAT_BYTES, EmbeddingRequest
+from llamafast.engine.encoder import Encoder, longest_input, make_encoder_context
 from llamafast.engine.loading import choose_attention, load_model, make_context
+from llamafast.engine.model_info import makes_embeddings
 from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.errors import ModelLoadError
 
@@ -49,6 +52,8 @@ class MemoryNeed:
 def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
     """The memory that the model needs with this config. Allocates nothing of it. Raises ModelLoadError."""
     model = load_model(path, config, no_alloc=True)
+    if makes_embeddings(model):
+        return _encoder_need(model, config)
     config = choose_attention(model, config)
     n_ctx = config.context_size(model.n_ctx_train)
     # Both grow linearly. Measured with few tokens, because llama.cpp allocates its list of cells in any case.
@@ -65,12 +70,13 @@ def try_out(path: str, config: EngineConfig, loras: Sequence[tuple[str, float]] 
     small = replace(
         config, n_ctx=256, n_batch=_NUM_TOKENS, n_ubatch=_NUM_TOKENS, n_seq_max=1, enable_prefix_cache=False
     )
+    if makes_embeddings(model):
+        _try_encoder(path, model, small)
+        return
     context = make_context(model, choose_attention(model, small))
     adapters = Adapters(context)
     for path_of_adapter, scale in loras:
         adapters.add(Adapter(path_of_adapter, scale))
-    if context.memory_kind == "none":  # an embedding model
-        return
     runner, batch = ModelRunner(context), Batch(_NUM_TOKENS)
     token_ids = array("i", [max(model.bos_id, 0), *(i % model.n_vocab for i in range(1, _NUM_TOKENS))])
     for start, stop in ((0, _NUM_TOKENS - 1), (_NUM_TOKENS - 1, _NUM_TOKENS)):  # a prompt, then one token
@@ -100,6 +106,24 @@ def main(job: dict[str, Any]) -> None:
     sys.stdout.flush()
     # A normal exit would free the model, which can crash after a broken file.
     os._exit(0)
+
+
+def _try_encoder(path: str, model: Model, config: EngineConfig) -> None:
+    """Encode one input. Raises ModelLoadError."""
+    token_ids = array("i", [i % model.n_vocab for i in range(_NUM_TOKENS)])
+    with Encoder(model, config) as encoder:
+        encoder.add(encoder.prepare(EmbeddingRequest("probe", (token_ids,))))
+        for output in encoder.step():
+            if output.error is not None:
+                raise ModelLoadError(f"{path}: {output.error}: a weight or a setting in the file is wrong")
+
+
+def _encoder_need(model: Model, config: EngineConfig) -> MemoryNeed:
+    """The memory of a model of embeddings; n_ctx is the length of its longest input."""
+    n_ctx = longest_input(model, config)
+    weights, cells, work = make_encoder_context(model, config).host_bytes()
+    context_bytes = cells + work + FLOAT_BYTES * model.n_vocab * n_ctx
+    return MemoryNeed(n_ctx, context_bytes, context_bytes / n_ctx, weights)
 
 
 def _host_bytes(model: Model, config: EngineConfig) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         _say("failed", "", str(error))
         return False
     if header is not None and header.makes_embeddings:
-        _say("template", "skipped", "the model makes embeddings, which are not served yet")
+        _say("template", "skipped", "the model makes embeddings")
         return True
     if template is None:
         reason = (

@@ -170,6 +170,9 @@ class ModelConfig(FileConfig):
         default=SamplingDefaults(),
         description="Sampling settings for requests that do not set them. They override those of the model file.",
     )
+    prompts: dict[str, str] = Field(
+        default={}, description="Texts that requests for embeddings can have put before their inputs, by name."
+    )
     vocab_only: bool | None = Field(default=None, description="Load the vocabulary without the weights.")
     store_logits: bool = Field(default=True, description="Ignored: logprobs work with either value.")
 
@@ -232,8 +235,6 @@ class Config(_Section):
 # nothing, besides null and the default.
 NOT_YET: tuple[tuple[str, str, tuple[JsonValue, ...]], ...] = (
     *((name, "draft models are", ()) for name in ModelConfig.model_fields if name.startswith("draft_model")),
-    ("embedding", "embeddings are", (False,)),
-    ("pooling_type", "embeddings are", (-1, 0)),
     ("attention_type", "non-causal models are", (-1, 0)),
     ("vocab_only", "serving a vocabulary without weights is", (False,)),
 )

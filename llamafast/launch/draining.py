@@ -93,12 +93,12 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         self._preparation.stop()
-        num_requests = sum(model.engine.num_running + model.engine.num_waiting for model in self._models)
+        num_requests = sum(model.engine_thread.num_running + model.engine_thread.num_waiting for model in self._models)
         if num_requests:
             self._output.write(
                 f"finishing {num_requests} requests in at most {self._deadline_s:g} s; a second signal stops at once"
             )
         try:
-            await asyncio.gather(*(model.engine.stop(self._deadline_s) for model in self._models))
+            await asyncio.gather(*(model.engine_thread.stop(self._deadline_s) for model in self._models))
         finally:
             self.should_exit = True

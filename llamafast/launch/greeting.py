@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from llamafast.engine.encoder import Encoder
 from llamafast.engine.engine import Engine
 from llamafast.launch.chat_setup import UNKNOWN_CALLS, hides_calls
 from llamafast.server.served_model import Capability, ServedModel
@@ -36,6 +37,20 @@ def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: 
     return "\n".join(lines)
 
 
+def describe_encoder(path: Path, encoder: Encoder, *, thread_source: str) -> str:
+    """What was loaded, in lines. thread_source: why there are so many threads."""
+    model = encoder.model_info
+    return "\n".join(
+        (
+            f"model    {path}",
+            f"         {model.description}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB",
+            f"vectors  {encoder.n_embd} numbers each, of inputs of {encoder.max_seq_len} tokens at most, "
+            f"packed to {encoder.pack_tokens} tokens",
+            f"threads  {encoder.context_info.threads} ({thread_source})",
+        )
+    )
+
+
 def greeting(url: str, models: Sequence[ServedModel]) -> str:
     """The address of the server, and an example request to its first model."""
     first = models[0]
@@ -43,6 +58,9 @@ def greeting(url: str, models: Sequence[ServedModel]) -> str:
     if Capability.CHAT in first.capabilities:
         route = "chat/completions"
         body |= {"messages": [{"role": "user", "content": _QUESTION}]}
+    elif Capability.EMBEDDINGS in first.capabilities:
+        route = "embeddings"
+        body |= {"input": _QUESTION}
     else:
         route = "completions"
         body |= {"prompt": _QUESTION, "max_tokens": 32}

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import llamafast
+from llamafast.engine.async_encoder import AsyncEncoder
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.config import EngineConfig
+from llamafast.engine.encoder import Encoder
 from llamafast.engine.engine import Engine
+from llamafast.engine.model_info import ModelInfo
+from llamafast.engine.opening import open_engine
 from llamafast.errors import ConfigError, InvalidRequestError
 from llamafast.host.cpu import default_threads
 from llamafast.launch.chat_setup import chat_format, chat_template
 from llamafast.launch.config import Config, ModelConfig
-from llamafast.launch.greeting import describe
+from llamafast.launch.greeting import describe, describe_encoder
 from llamafast.launch.model_file import BUILT_IN_MODEL, local_path
 from llamafast.launch.probe import check_model
 from llamafast.request import Request, SamplingParams
@@ -40,10 +44,15 @@ def load_served_model(config: Config, report: Callable[[str], None]) -> Iterator
     engine_config, thread_source = _with_threads(config.engine_config())
     if config.server.model_probe:
         check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=report)
-    with Engine(str(path), engine_config) as engine:
-        _prepare(engine, config, path, loras)
-        served = _served_model(engine, config, path)
-        report(describe(path, engine, served, thread_source=thread_source, has_mtmd=model.mtmd is not None))
+    with open_engine(str(path), engine_config) as engine:
+        if isinstance(engine, Encoder):
+            _check_encoder(config)
+            served = _served_encoder(engine, config, path)
+            report(describe_encoder(path, engine, thread_source=thread_source))
+        else:
+            _prepare(engine, config, loras)
+            served = _served_model(engine, config, path)
+            report(describe(path, engine, served, thread_source=thread_source, has_mtmd=model.mtmd is not None))
         yield served
 
 
@@ -73,14 +82,34 @@ def _with_threads(config: EngineConfig) -> tuple[EngineConfig, str]:
     return replace(config, threads=threads, threads_batch=config.threads_batch or threads), source
 
 
-def _prepare(engine: Engine, config: Config, path: Path, loras: Sequence[tuple[str, float]]) -> None:
-    """Give the engine its adapters and its disk cache. Raises ConfigError for a model that generates no text."""
+def _prepare(engine: Engine, config: Config, loras: Sequence[tuple[str, float]]) -> None:
+    """Give the engine its adapters and its disk cache. Raises ConfigError if the model shall make embeddings."""
+    for name in ("embedding", "pooling_type"):
+        if getattr(engine.config, name) not in (None, False, -1, 0):
+            raise ConfigError(f"model.{name}: embeddings of models that generate text are not supported yet")
     for lora, scale in loras:
         engine.add_adapter(lora, scale)
     if config.disk_cache is not None:
         engine.open_disk_cache(**config.disk_cache.model_dump())
-    if not engine.limits.generates:
-        raise ConfigError(f"{path}: this model makes embeddings, which are not served yet")
+
+
+def _check_encoder(config: Config) -> None:
+    """Raise ConfigError for settings that a model of embeddings cannot honour."""
+    if config.model.loras:
+        raise ConfigError("model.loras: adapters of models that make embeddings are not supported yet")
+    if config.disk_cache is not None:
+        raise ConfigError("disk_cache: a model that makes embeddings keeps no prefixes; remove it")
+
+
+def _served_encoder(encoder: Encoder, config: Config, path: Path) -> ServedModel:
+    return ServedModel.of_encoder(
+        AsyncEncoder(encoder),
+        names_of(config.model, path),
+        prompts=config.model.prompts,
+        meta=_meta(encoder.model_info),
+        created=int(time.time()),
+        version=llamafast.__version__,
+    )
 
 
 def _served_model(engine: Engine, config: Config, path: Path) -> ServedModel:
@@ -100,13 +129,17 @@ def _served_model(engine: Engine, config: Config, path: Path) -> ServedModel:
             reasoning_budget_message=DEFAULT_BUDGET_MESSAGE if message is None else message,
         ),
         parse_special_in_messages=model.parse_special_in_messages,
-        meta={
-            "n_vocab": facts.n_vocab,
-            "n_ctx_train": facts.n_ctx_train,
-            "n_embd": facts.n_embd,
-            "n_params": facts.n_params,
-            "size": facts.size_bytes,
-        },
+        meta=_meta(facts),
         created=int(time.time()),
         version=llamafast.__version__,
     )
+
+
+def _meta(facts: ModelInfo) -> dict[str, int | float | str]:
+    return {
+        "n_vocab": facts.n_vocab,
+        "n_ctx_train": facts.n_ctx_train,
+        "n_embd": facts.n_embd,
+        "n_params": facts.n_params,
+        "size": facts.size_bytes,
+    }

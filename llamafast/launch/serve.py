@@ -81,7 +81,7 @@ def _run(
     )
     if not server.keep_dead:
         for model in models:
-            model.engine.on_death = draining.on_death
+            model.engine_thread.on_death = draining.on_death
     draining.run(sockets=[listener])
     return preparation, _deaths(models)
 

@@ -12,11 +12,13 @@ from llamafast.server.errors import install_error_handlers
 from llamafast.server.openapi import DocumentedApp
 from llamafast.server.routes.chat import chat_router
 from llamafast.server.routes.completions import completions_router
+from llamafast.server.routes.embeddings import embeddings_router
 from llamafast.server.routes.health import health_router
 from llamafast.server.routes.metrics import metrics_router
 from llamafast.server.routes.models import models_router
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.completions import CompletionBody
+from llamafast.server.schemas.embeddings import EmbeddingsBody
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerSettings, ServerState
 
@@ -42,17 +44,24 @@ def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             for model in state.models:
-                if not model.engine.ready:
-                    await model.engine.start()
+                if not model.engine_thread.ready:
+                    await model.engine_thread.start()
             yield
         finally:
             state.preparation.stop()
-            await asyncio.gather(*(model.engine.stop(settings.shutdown_deadline_s) for model in state.models))
+            await asyncio.gather(*(model.engine_thread.stop(settings.shutdown_deadline_s) for model in state.models))
 
     app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan, redirect_slashes=False)
-    app.bodies = (ChatBody, CompletionBody)
+    app.bodies = (ChatBody, CompletionBody, EmbeddingsBody)
     app.state.preparation = state.preparation
     install_error_handlers(app)
-    for router in (chat_router, completions_router, models_router, health_router, metrics_router):
+    for router in (
+        chat_router,
+        completions_router,
+        embeddings_router,
+        models_router,
+        health_router,
+        metrics_router,
+    ):
         app.include_router(router(state))
     return app

@@ -6,12 +6,16 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from llamafast.chat.format import ChatFormat
 from llamafast.chat.formats.registry import detect
 from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts
 from llamafast.chat.prompt.template import ChatTemplate
+from llamafast.engine.async_encoder import AsyncEncoder
 from llamafast.engine.async_engine import AsyncEngine
+from llamafast.engine.engine_thread import EngineThread
+from llamafast.errors import InvalidRequestError
 from llamafast.server.model_names import ModelNames
 from llamafast.tokenizer import Tokenizer
 
@@ -25,6 +29,7 @@ class Capability(Enum):
     COMPLETION = "completion"  # continue a text
     CHAT = "chat"  # answer a conversation: the model has a chat template
     TOOLS = "tools"  # call tools: the template shows them, and calls can be read from the answer
+    EMBEDDINGS = "embeddings"  # make vectors of texts
     REASONING = "reasoning"  # reason before the answer: the template and the chat format know the same tags
 
 
@@ -48,7 +53,8 @@ class RequestDefaults:
 class ServedModel:
     """Everything that the server knows of one model. Make it with new().
 
-    engine: runs the model.
+    text_engine: runs a model that generates text; else None.
+    encoder: runs a model that makes embeddings; else None.
     names: the names by which clients select it.
     capabilities: the kinds of requests that it takes.
     chat_template: renders conversations as prompts; None: the model has no template and takes no chats.
@@ -56,12 +62,14 @@ class ServedModel:
     control_texts: the texts of control tokens that clients must not write.
     marker_ids: the control tokens that the chat format reads, so answers show them to it.
     defaults: default values of request fields.
+    prompts: texts that a request for embeddings can have put before its inputs, by name.
     meta: facts about the model for /v1/models.
     fingerprint: `system_fingerprint` in answers; equal for equal model facts and program versions.
     created: when the model was loaded, in seconds since 1970.
     """
 
-    engine: AsyncEngine
+    text_engine: AsyncEngine | None
+    encoder: AsyncEncoder | None
     names: ModelNames
     capabilities: frozenset[Capability]
     chat_template: ChatTemplate | None
@@ -69,6 +77,7 @@ class ServedModel:
     control_texts: ControlTexts
     marker_ids: frozenset[int]
     defaults: RequestDefaults
+    prompts: Mapping[str, str]
     meta: Mapping[str, int | float | str]
     fingerprint: str
     created: int
@@ -100,7 +109,8 @@ class ServedModel:
             tokenizer.table(skip_special=skip_special, shown_ids=marker_ids)
         is_guarded = chat_template is not None and not parse_special_in_messages
         return cls(
-            engine=engine,
+            text_engine=engine,
+            encoder=None,
             names=names,
             capabilities=_capabilities(chat_template, chat_format),
             chat_template=chat_template,
@@ -108,10 +118,72 @@ class ServedModel:
             control_texts=_control_texts(tokenizer, chat_template if is_guarded else None, chat_format),
             marker_ids=marker_ids,
             defaults=defaults or RequestDefaults(),
+            prompts={},
             meta=meta or {},
             fingerprint=_fingerprint(names.alias, version, meta or {}),
             created=created,
         )
+
+    @classmethod
+    def of_encoder(
+        cls,
+        encoder: AsyncEncoder,
+        names: ModelNames,
+        *,
+        prompts: Mapping[str, str] | None = None,
+        meta: Mapping[str, int | float | str] | None = None,
+        created: int = 0,
+        version: str = "",
+    ) -> ServedModel:
+        """A model that makes embeddings and no text. The arguments are those of new(), and the field `prompts`."""
+        return cls(
+            text_engine=None,
+            encoder=encoder,
+            names=names,
+            capabilities=frozenset({Capability.EMBEDDINGS}),
+            chat_template=None,
+            chat_format=detect(""),
+            control_texts=ControlTexts(()),
+            marker_ids=frozenset(),
+            defaults=RequestDefaults(),
+            prompts=prompts or {},
+            meta=meta or {},
+            fingerprint=_fingerprint(names.alias, version, meta or {}),
+            created=created,
+        )
+
+    def require(self, capability: Capability) -> None:
+        """Raise InvalidRequestError if the model does not have the capability."""
+        if capability not in self.capabilities:
+            can = ", ".join(sorted(each.value for each in self.capabilities))
+            raise InvalidRequestError(
+                f"the model '{self.alias}' does not support {capability.value}; it supports {can}",
+                param="model",
+                code=f"model_does_not_support_{capability.value}",
+            )
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """Generates text. Raises InvalidRequestError if the model generates none."""
+        if self.text_engine is None:
+            self.require(Capability.COMPLETION)
+        assert self.text_engine is not None
+        return self.text_engine
+
+    @property
+    def embedder(self) -> AsyncEncoder:
+        """Makes embeddings. Raises InvalidRequestError if the model makes none."""
+        if self.encoder is None:
+            self.require(Capability.EMBEDDINGS)
+        assert self.encoder is not None
+        return self.encoder
+
+    @property
+    def engine_thread(self) -> EngineThread[Any, Any, Any]:
+        """Whatever runs the model."""
+        engine = self.encoder if self.text_engine is None else self.text_engine
+        assert engine is not None
+        return engine
 
     @property
     def alias(self) -> str:
@@ -121,12 +193,12 @@ class ServedModel:
     @property
     def death(self) -> str | None:
         """The reason why the engine has died; None while it lives."""
-        return self.engine.death
+        return self.engine_thread.death
 
     @property
     def max_seq_len(self) -> int:
-        """The greatest number of tokens of one request, prompt and output together."""
-        return self.engine.max_seq_len
+        """The greatest number of tokens of one request, prompt and output together; of one input, for embeddings."""
+        return self.engine.max_seq_len if self.encoder is None else self.encoder.max_seq_len
 
 
 def _capabilities(template: ChatTemplate | None, chat_format: ChatFormat) -> frozenset[Capability]:

@@ -18,10 +18,10 @@ from llamafast.server.model_names import matches
 from llamafast.server.receiving.body import BodyReader
 from llamafast.server.receiving.preparation import Preparation
 from llamafast.server.receiving.unknown_fields import UnknownFields
-from llamafast.server.schemas.common import RequestBody
+from llamafast.server.schemas.common import JsonBody
 from llamafast.server.served_model import ServedModel
 
-Body = TypeVar("Body", bound=RequestBody)
+Body = TypeVar("Body", bound=JsonBody)
 T = TypeVar("T")
 
 _MAX_QUOTED_CHARS = 200
@@ -132,14 +132,14 @@ class ServerState:
 
     def _check_any_ready(self) -> None:
         """Raise EngineDeadError or ShuttingDownError if no model takes requests. Then no body has to be read."""
-        if not any(model.engine.ready for model in self.models):
+        if not any(model.engine_thread.ready for model in self.models):
             deaths = self.deaths()
-            next(model for model in self.models if model.alias not in deaths).engine.check_ready()
+            next(model for model in self.models if model.alias not in deaths).engine_thread.check_ready()
 
     def _check_ready(self, served: ServedModel) -> None:
         """Raise EngineDeadError or ShuttingDownError if the model takes no requests. One of several is named."""
         try:
-            served.engine.check_ready()
+            served.engine_thread.check_ready()
         except (EngineDeadError, ShuttingDownError) as exc:
             if len(self.models) > 1:
                 exc.message = f"model '{served.alias}': {exc.message}"

@@ -116,7 +116,7 @@ def test_check_encoder_has_no_template_to_check(run, tmp_path):
     write_encoder_model(tmp_path / "encoder.gguf")
     code, output = run(path=str(tmp_path / "encoder.gguf"))
     assert code == 0
-    assert "embeddings, which are not served yet" in output
+    assert "the model makes embeddings" in output
 
 
 def test_check_wrong_configuration_is_a_config_error(run):

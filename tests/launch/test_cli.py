@@ -20,8 +20,10 @@ import llamafast.launch.serve
 from llamafast.errors import ConfigError
 from llamafast.launch import cli
 from llamafast.launch.config import Config, DiskCacheConfig
+from llamafast.launch.load import load_served_model
 from llamafast.launch.model_file import BUILT_IN_MODEL
 from llamafast.launch.options import OPTIONS
+from llamafast.server.served_model import Capability
 from tests.tiny_models import write_encoder_model
 
 # The child processes run the installed llamafast under test, not the source code in the current folder.
@@ -294,10 +296,38 @@ def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code:
         served.end()
 
 
-def test_serve_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_load_encoder_is_a_model_of_embeddings(tmp_path: Path) -> None:
     write_encoder_model(tmp_path / "encoder.gguf")
     config = Config.model_validate(
-        {"model": {"path": str(tmp_path / "encoder.gguf")}, "server": {"port": 0, "model_probe": False}}
+        {"model": {"path": str(tmp_path / "encoder.gguf"), "n_ctx": 512}, "server": {"model_probe": False}}
     )
-    with pytest.raises(ConfigError, match="this model makes embeddings, which are not served yet"):
-        llamafast.launch.serve.serve(config)
+    lines: list[str] = []
+    with load_served_model(config, lines.append) as served:
+        assert served.capabilities == {Capability.EMBEDDINGS}
+        assert "vectors  64 numbers each, of inputs of 512 tokens at most" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": {"loras": [{"path": "a.gguf"}]}}, r"model\.loras"),
+        ({"disk_cache": {"path": "folder", "max_bytes": 1}}, "disk_cache"),
+    ],
+)
+def test_load_encoder_with_settings_of_text_is_refused(
+    tmp_path: Path, fields: dict[str, dict[str, object]], message: str
+) -> None:
+    write_encoder_model(tmp_path / "encoder.gguf")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    model = {"path": str(tmp_path / "encoder.gguf"), "n_ctx": 512, **fields.pop("model", {})}
+    model["loras"] = [{"path": str(tmp_path / "a.gguf")}] if "loras" in model else []
+    config = Config.model_validate({"model": model, "server": {"model_probe": False}, **fields})
+    with pytest.raises(ConfigError, match=message), load_served_model(config, print):
+        pass
+
+
+@pytest.mark.parametrize(("name", "value"), [("embedding", True), ("pooling_type", "last")])
+def test_load_text_model_for_embeddings_is_refused(name: str, value: object) -> None:
+    config = Config.model_validate({"model": {"path": "built-in", name: value, "n_ctx": 512}})
+    with pytest.raises(ConfigError, match=rf"model\.{name}: .* not supported yet"), load_served_model(config, print):
+        pass

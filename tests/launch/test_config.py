@@ -15,7 +15,7 @@ from llamafast.launch.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 
-# Each field of `model` in the file format, with a value that needs no images, draft models or embeddings.
+# Each field of `model` in the file format, with a value that needs no images or draft models.
 MODEL: dict[str, JsonValue] = {
     "path": "model.gguf",
     "alias": "name",
@@ -77,6 +77,7 @@ MODEL: dict[str, JsonValue] = {
     "n_rs_seq": 0,
     "prefix_cache": False,
     "store_logits": False,
+    "prompts": {"query": "query: "},
     "draft_model": None,
     "draft_model_path": None,
     "draft_model_from_pretrained": None,
@@ -262,8 +263,6 @@ def test_load_config_several_faults_one_line_each(tmp_path: Path) -> None:
         ({"model": {"draft_model_max_batch_size": 64}}, "model.draft_model_max_batch_size: draft models are"),
         ({"model": {"draft_model_threads": 2}}, "model.draft_model_threads: draft models are"),
         ({"model": {"draft_model_threads_batch": 2}}, "model.draft_model_threads_batch: draft models are"),
-        ({"model": {"embedding": True}}, "model.embedding: embeddings are"),
-        ({"model": {"pooling_type": "mean"}}, "model.pooling_type: embeddings are"),
         ({"model": {"attention_type": 1}}, "model.attention_type: non-causal models are"),
         ({"model": {"vocab_only": True}}, "model.vocab_only: serving a vocabulary without weights is"),
     ],

@@ -14,9 +14,9 @@ from llamafast.errors import InvalidRequestError, QueueFullError, RequestTooLarg
 from llamafast.server.receiving import json_body
 from llamafast.server.receiving.preparation import Preparation
 from llamafast.server.receiving.unknown_fields import UnknownFields
-from llamafast.server.schemas.common import RequestBody, parse_body
+from llamafast.server.schemas.common import JsonBody, parse_body
 
-Body = TypeVar("Body", bound=RequestBody)
+Body = TypeVar("Body", bound=JsonBody)
 T = TypeVar("T")
 
 # A body with a higher cost is parsed, checked, rendered and tokenized in a thread: on the event loop this would take

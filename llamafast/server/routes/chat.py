@@ -11,7 +11,7 @@ from llamafast.server.constraint import warning_headers
 from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.served_model import ServedModel
+from llamafast.server.served_model import Capability, ServedModel
 from llamafast.server.state import ServerState
 from llamafast.server.submission import submit
 
@@ -40,4 +40,6 @@ def chat_router(state: ServerState) -> APIRouter:
 
 
 def _draft(served: ServedModel, body: ChatBody) -> tuple[ChatBody, ChatDraft]:
+    if served.encoder is not None:
+        served.require(Capability.CHAT)
     return body, draft_chat(served, body.to_chat_request())

@@ -24,7 +24,7 @@ from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
 from llamafast.server.receiving.prompt_size import check_fits
 from llamafast.server.schemas.completions import CompletionBody
-from llamafast.server.served_model import ServedModel
+from llamafast.server.served_model import Capability, ServedModel
 from llamafast.server.state import ServerState
 from llamafast.server.submission import submit
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
@@ -98,6 +98,7 @@ class _Ready:
 
 
 def _ready(served: ServedModel, body: CompletionBody) -> _Ready:
+    served.require(Capability.COMPLETION)
     prompts = body.prompts()
     at_most("prompts", len(prompts), caps.MAX_PROMPTS, "prompt")
     constraint = body.constraint()

@@ -29,7 +29,7 @@ def health_router(state: ServerState) -> APIRouter:
         The server listens only after the models are loaded.
         """
         dead = state.deaths()
-        refusing = [model.alias for model in state.models if not model.engine.ready]
+        refusing = [model.alias for model in state.models if not model.engine_thread.ready]
         if len(refusing) == len(state.models):
             raise ShuttingDownError("the engine is not ready", code="not_ready")
         if not refusing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import ProcessCollector
@@ -13,12 +13,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from llamafast.cache.disk.disk_cache import DiskCacheStats
-from llamafast.engine.async_engine import AsyncEngine
+from llamafast.engine.engine_thread import EngineThread
 from llamafast.engine.metrics import EngineStats, Histogram
 from llamafast.server.state import ServerState
 
 T = TypeVar("T")
 Source = TypeVar("Source")
+AnyEngine: TypeAlias = EngineThread[Any, Any, Any]
 
 # Rows of a table: the name of a metric family, its help text, and a function that reads its value.
 Table: TypeAlias = Sequence[tuple[str, str, Callable[[Source], T]]]
@@ -27,7 +28,7 @@ Sources: TypeAlias = Sequence[tuple[tuple[str, ...], Source]]
 
 _LABELS = ("model_name", "engine")
 
-_ENGINE_GAUGES: Table[AsyncEngine, float] = (
+_ENGINE_GAUGES: Table[AnyEngine, float] = (
     ("vllm:num_requests_running", "Requests in the batch.", lambda engine: engine.num_running),
     ("vllm:num_requests_waiting", "Requests in the queue.", lambda engine: engine.num_waiting),
     ("vllm:kv_cache_usage_perc", "Used share of the KV cells, 0 to 1.", lambda engine: engine.stats.kv_usage),
@@ -67,6 +68,8 @@ _ENGINE_COUNTERS: Table[EngineStats, float] = (
         lambda stats: stats.computed_prompt_tokens,
     ),
     ("llamafast:steps", "Engine steps.", lambda stats: stats.steps),
+    ("llamafast:embedding_requests", "Requests for embeddings.", lambda stats: stats.embedding_requests),
+    ("llamafast:embedding_inputs", "Inputs of requests for embeddings.", lambda stats: stats.embedding_inputs),
 )
 
 _LABELLED_COUNTERS: Sequence[tuple[str, str, str, Callable[[EngineStats], Mapping[str, int]]]] = (
@@ -168,7 +171,7 @@ class EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Each family once, with the values of all models."""
-        engines = [((model.alias, "0"), model.engine) for model in self._state.models]
+        engines = [((model.alias, "0"), model.engine_thread) for model in self._state.models]
         stats = [(labels, engine.stats) for labels, engine in engines]
         disks = [(labels, each.disk_cache) for labels, each in stats if each.disk_cache is not None]
         yield from _gauges(_ENGINE_GAUGES, engines)
@@ -223,7 +226,7 @@ def _cells(sources: Sources[EngineStats]) -> Metric:
     return info
 
 
-def _last_step_age_s(engine: AsyncEngine) -> float:
+def _last_step_age_s(engine: AnyEngine) -> float:
     last_step_s = engine.stats.last_step_s
     return time.monotonic() - last_step_s if engine.num_running and last_step_s else 0.0
 

@@ -1,4 +1,4 @@
-"""The fields that both completion APIs share, and the treatment of fields that are unknown or not supported."""
+"""What all request bodies share, the fields of both completion APIs, and unknown and unsupported fields."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NO_OP: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 
-BodyT = TypeVar("BodyT", bound="RequestBody")
+BodyT = TypeVar("BodyT", bound="JsonBody")
 
 
 class StreamOptions(BaseModel):
@@ -66,25 +66,22 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class RequestBody(SamplingFields, StructuredFields, CacheFields):
-    """The fields of both APIs: sampling, constraints, cache, and the fields below.
+class JsonBody(BaseModel):
+    """A request body.
 
     not_yet, no_op: the policy for known fields of the API that have no attribute here.
+    aliases: other names of fields.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
-    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = NOT_YET
-    no_op: ClassVar[frozenset[str]] = NO_OP
+    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    no_op: ClassVar[frozenset[str]] = frozenset()
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     model: str | None = Field(
         None, description="Name of the model, one of /v1/models or of its patterns. Absent: the first model."
     )
-    stream: bool = Field(False, description="Send the answer as server-sent events while it is generated.")
-    stream_options: StreamOptions | None = Field(
-        None, description="include_usage: the last chunk has the usage; continuous_usage_stats: every chunk has it."
-    )
-    skip_special_tokens: bool = Field(True, description="false: the answer contains the texts of control tokens.")
 
     # The alias that this client used for a field, by the engine's name of the field.
     _names_given: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -93,6 +90,25 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
     def param_names(self) -> dict[str, str]:
         """The request's names of fields, by the engine's names, if they differ."""
         return self._names_given
+
+    def check(self) -> None:
+        """Check the rules that involve several fields. Raises InvalidRequestError."""
+
+
+class RequestBody(JsonBody, SamplingFields, StructuredFields, CacheFields):
+    """The fields of both completion APIs: sampling, constraints, cache, and the fields below."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = NOT_YET
+    no_op: ClassVar[frozenset[str]] = NO_OP
+    aliases: ClassVar[Mapping[str, str]] = SamplingFields.aliases
+
+    stream: bool = Field(False, description="Send the answer as server-sent events while it is generated.")
+    stream_options: StreamOptions | None = Field(
+        None, description="include_usage: the last chunk has the usage; continuous_usage_stats: every chunk has it."
+    )
+    skip_special_tokens: bool = Field(True, description="false: the answer contains the texts of control tokens.")
 
     @property
     def include_usage(self) -> bool:
