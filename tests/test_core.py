@@ -353,7 +353,7 @@ def test_logprobs_are_raw_and_best_first(model, context):
 
 def test_logprobs_not_asked_raise(context, model):
     runner = run(context, prompt(model))[0]
-    with pytest.raises(ValueError, match="without logprobs"):
+    with pytest.raises(ValueError, match="has no logprobs"):
         runner.logprobs(0)
     with pytest.raises(IndexError):
         runner.logprobs(1)
