@@ -114,15 +114,15 @@ class PrefixCache:
         return self._pool.reserve_id()
 
     def match(self, token_ids: array[int], salt: str | None = "", layout: Layout = TEXT_ONLY) -> Match:
-        """As PrefixLookup.match."""
+        """See PrefixLookup.match."""
         return self._lookup.match(token_ids, salt, layout)
 
     def match_announced(self, token_ids: array[int], salt: str | None = "", layout: Layout = TEXT_ONLY) -> Match:
-        """As PrefixLookup.match_announced."""
+        """See PrefixLookup.match_announced."""
         return self._lookup.match_announced(token_ids, salt, layout)
 
     def miss_reason(self, token_ids: array[int], salt: str | None, length: int, layout: Layout = TEXT_ONLY) -> str:
-        """As PrefixLookup.miss_reason."""
+        """See PrefixLookup.miss_reason."""
         return self._lookup.miss_reason(token_ids, salt, length, layout)
 
     def open(self, match: Match, salt: str | None = "") -> Slot:
@@ -188,7 +188,7 @@ class PrefixCache:
         return self._index.is_announced(slot)
 
     def stop_at(self, slot: Slot, place: int) -> None:
-        """As SlotStates.stop_at."""
+        """See SlotStates.stop_at."""
         self._states.stop_at(slot, place)
 
     def advance(self, slot: Slot, num_rows: int, token_ids: array[int]) -> None:
@@ -252,27 +252,27 @@ class PrefixCache:
         self._pool.free(slot)
 
     def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
-        """As SlotPool.shift."""
+        """See SlotPool.shift."""
         return self._pool.shift(slot, num_kept, num_dropped)
 
     def evict(self) -> bool:
-        """As Eviction.evict."""
+        """See Eviction.evict."""
         return self._eviction.evict()
 
     def give_way(self, num_cells: int) -> bool:
-        """As Eviction.give_way."""
+        """See Eviction.give_way."""
         return self._eviction.give_way(num_cells)
 
     def make_room(self, num_cells: int) -> bool:
-        """As Eviction.make_room."""
+        """See Eviction.make_room."""
         return self._eviction.make_room(num_cells)
 
     def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
-        """As Eviction.regret."""
+        """See Eviction.regret."""
         self._eviction.regret(token_ids, salt, length)
 
     def num_live_cells(self) -> int:
-        """As SlotPool.num_live_cells."""
+        """See SlotPool.num_live_cells."""
         return self._pool.num_live_cells()
 
     def check_integrity(self) -> None:

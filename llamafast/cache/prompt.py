@@ -169,7 +169,7 @@ class Prompt:
         return self.layout.position(len(self.ids))
 
     def position(self, index: int) -> int:
-        """As Layout.position."""
+        """See Layout.position."""
         return self.layout.position(index)
 
 
