@@ -1,7 +1,7 @@
-"""What holding 8 streams to tool calls costs: the built-in model's own calls, free, strict and required.
+"""Measures the cost of enforcing tool calls on 8 streams of the built-in model: free, strict and required.
 
-Tokens per second of the engine, greedy, one thread; and what compiling the grammar of 20 tools takes, first and again,
-for every format. usage: python benchmarks/bench_calls.py [--quick] [--waves N]
+Tokens per second of the engine, greedy, one thread; and the time to compile the grammar of 20 tools for every format,
+the first time and again. usage: python benchmarks/bench_calls.py [--quick] [--waves N]
 The last line of the output is one JSON object.
 """
 
@@ -67,7 +67,7 @@ def prompts(engine: Engine) -> list[str]:
 
 
 def rate(engine: Engine, texts: list[str], rules: CallPolicy | None, waves: int) -> tuple[float, float]:
-    """(tokens per second, decodes per token) of so many waves of streams."""
+    """(tokens per second, decodes per token) of this many waves of streams."""
     params = SamplingParams(temperature=0.0, max_tokens=100)
     chat_format = registry.by_name("qwen3_xml")
     requests = []

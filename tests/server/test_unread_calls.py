@@ -1,4 +1,4 @@
-"""Tools for a model of which nobody knows how it writes calls."""
+"""Tools for a model with an unknown call format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOOLS = [{"type": "function", "function": {"name": "now"}}]
 
 @pytest.fixture
 def unknown(server):
-    """A server with a template that shows tools and no calls."""
+    """A server with a template that supports tools but has no known call format."""
     server.template.source = "{{ tools }}"
     model = ServedModel.new(server.engine, server.model.names, chat_template=server.template)
     return dataclasses.replace(server, model=model)
