@@ -112,7 +112,7 @@ def test_encoder_packs_short_inputs_into_one_step(encoder):
 
 
 def test_encoder_long_input_among_short_ones_is_not_starved(encoder):
-    encoder.add(encoder.prepare(request("bulk", *(text(10, seed=i) for i in range(100)))))
+    encoder.add(encoder.prepare(request("bulk", *(text(8, seed=i) for i in range(100)))))
     encoder.add(encoder.prepare(request("long", text(128))))
     steps = [[output.request_id for output in encoder.step()] for _ in range(2)]
     assert ["long"] in steps
