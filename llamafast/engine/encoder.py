@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from llamafast._core import Context, Model
+from llamafast._core import Context, Model, supports_gpu_offload
 from llamafast._encoder import POOLING_LAST, POOLING_MEAN, EncoderRunner
 from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.embedding import FLOAT_BYTES, EmbeddingJob, EmbeddingOutput, EmbeddingRequest
@@ -297,7 +297,7 @@ def make_encoder_context(model: Model, config: EngineConfig) -> Context:
         "embedding": True,
         "pooling_type": pooling_type,
         # Without it, each token's scores over all inputs of a call are computed and thrown away.
-        "flash_attn": True if config.flash_attn is None else config.flash_attn,
+        "flash_attn": True if config.flash_attn is None and not supports_gpu_offload() else config.flash_attn,
         "threads": threads,
         "threads_batch": config.threads_batch or threads,
     }
