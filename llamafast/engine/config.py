@@ -143,7 +143,7 @@ class EngineConfig:
         in_state_key=True,
     )
     no_perf: bool | None = _setting(None, Group.CONTEXT, "Turn off llama.cpp's own timings.")
-    embedding: bool | None = _setting(None, Group.CONTEXT, "Compute embeddings instead of logits.")
+    embedding: bool | None = _setting(None, Group.CONTEXT, "Make embeddings with a model that could generate text.")
     type_k: int | None = _setting(
         None, Group.CONTEXT, "Type of cached keys. Absent: f16.", names=_KV_TYPES, has_option=True, in_state_key=True
     )
@@ -159,7 +159,11 @@ class EngineConfig:
         None, Group.CONTEXT, "How RoPE is scaled for long contexts.", names=_ROPE_SCALING_TYPES, in_state_key=True
     )
     pooling_type: int | None = _setting(
-        None, Group.CONTEXT, "How the embeddings of tokens are combined into one.", names=_POOLING_TYPES
+        None,
+        Group.CONTEXT,
+        "How the embeddings of tokens are combined into one. Absent: as the file says; with embedding, else the last "
+        "token's. none: a model that could generate text does so.",
+        names=_POOLING_TYPES,
     )
     attention_type: int | None = _setting(
         None, Group.CONTEXT, "Which tokens a token attends to.", names=_ATTENTION_TYPES, in_state_key=True

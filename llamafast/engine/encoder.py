@@ -9,12 +9,12 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from llamafast._core import Context, Model
-from llamafast._encoder import EncoderRunner
+from llamafast._core import Context, Model, supports_gpu_offload
+from llamafast._encoder import POOLING_LAST, POOLING_MEAN, EncoderRunner
 from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.embedding import FLOAT_BYTES, EmbeddingJob, EmbeddingOutput, EmbeddingRequest
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.model_info import context_info, model_info
+from llamafast.engine.model_info import context_info, makes_embeddings, model_info
 from llamafast.engine.snapshot import MAX_SEQUENCES, EngineSnapshot, EngineState, SequenceSnapshot, closed_snapshot
 from llamafast.errors import (
     ContextLengthError,
@@ -32,8 +32,14 @@ from llamafast.tokenizer import Tokenizer
 # trained for more tokens than fit here takes as many as fit, unless n_ctx says otherwise.
 _MAX_OUTPUT_BYTES = 2 << 30
 
+# A model that also generates text computes these floats, in a second buffer of that size.
+_MAX_LOGIT_BYTES = 1 << 30
+
 # Tokens of one input where n_ctx is 0, at most: as OpenAI's models take.
 _DEFAULT_MAX_TOKENS = 8192
+
+# The pooling types that make one vector of an input.
+_POOLED = range(POOLING_MEAN, POOLING_LAST + 1)
 
 # So many requests may be passed over in search of an input that fits the rest of a call.
 _MAX_PASSED_OVER = 16
@@ -279,6 +285,9 @@ def make_encoder_context(model: Model, config: EngineConfig) -> Context:
     """
     n_tokens = max(longest_input(model, config), config.n_batch, config.n_seq_max)
     threads = config.threads or default_threads()[0]
+    pooling_type = config.pooling_type
+    if not makes_embeddings(model) and _pooling(model, config) not in _POOLED:
+        pooling_type = POOLING_LAST
     arguments: dict[str, Any] = config.values(Group.CONTEXT) | {
         "n_ctx": n_tokens,
         "n_batch": n_tokens,
@@ -286,17 +295,35 @@ def make_encoder_context(model: Model, config: EngineConfig) -> Context:
         "n_outputs_max": n_tokens,
         "kv_unified": True,
         "embedding": True,
+        "pooling_type": pooling_type,
         # Without it, each token's scores over all inputs of a call are computed and thrown away.
-        "flash_attn": True if config.flash_attn is None else config.flash_attn,
+        "flash_attn": True if config.flash_attn is None and not supports_gpu_offload() else config.flash_attn,
         "threads": threads,
         "threads_batch": config.threads_batch or threads,
     }
     return Context(model, **arguments)
 
 
+def is_for_embeddings(model: Model, config: EngineConfig) -> bool:
+    """Whether the model is to make embeddings: it is an encoder, it pools its vectors, or the config says so.
+
+    pooling_type "none" makes a model that pools generate text.
+    """
+    return makes_embeddings(model) or bool(config.embedding) or _pooling(model, config) in _POOLED
+
+
+def _pooling(model: Model, config: EngineConfig) -> int:
+    """The pooling type of the config, else of the file; 0 if neither has one."""
+    if config.pooling_type not in (None, -1):
+        return config.pooling_type or 0
+    architecture = model.metadata.get("general.architecture", "")
+    return int(model.metadata.get(f"{architecture}.pooling_type", "0"))
+
+
 def longest_input(model: Model, config: EngineConfig) -> int:
     """The most tokens of one input: config.n_ctx, but no more than the model was trained for. 0: see the constants."""
-    fitting = max(config.n_batch, _MAX_OUTPUT_BYTES // (FLOAT_BYTES * model.n_vocab))
+    most_bytes = _MAX_OUTPUT_BYTES if makes_embeddings(model) else _MAX_LOGIT_BYTES
+    fitting = max(config.n_batch, most_bytes // (FLOAT_BYTES * model.n_vocab))
     return min(model.n_ctx_train, config.n_ctx or min(_DEFAULT_MAX_TOKENS, fitting))
 
 

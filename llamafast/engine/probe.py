@@ -21,9 +21,8 @@ from llamafast._runner import ModelRunner
 from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
 from llamafast.engine.embedding import FLOAT_BYTES, EmbeddingRequest
-from llamafast.engine.encoder import Encoder, longest_input, make_encoder_context
+from llamafast.engine.encoder import Encoder, is_for_embeddings, longest_input, make_encoder_context
 from llamafast.engine.loading import choose_attention, load_model, make_context
-from llamafast.engine.model_info import makes_embeddings
 from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.errors import ModelLoadError
 
@@ -52,7 +51,7 @@ class MemoryNeed:
 def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
     """The memory that the model needs with this config. Allocates nothing of it. Raises ModelLoadError."""
     model = load_model(path, config, no_alloc=True)
-    if makes_embeddings(model):
+    if is_for_embeddings(model, config):
         return _encoder_need(model, config)
     config = choose_attention(model, config)
     n_ctx = config.context_size(model.n_ctx_train)
@@ -70,7 +69,7 @@ def try_out(path: str, config: EngineConfig, loras: Sequence[tuple[str, float]] 
     small = replace(
         config, n_ctx=256, n_batch=_NUM_TOKENS, n_ubatch=_NUM_TOKENS, n_seq_max=1, enable_prefix_cache=False
     )
-    if makes_embeddings(model):
+    if is_for_embeddings(model, config):
         _try_encoder(path, model, small)
         return
     context = make_context(model, choose_attention(model, small))

@@ -83,10 +83,7 @@ def _with_threads(config: EngineConfig) -> tuple[EngineConfig, str]:
 
 
 def _prepare(engine: Engine, config: Config, loras: Sequence[tuple[str, float]]) -> None:
-    """Give the engine its adapters and its disk cache. Raises ConfigError if the model shall make embeddings."""
-    for name in ("embedding", "pooling_type"):
-        if getattr(engine.config, name) not in (None, False, -1, 0):
-            raise ConfigError(f"model.{name}: embeddings of models that generate text are not supported yet")
+    """Give the engine its adapters and its disk cache. Raises ConfigError."""
     for lora, scale in loras:
         engine.add_adapter(lora, scale)
     if config.disk_cache is not None:

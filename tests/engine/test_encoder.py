@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from llamafast.engine.embedding import EmbeddingOutput, EmbeddingRequest
 from llamafast.engine.encoder import Encoder
 from llamafast.engine.snapshot import EngineState
 from llamafast.errors import ContextLengthError, DecodeError, EngineDeadError, InvalidRequestError, ModelLoadError
-from tests.tiny_models import write_encoder_model
+from tests.tiny_models import write_attention_model, write_encoder_model, write_hybrid_model, write_swa_model
 
 N_EMBD = 64
 CONFIG = EngineConfig(n_ctx=128, n_batch=64, n_seq_max=16, threads=1)
@@ -74,6 +75,24 @@ def test_encoder_batched_inputs_equal_those_alone(encoder):
     assert (together * alone).sum(axis=1).min() > 0.9999
 
 
+@pytest.mark.parametrize("write", [write_attention_model, write_swa_model, write_hybrid_model])
+def test_encoder_batched_inputs_of_a_causal_model_equal_those_alone(tmp_path, write):
+    write(tmp_path / "causal.gguf")
+    inputs = [text(2 + 3 * i, seed=i) for i in range(16)]
+    with Encoder(str(tmp_path / "causal.gguf"), replace(CONFIG, embedding=True, n_seq_max=8)) as encoder:
+        together = vectors(run(encoder, request("all", *inputs))[0]["all"])
+        alone = [vectors(run(encoder, request("a", each))[0]["a"])[0] for each in inputs]
+    assert (together * np.array(alone)).sum(axis=1).min() > 0.9999
+    assert together[1] @ together[2] < 0.999
+
+
+def test_encoder_causal_vector_is_that_of_the_last_token(tmp_path):
+    write_attention_model(tmp_path / "causal.gguf")
+    with Encoder(str(tmp_path / "causal.gguf"), replace(CONFIG, embedding=True)) as encoder:
+        first, second = vectors(run(encoder, request("a", text(9), text(9)[:-1] + array("i", [7])))[0]["a"])
+        assert first @ second < 0.999
+
+
 def test_encoder_different_inputs_have_different_vectors(encoder):
     first, second = vectors(run(encoder, request("a", text(8), text(8, seed=1)))[0]["a"])
     assert first @ second < 0.999
@@ -93,7 +112,7 @@ def test_encoder_packs_short_inputs_into_one_step(encoder):
 
 
 def test_encoder_long_input_among_short_ones_is_not_starved(encoder):
-    encoder.add(encoder.prepare(request("bulk", *(text(10, seed=i) for i in range(100)))))
+    encoder.add(encoder.prepare(request("bulk", *(text(8, seed=i) for i in range(100)))))
     encoder.add(encoder.prepare(request("long", text(128))))
     steps = [[output.request_id for output in encoder.step()] for _ in range(2)]
     assert ["long"] in steps

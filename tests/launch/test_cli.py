@@ -326,8 +326,16 @@ def test_load_encoder_with_settings_of_text_is_refused(
         pass
 
 
-@pytest.mark.parametrize(("name", "value"), [("embedding", True), ("pooling_type", "last")])
-def test_load_text_model_for_embeddings_is_refused(name: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "capability"),
+    [
+        ("embedding", True, Capability.EMBEDDINGS),
+        ("pooling_type", "last", Capability.EMBEDDINGS),
+        ("pooling_type", "none", Capability.CHAT),
+    ],
+)
+def test_load_text_model_makes_embeddings_if_configured(name: str, value: object, capability: Capability) -> None:
     config = Config.model_validate({"model": {"path": "built-in", name: value, "n_ctx": 512}})
-    with pytest.raises(ConfigError, match=rf"model\.{name}: .* not supported yet"), load_served_model(config, print):
-        pass
+    with load_served_model(config, lambda line: None) as served:
+        assert capability in served.capabilities
+        assert (Capability.EMBEDDINGS in served.capabilities) == (capability is Capability.EMBEDDINGS)

@@ -24,8 +24,8 @@ from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
 from llamafast.tokenizer import Tokenizer
 
-# A text with more characters per token that the model takes is too long, or is cut before it is tokenized: the tokens of
-# a text of megabytes would hold all threads.
+# A text with more characters per token of the limit is refused, or cut, before it is tokenized: a list of millions of
+# token ids would hold up all threads.
 _MAX_CHARS_PER_TOKEN = 64
 
 # Answers of up to so many bytes of vectors are written on the event loop; larger ones, in a thread.
