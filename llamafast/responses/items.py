@@ -25,6 +25,10 @@ _CLIENT_CALLS: Mapping[str, str] = {
 }
 _CLIENT_OUTPUTS = frozenset({f"{name}_output" for name in _CLIENT_CALLS} - {"tool_search_call_output"})
 
+_WITH_STATUS = frozenset(
+    {"message", "function_call", "custom_tool_call", "function_call_output", "custom_tool_call_output"}
+)
+
 _PREFIXES: Mapping[str, str] = {
     "message": "msg",
     "reasoning": "rs",
@@ -49,9 +53,9 @@ class Conversation:
     warnings: list[str] = field(default_factory=list)
 
 
-def new_id(kind: str) -> str:
-    """A fresh id for an item of this type."""
-    return f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
+def new_id(kind: str, digits: str = "") -> str:
+    """An id for an item of this type. digits: what it has after its prefix; empty: random ones."""
+    return f"{_PREFIXES.get(kind, 'item')}_{digits or uuid.uuid4().hex}"
 
 
 def input_items(given: object, path: str = "input") -> list[Item]:
@@ -105,6 +109,8 @@ def _complete(item: object, path: str) -> Item:
         raise InvalidRequestError(f"{path}.id: must be a string", param=f"{path}.id")
     if not whole.get("id"):
         whole["id"] = new_id(kind)
+    if kind in _WITH_STATUS:
+        whole.setdefault("status", "completed")
     if kind == "message":
         role = whole.get("role")
         if role not in _ROLES:
@@ -112,7 +118,6 @@ def _complete(item: object, path: str) -> Item:
         if isinstance(whole.get("content"), str):
             text_type = "output_text" if role == "assistant" else "input_text"
             whole["content"] = [{"type": text_type, "text": whole["content"]}]
-        whole.setdefault("status", "completed")
     elif kind == "reasoning":
         whole.setdefault("summary", [])
     return whole

@@ -12,8 +12,10 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from llamafast.chat.events import CallArguments, CallEnd, CallStart, Content, Reasoning
-from llamafast.responses.events import ResponseEvents
+from llamafast.request import FinishReason
 from llamafast.responses.tools import ToolOrigin
+from llamafast.server.answers.items import ItemReader
+from llamafast.server.answers.response_events import ResponseEvents
 
 STRICT = TypeAdapter(ResponseStreamEvent)
 USAGE = {
@@ -43,10 +45,13 @@ def call(index: int, name: str, *fragments: str, complete: bool = True) -> list:
 
 def written(*pieces, reason: str = "stop", **options):
     writer = ResponseEvents(dict(HEAD), ORIGINS, **options)
+    items = ItemReader()
     frames = writer.start()
     for piece in pieces:
-        frames += writer.read(piece)
-    frames += writer.finish(reason, USAGE, 2)
+        frames += writer.read(items.read(piece))
+    frames += writer.read(items.finish(FinishReason(reason)))
+    writer.finish(USAGE, 2, is_cut=reason == "length")
+    frames.append(writer.last())
     events = [json.loads(data) for _, data in frames]
     assert [event["type"].encode() for event in events] == [name for name, _ in frames]
     return events, writer.response()
@@ -109,16 +114,6 @@ def test_deltas_add_up_to_what_is_done():
     assert {key: text for key, text in done.items() if text != "{}"} == sums
 
 
-def test_white_space_between_reasoning_and_a_call_is_no_message():
-    _, response = written([Reasoning("Hm"), Content("\n\n", 0), *call(0, "get", "{}")])
-    assert [item["type"] for item in response["output"]] == ["reasoning", "function_call"]
-
-
-def test_white_space_before_a_text_stays_with_it():
-    _, response = written([Content("\n", 0)], [Content("Hi", 1)])
-    assert response["output"][0]["content"][0]["text"] == "\nHi"
-
-
 def test_answer_without_anything_is_one_empty_message():
     _, response = written()
     assert response["output"][0]["content"][0]["text"] == ""
@@ -147,8 +142,12 @@ def test_answer_that_is_cut_behind_an_item_leaves_it_completed():
 
 def test_failure_is_the_last_event():
     writer = ResponseEvents(dict(HEAD), ORIGINS)
-    frames = [*writer.start(), *writer.read([Content("Hi", 0)]), *writer.fail("server_error", "it broke")]
-    last = STRICT.validate_python(json.loads(frames[-1][1]))
+    items = ItemReader()
+    writer.start()
+    writer.read(items.read([Content("Hi", 0)]))
+    writer.read(items.finish(FinishReason.ERROR))
+    writer.fail("server_error", "it broke")
+    last = STRICT.validate_python(json.loads(writer.last()[1]))
     assert (last.type, last.response.status, last.response.error.message) == ("response.failed", "failed", "it broke")
     assert last.response.output[0].status == "incomplete"
 
