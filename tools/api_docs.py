@@ -15,6 +15,7 @@ from llamafast.sampling_params import SAMPLING_SETTINGS
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.common import RequestBody
 from llamafast.server.schemas.completions import CompletionBody
+from llamafast.server.schemas.responses import ResponseBody
 from llamafast.settings import range_text
 
 # OpenAI's own fields; all others come from vLLM, llama-server, SGLang or OpenRouter, or are ours.
@@ -29,6 +30,13 @@ OPENAI_CHAT = (
 OPENAI_COMPLETIONS = (
     "model", "prompt", "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n",
     "presence_penalty", "seed", "stop", "stream", "stream_options", "suffix", "temperature", "top_p", "user",
+)  # fmt: skip
+OPENAI_RESPONSES = (
+    "input", "model", "background", "background_options", "context_management", "conversation", "generate", "image",
+    "include", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "moderation", "parallel_tool_calls",
+    "previous_response_id", "prompt", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning",
+    "safety_identifier", "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice",
+    "tools", "top_logprobs", "top_p", "truncation", "user",
 )  # fmt: skip
 
 _HEAD = """\
@@ -71,6 +79,7 @@ def api_page() -> str:
     for title, body, names in (
         ("POST /v1/chat/completions", ChatBody, OPENAI_CHAT),
         ("POST /v1/completions", CompletionBody, OPENAI_COMPLETIONS),
+        ("POST /v1/responses", ResponseBody, OPENAI_RESPONSES),
     ):
         known = [*body.model_fields, *sorted(body.not_yet.keys() - body.model_fields.keys()), *sorted(body.no_op)]
         parts.append(f"## {title}\n\n### OpenAI's fields\n\n{_table(body, names)}")

@@ -226,16 +226,17 @@ class ResponseDatabase:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, the counts too."""
-        counts = self.counts
+        counts, is_done = self.counts, False
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
-        except BaseException:
-            self.counts = counts
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+            is_done = True
+        finally:
+            if not is_done:
+                self.counts = counts
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def _read(self, response_id: str, owner: str, now_s: float) -> StoredResponse | None:
         found = self._db.execute(

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_MAX_BYTES = 64 * 2**20
-DEFAULT_TTL_S = 24 * 3600.0
+DEFAULT_TTL_S = 24 * 3600.0  # seconds
 MAX_ROW_BYTES = 64 * 2**20
 
 # A conversation that is read back: so many responses, so many bytes of JSON.

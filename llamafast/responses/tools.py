@@ -38,15 +38,17 @@ class ToolOrigin:
 class ToolTable:
     """The tools of one request.
 
-    chat_tools: as chat takes them, in the order of the request. kept: as the client wrote them, without those that
-    were dropped; the response object shows these. origins: by the name that the model sees. grammars: the `format` of
-    custom tools that have one, by the name that the model sees. warnings: what was dropped, one text each.
+    chat_tools: as chat takes them, in the order of the request.
+    paths: the client's field of each chat tool.
+    kept: as the client wrote them, without those that were dropped; the response object shows these.
+    origins: by the name that the model sees.
+    warnings: what was dropped or is not enforced, one text each.
     """
 
     chat_tools: list[JsonObject] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     kept: list[JsonObject] = field(default_factory=list)
     origins: dict[str, ToolOrigin] = field(default_factory=dict)
-    grammars: dict[str, JsonObject] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def add(self, tools: Sequence[object], path: str) -> None:
@@ -118,29 +120,36 @@ class ToolTable:
 
     def _add_custom(self, tool: JsonObject, path: str, namespace: str | None) -> bool:
         name, form = _name(tool, path), tool.get("format")
-        parameters: JsonObject = {
-            "type": "object",
-            "properties": {CUSTOM_PARAMETER: {"type": "string", "description": "The whole input, as plain text."}},
-            "required": [CUSTOM_PARAMETER],
-            "additionalProperties": False,
+        text: JsonObject = {"type": "string", "description": "The whole input, as plain text."}
+        pattern = None if form is None else self._pattern(form, f"{path}.format")
+        function: JsonObject = {
+            "name": name,
+            "description": tool.get("description"),
+            "parameters": {
+                "type": "object",
+                "properties": {CUSTOM_PARAMETER: text if pattern is None else {**text, "pattern": pattern}},
+                "required": [CUSTOM_PARAMETER],
+                "additionalProperties": False,
+            },
+            "strict": None if pattern is None else True,
         }
-        if form is not None and (not isinstance(form, dict) or form.get("type") not in ("text", "grammar")):
-            raise InvalidRequestError(f"{path}.format.type: must be text or grammar", param=f"{path}.format")
-        is_free = form is None or form.get("type") == "text"
-        if not is_free and isinstance(form, dict):
-            syntax, definition = form.get("syntax"), form.get("definition")
-            if syntax not in ("lark", "regex"):
-                raise InvalidRequestError(f"{path}.format.syntax: must be lark or regex", param=f"{path}.format.syntax")
-            if not isinstance(definition, str):
-                raise InvalidRequestError(
-                    f"{path}.format.definition: must be a string", param=f"{path}.format.definition"
-                )
-        origin = ToolOrigin("custom", name, namespace)
-        function: JsonObject = {"name": name, "description": tool.get("description"), "parameters": parameters}
-        is_kept = self._keep(origin, _present(function), path)
-        if is_kept and not is_free and isinstance(form, dict):
-            self.grammars[_flat(origin)] = form
-        return is_kept
+        return self._keep(ToolOrigin("custom", name, namespace), _present(function), path)
+
+    def _pattern(self, form: object, path: str) -> str | None:
+        """The pattern that the input of a custom tool has to match; None: any text. Raises InvalidRequestError."""
+        if not isinstance(form, dict) or form.get("type") not in ("text", "grammar"):
+            raise InvalidRequestError(f"{path}.type: must be text or grammar", param=f"{path}.type")
+        if form["type"] == "text":
+            return None
+        syntax, definition = form.get("syntax"), form.get("definition")
+        if syntax not in ("lark", "regex"):
+            raise InvalidRequestError(f"{path}.syntax: must be lark or regex", param=f"{path}.syntax")
+        if not isinstance(definition, str):
+            raise InvalidRequestError(f"{path}.definition: must be a string", param=f"{path}.definition")
+        if syntax == "lark":
+            self.warnings.append(f"{path}: not enforced: grammars of custom tools are enforced as a regex only")
+            return None
+        return f"^(?:{definition})$"
 
     def _keep(self, origin: ToolOrigin, function: JsonObject, path: str) -> bool:
         name = _flat(origin)
@@ -151,6 +160,7 @@ class ToolTable:
             raise InvalidRequestError(f"{path}.name: two tools are called '{name}'", param=f"{path}.name")
         self.origins[name] = origin
         self.chat_tools.append(document)
+        self.paths.append(path)
         return True
 
     def _named(self, choice: object, path: str) -> JsonObject:

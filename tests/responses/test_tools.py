@@ -27,7 +27,6 @@ def test_custom_tool_is_a_function_of_one_text():
     made = table(CUSTOM)
     assert made.chat_tools[0]["function"]["parameters"]["required"] == ["input"]
     assert made.origins == {"sh": ToolOrigin("custom", "sh")}
-    assert made.grammars == {"sh": CUSTOM["format"]}
 
 
 @pytest.mark.parametrize(("namespace", "seen"), [("mcp", "mcp__get"), ("mcp__", "mcp__get"), ("mcp/", "mcp/get")])
@@ -59,7 +58,7 @@ def test_equal_tools_are_one():
         ([FUNCTION, {**FUNCTION, "description": "other"}], "tools[1].name"),
         ([{"type": "namespace", "name": "n"}], "tools[0].tools"),
         ([{"type": "namespace", "name": "n", "tools": [1]}], "tools[0].tools[0]"),
-        ([{"type": "custom", "name": "sh", "format": {"type": "xml"}}], "tools[0].format"),
+        ([{"type": "custom", "name": "sh", "format": {"type": "xml"}}], "tools[0].format.type"),
         ([{"type": "custom", "name": "sh", "format": {"type": "grammar", "syntax": "gbnf"}}], "tools[0].format.syntax"),
     ],
 )

@@ -183,3 +183,7 @@ class AnswerItems:
             if choice.finish_reason is not None:
                 out += self._items.finish(choice.finish_reason)
         return out
+
+    def abort(self) -> list[ItemEvent]:
+        """End an answer that nobody wants any more: an open item ends incomplete."""
+        return self._items.finish(FinishReason.ABORT)

@@ -115,14 +115,12 @@ class ResponseEvents:
             self.head["completed_at"] = completed_at
 
     def fail(self, code: str, message: str) -> None:
-        """End the response with an error. last() gives the event."""
-        self._close_incomplete()
+        """End the response with an error, after its items. last() gives the event."""
         self.status = "failed"
         self.head["error"] = {"code": code, "message": message}
 
     def cancel(self) -> None:
-        """End a response that nobody wants any more. There is no event for this."""
-        self._close_incomplete()
+        """End a response that nobody wants any more, after its items. There is no event for this."""
         self.status = "cancelled"
 
     def last(self) -> Frame:
@@ -222,12 +220,6 @@ class ResponseEvents:
         frames.append(self._frame("response.output_item.done", ended))
         self.output.append(document_ended)
         self._item = None
-
-    def _close_incomplete(self) -> None:
-        """Keep an open item as far as it has come. The reader of items has usually closed it before."""
-        if self._item is not None:
-            self.output.append(self._ended(self._item, "".join(self._item.pieces), False))
-            self._item = None
 
     def _ended(self, item: _OpenItem, text: str, is_complete: bool) -> JsonObject:
         """The item with all that it has come to."""

@@ -90,8 +90,7 @@ class ResponseFormatter(Formatter):
     def failure(self, exc: Exception) -> bytes:
         """response.failed. Over server-sent events an `error` event comes before it, as in OpenAI's streams."""
         failure = failure_of(exc)
-        self.fail(failure)
-        frames: list[Frame] = []
+        frames = self._fail(failure)
         if self.framing.media_type == EVENT_STREAM:
             frames.append(self._events.error(failure.code, failure.message, failure.param))
         frames.append(self._events.last())
@@ -126,17 +125,12 @@ class ResponseFormatter(Formatter):
         document = response_usage(usage, cache_info=self._options.cache_info)
         self._events.finish(document, int(time.time()), is_cut=is_cut)
 
-    def fail(self, failure: Failure) -> None:
-        """End the response with an error."""
-        self._is_concluded = True
-        # Clients try again after most codes. A request that can never succeed gets the one for wrong prompts.
-        code = "server_error" if failure.type == "server_error" else failure.code or "invalid_prompt"
-        self._events.fail(code, failure.message)
-
     def cancel(self) -> None:
-        """End a response that nobody wants any more."""
-        self._is_concluded = True
-        self._events.cancel()
+        """End a response that nobody wants any more. Without effect on one that has ended."""
+        if not self._is_concluded:
+            self._is_concluded = True
+            self._events.read(self._items.abort())
+            self._events.cancel()
 
     def response(self) -> JsonObject:
         """The response object as it is now."""
@@ -145,6 +139,15 @@ class ResponseFormatter(Formatter):
     def set_not_stored(self) -> None:
         """Say in the response object that it was not stored."""
         self._events.head["store"] = False
+
+    def _fail(self, failure: Failure) -> list[Frame]:
+        """End the response with an error. Returns the events that end its items."""
+        self._is_concluded = True
+        frames = self._events.read(self._items.abort())
+        # Clients try again after most codes. A request that can never succeed gets the one for wrong prompts.
+        code = "server_error" if failure.type == "server_error" else failure.code or "invalid_prompt"
+        self._events.fail(code, failure.message)
+        return frames
 
     def _read(self, outputs: Sequence[RequestOutput]) -> list[Frame]:
         if self._is_prewarm:
