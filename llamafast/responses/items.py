@@ -113,7 +113,7 @@ def _complete(item: object, path: str) -> Item:
         whole.setdefault("status", "completed")
     if kind == "message":
         role = whole.get("role")
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise InvalidRequestError(f"{path}.role: must be one of {', '.join(sorted(_ROLES))}", param=f"{path}.role")
         if isinstance(whole.get("content"), str):
             text_type = "output_text" if role == "assistant" else "input_text"
@@ -199,9 +199,11 @@ class _Reader:
         if call_id is None:
             self._say(path, "tool", content=content)
             return
+        if not isinstance(call_id, str):
+            raise InvalidRequestError(f"{path}.call_id: must be a string", param=f"{path}.call_id")
         if call_id not in self._calls:
             raise InvalidRequestError(
-                f"No tool call found for function call output with call_id {str(call_id)[:100]}.",
+                f"No tool call found for function call output with call_id {call_id[:100]}.",
                 param=f"{path}.call_id",
             )
         self._say(path, "tool", content=content, tool_call_id=call_id)
@@ -227,6 +229,8 @@ def _part(part: object, path: str) -> dict[str, object]:
     if not isinstance(part, dict):
         raise InvalidRequestError(f"{path}: must be an object", param=path)
     kind = part.get("type")
+    if not isinstance(kind, str):
+        raise InvalidRequestError(f"{path}.type: must be a string", param=f"{path}.type")
     if kind in _TEXT_PARTS:
         return {"type": "text", "text": _text(part, "text", path)}
     if kind == "refusal":
@@ -240,7 +244,7 @@ def _part(part: object, path: str) -> dict[str, object]:
     if kind == "input_audio":
         return {"type": "input_audio", "input_audio": part.get("input_audio")}
     raise InvalidRequestError(
-        f"{path}: a part of type '{str(kind)[:64]}' is not supported", param=path, code="unsupported_content"
+        f"{path}: a part of type '{kind[:64]}' is not supported", param=path, code="unsupported_content"
     )
 
 

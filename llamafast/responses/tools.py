@@ -92,6 +92,8 @@ class ToolTable:
     def _add(self, tool: JsonObject, path: str, namespace: str | None) -> bool:
         """Take one tool; False: it is dropped."""
         kind = tool.get("type")
+        if not isinstance(kind, str):
+            raise InvalidRequestError(f"{path}.type: must be a string", param=f"{path}.type")
         if kind == "namespace" and namespace is None:
             name, inner = _name(tool, path), tool.get("tools")
             if not isinstance(inner, list):
@@ -113,8 +115,6 @@ class ToolTable:
         if kind in HOSTED_TOOLS or kind in ("tool_search", "namespace"):
             self.warnings.append(f"{path}: tools of type '{kind}' are not run here, so it was left out")
             return False
-        if not isinstance(kind, str):
-            raise InvalidRequestError(f"{path}.type: must be a string", param=f"{path}.type")
         self.warnings.append(f"{path}: tools of type '{kind[:64]}' are not known, so it was left out")
         return False
 
