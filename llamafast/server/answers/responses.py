@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import orjson
@@ -121,6 +122,8 @@ class ResponseFormatter(Formatter):
             return
         self._is_concluded = True
         usage = self.progress.usage.total(self._items.reader.num_reasoning_tokens)
+        if self._is_prewarm:
+            usage = replace(usage, completion_tokens=0)
         is_cut = self.progress.choices[0].finish_reason is FinishReason.LENGTH and not self._is_prewarm
         document = response_usage(usage, cache_info=self._options.cache_info)
         self._events.finish(document, int(time.time()), is_cut=is_cut)

@@ -209,8 +209,9 @@ class ResponseBody(ReasoningFields, RequestBody):
         """The same request as a body of the chat API."""
         shared = (self.model_fields_set & ChatBody.model_fields.keys()) - _OWN
         document: JsonObject = self.model_dump(include=shared, by_alias=True, exclude_unset=True)
-        document["messages"] = given.conversation.messages
-        document["max_completion_tokens"] = 0 if self.is_prewarm else self.max_output_tokens
+        document["messages"] = given.conversation.messages + self._warm_up_turn(given.conversation)
+        # An answer of no tokens would be given without computing the prompt. Nobody sees the one token.
+        document["max_completion_tokens"] = 1 if self.is_prewarm else self.max_output_tokens
         document["logprobs"] = self.num_logprobs is not None
         document["top_logprobs"] = self.num_logprobs
         if given.table.chat_tools:
@@ -230,3 +231,8 @@ class ResponseBody(ReasoningFields, RequestBody):
             variables = {"verbosity": text.verbosity, **self.chat_template_kwargs}
             document["chat_template_kwargs"] = variables
         return document
+
+    def _warm_up_turn(self, conversation: Conversation) -> list[JsonObject]:
+        """What a conversation without a user gets for a warm-up. Then its head ends where a later prompt differs."""
+        has_user = any(message["role"] == "user" for message in conversation.messages)
+        return [{"role": "user", "content": "Hi"}] if self.is_prewarm and not has_user else []
