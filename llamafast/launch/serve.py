@@ -41,7 +41,7 @@ def serve(config: Config) -> None:
     """
     output = Output(1)
     try:
-        with bind(config.server.host, config.server.port) as listener, _response_store(config) as store:
+        with bind(config.server.host, config.server.port) as listener, response_store(config) as store:
             with load_served_model(config, output.write) as served:
                 preparation, death = _run(config, [served], store, listener, output)
             _end(preparation, death, output)
@@ -50,7 +50,7 @@ def serve(config: Config) -> None:
 
 
 @contextmanager
-def _response_store(config: Config) -> Iterator[ResponseStore | None]:
+def response_store(config: Config) -> Iterator[ResponseStore | None]:
     """The store of responses, closed at the end; None if it is switched off. Raises ConfigError."""
     if not config.server.responses_store:
         yield None

@@ -28,6 +28,7 @@ from llamafast.server.delivery import Outputs
 from llamafast.server.responses.background import BackgroundRun
 from llamafast.server.responses.head import response_head
 from llamafast.server.responses.reading import AskedResponse, count_tokens, read_response
+from llamafast.server.responses.store_metrics import StoreCollector
 from llamafast.server.schemas.responses import ResponseBody
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
@@ -65,6 +66,8 @@ class Responses:
         self._state = state
         self._seal = Seal(secrets.token_bytes(32))
         self._runs: dict[str, BackgroundRun] = {}
+        if store is not None:
+            state.registry.register(StoreCollector(store))
         self._counter = Counter(
             "llamafast:responses", "Responses by the status that they ended with.", ["status"], registry=state.registry
         )
