@@ -15,7 +15,7 @@ from fastapi import Request
 from prometheus_client import Counter
 from starlette.types import Receive
 
-from llamafast.errors import InvalidRequestError, NotFoundError
+from llamafast.errors import InvalidRequestError, NotFoundError, QueueFullError
 from llamafast.request import RequestOutput
 from llamafast.responses.database import StoredResponse
 from llamafast.responses.sealed import Seal
@@ -146,7 +146,11 @@ class Responses:
             row.id, row.owner, row.parent_id, formatter.status, False, row.created_s,
             orjson.dumps(formatter.response()), row.input,
         )  # fmt: skip
-        if not await self.store.put(ended):
+        try:
+            is_stored = await self.store.put(ended)
+        except QueueFullError:  # the answer is there: it is not lost because it cannot be kept
+            is_stored = False
+        if not is_stored:
             formatter.set_not_stored()
 
     async def run(self, started: StartedResponse, *, keeps_events: bool) -> BackgroundRun:
