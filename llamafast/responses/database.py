@@ -154,9 +154,9 @@ class ResponseDatabase:
             self._count(0, grown)
         return True
 
-    def get(self, response_id: str, owner: str, now_s: float) -> StoredResponse | None:
-        """A response of this owner; None: there is none, or its time is over."""
-        row = self._read(response_id, owner, now_s)
+    def get(self, response_id: str, owner: str, now_s: float, *, with_tokens: bool = True) -> StoredResponse | None:
+        """A response of this owner; None: there is none, or its time is over. with_tokens: with its token ids."""
+        row = self._read(response_id, owner, now_s, with_tokens=with_tokens)
         counts = self.counts
         self.counts = replace(
             counts, num_hits=counts.num_hits + (row is not None), num_misses=counts.num_misses + (row is None)
@@ -168,13 +168,14 @@ class ResponseDatabase:
     ) -> list[StoredResponse] | str:
         """A response with all that it continues, the first one first; else the id of what is missing.
 
-        Marks all of them as used. Raises OverflowError beyond max_rows or max_bytes.
+        Only the last one has its token ids: they are those of the whole conversation. All of them count as used.
+        Raises OverflowError beyond max_rows or max_bytes.
         """
         rows: list[StoredResponse] = []
         num_bytes = 0
         wanted: str | None = response_id
         while wanted is not None:
-            row = self.get(wanted, owner, now_s)
+            row = self.get(wanted, owner, now_s, with_tokens=not rows)
             if row is None:
                 return wanted
             rows.append(row)
@@ -238,16 +239,19 @@ class ResponseDatabase:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def _read(self, response_id: str, owner: str, now_s: float) -> StoredResponse | None:
+    def _read(self, response_id: str, owner: str, now_s: float, *, with_tokens: bool = True) -> StoredResponse | None:
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM responses WHERE id = ? AND owner = ? AND expires_s > ?",
             (response_id, owner, now_s),
         ).fetchone()
-        return None if found is None else self._row(found)
+        return None if found is None else self._row(found, with_tokens=with_tokens)
 
-    def _row(self, values: tuple[str, str, str | None, str, int, float, bytes, bytes]) -> StoredResponse:
+    def _row(
+        self, values: tuple[str, str, str | None, str, int, float, bytes, bytes], *, with_tokens: bool = True
+    ) -> StoredResponse:
         response_id, owner, parent_id, status, background, created_s, body, given = values
-        found = self._db.execute("SELECT model_key, token_ids FROM tokens WHERE id = ?", (response_id,)).fetchone()
+        query = "SELECT model_key, token_ids FROM tokens WHERE id = ?"
+        found = self._db.execute(query, (response_id,)).fetchone() if with_tokens else None
         model_key, tokens = ("", b"") if found is None else found
         return StoredResponse(
             response_id,

@@ -16,7 +16,7 @@ from llamafast.responses.database import StoredResponse
 from llamafast.responses.store import ResponseStore
 from llamafast.server.app import create_app
 from llamafast.server.responses.service import failed_by_restart
-from tests.server.conftest import Connection, Server
+from tests.server.conftest import Connection, FakeTemplate, Server
 from tests.server.responses_client import PATH, create, prompt_of, refused, replies, stream
 
 
@@ -31,6 +31,35 @@ def test_continued_response_has_the_history_without_its_instructions(server):
     third = create(server, input="Stop", previous_response_id=second["id"])
     assert third["previous_response_id"] == second["id"]
     assert prompt_of(server) == "<user>Hi\n<assistant>Hello\n<user>More\n<assistant>Hello\n<user>Stop!"
+
+
+class RepeatingTemplate(FakeTemplate):
+    """An answer begins as it is repeated later."""
+
+    def render(self, messages, /, **kwargs) -> str:
+        return super().render(messages, **kwargs).removesuffix("!") + (
+            "\n<assistant>" if kwargs["add_generation_prompt"] else ""
+        )
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_continued_prompt_begins_with_the_tokens_that_the_model_wrote(make_server, response_store, background):
+    server = make_server(chat_template=RepeatingTemplate())
+    server.app = create_app([server.model], settings=server.settings, response_store=response_store)
+    written = list(b" the")  # the tokenizer has one token for this text
+    server.engine.reply = lambda request: [
+        [RequestOutput("r", 0, " the", written, finish_reason=FinishReason.STOP, usage=Usage(1, 4, 0))]
+    ]
+
+    async def go() -> None:
+        async with connected(server) as client:
+            first = (await client.post(PATH, json={"input": "Hi", "background": background})).json()
+            await ended(client, first["id"])
+            await client.post(PATH, json={"input": "More", "previous_response_id": first["id"]})
+
+    asyncio.run(go())
+    before, after = (list(request.prompt_token_ids) for request in server.engine.requests)
+    assert after == [*before, *written, *b"\n<user>More\n<assistant>"]
 
 
 def test_two_responses_continue_the_same_one(server):

@@ -41,7 +41,7 @@ RESPONSES = ResponsesDialect()
 class ResponseFormatter(Formatter):
     """Events and whole answers of OpenAI's Responses API: the last event of a stream holds the whole answer.
 
-    is_prewarm: the request only fills the cache, so the answer has no items.
+    token_ids: the tokens of the answer so far.
     """
 
     dialect = RESPONSES
@@ -61,7 +61,8 @@ class ResponseFormatter(Formatter):
         """head: the response object. origins: the tools by the name that the model sees.
 
         seal: packs reasoning into `encrypted_content`; None: the client does not ask for it. is_queued: the stream says
-        first that the response is queued. framing: None: server-sent events.
+        first that the response is queued. is_prewarm: the request only fills the cache, so the answer has no items.
+        framing: None: server-sent events.
         """
         super().__init__(AnswerProgress(1, options.constraint), framing)
         has_logprobs = options.num_logprobs is not None
@@ -72,6 +73,7 @@ class ResponseFormatter(Formatter):
         self._is_queued = is_queued
         self._is_prewarm = is_prewarm
         self._is_concluded = False
+        self.token_ids: list[int] = []
         framing = self.framing
         self._opening = framing.event + framing.before if framing.event else framing.before
 
@@ -157,6 +159,10 @@ class ResponseFormatter(Formatter):
             for output in outputs:
                 self.progress.note(output)
             return []
+        choice = self.progress.choices[0]
+        for output in outputs:
+            if not choice.is_over:
+                self.token_ids += output.token_ids
         return self._events.read(self._items.read(outputs), self._logprobs_of)
 
     def _logprobs(self, delta: ItemDelta) -> list[JsonObject]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
@@ -90,10 +91,11 @@ class BackgroundRun:
     async def _keep(self, last: Sequence[bytes]) -> None:
         """Store the end of the response and, for a stream, all its events."""
         response_id, status = self._row.id, self._formatter.status
-        row = replace(self._row, status=status, body=self.body())
+        token_ids = self._row.token_ids + array("i", self._formatter.token_ids).tobytes()
+        row = replace(self._row, status=status, body=self.body(), token_ids=token_ids)
         if not await self._store.finish(row):
             failed = {**self._formatter.response(), "status": "failed", "error": _TOO_LARGE, "output": []}
-            await self._store.finish(replace(self._row, status="failed", body=orjson.dumps(failed)))
+            await self._store.finish(replace(self._row, status="failed", body=orjson.dumps(failed), token_ids=b""))
         elif self.keeps_events:
             await self._store.add_events(response_id, 0, [*self.events, *last])
 

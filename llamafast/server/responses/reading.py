@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -55,7 +56,7 @@ def read_response(
     it is from another server. Raises InvalidRequestError, naming the client's field.
     """
     items, given = _read_input(body, history, unseal)
-    request = body.to_chat_request(given)
+    request = replace(body.to_chat_request(given), known_ids=_known_ids(served, history))
     try:
         draft = draft_chat(served, request)
         if body.truncation == "auto":
@@ -105,6 +106,15 @@ def _items_of(row: StoredResponse) -> list[Item]:
     given, body = orjson.loads(row.input), orjson.loads(row.body)
     output = [item for item in body["output"] if item["type"] not in _CALLS or item["status"] == "completed"]
     return [*given, *output]
+
+
+def _known_ids(served: ServedModel, history: Sequence[StoredResponse]) -> array[int] | None:
+    """The tokens of the conversation up to the last answer, if this model wrote it."""
+    if not history or not history[-1].token_ids or history[-1].model_key != served.fingerprint:
+        return None
+    known = array("i")
+    known.frombytes(history[-1].token_ids)
+    return known
 
 
 def _check_room(served: ServedModel, prompt: ChatPrompt, num_left: int) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import secrets
 import time
 import uuid
+from array import array
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
@@ -44,7 +45,8 @@ _RESTARTED = {"code": "server_error", "message": "the server ended while the res
 class StartedResponse:
     """A response that the engine computes.
 
-    row: the response as it is stored at first; its body has the status `queued`. outputs: of the engine. formatter:
+    row: the response as it is stored at first; its body has the status `queued`, and its tokens are those of the
+    prompt. outputs: of the engine. formatter:
     writes its events and its object. warnings: texts for the client. is_stored: the response is to be kept.
     """
 
@@ -132,6 +134,8 @@ class Responses:
             created_s,
             orjson.dumps({**head, "status": "queued"}),
             orjson.dumps(asked.items),
+            asked.served.fingerprint,
+            chat.prompt.token_ids.tobytes(),
         )
         counted = _CountedOutputs(outputs, formatter, self._counter)
         return StartedResponse(row, counted, formatter, chat.warnings, is_stored)
@@ -142,10 +146,12 @@ class Responses:
         formatter.conclude()
         if not started.is_stored or self.store is None:
             return
-        ended = StoredResponse(
-            row.id, row.owner, row.parent_id, formatter.status, False, row.created_s,
-            orjson.dumps(formatter.response()), row.input,
-        )  # fmt: skip
+        ended = replace(
+            row,
+            status=formatter.status,
+            body=orjson.dumps(formatter.response()),
+            token_ids=row.token_ids + array("i", formatter.token_ids).tobytes(),
+        )
         try:
             is_stored = await self.store.put(ended)
         except QueueFullError:  # the answer is there: it is not lost because it cannot be kept
@@ -157,7 +163,7 @@ class Responses:
         """Let a response run without its client. It is stored when this returns. Raises InvalidRequestError."""
         store, row = self.store, started.row
         assert store is not None
-        if not await store.put(row):
+        if not await store.put(replace(row, token_ids=b"")):
             await started.outputs.aclose()
             raise InvalidRequestError("the response cannot be stored: it is too large", param="background")
         run = BackgroundRun(
