@@ -65,6 +65,7 @@ def test_core_is_imported_by_engine_and_tokenizer_only() -> None:
         ("cache", "", []),
         ("grammars", "llguidance", ["json_schema", "_grammar"]),
         ("json_schema", "", []),
+        ("responses", "orjson", []),
     ],
 )
 def test_room_imports_errors_its_one_library_and_what_lies_below(room: str, library: str, below: list[str]) -> None:

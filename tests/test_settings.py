@@ -26,7 +26,7 @@ SOURCE = Path(__file__).parents[1] / "llamafast"
 READ_BY_CODE = {
     "temperature", "dry_multiplier", "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq", "kv_unified", "swa_full",
     "flash_attn", "type_k", "type_v", "use_mmap", "use_mlock", "kv_overrides", "embedding", "pooling_type",
-    "attention_type",
+    "attention_type", "top_p", "presence_penalty", "frequency_penalty",
 }  # fmt: skip
 
 # A value of each type that is not a default.

@@ -16,6 +16,7 @@ from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.common import JsonBody
 from llamafast.server.schemas.completions import CompletionBody
 from llamafast.server.schemas.embeddings import EmbeddingsBody
+from llamafast.server.schemas.responses import ResponseBody
 from llamafast.settings import range_text
 
 # OpenAI's own fields. All others come from vLLM, llama-server, SGLang, OpenRouter or llamafast.
@@ -32,6 +33,13 @@ OPENAI_COMPLETIONS = (
     "presence_penalty", "seed", "stop", "stream", "stream_options", "suffix", "temperature", "top_p", "user",
 )  # fmt: skip
 OPENAI_EMBEDDINGS = ("input", "model", "dimensions", "encoding_format", "user")
+OPENAI_RESPONSES = (
+    "input", "model", "background", "background_options", "context_management", "conversation", "generate", "image",
+    "include", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "moderation", "parallel_tool_calls",
+    "previous_response_id", "prompt", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning",
+    "safety_identifier", "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice",
+    "tools", "top_logprobs", "top_p", "truncation", "user",
+)  # fmt: skip
 
 _HEAD = """\
 # The fields of a request
@@ -74,6 +82,7 @@ def api_page() -> str:
         ("POST /v1/chat/completions", ChatBody, OPENAI_CHAT),
         ("POST /v1/completions", CompletionBody, OPENAI_COMPLETIONS),
         ("POST /v1/embeddings", EmbeddingsBody, OPENAI_EMBEDDINGS),
+        ("POST /v1/responses", ResponseBody, OPENAI_RESPONSES),
     ):
         known = [*body.model_fields, *sorted(body.not_yet.keys() - body.model_fields.keys()), *sorted(body.no_op)]
         parts.append(f"## {title}\n\n### OpenAI's fields\n\n{_table(body, names)}")

@@ -63,6 +63,7 @@ def config_page() -> str:
         _section("`from_pretrained`", "FromPretrained", _SECTIONS["FromPretrained"]["properties"]),
         _section("`model.loras`", "LoraConfig", _SECTIONS["LoraConfig"]["properties"]),
         _section("`disk_cache`", "DiskCacheConfig", _SECTIONS["DiskCacheConfig"]["properties"]),
+        _section("`responses_store`", "ResponsesStoreConfig", _SECTIONS["ResponsesStoreConfig"]["properties"]),
     ]
     return "\n".join(parts)
 

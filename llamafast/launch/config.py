@@ -101,6 +101,10 @@ class ServerConfig(_Section):
     shutdown_deadline_s: Annotated[float, HasOption()] = Field(
         default=30.0, ge=0, description="Seconds that running requests get to finish after SIGTERM."
     )
+    responses_store: Annotated[bool, HasOption()] = Field(
+        default=True,
+        description="Keep the responses of /v1/responses, within the limits of the section responses_store.",
+    )
     access_log: Annotated[bool, HasOption()] = Field(default=False, description="Print one line per request.")
     keep_dead: Annotated[bool, HasOption()] = Field(
         default=False,
@@ -218,12 +222,27 @@ class DiskCacheConfig(_Section):
     )
 
 
+class ResponsesStoreConfig(_Section):
+    """Where the responses of `/v1/responses` are kept, and for how long."""
+
+    path: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Database file (SQLite), made at the first start. Absent: in memory."
+    )
+    max_bytes: int = Field(
+        default=64 * 2**20, ge=2**16, lt=2**62, description="Maximum bytes of all responses; the least used go first."
+    )
+    ttl_s: float = Field(
+        default=24 * 3600.0, gt=0, lt=1e10, description="Seconds after its creation until a response is forgotten."
+    )
+
+
 class Config(_Section):
     """The configuration file."""
 
     server: ServerConfig = ServerConfig()
     model: ModelConfig
     disk_cache: DiskCacheConfig | None = None
+    responses_store: ResponsesStoreConfig = ResponsesStoreConfig()
 
     def engine_config(self) -> EngineConfig:
         """The engine's settings, from all sections."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import uvicorn
 
@@ -17,9 +19,11 @@ from llamafast.launch.greeting import greeting
 from llamafast.launch.listener import bind, listen, url_of
 from llamafast.launch.load import load_served_model
 from llamafast.launch.output import Output, log_to
+from llamafast.responses.store import ResponseStore
 from llamafast.server.app import create_app
 from llamafast.server.connection import HttpConnection
 from llamafast.server.receiving.preparation import Preparation
+from llamafast.server.responses.service import failed_by_restart
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerSettings
 
@@ -37,16 +41,33 @@ def serve(config: Config) -> None:
     """
     output = Output(1)
     try:
-        with bind(config.server.host, config.server.port) as listener:
+        with bind(config.server.host, config.server.port) as listener, response_store(config) as store:
             with load_served_model(config, output.write) as served:
-                preparation, death = _run(config, [served], listener, output)
+                preparation, death = _run(config, [served], store, listener, output)
             _end(preparation, death, output)
     finally:
         output.flush(LAST_LINES_S)
 
 
+@contextmanager
+def response_store(config: Config) -> Iterator[ResponseStore | None]:
+    """The store of responses, closed at the end; None if it is switched off. Raises ConfigError."""
+    if not config.server.responses_store:
+        yield None
+        return
+    section = config.responses_store
+    path = None if section.path is None else Path(section.path)
+    with closing(ResponseStore(path, max_bytes=section.max_bytes, ttl_s=section.ttl_s)) as store:
+        store.fail_active(failed_by_restart)
+        yield store
+
+
 def _run(
-    config: Config, models: Sequence[ServedModel], listener: socket.socket, output: Output
+    config: Config,
+    models: Sequence[ServedModel],
+    store: ResponseStore | None,
+    listener: socket.socket,
+    output: Output,
 ) -> tuple[Preparation, str | None]:
     """Serve the models. Returns the preparation threads, and the reasons why engines died, or None."""
     server = config.server
@@ -59,7 +80,7 @@ def _run(
         shutdown_deadline_s=server.shutdown_deadline_s,
         version=llamafast.__version__,
     )
-    app = create_app(models, settings=settings)
+    app = create_app(models, settings=settings, response_store=store)
     preparation: Preparation = app.state.preparation
     uvicorn_config = uvicorn.Config(
         app,

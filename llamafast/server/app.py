@@ -8,22 +8,31 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from llamafast.responses.store import ResponseStore
 from llamafast.server.errors import install_error_handlers
 from llamafast.server.openapi import DocumentedApp
+from llamafast.server.responses.service import Responses
 from llamafast.server.routes.chat import chat_router
 from llamafast.server.routes.completions import completions_router
 from llamafast.server.routes.embeddings import embeddings_router
 from llamafast.server.routes.health import health_router
 from llamafast.server.routes.metrics import metrics_router
 from llamafast.server.routes.models import models_router
+from llamafast.server.routes.responses import responses_router
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.completions import CompletionBody
 from llamafast.server.schemas.embeddings import EmbeddingsBody
+from llamafast.server.schemas.responses import ResponseBody
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerSettings, ServerState
 
 
-def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    models: Sequence[ServedModel],
+    *,
+    settings: ServerSettings | None = None,
+    response_store: ResponseStore | None = None,
+) -> FastAPI:
     """Make the application that serves OpenAI's API over one or several models.
 
     models: at least one. The first one answers requests that name no model.
@@ -35,10 +44,13 @@ def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None
     engine.stop(settings.shutdown_deadline_s) for each engine, and then let uvicorn exit. Without these steps uvicorn's
     `timeout_graceful_shutdown` limits the running answers.
 
+    response_store: keeps the responses of /v1/responses; the caller closes it after the lifespan. None: none is kept.
+
     Raises ValueError if two models have the same name.
     """
     settings = settings or ServerSettings()
     state = ServerState(models, settings)
+    responses = Responses(state, response_store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -50,9 +62,10 @@ def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None
         finally:
             state.preparation.stop()
             await asyncio.gather(*(model.engine_thread.stop(settings.shutdown_deadline_s) for model in state.models))
+            await responses.close()
 
     app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan, redirect_slashes=False)
-    app.bodies = (ChatBody, CompletionBody, EmbeddingsBody)
+    app.bodies = (ChatBody, CompletionBody, ResponseBody, EmbeddingsBody)
     app.state.preparation = state.preparation
     install_error_handlers(app)
     for router in (
@@ -64,4 +77,5 @@ def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None
         metrics_router,
     ):
         app.include_router(router(state))
+    app.include_router(responses_router(state, responses))
     return app

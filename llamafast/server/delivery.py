@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
@@ -55,6 +55,14 @@ class Pieces(Protocol):
         """End the work for the stream."""
 
 
+# Called once an answer has ended, before the client reads its end.
+Commit: TypeAlias = Callable[[], Awaitable[None]]
+
+
+async def _nothing() -> None:
+    """The Commit of an answer that is not kept."""
+
+
 class AnswerStream:
     """The pieces of an answer: one for each delivery of the engine with visible output.
 
@@ -62,9 +70,11 @@ class AnswerStream:
     class.
     """
 
-    def __init__(self, outputs: Outputs, formatter: Formatter) -> None:
+    def __init__(self, outputs: Outputs, formatter: Formatter, commit: Commit = _nothing) -> None:
+        """commit: awaited after the last output, before the end of the answer is rendered."""
         self._outputs = outputs
         self._formatter = formatter
+        self._commit = commit
         self.framing = formatter.framing
         self.keepalive = formatter.keepalive
         self.is_over = False
@@ -87,6 +97,7 @@ class AnswerStream:
                 if data:
                     yield data
             else:
+                await self._commit()
                 last = formatter.end()
         except Exception as exc:  # the status line is sent: only a frame can still report an error
             logger.exception("a stream failed")
@@ -155,25 +166,37 @@ class EventStream(Response):
 
 
 def streamed_answer(
-    outputs: Outputs, formatter: Formatter, keepalive_s: float, headers: Mapping[str, str] | None = None
+    outputs: Outputs,
+    formatter: Formatter,
+    keepalive_s: float,
+    headers: Mapping[str, str] | None = None,
+    commit: Commit = _nothing,
 ) -> Response:
-    """A response that streams the outputs as frames. An error after the headers becomes a frame."""
-    return EventStream(AnswerStream(outputs, formatter), keepalive_s, headers)
+    """A response that streams the outputs as frames. An error after the headers becomes a frame.
+
+    commit: as AnswerStream takes it.
+    """
+    return EventStream(AnswerStream(outputs, formatter, commit), keepalive_s, headers)
 
 
 async def whole_answer(
-    request: Request, outputs: Outputs, formatter: Formatter, headers: Mapping[str, str] | None = None
+    request: Request,
+    outputs: Outputs,
+    formatter: Formatter,
+    headers: Mapping[str, str] | None = None,
+    commit: Commit = _nothing,
 ) -> Response:
     """Collect the outputs into one JSON response.
 
+    commit: awaited after the last output, before the answer is rendered.
     Raises the engine's error, and ClientDisconnect when the client disconnects. In both cases the choices that still
     run are aborted.
     """
-    collected = await while_connected(request.receive, collect(outputs, formatter))
+    collected = await while_connected(request.receive, collect(outputs, formatter, commit))
     return Response(collected, headers=headers, media_type="application/json")
 
 
-async def collect(outputs: Outputs, formatter: Formatter) -> bytes:
+async def collect(outputs: Outputs, formatter: Formatter, commit: Commit = _nothing) -> bytes:
     """The whole answer as one JSON document. Raises the engine's error, after aborting the choices that still run."""
     progress = formatter.progress
     try:
@@ -183,6 +206,7 @@ async def collect(outputs: Outputs, formatter: Formatter) -> bytes:
                 _finish_choices(outputs, progress)
             if progress.error is not None:
                 raise progress.error
+        await commit()
         return await asyncio.to_thread(formatter.body) if formatter.is_large else formatter.body()
     finally:
         await outputs.aclose()

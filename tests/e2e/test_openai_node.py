@@ -73,3 +73,15 @@ def plain(choice):
     message = choice["message"]
     calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or []]
     return message["content"], calls, choice["finish_reason"]
+
+
+def test_node_response_streams_come_in_its_order(server):
+    said = run("responses.mjs", server.url)
+    assert [(response["status"], [item["type"] for item in response["output"]]) for response in said["streamed"]] == [
+        ("completed", ["reasoning", "message"]),
+        ("incomplete", ["reasoning"]),
+        ("completed", ["reasoning", "function_call", "function_call"]),
+        ("completed", ["reasoning", "function_call", "function_call"]),
+    ]
+    assert said["numbers"] == list(range(4, 4 + len(said["numbers"])))
+    assert "Paris" in said["resumed"]["output_text"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import httpx
@@ -18,6 +19,7 @@ from llamafast.engine.validation import Limits
 from llamafast.errors import EngineDeadError, LlamaFastError
 from llamafast.grammars.structured import StructuredOutput
 from llamafast.request import FinishReason, Request, RequestOutput, Usage
+from llamafast.responses.store import ResponseStore
 from llamafast.server.app import create_app
 from llamafast.server.model_names import ModelNames
 from llamafast.server.served_model import RequestDefaults, ServedModel
@@ -326,6 +328,20 @@ def make_model() -> Callable[..., ServedModel]:
 @pytest.fixture
 def server(make_server) -> Server:
     return make_server()
+
+
+@pytest.fixture
+def response_store() -> Iterator[ResponseStore]:
+    with closing(ResponseStore()) as store:
+        yield store
+
+
+@pytest.fixture
+def keeping_server(make_server, response_store) -> Server:
+    """A server with a store of responses."""
+    server = make_server()
+    server.app = create_app([server.model], settings=server.settings, response_store=response_store)
+    return server
 
 
 @pytest.fixture

@@ -48,14 +48,7 @@ class ChatFormatter(ChunkFormatter):
 
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
         """One object per token, each with its alternatives."""
-        content = json_list(
-            {
-                **_token(entry.logprob, entry.token_bytes),
-                "top_logprobs": [_token(logprob, token_bytes) for _, logprob, token_bytes in entry.top],
-            }
-            for entry in entries
-        )
-        return {"content": content, "refusal": None}
+        return {"content": json_list(map(token_logprobs, entries)), "refusal": None}
 
     def write(self, output: RequestOutput, parts: list[bytes]) -> None:
         """Append a chunk for each visible event. Only content has logprobs. OUT parts."""
@@ -155,6 +148,12 @@ class ChatFormatter(ChunkFormatter):
                 return b'"delta":{"function_call":%b}' % function
             return b'"delta":{"tool_calls":[{"index":%d,"function":%b}]}' % (event.index, function)
         return b""
+
+
+def token_logprobs(entry: TokenLogprob) -> JsonObject:
+    """OpenAI's object for one token, with its alternatives."""
+    alternatives = [_token(logprob, token_bytes) for _, logprob, token_bytes in entry.top]
+    return {**_token(entry.logprob, entry.token_bytes), "top_logprobs": alternatives}
 
 
 def _token(logprob: float, token_bytes: bytes) -> JsonObject:

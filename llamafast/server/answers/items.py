@@ -157,10 +157,11 @@ class AnswerItems:
     reader: reads the outputs; has the number of reasoning tokens and the logprobs of a message's deltas.
     """
 
-    __slots__ = ("_items", "_progress", "reader")
+    __slots__ = ("_items", "_progress", "_shows_reasoning", "reader")
 
     def __init__(self, read_options: ReadOptions, progress: AnswerProgress) -> None:
         self.reader = AnswerReader(read_options, progress)
+        self._shows_reasoning = read_options.shows_reasoning
         self._progress = progress
         self._items = ItemReader()
 
@@ -179,7 +180,14 @@ class AnswerItems:
                 break
             if choice.is_over:
                 continue
-            out += self._items.read(self.reader.read(output))
+            events = self.reader.read(output)
+            if not self._shows_reasoning:
+                events = [event for event in events if not isinstance(event, Reasoning)]
+            out += self._items.read(events)
             if choice.finish_reason is not None:
                 out += self._items.finish(choice.finish_reason)
         return out
+
+    def abort(self) -> list[ItemEvent]:
+        """End an answer that nobody wants any more: an open item ends incomplete."""
+        return self._items.finish(FinishReason.ABORT)

@@ -44,8 +44,7 @@ def usage_object(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
     """
     details: JsonObject = {"cached_tokens": usage.cached_tokens}
     if cache_info:
-        misses = [{"reason": miss.reason.value, "position": miss.position} for miss in usage.misses]
-        details["cache_miss"] = misses[0] if len(misses) == 1 else misses
+        details["cache_miss"] = cache_misses(usage)
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -53,3 +52,9 @@ def usage_object(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
         "prompt_tokens_details": details,
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def cache_misses(usage: AnswerUsage) -> object:
+    """Where and why the cached part of each prompt ends: one object for one prompt, else a list."""
+    misses = [{"reason": miss.reason.value, "position": miss.position} for miss in usage.misses]
+    return misses[0] if len(misses) == 1 else misses

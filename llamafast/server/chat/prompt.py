@@ -123,7 +123,8 @@ def _prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
     segments = _rendered(template, conversation, served, request)
     text = "".join(segment for segment, _ in segments)
     check_fits(served.engine, text, "messages")
-    token_ids = array("i", tokenizer.encode_segments(segments, checkpoint))
+    token_ids, segments = _known_start(tokenizer, segments, text, request.known_ids)
+    token_ids += array("i", tokenizer.encode_segments(segments, checkpoint))
     if request.add_special and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
         token_ids.insert(0, tokenizer.bos_id)
     if not token_ids:
@@ -140,6 +141,21 @@ def _prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
     # The templates of reasoning models write the reasoning of earlier turns.
     may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
     return ChatPrompt(text, token_ids, places, tags, is_reasoning, may_reason, is_continued)
+
+
+def _known_start(
+    tokenizer: Tokenizer, segments: list[tuple[str, bool]], text: str, known_ids: array[int] | None
+) -> tuple[array[int], list[tuple[str, bool]]]:
+    """The tokens that a prompt is known to begin with, and the segments after them. None known: no tokens."""
+    start = "" if known_ids is None else tokenizer.decode(known_ids, skip_special=False)
+    if known_ids is None or not start or not text.startswith(start):
+        return array("i"), segments
+    left, num_chars = list[tuple[str, bool]](), len(start)
+    for segment, is_parsed in segments:
+        if num_chars < len(segment):
+            left.append((segment[num_chars:], is_parsed))
+        num_chars = max(0, num_chars - len(segment))
+    return array("i", known_ids), left
 
 
 def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]]) -> Sequence[object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -93,6 +94,8 @@ class ChatRequest:
     continue_final_message: the answer continues the last message.
     add_special: the prompt gets a BOS if the vocabulary requires one and the template has not written it.
     skip_special: the texts of control tokens are left out of the answer.
+    known_ids: the tokens of a prompt and the answer to it. A prompt that begins with their text has these tokens: the
+    model may have written a text with other tokens than the tokenizer would. None: nothing is known.
     cache: cache and queue settings of the engine's Request.
     names: the client's names of these fields, for errors.
     warnings: one text for the client for each part of its body that this record leaves out.
@@ -108,6 +111,7 @@ class ChatRequest:
     continue_final_message: bool = False
     add_special: bool = False
     skip_special: bool = True
+    known_ids: array[int] | None = None
     cache: CacheSettings = field(default_factory=CacheSettings)
     names: FieldNames = field(default_factory=FieldNames)
     warnings: tuple[str, ...] = ()
