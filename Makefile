@@ -42,8 +42,9 @@ test-schema: $(VENV)/.test-installed ## the OpenAPI document, fuzzed
 	$(BIN)/python -m pip install --quiet --no-build-isolation "llamafast[schema]"
 	$(BIN)/pytest -m schema -W default $(ARGS)
 
-docs: $(VENV)/.installed ## write what is generated from the code: docs/api.md
+docs: $(VENV)/.installed ## write the pages that are generated from the code: docs/api.md and docs/configuration.md
 	$(BIN)/python tools/api_docs.py > docs/api.md
+	$(BIN)/python tools/config_docs.py > docs/configuration.md
 
 test-fuzz: $(VENV)/.test-installed ## every tool format, cut at 200 places and enforced 200 times
 	$(BIN)/pytest -m fuzz $(ARGS)

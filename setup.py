@@ -1,4 +1,4 @@
-"""Build of the Cython modules: those without llama.h, and _core (links the libllama of llama-cpp-python)."""
+"""Build of the Cython modules: those without llama.h, and those that link the libllama of llama-cpp-python."""
 
 import importlib.metadata
 import importlib.util
@@ -60,7 +60,7 @@ class BuildExt(build_ext):
         if sys.platform == "linux" and is_gcc(command[0]):
             # libgomp's threads are llama.cpp's: another compiler's OpenMP would start its own beside them.
             for extension in self.extensions:
-                if extension.name == "llamafast._core":
+                if extension.name == "llamafast._runner":
                     extension.extra_compile_args.append("-fopenmp")
                     extension.extra_link_args.append("-fopenmp")
         super().build_extensions()
@@ -76,18 +76,21 @@ def extensions() -> list[Extension]:
         Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
         for name in ("_kernels", "_filters", "_sampling", "_grammar", "_json_shape")
     ]
-    core = Extension(
-        "llamafast._core",
-        ["llamafast/_core.pyx"],
-        language="c++",
-        include_dirs=[str(include)],
-        library_dirs=[str(lib)],
-        libraries=["llama"],
-        define_macros=[("LLAMAFAST_LLAMA_CPP_PYTHON", f'"{pinned}"')],
-        extra_compile_args=[*flags, "-std=c++17"],
-        extra_link_args=[f"-Wl,-rpath,{origin}/../llama_cpp/lib"],
-    )
-    return [*plain, core]
+    linked = [
+        Extension(
+            f"llamafast.{name}",
+            [f"llamafast/{name}.pyx"],
+            language="c++",
+            include_dirs=[str(include)],
+            library_dirs=[str(lib)],
+            libraries=["llama"],
+            define_macros=[("LLAMAFAST_LLAMA_CPP_PYTHON", f'"{pinned}"')],
+            extra_compile_args=[*flags, "-std=c++17"],
+            extra_link_args=[f"-Wl,-rpath,{origin}/../llama_cpp/lib"],
+        )
+        for name in ("_core", "_runner")
+    ]
+    return [*plain, *linked]
 
 
 directives = {

@@ -19,7 +19,7 @@ from functools import partial
 from bench_serve import machine
 from models import BUILT_IN, REPOSITORY
 
-from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy
 from llamafast.chat.formats import registry
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.chat.tools import Tool
@@ -40,12 +40,12 @@ WEATHER = {
     "required": ["city"],
 }
 TOOLS = [Tool("get_weather", "Get the current weather", WEATHER, strict=True)]
-RULES = {"auto": None, "strict": CallRules(), "required": CallRules(is_required=True)}
+RULES = {"auto": None, "strict": CallPolicy(), "required": CallPolicy(is_required=True)}
 
 
 def prompts(engine: Engine) -> list[str]:
     """One question per stream, rendered with the tool."""
-    template = ChatTemplate(engine.model.chat_template() or "", bos_token="", eos_token="")
+    template = ChatTemplate(engine.model_info.chat_template or "", bos_token="", eos_token="")
     tools = [
         {
             "type": "function",
@@ -66,7 +66,7 @@ def prompts(engine: Engine) -> list[str]:
     ]
 
 
-def rate(engine: Engine, texts: list[str], rules: CallRules | None, waves: int) -> tuple[float, float]:
+def rate(engine: Engine, texts: list[str], rules: CallPolicy | None, waves: int) -> tuple[float, float]:
     """(tokens per second, decodes per token) of so many waves of streams."""
     params = SamplingParams(temperature=0.0, max_tokens=100)
     chat_format = registry.by_name("qwen3_xml")
@@ -101,7 +101,7 @@ def compile_times(engine: Engine) -> list[dict[str, object]]:
         if not chat_format.syntaxes:
             continue
         start = time.perf_counter()
-        source = chat_format.grammar("", tools, CallRules(is_required=True))
+        source = chat_format.grammar("", tools, CallPolicy(is_required=True))
         written = time.perf_counter()
         compiler.compile(StructuredOutput(StructuredKind.LARK, source))
         compiled = time.perf_counter()

@@ -20,23 +20,24 @@ from llamafast.chat.tools import Tool
 from llamafast.request import FinishReason, RequestOutput, Usage
 from llamafast.server.answers.chat import ChatFormatter
 from llamafast.server.answers.completions import CompletionFormatter
-from llamafast.server.answers.formatter import Formatter, Header, Options
-from llamafast.server.chat.choice import Reading
+from llamafast.server.answers.formatter import Formatter
+from llamafast.server.answers.options import AnswerHeader, AnswerOptions
+from llamafast.server.chat.choice import ReadOptions
 
 NUM_TOKENS = 2_000
 REPEATS = 25
-HEADER = Header("id", 0, "model", "fingerprint")
+HEADER = AnswerHeader("id", 0, "model", "fingerprint")
 TOOLS = [Tool("run", parameters={"type": "object", "properties": {"code": {"type": "string"}}})]
 
 
 def chat(**reading: object) -> Formatter:
     tools = TOOLS if reading.get("calls") else None
     parser = registry.by_name("qwen3_xml").parser
-    return ChatFormatter(HEADER, 1, Options(), Reading(lambda: parser("", tools), **reading))
+    return ChatFormatter(HEADER, 1, AnswerOptions(), ReadOptions(lambda: parser("", tools), **reading))
 
 
 CASES: dict[str, Callable[[], Formatter]] = {
-    "completions": lambda: CompletionFormatter(HEADER, 1, Options(), ()),
+    "completions": lambda: CompletionFormatter(HEADER, 1, AnswerOptions(), ()),
     "chat": chat,
     "chat with tools": lambda: chat(calls=True),
     "chat with a stop string": lambda: chat(stops=("\n\nHuman:",)),
@@ -53,7 +54,7 @@ def deliveries() -> list[list[RequestOutput]]:
 
 def streamed(formatter: Formatter, outputs: list[list[RequestOutput]]) -> None:
     for delivery in outputs:
-        formatter.events(delivery)
+        formatter.frames(delivery)
     formatter.end()
 
 

@@ -14,15 +14,13 @@ import statistics
 import sys
 import time
 from array import array
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from models import BUILT_IN
 
-from llamafast._core import Batch
-from llamafast._sampling import Sampler
 from llamafast.engine.engine import Engine, EngineConfig
+from llamafast.engine.plan import StepPlan
 from llamafast.request import Request, SamplingParams
 
 WARM_UP_STEPS = 8
@@ -38,13 +36,12 @@ class FakeRunner:
     token_id = ord("a")
     decode_s = sample_s = 0.0
 
-    def step(
-        self, batch: Batch, rows: Sequence[int], samplers: Sequence[Sampler], constraints: Sequence[object] = ()
-    ) -> list[int]:
-        """One token per row."""
-        return [self.token_id] * len(rows)
+    def step(self, plan: StepPlan) -> list[list[int]]:
+        """One token per draw."""
+        token_id = self.token_id
+        return [[token_id] for _ in plan.rows]
 
-    def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
+    def logprobs(self, i: int, k: int) -> tuple[float, list[tuple[int, float]]]:
         """Of a token that was certain."""
         return 0.0, []
 

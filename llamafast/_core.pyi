@@ -3,11 +3,7 @@
 from array import array
 from collections.abc import Callable, Sequence
 
-from llamafast._sampling import Sampler
-from llamafast.grammars.constraint import Constraint
-
 COMPILED_LLAMA_CPP_PYTHON: str
-SAMPLES_IN_PARALLEL: bool  # built with OpenMP
 
 class Model:
     """Weights and vocabulary. Tokenizing is thread-safe. Raises ModelLoadError."""
@@ -50,9 +46,6 @@ class Model:
     ) -> None: ...
     @property
     def metadata(self) -> dict[str, str]: ...
-    @property
-    def sampling_defaults(self) -> dict[str, float | int]:
-        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def token_bytes(self, token_id: int, special: bool = False) -> bytes: ...
     def is_eog(self, token_id: int) -> bool: ...
@@ -134,40 +127,6 @@ class Batch:
         """Append one row; its index."""
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
         """Append token_ids[start:stop] (array('i')) at pos, pos+1, ...; the index of the last row."""
-    def score(self, row: int, next_id: int, n_top: int) -> None:
-        """Ask for the logprob and the rank of next_id after this row, and for the n_top best."""
-
-class ModelRunner:
-    """One crossing per engine step."""
-
-    context: Context
-    decode_s: float  # seconds inside llama_decode and synchronize, summed
-    sample_s: float
-    num_decodes: int
-    num_parallel: int  # steps whose rows were sampled by several threads
-    def __init__(self, context: Context) -> None: ...
-    def step(
-        self,
-        batch: Batch,
-        rows: Sequence[int],
-        samplers: Sequence[Sampler],
-        constraints: Sequence[tuple[int, Constraint]] = (),
-    ) -> list[int]:
-        """Decode the batch, then draw and accept one token per sampler: samplers[i] reads batch row rows[i].
-
-        constraints: (i, that of samplers[i]) where there is one; -1 for a row whose constraint failed: see its error.
-
-        rows may name one row several times (forks), ascending order preferred. One nogil block.
-        Raises DecodeError: 1 no KV room (nothing changed), 2 cancelled, negative fatal; ValueError for a bad batch.
-        """
-    def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
-        """Of samplers[i] in the last step: raw logprob of the drawn token, and the top num_logprobs (best first)."""
-    def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
-        """Of the last step, for each Batch.score(): raw logprob, rank from 1, and the n_top best (best first)."""
-    def logits(self, i: int) -> array[float]:
-        """Copy of the raw logits that samplers[i] of the last step read, shape (n_vocab,)."""
-    def cancel(self) -> None:
-        """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
 
 def live_handles() -> dict[str, int]: ...
 def libllama_version() -> str: ...

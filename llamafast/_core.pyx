@@ -1,22 +1,20 @@
-"""The façade over libllama: Model, Context, Batch, ModelRunner. Nothing else calls llama.h."""
+"""The façade over libllama: Model, Context, Batch. Only this module and `_runner` call llama.h."""
 
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset, strlen
 from libcpp cimport bool as cbool
-from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
 
 cimport cython
-cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
 cimport llamafast._sampling as sampling
 
 import array as _array
 import os
 
-from llamafast.errors import DecodeError, GrammarError, ModelLoadError, request_failure
+from llamafast.errors import ModelLoadError
 
 cdef extern from *:
     """
@@ -59,17 +57,7 @@ cdef extern from *:
     void llamafast_host_bytes(const lib.llama_context* ctx, size_t* out) except +
     const char* LLAMAFAST_LLAMA_CPP_PYTHON
 
-cdef extern from "_parallel.h" nogil:
-    enum:
-        PARALLEL_AVAILABLE
-    void parallel_for(int32_t n, int32_t n_threads, void (*call)(void*, int32_t, int32_t) noexcept nogil, void* data)
-
 COMPILED_LLAMA_CPP_PYTHON = LLAMAFAST_LLAMA_CPP_PYTHON.decode()
-SAMPLES_IN_PARALLEL = bool(PARALLEL_AVAILABLE)
-
-cdef enum:
-    NOT_DRAWN = -2
-    PARALLEL_LOGITS = 1 << 17           # fewer in all rows of a step, and waking the threads costs more than they save
 
 cdef int num_models = 0, num_contexts = 0, num_batches = 0
 
@@ -105,10 +93,6 @@ cdef cbool on_progress(float progress, void* callback) noexcept nogil:
             return bool((<object> callback)(progress))
         except Exception:
             return False        # an exception cannot cross llama.cpp: it cancels the load
-
-
-cdef cbool on_abort(void* flag) noexcept nogil:
-    return (<int*> flag)[0] != 0
 
 
 cdef int pack_overrides(dict overrides, vector[lib.llama_model_kv_override]& out) except -1:
@@ -250,18 +234,6 @@ cdef class Model:
             for i in range(lib.llama_model_meta_count(self.ptr))
         }
 
-    @property
-    def sampling_defaults(self) -> dict:
-        """The sampling settings that the GGUF recommends (general.sampling.*), under SamplingParams' names."""
-        metadata = self.metadata
-        defaults = {}
-        for key, (name, kind) in SAMPLING_KEYS.items():
-            try:
-                defaults[name] = kind(float(metadata[f"general.sampling.{key}"]))
-            except (KeyError, ValueError, OverflowError):       # not there, or no number
-                continue
-        return defaults
-
     def tokenize(self, str text, bint add_special, bint parse_special):
         """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
 
@@ -338,12 +310,6 @@ cdef class Model:
 
 
 cdef array.array TOKENS = _array.array("i")
-cdef dict SAMPLING_KEYS = {
-    "temp": ("temperature", float), "top_k": ("top_k", int), "top_p": ("top_p", float), "min_p": ("min_p", float),
-    "xtc_probability": ("xtc_probability", float), "xtc_threshold": ("xtc_threshold", float),
-    "penalty_last_n": ("penalty_last_n", int), "penalty_repeat": ("repetition_penalty", float),
-    "mirostat": ("mirostat", int), "mirostat_tau": ("mirostat_tau", float), "mirostat_eta": ("mirostat_eta", float),
-}
 ctypedef int32_t (*meta_getter)(const lib.llama_model*, int32_t, char*, size_t) noexcept nogil
 
 
@@ -439,8 +405,6 @@ cdef class Context:
         params.yarn_beta_fast = params.yarn_beta_fast if yarn_beta_fast is None else yarn_beta_fast
         params.yarn_beta_slow = params.yarn_beta_slow if yarn_beta_slow is None else yarn_beta_slow
         params.yarn_orig_ctx = params.yarn_orig_ctx if yarn_orig_ctx is None else yarn_orig_ctx
-        params.abort_callback = on_abort
-        params.abort_callback_data = &self.abort_flag
         llamafast_log_take()
         with nogil:
             self.ptr = lib.llama_init_from_model(model.ptr, params)
@@ -623,15 +587,6 @@ cdef class Batch:
     def clear(self) -> None:
         """Remove all rows."""
         self.c.n_tokens = 0
-        self.asked.clear()
-
-    def score(self, int row, int next_id, int n_top) -> None:
-        """Ask for the logprob and the rank of next_id after this row, and for the n_top best. Raises ValueError."""
-        cdef AskedScore asked
-        if not 0 <= row < self.c.n_tokens or n_top < 0:
-            raise ValueError(f"row {row} of {self.c.n_tokens}, {n_top} alternatives")
-        asked.row, asked.token, asked.n_top = row, next_id, n_top
-        self.asked.push_back(asked)
 
     def add(self, int token_id, int pos, int seq_id) -> int:
         """Append one row; its index. Raises ValueError when the batch is full."""
@@ -668,272 +623,3 @@ cdef class Batch:
             self.c.logits[row] = 0
             self.c.n_tokens = row + 1
         return self.c.n_tokens - 1
-
-
-cdef struct RowsToDraw:
-    sampling.SamplerState** states
-    float** logits
-    const int32_t* starts               # (n_groups + 1,): samplers of one row, which the draw changes for a moment
-    kernels.Scratch* scratches          # per thread
-    const char* is_constrained          # draw, but do not accept
-    int32_t* drawn
-
-
-cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
-    # What fails here (memory only) leaves the NOT_DRAWN that stood in drawn.
-    cdef RowsToDraw* rows = <RowsToDraw*> data
-    cdef int32_t i
-    for i in range(rows.starts[group], rows.starts[group + 1]):
-        if rows.is_constrained[i]:
-            rows.drawn[i] = sampling.draw_token(rows.states[i], rows.logits[i], rows.states[i].num_accepted,
-                                                &rows.scratches[thread])
-        else:
-            rows.drawn[i] = sampling.draw_row(rows.states[i], rows.logits[i], &rows.scratches[thread])
-
-
-@cython.final
-@cython.no_gc_clear                     # the context outlives the runner
-cdef class ModelRunner:
-    """One crossing per engine step: decode a batch and sample its rows, without the GIL.
-
-    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps, num_parallel
-    those whose rows several threads sampled (the decode's own; which ones makes no difference to the tokens).
-    """
-
-    def __init__(self, Context context not None):
-        self.context = context
-        self.samplers = []
-
-    def __dealloc__(self):
-        cdef size_t i
-        for i in range(self.scratches.size()):
-            kernels.scratch_free(&self.scratches[i])
-
-    def cancel(self) -> None:
-        """Thread-safe: a running decode ends at its next graph node with DecodeError 2. No effect when idle."""
-        self.context.abort_flag = 1
-
-    def step(self, Batch batch not None, rows, samplers, constraints=()):
-        """Decode the batch, score the rows it asks for, then draw and accept: samplers[i] reads batch row rows[i].
-
-        One row may be named several times (forks). constraints: (i, Constraint of samplers[i]) where there is one.
-        Returns the drawn ids, in the samplers' order, -1 where a constraint has failed: its `error` says why. The batch
-        is kept as it is. Raises DecodeError (1: no KV room, nothing changed; 2: cancelled; negative: fatal), and
-        ValueError for what llama.cpp would answer with death: too many rows or outputs, a token or sequence id out of
-        range.
-        """
-        cdef Context context = self.context
-        cdef lib.llama_context* ctx = context.ptr
-        cdef lib.llama_batch c = batch.c
-        cdef Py_ssize_t n_rows = len(samplers), i
-        cdef int status = 0, n_threads
-        cdef int64_t start, middle, end
-        self.check_rows(batch, rows, samplers)
-        self.samplers = list(samplers)
-        self.states.resize(n_rows)
-        for i in range(n_rows):
-            self.states[i] = (<sampling.Sampler> self.samplers[i]).ptr
-        self.scored.resize(batch.asked.size())
-        self.is_constrained.assign(n_rows, 0)
-        for i, _ in constraints:
-            self.is_constrained[i] = 1
-        n_threads = min(context.threads, context.threads_batch) if c.n_tokens > 1 else context.threads
-        context.abort_flag = 0
-        with nogil:
-            start = lib.llama_time_us()
-            status = lib.llama_decode(ctx, c)
-            if status == 0:
-                lib.llama_synchronize(ctx)
-            middle = lib.llama_time_us()
-            if status == 0:
-                status = score_rows(ctx, batch.asked, self.scored, context.model.n_vocab)
-            if status == 0:
-                status = self.draw_rows(n_threads)
-        if status == 0:
-            for i, constraint in constraints:
-                self.drawn[i] = self.settle(i, constraint)
-        end = lib.llama_time_us()
-        self.num_decodes += 1
-        self.decode_s += (middle - start) * 1e-6
-        self.sample_s += (end - middle) * 1e-6
-        if status != 0:
-            raise DecodeError(decode_message(status), status)
-        return [self.drawn[i] for i in range(n_rows)]
-
-    cdef int32_t settle(self, Py_ssize_t i, constraint) except -2:
-        """Accept what was drawn if the constraint allows it, else the winner of the same race among the tokens that it
-        allows: without filters both are the winner of that race. The token, or -1.
-        """
-        cdef sampling.SamplerState* state = self.states[i]
-        cdef float* logits = self.logit_rows[i]
-        cdef int32_t token = self.drawn[i]
-        cdef bytes mask
-        cdef const uint32_t* words
-        try:
-            if token < 0 or not constraint.accept(token):
-                mask = constraint.mask()
-                if len(mask) * 8 < state.n_vocab:
-                    raise ValueError(f"a mask of {len(mask)} bytes for {state.n_vocab} tokens")
-                words = <const uint32_t*> PyBytes_AS_STRING(mask)
-                with nogil:
-                    token = sampling.draw_masked(state, logits, words, state.num_accepted, &self.scratches[0])
-                if token < 0 or not constraint.accept(token):
-                    raise GrammarError("the grammar and the other settings leave no token that may come next")
-        except BaseException as error:  # whatever it is, the other sequences go on
-            constraint.error = request_failure(error)
-            return -1
-        with nogil:
-            sampling.keep_logprobs(state, logits, token)
-            sampling.accept_token(state, token)
-        return token
-
-    cdef int draw_rows(self, int32_t n_threads) except -1 nogil:
-        """Draw and accept a token per sampler; OUT drawn. Returns a status: 0, or -100 if the logits are missing."""
-        cdef int32_t n_rows = <int32_t> self.states.size(), n_vocab = self.context.model.n_vocab, i
-        cdef RowsToDraw rows
-        self.logit_rows.resize(n_rows)
-        self.starts.clear()
-        for i in range(n_rows):
-            self.logit_rows[i] = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
-            if self.logit_rows[i] is NULL:
-                return -100
-            if i == 0 or self.logit_rows[i] != self.logit_rows[i - 1]:
-                self.starts.push_back(i)
-        self.starts.push_back(n_rows)
-        if not PARALLEL_AVAILABLE or <int64_t> n_rows * n_vocab < PARALLEL_LOGITS or not self.is_independent():
-            n_threads = 1
-        while self.scratches.size() < <size_t> n_threads:
-            self.scratches.push_back(kernels.Scratch(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0))
-        for i in range(n_threads):
-            kernels.scratch_reserve(&self.scratches[i], n_vocab)
-        self.drawn.assign(n_rows, NOT_DRAWN)
-        rows = RowsToDraw(self.states.data(), self.logit_rows.data(), self.starts.data(), self.scratches.data(),
-                          self.is_constrained.data(), self.drawn.data())
-        parallel_for(<int32_t> self.starts.size() - 1, n_threads, draw_group, &rows)
-        self.num_parallel = self.num_parallel + (n_threads > 1)
-        for i in range(n_rows):
-            if self.drawn[i] == NOT_DRAWN:
-                with gil:
-                    raise MemoryError("no memory to sample a row")
-        return 0
-
-    cdef bint is_independent(self) except -1 nogil:
-        """Whether the groups share neither a row nor a sampler, and are more than one."""
-        cdef size_t i
-        if self.starts.size() < 3:
-            return False
-        self.sorted_rows = self.logit_rows
-        self.sorted_states = self.states
-        sort(self.sorted_rows.begin(), self.sorted_rows.end())
-        sort(self.sorted_states.begin(), self.sorted_states.end())
-        cdef size_t n_distinct = 1
-        for i in range(1, self.sorted_rows.size()):
-            n_distinct += self.sorted_rows[i] != self.sorted_rows[i - 1]
-            if self.sorted_states[i] == self.sorted_states[i - 1]:
-                return False
-        return n_distinct == self.starts.size() - 1
-
-    cdef int check_rows(self, Batch batch, rows, samplers) except -1:
-        cdef Context context = self.context
-        cdef int n_tokens = batch.c.n_tokens, n_outputs = 0, row
-        cdef int n_vocab = context.model.n_vocab, n_seq_max = context.n_seq_max
-        cdef Py_ssize_t i, n_rows = len(samplers)
-        cdef AskedScore asked
-        if not 1 <= n_tokens <= context.n_batch:
-            raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
-        if len(rows) != n_rows:
-            raise ValueError(f"{len(rows)} rows for {n_rows} samplers")
-        for i in range(n_tokens):
-            if not 0 <= batch.c.token[i] < n_vocab:
-                raise ValueError(f"row {i}: token id {batch.c.token[i]} is not in [0, {n_vocab})")
-            if not 0 <= batch.c.seq_id[i][0] < n_seq_max or batch.c.pos[i] < 0:
-                raise ValueError(f"row {i}: sequence {batch.c.seq_id[i][0]}, position {batch.c.pos[i]}")
-        memset(batch.c.logits, 0, n_tokens)
-        self.rows.resize(n_rows)
-        for i in range(n_rows):
-            if (<sampling.Sampler?> samplers[i]).ptr.n_vocab != n_vocab:
-                raise ValueError(f"sampler {i} is for another vocabulary")
-            row = rows[i]
-            if not 0 <= row < n_tokens:
-                raise ValueError(f"row {row} of a batch of {n_tokens}")
-            n_outputs += 1 - batch.c.logits[row]
-            batch.c.logits[row] = 1
-            self.rows[i] = row
-        for asked in batch.asked:
-            if not 0 <= asked.token < n_vocab:
-                raise ValueError(f"row {asked.row}: token id {asked.token} is not in [0, {n_vocab})")
-            n_outputs += 1 - batch.c.logits[asked.row]
-            batch.c.logits[asked.row] = 1
-        if n_outputs > context.n_outputs_max:
-            raise ValueError(f"{n_outputs} output rows; n_outputs_max is {context.n_outputs_max}")
-        return 0
-
-    def logprobs(self, Py_ssize_t i):
-        """Of samplers[i] in the last step: (raw logprob of the drawn token, [(id, logprob), ...] best first).
-
-        Raises IndexError, and ValueError if that sampler was made without logprobs.
-        """
-        if not 0 <= i < len(self.samplers):
-            raise IndexError(f"sampler {i} of {len(self.samplers)}")
-        cdef sampling.Sampler sampler = self.samplers[i]
-        cdef sampling.SamplerState* state = sampler.ptr
-        cdef size_t k
-        if state.num_logprobs < 0:
-            raise ValueError("this sampler was made without logprobs")
-        return state.logprob, [(state.top_ids[k], state.top_logprobs[k]) for k in range(state.top_ids.size())]
-
-    def scores(self):
-        """Of the last step, for each Batch.score(): (raw logprob, rank from 1, [(id, logprob), ...] best first)."""
-        cdef size_t i, k
-        cdef Score* score
-        scores = []
-        for i in range(self.scored.size()):
-            score = &self.scored[i]
-            best = [(score.top_ids[k], score.top_logprobs[k]) for k in range(score.top_ids.size())]
-            scores.append((score.logprob, score.rank, best))
-        return scores
-
-    def logits(self, Py_ssize_t i):
-        """Copy of the raw logits that samplers[i] of the last step read: array('f'), shape (n_vocab,). For tests."""
-        if not 0 <= i < <Py_ssize_t> self.rows.size():
-            raise IndexError(f"sampler {i} of {self.rows.size()}")
-        cdef const float* logits = lib.llama_get_logits_ith(self.context.ptr, self.rows[i])
-        cdef array.array out = array.clone(FLOATS, self.context.model.n_vocab, zero=False)
-        memcpy(out.data.as_floats, logits, self.context.model.n_vocab * sizeof(float))
-        return out
-
-
-cdef array.array FLOATS = _array.array("f")
-
-
-cdef int score_rows(lib.llama_context* ctx, vector[AskedScore]& asked, vector[Score]& scored,
-                    int32_t n_vocab) except -1 nogil:
-    # IN asked; OUT scored, of the same size. Returns 0, or -100 if a row has no logits
-    cdef size_t i
-    cdef int32_t k, n
-    cdef float* logits
-    cdef double total
-    cdef Score* score
-    for i in range(asked.size()):
-        logits = lib.llama_get_logits_ith(ctx, asked[i].row)
-        if logits is NULL:
-            return -100
-        score = &scored[i]
-        total = kernels.row_logsumexp(logits, n_vocab)
-        score.logprob = <float> (logits[asked[i].token] - total)
-        score.rank = kernels.row_rank(logits, n_vocab, asked[i].token)
-        n = min(asked[i].n_top, n_vocab)
-        score.top_ids.resize(n)
-        score.top_logprobs.resize(n)
-        kernels.row_top_n(logits, n_vocab, n, score.top_ids.data(), score.top_logprobs.data())
-        for k in range(n):
-            score.top_logprobs[k] = <float> (score.top_logprobs[k] - total)
-    return 0
-
-
-cdef str decode_message(int status):
-    if status == 1:
-        return "no room in the KV memory for this batch"
-    if status == 2:
-        return "the decode was cancelled"
-    return f"llama_decode failed with {status}: {take_log()}"

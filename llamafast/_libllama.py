@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 REQUIREMENT = "llama-cpp-python"
+_LINKED = ("llamafast._core", "llamafast._runner")
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
@@ -59,24 +60,24 @@ def load(path: Path) -> None:
 
 
 class CoreFinder:
-    """Import hook: finds nothing itself, but gets libllama ready when `_core` is about to be imported.
+    """Import hook: finds nothing itself, but gets libllama ready when a module that links it is about to be imported.
 
     It also says in one line where a compiled module is missing.
 
-    A hook, so that it works whichever module imports `_core` first, and `import llamafast` alone stays cheap.
+    A hook, so that it works whichever module imports them first, and `import llamafast` alone stays cheap.
     """
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Load libllama if `name` is `_core`; always None, so that the usual finders go on. Raises ImportError."""
+        """Load libllama if `name` links it; always None, so that the usual finders go on. Raises ImportError."""
         if name.startswith("llamafast._") and importlib.machinery.PathFinder.find_spec(name, path) is None:
             folder = Path(__file__).parent
             raise ImportError(
                 f"{name} is not compiled in {folder}: this is the source folder, not the installed package; "
                 f"run Python in another folder, or with PYTHONSAFEPATH=1"
             )
-        if name == "llamafast._core":
+        if name in _LINKED:
             load(find_libllama(pinned_version()))
         return None

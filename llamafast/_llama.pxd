@@ -8,7 +8,6 @@ cdef extern from "ggml.h" nogil:
         GGML_TYPE_COUNT
     ctypedef enum ggml_log_level:
         GGML_LOG_LEVEL_ERROR
-    ctypedef cbool (*ggml_abort_callback)(void* data) noexcept nogil
 
 cdef extern from "llama.h" nogil:
     ctypedef struct llama_model
@@ -96,8 +95,6 @@ cdef extern from "llama.h" nogil:
         uint32_t yarn_orig_ctx
         ggml_type type_k
         ggml_type type_v
-        ggml_abort_callback abort_callback
-        void* abort_callback_data
         bint embeddings
         bint offload_kqv
         bint no_perf

@@ -1,46 +1,54 @@
 """How much one request may hold of each thing, so that no request holds the event loop or the engine's thread for long.
 
-Each cap is far above what clients send. At its cap a field holds nobody for more than 50 ms (docs/performance.md).
+Each cap is far above what clients send. A request at a cap holds a thread for 50 ms at most (docs/performance.md). The
+text beside a cap is its line in docs/api.md.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from llamafast.errors import InvalidRequestError
 
-# The JSON text, as JsonShape counts it. Weights are of 50 ns: a million token ids are let in.
-MAX_JSON_WEIGHT = 1_200_000
-MAX_JSON_DEPTH = 512
-MAX_FIELDS = 1024
-# JSON inside of a string: the arguments of a call in the history. Its parser is slower.
-MAX_ARGUMENTS_WEIGHT = 300_000
+# The weight counts values of the JSON text, as JsonShape does, in units of 50 ns: a million token ids are accepted.
+MAX_JSON_WEIGHT: Annotated[int, "weight of the body: about the number of its JSON values"] = 1_200_000
+MAX_JSON_DEPTH: Annotated[int, "nesting depth of the body"] = 512
+MAX_FIELDS: Annotated[int, "fields of the body"] = 1024
+# The parser of JSON inside a string is slower.
+MAX_ARGUMENTS_WEIGHT: Annotated[int, "weight of the JSON text in `function.arguments` of one call"] = 300_000
 
-MAX_MESSAGES = 8192
-MAX_PARTS = 8192  # of all messages together, and so the calls
-MAX_TOOL_CALLS = 8192
-MAX_TOOLS = 1024
-MAX_TOOL_BYTES = 2 * 1024 * 1024  # of all tools together
-MAX_PROMPTS = 1024
-MAX_CHOICES = 4096  # of all prompts together
+MAX_MESSAGES: Annotated[int, "`messages`"] = 8192
+MAX_PARTS: Annotated[int, "content parts of all messages"] = 8192
+MAX_TOOL_CALLS: Annotated[int, "`tool_calls` of all messages"] = 8192
+MAX_TOOLS: Annotated[int, "`tools`"] = 1024
+MAX_TOOL_BYTES: Annotated[int, "bytes of all tools"] = 2 * 1024 * 1024
+MAX_PROMPTS: Annotated[int, "prompts of one completion request"] = 1024
+MAX_CHOICES: Annotated[int, "choices of all prompts"] = 4096
 
-MAX_STOP_STRINGS = 4096
-MAX_STOP_CHARS = 4096
-MAX_ALL_STOP_CHARS = 32_768  # an automaton has a state for each
-MAX_BIAS_PAIRS = 16_384
-MAX_ALL_BIAS_CHARS = 262_144  # of keys that are texts
-MAX_BAD_WORDS = 4096
-MAX_BAD_WORD_TOKENS = 256
-MAX_ALL_BAD_WORD_CHARS = 65_536
-MAX_ALL_BAD_WORD_TOKENS = 16_384
-MAX_BREAKERS = 32
-MAX_BREAKER_CHARS = 40
-MAX_ALL_BREAKER_CHARS = 256  # each is a search through the vocabulary
-# Biases, tokens of bad words, allowed and stop ids, for each choice that has a sampler of its own.
-MAX_SAMPLER_ENTRIES = 2**20
-# Logprobs of prompts' tokens and of their alternatives, for each choice that shows them.
-MAX_PROMPT_LOGPROBS = 2**21
+MAX_STOP_STRINGS: Annotated[int, "`stop` strings"] = 4096
+MAX_STOP_CHARS: Annotated[int, "characters of one stop string"] = 4096
+# An automaton has a state for each character.
+MAX_ALL_STOP_CHARS: Annotated[int, "characters of all stop strings"] = 32_768
+MAX_BIAS_PAIRS: Annotated[int, "entries of `logit_bias`"] = 16_384
+MAX_ALL_BIAS_CHARS: Annotated[int, "characters of all keys of `logit_bias` that are texts"] = 262_144
+MAX_BAD_WORDS: Annotated[int, "`bad_words`"] = 4096
+MAX_BAD_WORD_TOKENS: Annotated[int, "tokens of one bad word"] = 256
+MAX_ALL_BAD_WORD_CHARS: Annotated[int, "characters of all bad words"] = 65_536
+MAX_ALL_BAD_WORD_TOKENS: Annotated[int, "tokens of all bad words"] = 16_384
+MAX_BREAKERS: Annotated[int, "`dry_sequence_breakers`"] = 32
+MAX_BREAKER_CHARS: Annotated[int, "characters of one breaker"] = 40
+# Each character is searched for in the vocabulary.
+MAX_ALL_BREAKER_CHARS: Annotated[int, "characters of all breakers"] = 256
+# Each choice has a sampler of its own, with a copy of these lists.
+MAX_SAMPLER_ENTRIES: Annotated[
+    int, "entries of `logit_bias`, tokens of `bad_words`, `allowed_token_ids` and `stop_token_ids`, times the choices"
+] = 2**20
+MAX_PROMPT_LOGPROBS: Annotated[
+    int, "logprobs of prompts' tokens and of their alternatives, for each choice that shows them"
+] = 2**21
 
 
 def at_most(what: str, number: int, limit: int, param: str | None = None) -> None:
-    """Raises InvalidRequestError naming `param`, by default what is counted, for a number beyond the limit."""
+    """Raise InvalidRequestError if the number is beyond the limit. param: the field it names; by default `what`."""
     if number > limit:
         raise InvalidRequestError(f"{number} {what}; the limit is {limit}", param=param or what)

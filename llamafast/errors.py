@@ -95,7 +95,7 @@ class RequestFailedError(LlamaFastError):
 
 
 class DecodeError(LlamaFastError):
-    """llama_decode failed. `status_code` 1: no KV room, nothing changed; 2: cancelled; negative: fatal."""
+    """llama_decode failed. `status_code` 1: no KV room, nothing changed; any other one is fatal."""
 
     default_code = "decode_failed"
 

@@ -1,13 +1,19 @@
-"""docs/api.md says what the schemas say."""
+"""The generated pages say what the schemas and the declarations of settings say."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_api_docs_are_those_that_make_docs_writes():
-    page = runpy.run_path(str(ROOT / "tools" / "api_docs.py"))["api_page"]()
-    assert (ROOT / "docs" / "api.md").read_text() == page, "run `make docs`"
+@pytest.mark.parametrize(
+    ("tool", "function", "page"),
+    [("api_docs.py", "api_page", "api.md"), ("config_docs.py", "config_page", "configuration.md")],
+)
+def test_generated_docs_are_those_that_make_docs_writes(tool: str, function: str, page: str) -> None:
+    text = runpy.run_path(str(ROOT / "tools" / tool))[function]()
+    assert (ROOT / "docs" / page).read_text() == text, "run `make docs`"

@@ -6,14 +6,14 @@ import math
 import os
 import subprocess
 import sys
-import threading
 from array import array
 from pathlib import Path
 
 import pytest
 
 import llamafast
-from llamafast import _core, _sampling
+from llamafast import _core, _runner, _sampling
+from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.errors import DecodeError, ModelLoadError
 
 MODEL_PATH = str(Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf")
@@ -42,13 +42,15 @@ def greedy(n_vocab, **changes):
 
 
 def run(context, rows, samplers=None, outputs=None):
-    """rows: (token, pos, seq); the last row is sampled greedily unless said."""
+    """(runner, the token of each sampler). rows: (token, pos, seq); the last row is sampled greedily unless said."""
     batch = _core.Batch(64)
     for row in rows:
         batch.add(*row)
-    runner = _core.ModelRunner(context)
+    runner = _runner.ModelRunner(context)
     samplers = [greedy(context.model.n_vocab)] if samplers is None else samplers
-    return runner, runner.step(batch, [len(rows) - 1] if outputs is None else outputs, samplers)
+    outputs = [len(rows) - 1] if outputs is None else outputs
+    runs = runner.step(StepPlan(StepKind.DECODE, batch, rows=outputs, samplers=samplers))
+    return runner, [token for (token,) in runs]
 
 
 def prompt(model, text="The capital of France is", seq=0):
@@ -254,7 +256,7 @@ def test_step_output_row_out_of_range_raises(context):
 
 def test_step_empty_batch_raises(context):
     with pytest.raises(ValueError, match="0 rows"):
-        _core.ModelRunner(context).step(_core.Batch(4), [], [])
+        _runner.ModelRunner(context).step(StepPlan(StepKind.DECODE, _core.Batch(4)))
 
 
 def test_batch_full_raises():
@@ -293,28 +295,6 @@ def test_step_without_kv_room_raises_1_and_changes_nothing(model):
         run(context, [(5, 0, 1)])
     assert error.value.status_code == 1
     assert context.seq_pos_max(0) == 255 and context.seq_pos_max(1) == -1
-
-
-def test_cancel_ends_a_running_decode(model):
-    context = make_context(model, n_ctx=8192, n_batch=8192, n_ubatch=512)
-    batch = _core.Batch(8192)
-    batch.extend(array("i", [7] * 8192), 0, 8192, 0, 0)
-    runner = _core.ModelRunner(context)
-    done = threading.Event()
-
-    def cancel_until_done():
-        while not done.wait(0.005):
-            runner.cancel()
-
-    thread = threading.Thread(target=cancel_until_done)
-    thread.start()
-    try:
-        with pytest.raises(DecodeError) as error:
-            runner.step(batch, [8191], [greedy(model.n_vocab)])
-    finally:
-        done.set()
-        thread.join()
-    assert error.value.status_code == 2
 
 
 # Sampling

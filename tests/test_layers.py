@@ -16,6 +16,7 @@ MODULES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 ROOMS = {module.split(".")[1] for module in MODULES if "." in module}
+BENCHMARKS = sorted((SOURCE.parent / "benchmarks").glob("*.py"))
 CYTHON = sorted([*SOURCE.glob("*.pyx"), *SOURCE.glob("*.pxd")])
 
 
@@ -79,6 +80,37 @@ def test_engine_imports_neither_chat_nor_server() -> None:
     assert [name for name in importers_of("chat") | importers_of("server") if in_room(name, "engine")] == []
 
 
+# What an Engine is made of. Others use its methods and its records (limits, stats, model_info, context_info).
+INSIDE = {"batch", "cache", "context", "disk", "grammars", "model", "scheduler"}
+
+
+def reads_inside(tree: ast.Module) -> list[str]:
+    """Expressions such as `engine.cache` and `self._engine.disk`: an attribute of INSIDE of what is named an engine."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in INSIDE]
+    return [text for text in map(ast.unparse, nodes) if text.rsplit(".", 2)[-2].endswith("engine")]
+
+
+@pytest.mark.parametrize("room", ["server", "launch", "benchmarks"])
+def test_others_do_not_reach_into_the_engine(room: str) -> None:
+    trees = {module: syntax(module) for module in MODULES if in_room(module, room)}
+    if room == "benchmarks":
+        trees = {path.name: ast.parse(path.read_text()) for path in BENCHMARKS}
+    assert trees
+    assert {name: found for name, tree in trees.items() if (found := reads_inside(tree))} == {}
+
+
+def test_engines_are_run_by_their_protocol_alone() -> None:
+    # What runs an engine works for engines that make no text too.
+    strangers = {name for name in imports("llamafast.engine.engine_thread") if in_room(name, "engine")}
+    known = {"metrics", "output_stream", "protocol", "snapshot"}
+    assert {name for name in strangers if name.split(".")[2] not in known} == set()
+
+
+def test_engine_imports_nothing_for_types_alone() -> None:
+    names = [module for module in MODULES if in_room(module, "engine") and "typing.TYPE_CHECKING" in imports(module)]
+    assert names == []
+
+
 def test_launch_is_imported_by_launch_only() -> None:
     assert {name for name in importers_of("launch") if not in_room(name, "launch")} <= {"llamafast.__main__"}
 
@@ -88,8 +120,20 @@ def test_host_imports_nothing_of_ours() -> None:
     assert [name for module in modules for name in imports(module) if in_room(name, *ROOMS - {"host"})] == []
 
 
-def test_sampling_is_imported_by_engine_only() -> None:
-    assert [module for module in importers_of("_sampling") if not in_room(module, "engine")] == []
+def test_delivery_imports_no_dialect() -> None:
+    dialects = [f"server.answers.{name}" for name in ("openai", "chunks", "chat", "completions", "items")]
+    assert [name for name in imports("llamafast.server.delivery") if in_room(name, *dialects)] == []
+
+
+def test_conversations_import_neither_bodies_nor_answers() -> None:
+    modules = [module for module in MODULES if in_room(module, "server.chat")]
+    strangers = ("server.schemas", "server.routes", "server.answers", "server.delivery", "server.openapi")
+    assert [(module, name) for module in modules for name in imports(module) if in_room(name, *strangers)] == []
+
+
+@pytest.mark.parametrize("name", ["_runner", "_sampling"])
+def test_runner_and_sampling_are_imported_by_engine_only(name: str) -> None:
+    assert [module for module in importers_of(name) if not in_room(module, "engine")] == []
 
 
 @pytest.mark.parametrize(

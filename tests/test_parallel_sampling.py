@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamafast import _core, _sampling
+from llamafast import _core, _runner, _sampling
 from tests import tiny_models
 from tests.test_core import make_context, run
 
@@ -31,7 +31,7 @@ def test_step_with_several_threads_draws_what_one_does(wide_model, outputs):
     twins = samplers_of_all_kinds(wide_model.n_vocab)
     assert tokens == [twin.draw(row)[0] for twin, row in zip(twins, logits, strict=True)]
     # In the last case a row is named before and after another: then one thread draws all.
-    assert runner.num_parallel == int(_core.SAMPLES_IN_PARALLEL and outputs[2] != 0)
+    assert runner.num_parallel == int(_runner.SAMPLES_IN_PARALLEL and outputs[2] != 0)
 
 
 def test_step_sampler_named_twice_is_drawn_in_order(wide_model):

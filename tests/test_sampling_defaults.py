@@ -10,7 +10,7 @@ import pytest
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import ConfigError
 from llamafast.launch.config import Config, SamplingDefaults
-from llamafast.launch.serve import sampling_defaults
+from llamafast.launch.load import sampling_defaults
 from llamafast.request import SamplingParams
 from llamafast.server.schemas.sampling import SamplingFields
 from tests import tiny_models

@@ -27,8 +27,8 @@ UNFINISHED = re.compile(r"\bTO" + r"DO\b|\bFIX" + r"ME\b|NotImplemented" + r"Err
 # Where a failure of one request, or of the engine, is kept from the others.
 GUARD = re.compile(r"except Base" + r"Exception|suppress\(Base" + r"Exception")
 GUARDED = {
-    "_core.pyx", "engine/async_engine.py", "grammars/compile_queue.py", "engine/engine.py", "engine/scheduler.py",
-    "engine/waiting_queue.py", "grammars/guidance.py", "server/receiving/preparation.py",
+    "_runner.pyx", "engine/engine_thread.py", "grammars/compile_queue.py", "engine/engine.py", "engine/scheduler.py",
+    "engine/step_update.py", "engine/waiting_queue.py", "grammars/guidance.py", "server/receiving/preparation.py",
 }  # fmt: skip
 EVASION = re.compile(r"\btime\.sl" + r"eep\(|\bmark\.(?:sk" + r"ip|xf" + r"ail)|\bpytest\.(?:sk" + r"ip|xf" + r"ail)\(")
 

@@ -7,8 +7,10 @@ from array import array
 
 import pytest
 
-from llamafast._core import Batch, Context, Model, ModelRunner
+from llamafast._core import Batch, Context, Model
+from llamafast._runner import ModelRunner
 from llamafast._sampling import Sampler
+from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.tokenizer import Tokenizer
 from tests import tiny_models
 
@@ -39,7 +41,7 @@ def greedy(path: str, text: str, num_tokens: int) -> tuple[list[int], list[float
     row = batch.extend(prompt, 0, len(prompt), 0, 0)
     token_ids, logprobs = [], []
     for i in range(num_tokens):
-        token_ids += runner.step(batch, [row], [sampler])
+        token_ids += runner.step(StepPlan(StepKind.DECODE, batch, rows=[row], samplers=[sampler]))[0]
         logprobs.append(runner.logprobs(0)[0])
         batch.clear()
         row = batch.add(token_ids[-1], len(prompt) + i, 0)

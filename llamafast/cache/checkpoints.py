@@ -1,4 +1,4 @@
-"""States of memories that cannot be cut, kept in host memory: where they are taken, and which one serves a prompt."""
+"""Checkpoints: states of memories that cannot be cut, kept in host memory; where they are taken, which ones go."""
 
 from __future__ import annotations
 
@@ -8,36 +8,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.radix import SaltedTree
 
-# The last boundaries of a prompt are the likeliest to be edited or dropped; of the others, this many tokens apart.
+# A prompt is most likely to be edited at its last boundaries: all of these get a checkpoint. Of the earlier ones, those
+# that are this many rows apart.
 _NUM_LAST = 4
 _MIN_APART = 64
-# A prompt without boundaries gets at most so many: a long one must not drive out all others.
+# Checkpoints of a prompt without boundaries: a long prompt must not evict those of all other prompts.
 _MAX_REGULAR = 8
-# Fewer tokens than this are computed again as fast as a step of their own, which a checkpoint costs.
+# A checkpoint costs a step of its own, in which fewer rows than this can be computed again.
 _MIN_SAVED = 32
-# Having been used more often says no more about the next time.
+# More uses than this say no more about the next one.
 _MAX_USES = 8
-# Of one conversation: whoever looks for one passes all on the way.
+# Checkpoints of one conversation: a search goes through all of them.
 _MAX_ON_THE_WAY = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The state behind the first `length` tokens of a prompt. number: its owner in the store's tree."""
+    """The state of a sequence after the first rows of a prompt.
+
+    number: int, its owner number in the store's tree.
+    length: int, number of rows.
+    state: bytes, what the memory gave.
+    layout: Layout, where the media of these rows are. It may have spans after `length`, which do not matter.
+    """
 
     number: int
     length: int
     state: bytes
+    layout: Layout = TEXT_ONLY
 
 
 class CheckpointStore:
-    """Checkpoints by token prefix; their states take max_bytes at most.
+    """Checkpoints by prefix.
 
-    What goes first: tokens that it saves by bytes that it takes, times its uses, more so the later it was used. Source:
-    GreedyDual-Size-Frequency, Cherkasova 1998. Of equals, the one that was used least recently. Long conversations lose
-    theirs in the same order, all but the last few, so that they never have more than _MAX_ON_THE_WAY.
+    max_bytes: int, what all states together may take.
+    num_bytes: int, what they take now.
+    num_evicted: int, number of checkpoints evicted so far.
+
+    The checkpoint with the lowest weight is evicted: rows that it saves per byte, times its uses, plus a floor that
+    rises with each eviction, so that unused ones lose weight. Source: GreedyDual-Size-Frequency, Cherkasova 1998. Of
+    equal weights, the least recently used one goes. A conversation that has more than _MAX_ON_THE_WAY checkpoints loses
+    the one of lowest weight, but none of its last few.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -59,18 +73,25 @@ class CheckpointStore:
         return len(self._checkpoints)
 
     def has(self, token_ids: array[int], salt: str) -> bool:
-        """Whether there is a checkpoint behind exactly these tokens."""
+        """Whether there is a checkpoint after exactly these ids."""
         found = self.find(token_ids, salt, len(token_ids))
         return found is not None and found.length == len(token_ids)
 
-    def find(self, token_ids: array[int], salt: str, max_length: int) -> Checkpoint | None:
-        """The longest checkpoint that token_ids begin with, of max_length tokens at most."""
+    def find(
+        self, token_ids: array[int], salt: str, max_length: int, layout: Layout | None = None
+    ) -> Checkpoint | None:
+        """The longest checkpoint of a prefix of token_ids, of max_length rows at most, with the layout's media.
+
+        layout None: the ids alone decide.
+        """
         found = [self._checkpoints[number] for number in self._tree.prefixes(token_ids, salt)]
         fitting = [checkpoint for checkpoint in found if checkpoint.length <= max_length]
+        if layout is not None:
+            fitting = [one for one in fitting if layout.common(one.layout, one.length) == one.length]
         return max(fitting, key=lambda checkpoint: checkpoint.length, default=None)
 
-    def add(self, token_ids: array[int], salt: str, state: bytes) -> None:
-        """Keep the state behind token_ids, if it fits at all; those that are worth less go for it."""
+    def add(self, token_ids: array[int], salt: str, state: bytes, layout: Layout = TEXT_ONLY) -> None:
+        """Keep the state after token_ids unless it is larger than the cap; others are evicted to make room."""
         if len(state) > self.max_bytes:
             return
         while self.num_bytes + len(state) > self.max_bytes:
@@ -80,7 +101,7 @@ class CheckpointStore:
             self._thin(on_the_way)
         self._num_added = number = self._num_added + 1
         self._tree.insert(number, token_ids, salt)
-        self._checkpoints[number] = Checkpoint(number, len(token_ids), state)
+        self._checkpoints[number] = Checkpoint(number, len(token_ids), state, layout)
         self._uses[number] = 0
         self._use(number)
         self.num_bytes += len(state)
@@ -90,18 +111,18 @@ class CheckpointStore:
         heapq.heappush(self._weights, self._entry(number))
 
     def touch(self, checkpoint: Checkpoint) -> None:
-        """It is now the most recently used."""
+        """Make a checkpoint the most recently used one."""
         if checkpoint.number in self._checkpoints:
             self._use(checkpoint.number)
 
     def drop(self, token_ids: array[int], salt: str, above: int) -> None:
-        """Forget those that token_ids begin with and that are longer than `above`: their cells are gone."""
+        """Forget the checkpoints of prefixes of token_ids that are longer than `above`: their cells are gone."""
         for number in self._tree.prefixes(token_ids, salt):
             if self._checkpoints[number].length > above:
                 self._remove(number)
 
     def prefixes(self) -> list[tuple[array[int], str]]:
-        """(tokens, salt) of each. For tests and debug runs; O(total length)."""
+        """(ids, salt) of each checkpoint. For tests and debug runs; O(total length)."""
         return [(self._tree.key(number), self._tree.salt(number)) for number in self._checkpoints]
 
     def check_integrity(self) -> None:
@@ -127,7 +148,10 @@ class CheckpointStore:
         self.num_evicted += 1
 
     def _thin(self, on_the_way: list[int]) -> None:
-        """Of one conversation's, the shortest first, the one that is worth least goes, but none of the last ones."""
+        """Evict the checkpoint of lowest weight of one conversation, but none of its last ones.
+
+        on_the_way: numbers of its checkpoints, the shortest first.
+        """
         lengths = [0, *(self._checkpoints[number].length for number in on_the_way)]
         saved = {
             number: length - before for number, (before, length) in zip(on_the_way, pairwise(lengths), strict=True)
@@ -149,7 +173,7 @@ class CheckpointStore:
         return self._floors[number] + min(self._uses[number], _MAX_USES) * num_saved / num_bytes
 
     def _num_saved(self, number: int) -> int:
-        """Without it, what stands behind the next shorter one on its way has to be computed again."""
+        """Number of rows after the next shorter checkpoint: they would have to be computed again without this one."""
         on_the_way = self._tree.prefixes(self._tree.key(number), self._tree.salt(number))
         lengths = [self._checkpoints[other].length for other in on_the_way if other != number]
         return self._checkpoints[number].length - max(lengths, default=0)
@@ -160,13 +184,26 @@ class CheckpointStore:
         del self._floors[number], self._uses[number], self._used_at[number]
 
 
-def places(start: int, end: int, boundaries: Sequence[int], every: int) -> list[int]:
-    """Where to take checkpoints while tokens [start, end) are computed, ascending.
+def places(start: int, end: int, boundaries: Sequence[int], every: int, layout: Layout = TEXT_ONLY) -> list[int]:
+    """The lengths at which to take checkpoints while rows [start, end) are computed, ascending.
 
-    At the boundaries or, without any, at multiples of `every` (0: nowhere); and before the last token, which is
-    computed anew whenever the same prompt comes back, unless the place before it is near.
+    They are the boundaries, and the end of the last media span before each; without boundaries, multiples of `every`
+    (0: none) and the end of the last span. The length before the last row, or before the span that the prompt ends in,
+    is added unless the previous place is near, since the rest is computed again whenever the same prompt comes back. No
+    place splits a span.
     """
-    last = end - 1
+    media_ends = layout.last_ends(boundaries)
+    if boundaries and media_ends:
+        boundaries = sorted({*boundaries, *media_ends})
+    chosen = _text_places(start, layout.round_down(end - 1), boundaries, every)
+    if not media_ends:
+        return chosen
+    if not boundaries:
+        chosen += media_ends
+    return sorted({place for place in map(layout.round_up, chosen) if start < place < end})
+
+
+def _text_places(start: int, last: int, boundaries: Sequence[int], every: int) -> list[int]:
     inner = [place for place in boundaries if start < place < last]
     if boundaries:
         chosen = inner[-_NUM_LAST:]

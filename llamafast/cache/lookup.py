@@ -1,4 +1,4 @@
-"""How much of a prompt is there already, where, and why no more."""
+"""How much of a prompt the cache has, in which slot, and why it has no more."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from llamafast.cache.checkpoints import Checkpoint, CheckpointStore
 from llamafast.cache.memory import MemoryKind
 from llamafast.cache.prefix_index import PrefixIndex
+from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.slots import Slot
 
-# With a stream for each sequence a prefix is copied: not for a few tokens.
+# Where each sequence has a stream, a prefix is copied, which does not pay for fewer rows.
 _MIN_COPIED = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The first `length` tokens need not be computed; (0, None) if all have to be.
+    """The beginning of a prompt that need not be computed.
 
-    slot holds their cells (none where the memory has no cells). checkpoint is the state behind them, unless the slot
-    itself still has it.
+    length: int, number of rows; 0: all rows must be computed.
+    slot: Slot, which holds their cells; None if length is 0 or the memory has no cells.
+    checkpoint: Checkpoint, the state after these rows; None where the slot itself gives it.
     """
 
     length: int
@@ -31,7 +33,12 @@ NOTHING = Match(0, None)
 
 
 class PrefixLookup:
-    """Asks the index and the checkpoints; changes nothing. reuse False: nothing is ever found."""
+    """Searches the prefix index and the checkpoints, and changes nothing.
+
+    Every method takes the prompt's ids, its salt (None: it shares no prefix) and its layout. A match never splits a
+    media span and never has the last row, whose logits must be computed.
+    reuse: bool, False: nothing is found.
+    """
 
     def __init__(self, kind: MemoryKind, index: PrefixIndex, checkpoints: CheckpointStore, *, reuse: bool) -> None:
         self._kind = kind
@@ -39,30 +46,34 @@ class PrefixLookup:
         self._checkpoints = checkpoints
         self._reuse = reuse
 
-    def match(self, token_ids: array[int], salt: str | None) -> Match:
-        """The longest usable prefix of token_ids, but for the last token: its logits must be computed."""
+    def match(self, token_ids: array[int], salt: str | None, layout: Layout = TEXT_ONLY) -> Match:
+        """The longest prefix that can be used."""
         if not self._reuse or salt is None:
             return NOTHING
         wanted = token_ids[:-1]
         length, holder = self._index.longest(wanted, salt)
-        best = NOTHING
-        if holder is not None and self._kind.can_fork(holder, length):
+        if holder is not None:
+            length = layout.common(holder.layout, length)
+        if holder is not None and length and self._kind.can_fork(holder, length):
             best = Match(length, holder)
         else:
-            best = self._match_place(wanted, salt, length, holder)
+            best = self._match_place(wanted, salt, layout, length, holder)
         return NOTHING if self._kind.copies_cells and best.length < _MIN_COPIED else best
 
-    def match_announced(self, token_ids: array[int], salt: str | None) -> Match:
-        """The longest prefix that some slot is about to compute, or has computed while others still are to come."""
+    def match_announced(self, token_ids: array[int], salt: str | None, layout: Layout = TEXT_ONLY) -> Match:
+        """The longest prefix among the rows of slots that have announced rows and not computed all of them."""
         if not self._reuse or salt is None:
             return NOTHING
-        return Match(*self._index.longest_announced(token_ids[:-1], salt))
+        length, slot = self._index.longest_announced(token_ids[:-1], salt)
+        if slot is not None:
+            length = layout.common(slot.layout, length)
+        return Match(length, slot) if length else NOTHING
 
-    def miss_reason(self, token_ids: array[int], salt: str | None, length: int) -> str:
-        """Why no more than `length` tokens of these came from here: the value of a MissReason."""
+    def miss_reason(self, token_ids: array[int], salt: str | None, length: int, layout: Layout = TEXT_ONLY) -> str:
+        """Why no more than `length` rows of a prompt were found: the value of a MissReason."""
         if not self._reuse or salt is None:
             return "off"
-        wanted = token_ids[:-1]
+        wanted = token_ids[: layout.round_down(len(token_ids) - 1)]
         if length >= len(wanted):
             return "none"
         if self._index.longest(wanted, salt)[0] > length:
@@ -71,13 +82,14 @@ class PrefixLookup:
             return "evicted"
         return "salt" if self._index.is_of_other_salt(wanted, salt, length) else "new"
 
-    def _match_place(self, wanted: array[int], salt: str, length: int, holder: Slot | None) -> Match:
-        """The longest prefix at whose end a sequence stands or a checkpoint was taken; `holder` has `length` cells."""
+    def _match_place(self, wanted: array[int], salt: str, layout: Layout, length: int, holder: Slot | None) -> Match:
+        """The longest prefix at whose end a sequence stops or a checkpoint was taken; `holder` has `length` cells."""
         best = NOTHING
         for slot in self._index.whole_prefixes(wanted, salt):
-            if slot.length == slot.num_listed > best.length:
+            is_same = layout.common(slot.layout, slot.length) == slot.length
+            if slot.length == slot.num_listed > best.length and is_same:
                 best = Match(slot.length, slot)
-        found = self._checkpoints.find(wanted, salt, length if self._kind.has_cells else len(wanted))
+        found = self._checkpoints.find(wanted, salt, length if self._kind.has_cells else len(wanted), layout)
         if found is not None and found.length > best.length:
             return Match(found.length, holder if self._kind.has_cells else None, found)
         return best

@@ -1,4 +1,4 @@
-"""What each kind of KV memory can do: which sequences can be forked where, and by which calls."""
+"""What each kind of KV memory can do: where a sequence can be forked or cut, and by which calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamafast.cache.slots import Slot
 
 
 class Memory(Protocol):
-    """The part of a context that moves sequences about."""
+    """The part of a context that copies, cuts, moves and saves sequences. p0 and p1 are positions: [p0, p1)."""
 
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
@@ -21,11 +21,18 @@ class Memory(Protocol):
 
 
 class MemoryKind:
-    """A memory, and how it forks. kind: as Context.memory_kind. n_swa: tokens in a sliding window, 0: there is none.
+    """A memory, and how its sequences are forked and cut. Lengths count rows; calls to the memory take positions.
 
-    swa_full: the memory keeps what is behind the window while there is room. copies_cells: each sequence has a stream
-    of its own, so that whole sequences are copied, which takes cells. has_state: it can be forked only where a sequence
-    stands or a checkpoint was taken, for a state has read all tokens. has_cells: the tokens are in there too.
+    kind: str, as Context.memory_kind.
+    n_swa: int, positions in a sliding window; 0: there is no window.
+    swa_full: bool, the memory keeps rows that have left the window.
+    copies_cells: bool, each sequence has a stream of its own, so a fork copies the whole sequence, which takes cells.
+    has_state: bool, the memory has a recurrent state, which has read all rows. So a sequence can be forked or cut only
+        at its end or at a checkpoint.
+    has_cells: bool, the memory has a KV cell for each row.
+    takes_checkpoints: bool, checkpoints are needed, and can be taken.
+    uncopied: set[int], sequence ids from or to which the next decode copies a stream. Until then whole states of these
+        are neither read nor set.
     """
 
     def __init__(self, memory: Memory, kind: str, n_swa: int, swa_full: bool, copies_cells: bool) -> None:
@@ -33,41 +40,39 @@ class MemoryKind:
         self.copies_cells = copies_cells
         self.has_state = kind in ("hybrid", "recurrent")
         self.has_cells = kind != "recurrent"
-        # A stream's copy is carried out at the next decode, over a window that was restored before.
+        # The next decode carries out a stream's copy, which would overwrite a window restored before it.
         self.takes_checkpoints = self.has_state or not (swa_full or copies_cells)
-        self.can_cut = kind == "attention"
         self._n_swa = n_swa
-        # Streams whose copies the next decode carries out: until then whole states are neither read nor set there.
         self.uncopied: set[int] = set()
 
     def copy(self, source_id: int, seq_id: int) -> None:
-        """Put all that a sequence holds into an empty one."""
+        """Copy a whole sequence into an empty one."""
         self.memory.seq_cp(source_id, seq_id, -1, -1)
         if self.copies_cells:
             self.uncopied |= {source_id, seq_id}
 
     def can_fork(self, slot: Slot, length: int) -> bool:
-        """Whether the first `length` tokens of a slot can be taken without a checkpoint."""
+        """Whether the first `length` rows of a slot can be used without a checkpoint. They must split no media span."""
         if slot.length == length:
             return True
         if self.has_state or not self._n_swa:
             return not self.has_state
-        return self.memory.seq_pos_min(slot.seq_id) <= max(0, length - self._n_swa)
+        return self.memory.seq_pos_min(slot.seq_id) <= max(0, slot.layout.position(length) - self._n_swa)
 
     def fork(self, source: Slot | None, checkpoint: Checkpoint | None, length: int, seq_id: int) -> bool:
-        """Put the first `length` tokens of the source into an empty sequence; False if a window finds no room."""
+        """Copy the first `length` rows of the source into an empty sequence; False if a window finds no room."""
         if source is not None:
             if self.copies_cells or (self.has_state and checkpoint is None):
                 self.copy(source.seq_id, seq_id)
             else:
-                # The state comes along as it is now, and has to be replaced by that of the place.
-                self.memory.seq_cp(source.seq_id, seq_id, 0, length)
+                # This copies the source's present state too; restore() replaces it by that of the place.
+                self.memory.seq_cp(source.seq_id, seq_id, 0, source.layout.position(length))
         return self.restore(source, checkpoint, length, seq_id)
 
     def restore(self, source: Slot | None, checkpoint: Checkpoint | None, length: int, seq_id: int) -> bool:
-        """Bring a sequence that holds what the source does to the end of the first `length` tokens; False: it is empty.
+        """Cut a sequence with the source's rows to the first `length`; False: the sequence is empty.
 
-        Right only where can_fork() says so, or with the checkpoint of that place.
+        Correct only where can_fork() is true, or with the checkpoint of that length.
         """
         if checkpoint is not None:
             try:
@@ -75,11 +80,12 @@ class MemoryKind:
             except ValueError:  # no room for a window
                 self.memory.seq_rm(seq_id, -1, -1)
                 return False
-        if checkpoint is not None or (source is not None and source.length > length):
-            is_cut = self.memory.seq_rm(seq_id, length, -1)
+        holder = source or checkpoint
+        if holder is not None and (checkpoint is not None or holder.length > length):
+            is_cut = self.memory.seq_rm(seq_id, holder.layout.position(length), -1)
             assert is_cut, "the memory cannot be cut where it was said to be"
         return True
 
     def state(self, slot: Slot) -> bytes:
-        """What a checkpoint of the place where a slot stands has to hold."""
+        """The state that a checkpoint of a slot's present length holds."""
         return self.memory.state_seq_get(slot.seq_id, partial_only=True)

@@ -1,4 +1,4 @@
-"""Slots of finished sequences: which of them goes first when sequence ids, cells or time run out."""
+"""Parked slots (of finished sequences): which one is evicted first when sequence ids, cells or time run out."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from collections.abc import Callable, Iterator
 
 from llamafast.cache.slots import Slot
 
-# Idle times without a regret after which the idle time that has grown is halved; and tokens worth a regret.
+# An idle time that has grown is halved after _CALM idle times without a regret. Fewer tokens are no regret.
 _CALM = 8
 _MIN_REGRETTED = 32
 
-# So many idle slots dropped in a row, without anybody coming back to any, halve the idle time.
+# The idle time is halved after this many idle slots were evicted in a row without a request for any slot.
 _MANY_UNWANTED = 8
 
-# More turns of a conversation than this say no more about its next one.
+# More turns of a conversation than this say no more about the next one.
 _MAX_TURNS = 8
 
 
 class ParkedSlots:
-    """In the order of their last use. Times are tokens that all sequences have generated.
+    """Parked slots in the order of their last use. Times are counted in tokens that all sequences have generated.
 
-    A slot is idle when max_idle_tokens were generated since its last use; or more, where dropped ones were asked for
-    again; or less, where nobody ever comes back; None: never. cost: tokens that would be computed again if a slot were
-    gone.
+    max_idle_tokens: int, a slot is idle once this many tokens were generated since its last use; None: never. The limit
+        grows where evicted prefixes are asked for again, and shrinks where no prefix is.
+    cost: gives the number of tokens that would have to be computed again without a slot.
 
-    What goes first: cost by what is won, times the turns of the conversation, for whoever came back will come again;
-    more so the later it was used. Source: GreedyDual-Size-Frequency, Cherkasova 1998. Of equals, the one that was used
-    least recently.
+    The slot with the lowest weight is evicted: its cost per unit gained (one id, or one cell), times the turns of its
+    conversation, plus a floor that rises with each eviction, so that unused slots lose weight. Source:
+    GreedyDual-Size-Frequency, Cherkasova 1998. Of equal weights, the least recently used slot goes.
     """
 
     def __init__(self, max_idle_tokens: int | None, cost: Callable[[Slot], int]) -> None:
         self._slots: dict[int, Slot] = {}  # by sequence id, least recently used first
         self._max_idle_tokens = max_idle_tokens
-        self._max_idle = max_idle_tokens  # as it is now
+        self._max_idle = max_idle_tokens  # the present limit
         self._num_unwanted = 0
-        self._calm_at = 0  # when that shrinks again
+        self._calm_at = 0  # the time at which a grown limit shrinks
         self._cost = cost
-        # They rise to the weight of what is evicted: what stays unused gets lighter beside the rest.
+        # They rise to the weight of each evicted slot.
         self._floor = 0
         self._cell_floor = 0.0
 
@@ -50,27 +50,27 @@ class ParkedSlots:
         return iter(self._slots.values())
 
     def use(self, slot: Slot, now: int) -> None:
-        """Put a slot here, or make it the most recently used."""
+        """Add a slot, or make it the most recently used one. now: the time."""
         self._slots.pop(slot.seq_id, None)
         self._slots[slot.seq_id] = slot
         slot.used_at = now
         slot.floor, slot.cell_floor = self._floor, self._cell_floor
 
     def discard(self, slot: Slot) -> None:
-        """A slot is gone, or live again."""
+        """Remove a slot that was freed, or is live again."""
         if slot in self:
             del self._slots[slot.seq_id]
 
     def renumber(self) -> None:
-        """To be called after a slot's sequence id has changed."""
+        """Call it after a slot's sequence id has changed."""
         self._slots = {slot.seq_id: slot for slot in self}
 
     def lowest(self) -> Slot | None:
-        """The one with the lowest sequence id."""
+        """The slot with the lowest sequence id."""
         return self._slots[min(self._slots)] if self._slots else None
 
     def cheapest_id(self, spared: Slot | None) -> Slot | None:
-        """The one whose sequence id is to be given up, other than `spared`."""
+        """The slot to evict for its sequence id, other than `spared`; None if there is no other."""
         victims = {slot: slot.floor + self._value(slot) for slot in self if slot is not spared}
         victim = min(victims, key=lambda slot: victims[slot], default=None)
         if victim is not None:
@@ -78,7 +78,7 @@ class ParkedSlots:
         return victim
 
     def cheapest_cells(self) -> Slot | None:
-        """The one whose own cells are to be given up; one without any only if no other is there."""
+        """The slot to evict for its own cells; one without own cells only if no other is parked."""
         owned = {slot: num_own for slot in self if (num_own := slot.num_own)}
         victims = {slot: slot.cell_floor + self._value(slot) / num_own for slot, num_own in owned.items()}
         victim = min(victims, key=lambda slot: victims[slot], default=None)
@@ -88,7 +88,7 @@ class ParkedSlots:
         return victim
 
     def take_idle(self, now: int) -> Slot | None:
-        """The least recently used one, to be dropped, if it is idle; O(1)."""
+        """The least recently used slot if it is idle, for the caller to evict; O(1)."""
         oldest = next(iter(self), None)
         if oldest is None or self._max_idle is None or now - oldest.used_at <= self._max_idle:
             return None
@@ -99,21 +99,21 @@ class ParkedSlots:
         return oldest
 
     def want(self, slot: Slot, length: int) -> None:
-        """The first `length` tokens of a slot are asked for: if they are most of it, keeping slots pays."""
+        """Note a request for the first `length` rows of a slot. If they are most of it, keeping slots pays."""
         if 2 * length >= slot.length and length >= _MIN_REGRETTED:
             self._keep_longer(0)
 
     def regret(self, num_tokens: int, used_at: int, now: int) -> None:
-        """num_tokens were asked for whose slot was dropped, and used last at used_at: keep idle ones longer.
+        """Note a request for num_tokens whose slot was evicted and was last used at used_at: keep idle slots longer.
 
-        Twice as long as would have done, until nothing was regretted for a while.
+        The limit becomes twice the time that would have been enough, until there was no regret for some time.
         """
         if self._max_idle is not None and num_tokens >= _MIN_REGRETTED:
             self._keep_longer(2 * (now - used_at))
             self._calm_at = now + _CALM * self._max_idle
 
     def calm_down(self, now: int) -> None:
-        """To be called now and then: forget old regrets."""
+        """Let a limit that has grown shrink again. Call it from time to time."""
         base = self._max_idle_tokens
         if now >= self._calm_at and self._max_idle is not None and base is not None and self._max_idle > base:
             self._max_idle = max(base, self._max_idle // 2)

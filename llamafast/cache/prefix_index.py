@@ -1,4 +1,4 @@
-"""Which slot holds which tokens, or is about to compute them, or held them once."""
+"""Which slot holds which rows, is about to compute them, or held them before it was evicted."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from collections import deque
 from llamafast.cache.radix import SaltedTree
 from llamafast.cache.slots import Slot
 
-# Evicted prefixes that are remembered, to say why a prompt missed.
+# Number of evicted prefixes that are remembered, to tell why a prompt missed.
 _NUM_REMEMBERED = 64
 
 
 class PrefixIndex:
-    """Token lists of slots. Each list stands under the slot's salt; slots without one stand nowhere."""
+    """The ids of the slots' rows, by salt. Slots without a salt are not listed."""
 
     def __init__(self) -> None:
         self._slots: dict[int, Slot] = {}
         self._computed = SaltedTree()
         self._announced = SaltedTree()
         self._evicted = SaltedTree()
-        self._evictions: deque[tuple[int, int]] = deque()  # number, and when it was used last
+        self._evictions: deque[tuple[int, int]] = deque()  # (number, time of its last use)
         self._num_evicted = 0
 
     @property
     def num_announced(self) -> int:
-        """Slots that are about to compute something."""
+        """Number of slots that have announced rows and not computed all of them."""
         return len(self._announced)
 
     def __contains__(self, seq_id: int) -> bool:
         return seq_id in self._slots
 
     def announce(self, slot: Slot, token_ids: array[int]) -> None:
-        """A slot is going to compute these tokens; those up to its length it holds already."""
+        """List the rows that a slot is going to have. It already holds those up to its length."""
         if slot.salt is not None:
             self._announced.insert(slot.seq_id, token_ids, slot.salt)
             self.hold(slot, token_ids[: slot.length])
 
     def is_announced(self, slot: Slot) -> bool:
-        """Whether a slot is still to compute what it announced."""
+        """Whether a slot has not yet computed all that it announced."""
         return self._slots.get(slot.seq_id) is slot and slot.seq_id in self._announced
 
     def hold(self, slot: Slot, tokens: array[int]) -> None:
-        """A slot holds these tokens, all that it has."""
+        """List all rows that a slot holds, in place of those listed before."""
         if slot.salt is not None:
             self._slots[slot.seq_id] = slot
             slot.num_listed = len(tokens)
             self._computed.insert(slot.seq_id, tokens, slot.salt)
 
     def settle(self, slot: Slot) -> None:
-        """A slot computes nothing more that others should wait for."""
+        """Drop a slot's announcement: it computes no more rows that others should wait for."""
         if slot.seq_id in self._announced:
             self._announced.remove(slot.seq_id)
 
     def forget(self, slot: Slot) -> None:
-        """Nothing is to be found in a slot any more."""
+        """Remove a slot from all lists."""
         self._slots.pop(slot.seq_id, None)
         slot.num_listed = 0
         for tree in (self._computed, self._announced):
@@ -62,25 +62,25 @@ class PrefixIndex:
                 tree.remove(slot.seq_id)
 
     def tokens(self, slot: Slot) -> array[int]:
-        """What can be found in a slot; O(n)."""
+        """The listed rows of a slot; O(n)."""
         return self._computed.key(slot.seq_id) if slot.seq_id in self._computed else array("i")
 
     def longest(self, wanted: array[int], salt: str) -> tuple[int, Slot | None]:
-        """The longest prefix of `wanted` whose cells are there, and whose they are."""
+        """(length, slot) of the longest prefix of `wanted` that a slot holds; (0, None) without one."""
         length, seq_id = self._computed.match(wanted, salt)
         return length, self._slots[seq_id] if length else None
 
     def longest_announced(self, wanted: array[int], salt: str) -> tuple[int, Slot | None]:
-        """The longest prefix of `wanted` that some slot is about to compute, computed already or not."""
+        """(length, slot) of the longest prefix of `wanted` that a slot has announced; (0, None) without one."""
         length, seq_id = self._announced.match(wanted, salt)
         return length, self._slots[seq_id] if length else None
 
     def whole_prefixes(self, wanted: array[int], salt: str) -> list[Slot]:
-        """Slots all of whose listed tokens `wanted` begins with."""
+        """The slots whose listed rows are a prefix of `wanted`."""
         return [self._slots[seq_id] for seq_id in self._computed.prefixes(wanted, salt)]
 
     def remember(self, slot: Slot) -> None:
-        """A slot is going to be evicted."""
+        """Remember the rows of a slot that is about to be evicted."""
         if slot.salt is None:
             return
         self._num_evicted += 1
@@ -90,10 +90,10 @@ class PrefixIndex:
             self._evicted.remove(self._evictions.popleft()[0])
 
     def evicted(self, wanted: array[int], salt: str) -> tuple[int, int]:
-        """How many tokens of `wanted` were there not long ago, and when their slot was used last."""
+        """(length, time) of the longest prefix of `wanted` that was evicted lately, and its slot's last use."""
         length, number = self._evicted.match(wanted, salt)
         return length, dict(self._evictions).get(number, 0)
 
     def is_of_other_salt(self, wanted: array[int], salt: str, length: int) -> bool:
-        """Whether more than `length` tokens of `wanted` are there under another salt."""
+        """Whether a slot with another salt holds more than `length` rows of `wanted`."""
         return self._computed.match_other(wanted, salt) > length

@@ -1,4 +1,4 @@
-"""A radix tree over token ids: which sequence begins like this one, and for how long."""
+"""A radix tree over row ids, which finds the longest common prefix of a prompt and all stored lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TOKEN_BYTES = array("i").itemsize
 
 
 class RadixTree:
-    """Token lists by owner (any int). Keys are array('i'); edges hold runs of tokens as bytes, compared by memcmp.
+    """Lists of ids by owner (any int). Keys are array('i'); edges hold runs of ids as bytes, compared by memcmp.
 
     Source: RadixAttention, arXiv:2312.07104, with matches that may end inside an edge.
     """
@@ -25,7 +25,7 @@ class RadixTree:
         return owner in self._node_of
 
     def insert(self, owner: int, token_ids: array[int]) -> None:
-        """Put a token list under owner, in the place of the one it had; O(n)."""
+        """Store a list under an owner, in place of the one it had; O(n)."""
         if owner in self._node_of:
             self.remove(owner)
         key = token_ids.tobytes()
@@ -45,7 +45,7 @@ class RadixTree:
         self._node_of[owner] = node
 
     def remove(self, owner: int) -> None:
-        """Forget an owner. Raises KeyError if it is not there."""
+        """Remove an owner's list. Raises KeyError if it has none."""
         node = self._node_of.pop(owner)
         node.owners.discard(owner)
         parent = node.parent
@@ -89,7 +89,7 @@ class RadixTree:
             yield start // _TOKEN_BYTES, node
 
     def key(self, owner: int) -> array[int]:
-        """The token list of an owner; O(n). Raises KeyError if it is not there."""
+        """The list of an owner; O(n). Raises KeyError if it has none."""
         node: _Node | None = self._node_of[owner]
         edges: list[bytes] = []
         while node is not None:

@@ -1,9 +1,8 @@
-"""Checkpoints of slots: where they are taken, and how long they are of use."""
+"""Checkpoints of slots: when they are taken, and when they are dropped."""
 
 from __future__ import annotations
 
 from array import array
-from bisect import insort
 from collections.abc import Sequence
 
 from llamafast.cache.checkpoints import CheckpointStore, places
@@ -13,7 +12,12 @@ from llamafast.cache.slots import Slot
 
 
 class SlotStates:
-    """Keeps the states of slots where the memory needs them to fork; nothing if `enabled` is False."""
+    """Takes checkpoints of slots where the memory needs them to fork.
+
+    store: CheckpointStore, where they are kept.
+    every: int, rows between the checkpoints of a prompt without boundaries; 0: none.
+    enabled: bool, False: no checkpoint is taken.
+    """
 
     def __init__(
         self, kind: MemoryKind, index: PrefixIndex, store: CheckpointStore, *, every: int, enabled: bool
@@ -25,36 +29,36 @@ class SlotStates:
         self._is_on = enabled and kind.takes_checkpoints
 
     def plan(self, slot: Slot, num_tokens: int, boundaries: Sequence[int]) -> None:
-        """Say where a slot that is about to compute num_tokens is to stop for a checkpoint."""
+        """Choose where a slot that is about to have num_tokens rows stops for checkpoints."""
         if self._is_on:
-            slot.places = places(slot.length, num_tokens, boundaries, self._every)[::-1]
+            slot.places = places(slot.length, num_tokens, boundaries, self._every, slot.layout)[::-1]
 
     def stop_at(self, slot: Slot, place: int) -> None:
-        """Have a checkpoint taken at a place that the slot has not passed."""
-        if self._is_on and slot.length < place and place not in slot.places:
-            insort(slot.places, place, key=lambda other: -other)
+        """Have a checkpoint taken at a length that the slot has not reached, if this memory needs one."""
+        if self._is_on:
+            slot.add_place(place)
 
     def reached(self, slot: Slot, tokens: array[int]) -> None:
-        """A slot stands behind `tokens`, all that it holds: a checkpoint is taken if this is the place."""
+        """Take a checkpoint if one is planned for a slot's present length. tokens: the ids of all its rows."""
         if slot.places and slot.length >= slot.places[-1]:
             slot.places.pop()
             self.keep(slot, tokens)
 
     def keep(self, slot: Slot, tokens: array[int]) -> None:
-        """A checkpoint of where a slot stands, unless there is one; tokens are all that it holds."""
+        """Take a checkpoint of a slot's present length unless there is one. tokens: the ids of all its rows."""
         if self._is_on and slot.salt is not None and not self.store.has(tokens, slot.salt):
-            self.store.add(tokens, slot.salt, self._kind.state(slot))
+            self.store.add(tokens, slot.salt, self._kind.state(slot), slot.layout)
 
     def drop(self, tokens: array[int], salt: str | None, above: int = 0) -> None:
-        """Forget those along `tokens` whose cells are gone everywhere; the first `above` are known to be there."""
+        """Drop the checkpoints of prefixes of `tokens` whose cells no slot holds. The first `above` rows are held."""
         if tokens and salt is not None and self._is_on and self._kind.has_cells:
             self.store.drop(tokens, salt, max(above, self._index.longest(tokens, salt)[0]))
 
     def num_computed_again(self, slot: Slot) -> int:
-        """Tokens that would have to be computed to have again what only this slot holds."""
+        """Number of rows that would have to be computed again if this slot were freed."""
         num_own = slot.num_own
         if not self._is_on or slot.salt is None:
             return num_own
-        # Without a checkpoint where the shared cells end, they are computed once more too.
-        found = self.store.find(self._index.tokens(slot), slot.salt, slot.length - num_own)
+        # The shared rows after the last checkpoint among them are computed again too.
+        found = self.store.find(self._index.tokens(slot), slot.salt, slot.length - num_own, slot.layout)
         return slot.length - (0 if found is None else found.length)

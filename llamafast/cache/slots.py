@@ -1,27 +1,41 @@
-"""Sequence ids in use, and the cells that they share."""
+"""Sequence ids in use, and the KV cells that they share."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+
+from llamafast.cache.prompt import TEXT_ONLY
 
 
 class Slot:
-    """One sequence id in use. Positions [0, length) are in the KV memory.
+    """One sequence id in use. The rows with indices [0, length) are in the KV memory.
 
-    It is cut into segments, each of which it shares with the slots copied from it, or it from them:
+    seq_id: int, the sequence id.
+    length: int, number of rows in the memory.
+    layout: Layout, where the media of its rows are. It may have spans after `length`, which do not matter.
+    salt: str, under which other prompts find its rows; None: no other prompt may use them.
+    places: list[int], lengths at which checkpoints are to be taken, descending, so that the next one is last.
+    num_listed: int, number of rows under which the prefix index lists it.
+    num_unmoved: int, number of leading rows that a context shift has not moved; None: no row was moved.
+    used_at: int, the cache's num_generated when it was parked or matched last.
+    floor, cell_floor: weights of the parked slots at that time (see ParkedSlots).
+    turn_end: int, a prompt that shares this many rows continues this conversation.
+    num_turns: int, turns of the conversation so far.
+    segments: list[Segment], its cells. Slots that begin alike share segments:
 
         A: [----- s0 -----------)          s0 is written by A alone, B reads the first part of it
         B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
 
-    Their starts ascend, and each reader of a segment reads all before it too. Where all of a segment's readers go on to
-    the same next one, the two become one: a slot has as many segments as others part from it, however many turns ago.
+        Their starts ascend, and a slot that reads a segment reads all segments before it. Two segments with the same
+        readers become one, so a slot has one segment for each other slot that branches off it, and one more.
     """
 
     __slots__ = (
         "cell_floor",
         "floor",
+        "layout",
         "length",
         "num_listed",
         "num_turns",
@@ -37,25 +51,31 @@ class Slot:
     def __init__(self, seq_id: int, length: int, salt: str | None = "") -> None:
         self.seq_id = seq_id
         self.length = length
-        self.salt = salt  # None: what it holds is for nobody else
-        self.places: list[int] = []  # where its checkpoints are to be taken, the next one last
-        self.num_listed = 0  # tokens under which others find it
-        self.num_unmoved: int | None = None  # tokens in front that stand where they were computed; None: all
-        self.used_at = 0  # num_generated of the cache when it was parked or matched last
-        self.floor = 0  # of the parked slots' weights at that time
+        self.layout = TEXT_ONLY
+        self.salt = salt
+        self.places: list[int] = []
+        self.num_listed = 0
+        self.num_unmoved: int | None = None
+        self.used_at = 0
+        self.floor = 0
         self.cell_floor = 0.0
-        self.turn_end = 0  # whoever shares so many tokens goes on with this conversation
-        self.num_turns = 1  # of the conversation so far
+        self.turn_end = 0
+        self.num_turns = 1
         self.segments: list[Segment] = []
 
     @property
     def next_place(self) -> int | None:
-        """Where the next checkpoint is to be taken."""
+        """The length at which the next checkpoint is to be taken; None: no more are planned."""
         return self.places[-1] if self.places else None
+
+    def add_place(self, place: int) -> None:
+        """Have the slot stop at a place that it has not passed, for a checkpoint."""
+        if self.length < place and place not in self.places:
+            insort(self.places, place, key=lambda other: -other)
 
     @property
     def num_own(self) -> int:
-        """Cells that no other slot holds: its last ones, for slots share beginnings."""
+        """Number of cells that no other slot holds. They are its last ones, since slots share beginnings."""
         num_own, end = 0, self.length
         for segment in reversed(self.segments):
             start = segment.start
@@ -76,7 +96,7 @@ class Slot:
                 segment.readers.add(self)
 
     def grow_from(self, start: int) -> None:
-        """What is computed from `start` on gets a segment of its own, unless the last one is that already."""
+        """Begin a segment at `start` for rows to come, unless the last segment has no other reader."""
         if self.segments and len(self.segments[-1].readers) == 1:
             return
         tail = Segment(start)
@@ -84,7 +104,7 @@ class Slot:
         self.segments.append(tail)
 
     def shorten(self, length: int) -> int:
-        """Give back all behind `length` tokens; how many cells nobody holds any more."""
+        """Give back all rows after the first `length`; the number of cells that no slot holds any more."""
         num_kept = bisect_left(self.segments, length, key=_start)
         left = self.segments[num_kept:]
         touched = self.segments[max(0, num_kept - 1) :]
@@ -94,13 +114,13 @@ class Slot:
             segment.readers.remove(self)
         self.length = length
         num_freed = num_before - sum(segment.num_cells() for segment in touched)
-        for segment in reversed(left):  # the last first: none is taken in before it has taken in its own next one
+        for segment in reversed(left):  # the last first: a segment takes in its next one before it is taken in itself
             segment.merge_next()
         self.grow_from(length)
         return num_freed
 
     def holds_alone(self, start: int) -> bool:
-        """Whether no other slot holds any of its cells from position `start` on."""
+        """Whether no other slot holds any of its cells from index `start` on."""
         return all(
             slot is self or min(slot.end_in(segment), self.end_in(segment)) <= start
             for segment in self.segments
@@ -108,9 +128,9 @@ class Slot:
         )
 
     def drop(self, start: int, num_tokens: int) -> int:
-        """Give back num_tokens from `start` on; all behind them, which it holds alone, moves up. How many cells it was.
+        """Give back num_tokens rows from index `start` on; the number of cells that no slot holds any more.
 
-        Cells that others hold too are not given back.
+        The rows after them, which no other slot may hold, move up. Cells that other slots hold too are not counted.
         """
         num_moved = self.length - start - num_tokens
         num_freed = self.shorten(start)
@@ -118,16 +138,16 @@ class Slot:
         return num_freed - num_moved
 
     def end_in(self, segment: Segment) -> int:
-        """Where it leaves a segment: at the start of its next one, or at its own end."""
+        """The index where it leaves a segment: the start of its next segment, or its length."""
         i = self.place_of(segment) + 1
         return self.segments[i].start if i < len(self.segments) else self.length
 
     def place_of(self, segment: Segment) -> int:
-        """Its number among the slot's segments."""
+        """The number of a segment among its segments."""
         return bisect_left(self.segments, segment.start, key=_start)
 
     def check_integrity(self) -> None:
-        """Assert that it reads its segments, that they ascend, and that none should be part of the one before it."""
+        """Assert that it reads its segments, that they ascend, and that no two of them should be one."""
         segments = self.segments
         assert all(self in segment.readers for segment in segments), "a slot lost a segment"
         for segment, following in pairwise(segments):
@@ -136,7 +156,10 @@ class Slot:
 
 
 class Segment:
-    """A run of cells from position `start` on, computed by one slot and read by some."""
+    """A run of cells, computed by one slot and read by one or more.
+
+    start: int, index of the first row. readers: set[Slot], the slots that hold at least a part of it.
+    """
 
     __slots__ = ("readers", "start")
 
@@ -145,10 +168,11 @@ class Segment:
         self.readers: set[Slot] = set()
 
     def num_cells(self) -> int:
+        """Number of cells: up to the last reader's end."""
         return max((slot.end_in(self) for slot in self.readers), default=self.start) - self.start
 
     def merge_next(self) -> None:
-        """Take in the next segment if all who read this one read that too; to be called when a reader has left."""
+        """Take in the next segment if it has the same readers. Call it after a reader has left."""
         readers = self.readers
         some = next(iter(readers), None)
         if some is None:
@@ -159,8 +183,20 @@ class Segment:
                 del slot.segments[i]
 
 
+def grow(slots: Sequence[Slot], counts: Sequence[int]) -> int:
+    """Add counts[i] tokens to slots[i], which a decode has computed; how many cells they are."""
+    num_cells = sum(counts)
+    if num_cells == len(slots):  # most decodes compute one token each
+        for slot in slots:
+            slot.length += 1
+    else:
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+    return num_cells
+
+
 def num_held(slots: Iterable[Slot]) -> int:
-    """Cells that some of these slots hold, each counted once."""
+    """Number of cells that at least one of these slots holds."""
     ends: dict[Segment, int] = {}
     for slot in slots:
         for segment in slot.segments:

@@ -1,1 +1,1 @@
-"""Chat text: templates that make prompts, and parsers that take the model's answers apart."""
+"""Chat formats: templates that render prompts, and parsers that read the model's answers."""

@@ -1,4 +1,4 @@
-"""What a model's text turns into while it comes: reasoning, content, tool calls; and the message they add up to."""
+"""Events: the parts of an answer (reasoning, content, tool calls) that a parser yields while the text arrives."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import TypeAlias
 
 @dataclass(slots=True)
 class Reasoning:
-    """More of the reasoning."""
+    """A piece of reasoning."""
 
     text: str
 
 
 @dataclass(slots=True)
 class Content:
-    """More of the answer: a verbatim piece of the model's text. start: where it stands in that text, in characters."""
+    """A piece of content.
+
+    text: a verbatim piece of the model's text.
+    start: the offset of text in the model's text, in characters.
+    """
 
     text: str
     start: int
@@ -24,7 +28,12 @@ class Content:
 
 @dataclass(slots=True)
 class CallStart:
-    """A tool call begins: its name is certain. index counts a message's calls. call_id: the model's own, if any."""
+    """A tool call begins, and its name is known.
+
+    index: the position of the call among the calls of the message, from 0.
+    name: the name of the function.
+    call_id: the id that the model wrote; None if it wrote none.
+    """
 
     index: int
     name: str
@@ -33,7 +42,11 @@ class CallStart:
 
 @dataclass(slots=True)
 class CallArguments:
-    """More of a call's arguments: a piece of JSON text."""
+    """A piece of the arguments of a call.
+
+    index: the position of the call.
+    fragment: a piece of JSON text.
+    """
 
     index: int
     fragment: str
@@ -41,7 +54,11 @@ class CallArguments:
 
 @dataclass(slots=True)
 class CallEnd:
-    """A call is over. is_complete: its arguments are one JSON object; if not, the text broke off or went wrong."""
+    """A call ends.
+
+    index: the position of the call.
+    is_complete: the arguments are one JSON object. False: the text ended inside the call, or the call is malformed.
+    """
 
     index: int
     is_complete: bool
@@ -52,7 +69,13 @@ Event: TypeAlias = Reasoning | Content | CallStart | CallArguments | CallEnd
 
 @dataclass(slots=True)
 class ParsedCall:
-    """One tool call. arguments: JSON text."""
+    """One tool call of a ParsedMessage.
+
+    name: the name of the function.
+    arguments: JSON text.
+    call_id: the id that the model wrote; None if it wrote none.
+    is_complete: the arguments are one JSON object.
+    """
 
     name: str
     arguments: str = ""
@@ -62,7 +85,7 @@ class ParsedCall:
 
 @dataclass(slots=True)
 class ParsedMessage:
-    """A whole answer: what its events add up to."""
+    """A whole answer: the sum of its events."""
 
     reasoning: str = ""
     content: str = ""
@@ -70,7 +93,7 @@ class ParsedMessage:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> ParsedMessage:
-        """The sum of events in their order, in time proportional to their text."""
+        """The sum of events, in their order. It takes time proportional to the length of the text."""
         reasoning, content = list[str](), list[str]()
         calls, arguments = list[ParsedCall](), list[list[str]]()
         for event in events:

@@ -1,4 +1,4 @@
-"""A tool as a request declares it."""
+"""Tool: a function that a request offers to the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from llamafast.json_schema.members import Members, members_of
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model may call. parameters: the JSON Schema of its arguments object; {}: any object."""
+    """A function that the model may call.
+
+    name: the name of the function.
+    description: what it does, for the model.
+    parameters: the JSON Schema of the arguments object. An empty schema allows any object.
+    strict: whether every keyword of parameters must be enforced.
+    """
 
     name: str
     description: str = ""
@@ -20,5 +26,5 @@ class Tool:
 
     @cached_property
     def members(self) -> Members:
-        """Which arguments the parameters name, and which they require."""
+        """The arguments that parameters names, and those that it requires."""
         return members_of(self.parameters)

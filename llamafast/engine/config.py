@@ -1,78 +1,288 @@
-"""How an engine loads and runs its model."""
+"""The settings of the engine: how it loads and runs its model. Each is declared here, once.
+
+To add an argument of Model or Context, declare it in EngineConfig with its group and read it in `_core.pyx` (and
+`.pyi`); `make docs` writes the documentation. The configuration file, the command line, the native arguments, the key
+of stored states and the key of tried model files follow the declaration.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from llamafast.settings import INT32_MAX, Setting, declare, described, settings_of
+
+T = TypeVar("T")
 
 # With n_ctx 0: a model trained for 256k tokens would ask for tens of gigabytes.
 _DEFAULT_N_CTX = 16384
 
+# Ranges.
+_COUNT = (1, INT32_MAX)
+_SIZE = (0, INT32_MAX)
+_INT32 = (-(2**31), INT32_MAX)
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """How the model is loaded and run. None leaves a choice to llama.cpp.
+# llama.h's enumerations.
+_KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2, "iq4_nl": 20}
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
+_ROPE_SCALING_TYPES = {"unspecified": -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+_POOLING_TYPES = {"unspecified": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+_ATTENTION_TYPES = {"unspecified": -1, "causal": 0, "non_causal": 1}
 
-    n_ctx: KV cells, shared by all sequences if kv_unified; 0: the model's own, 16384 at most. n_seq_max: sequences that
-    run at once. threads 0: as many as there are cores to use; threads_batch 0: as threads. max_prefill_tokens: most
-    prompt tokens per step while others generate; None: n_batch. max_step_ms: such a step gets as many prompt tokens as
-    let it take about so long; None: 1.6 times as long as without; 0: no limit. max_seq_len: prompt and output of
-    one sequence.
-    max_cached_tokens: KV cells in use above which finished prefixes are dropped; None: all. max_idle_tokens: tokens
-    that others generate before an unused finished prefix is dropped; None: it stays while there is room, though their
-    attention is slower meanwhile. max_checkpoint_bytes: host memory for the states of memories that cannot be cut, by
-    which prompts that part inside of a sequence still share; checkpoint_every: how many tokens apart they are taken in
-    prompts that come without boundaries, 0: not; the default is n_batch's, where a step ends anyway.
-    context_shift: a sequence that has max_seq_len tokens loses half of those behind its first message and goes on; what
-    was computed behind the lost ones stays. Otherwise it ends.
+
+class Group(Enum):
+    """What a setting of the engine belongs to. The value is its heading in the documentation."""
+
+    MODEL = "Loading the model"  # arguments of Model
+    CONTEXT = "Context"  # arguments of Context
+    THREADS = "Threads"  # arguments of Context that change no result
+    SCHEDULING = "Scheduling"
+    CACHE = "Prefix cache"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSetting(Setting):
+    """A field of EngineConfig.
+
+    group: what it belongs to.
+    names: the values' names, which a configuration may use; empty: they have none.
+    section, key: where a configuration file has it; key "": under the field's name.
+    has_option: the command line has an option for it.
+    in_state_key: a stored state means something only under the same value.
     """
 
-    n_ctx: int = 0
-    n_batch: int = 512
-    n_ubatch: int = 512
-    n_seq_max: int = 32
-    n_rs_seq: int = 0
-    threads: int = 0
-    threads_batch: int = 0
-    kv_unified: bool = True
-    swa_full: bool = True
-    offload_kqv: bool | None = None
-    op_offload: bool | None = None
-    flash_attn: bool | None = None
-    no_perf: bool | None = None
-    embedding: bool | None = None
-    type_k: int | None = None
-    type_v: int | None = None
-    rope_scaling_type: int | None = None
-    pooling_type: int | None = None
-    attention_type: int | None = None
-    rope_freq_base: float | None = None
-    rope_freq_scale: float | None = None
-    yarn_ext_factor: float | None = None
-    yarn_attn_factor: float | None = None
-    yarn_beta_fast: float | None = None
-    yarn_beta_slow: float | None = None
-    yarn_orig_ctx: int | None = None
+    group: Group
+    names: Mapping[str, int] = field(default_factory=dict)
+    section: str = "model"
+    key: str = ""
+    has_option: bool = False
+    in_state_key: bool = False
 
-    n_gpu_layers: int | None = None
-    split_mode: int | None = None
-    main_gpu: int | None = None
-    tensor_split: tuple[float, ...] | None = None
-    use_mmap: bool | None = None
-    use_mlock: bool | None = None
-    kv_overrides: dict[str, bool | int | float | str] | None = None
 
-    max_prefill_tokens: int | None = None
-    max_step_ms: float | None = None
-    max_queued_requests: int = 1024
-    max_seq_len: int | None = None
-    max_output_tokens: int | None = None
-    enable_prefix_cache: bool = True
-    max_cached_tokens: int | None = None
-    max_idle_tokens: int | None = 512
-    max_checkpoint_bytes: int = 1 << 30
-    checkpoint_every: int = 512
-    context_shift: bool = False
+def _setting(
+    default: T,
+    group: Group,
+    doc: str,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    names: Mapping[str, int] | None = None,
+    section: str = "model",
+    key: str = "",
+    has_option: bool = False,
+    in_state_key: bool = False,
+) -> T:
+    setting = EngineSetting(
+        doc=doc,
+        low=within[0],
+        high=within[1],
+        group=group,
+        names=names or {},
+        section=section,
+        key=key,
+        has_option=has_option,
+        in_state_key=in_state_key,
+    )
+    return declare(default, setting)
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How the model is loaded and run. None (absent in a configuration) leaves a choice to llama.cpp or the engine."""
+
+    n_ctx: int = _setting(
+        0,
+        Group.CONTEXT,
+        "Tokens of KV memory, shared by all sequences if kv_unified. 0: as the model was trained for, 16384 at most.",
+        within=_SIZE,
+        has_option=True,
+    )
+    n_batch: int = _setting(512, Group.CONTEXT, "Maximum tokens of one step.", within=_COUNT, has_option=True)
+    n_ubatch: int = _setting(
+        512, Group.CONTEXT, "Maximum tokens of one pass over the weights.", within=_COUNT, has_option=True
+    )
+    n_seq_max: int = _setting(
+        32, Group.CONTEXT, "Number of sequences that run at once.", within=(1, 256), has_option=True
+    )
+    n_rs_seq: int = _setting(
+        0,
+        Group.CONTEXT,
+        "The last positions of which recurrent memory keeps states, so that it can be cut back to them.",
+        within=_SIZE,
+    )
+    threads: int = _setting(
+        0,
+        Group.THREADS,
+        "Threads that compute. 0: as CPU affinity, quota and physical cores allow.",
+        within=_SIZE,
+        has_option=True,
+    )
+    threads_batch: int = _setting(
+        0, Group.THREADS, "Threads that compute prompts. 0: as threads.", within=_SIZE, has_option=True
+    )
+    kv_unified: bool = _setting(
+        True,
+        Group.CONTEXT,
+        "One KV memory for all sequences. false: each sequence has n_ctx / n_seq_max tokens of its own.",
+    )
+    swa_full: bool = _setting(
+        True,
+        Group.CONTEXT,
+        "Keep all tokens of layers with a sliding window, so that prefixes can be cut. false: the window alone.",
+    )
+    offload_kqv: bool | None = _setting(None, Group.CONTEXT, "Keep the KV memory on the GPU.")
+    op_offload: bool | None = _setting(None, Group.CONTEXT, "Let the GPU compute operations on tensors in host memory.")
+    flash_attn: bool | None = _setting(
+        None,
+        Group.CONTEXT,
+        "Flash attention. Absent: whichever is faster on this machine.",
+        has_option=True,
+        in_state_key=True,
+    )
+    no_perf: bool | None = _setting(None, Group.CONTEXT, "Do without llama.cpp's own timings.")
+    embedding: bool | None = _setting(None, Group.CONTEXT, "Give embeddings instead of logits.")
+    type_k: int | None = _setting(
+        None, Group.CONTEXT, "Type of cached keys. Absent: f16.", names=_KV_TYPES, has_option=True, in_state_key=True
+    )
+    type_v: int | None = _setting(
+        None,
+        Group.CONTEXT,
+        "Type of cached values; quantized ones need flash attention. Absent: f16.",
+        names=_KV_TYPES,
+        has_option=True,
+        in_state_key=True,
+    )
+    rope_scaling_type: int | None = _setting(
+        None, Group.CONTEXT, "How RoPE is scaled for long contexts.", names=_ROPE_SCALING_TYPES, in_state_key=True
+    )
+    pooling_type: int | None = _setting(
+        None, Group.CONTEXT, "How embeddings of tokens become one.", names=_POOLING_TYPES
+    )
+    attention_type: int | None = _setting(
+        None, Group.CONTEXT, "What a token attends to.", names=_ATTENTION_TYPES, in_state_key=True
+    )
+    rope_freq_base: float | None = _setting(
+        None, Group.CONTEXT, "RoPE's base frequency. Absent: the model's.", in_state_key=True
+    )
+    rope_freq_scale: float | None = _setting(
+        None, Group.CONTEXT, "RoPE's frequency factor. Absent: the model's.", in_state_key=True
+    )
+    yarn_ext_factor: float | None = _setting(
+        None, Group.CONTEXT, "YaRN's extrapolation mix. Negative: the model's.", in_state_key=True
+    )
+    yarn_attn_factor: float | None = _setting(
+        None, Group.CONTEXT, "YaRN's factor of attention magnitudes.", in_state_key=True
+    )
+    yarn_beta_fast: float | None = _setting(None, Group.CONTEXT, "YaRN's low correction dimension.", in_state_key=True)
+    yarn_beta_slow: float | None = _setting(None, Group.CONTEXT, "YaRN's high correction dimension.", in_state_key=True)
+    yarn_orig_ctx: int | None = _setting(
+        None,
+        Group.CONTEXT,
+        "Tokens of context that the model was trained for, for YaRN. 0: the model's.",
+        within=_SIZE,
+        in_state_key=True,
+    )
+
+    n_gpu_layers: int | None = _setting(
+        None, Group.MODEL, "Layers on the GPU; -1: all.", within=_INT32, has_option=True
+    )
+    split_mode: int | None = _setting(None, Group.MODEL, "How the model is split across GPUs.", names=_SPLIT_MODES)
+    main_gpu: int | None = _setting(None, Group.MODEL, "The GPU for everything that is not split.", within=_INT32)
+    tensor_split: tuple[float, ...] | None = _setting(None, Group.MODEL, "Each GPU's share of the model.")
+    use_mmap: bool | None = _setting(None, Group.MODEL, "Map the file instead of reading it.")
+    use_mlock: bool | None = _setting(None, Group.MODEL, "Keep the weights from being swapped out.")
+    kv_overrides: dict[str, bool | int | float | str] | None = _setting(
+        None, Group.MODEL, "Metadata of the model file, by key, with values that replace the file's.", in_state_key=True
+    )
+
+    max_prefill_tokens: int | None = _setting(
+        None,
+        Group.SCHEDULING,
+        "Maximum prompt tokens of a step while others generate. Absent: n_batch.",
+        within=_COUNT,
+        has_option=True,
+    )
+    max_step_ms: float | None = _setting(
+        None,
+        Group.SCHEDULING,
+        "Milliseconds that a step with prompts may take while others generate: it gets as many prompt tokens as fit. "
+        "Absent: 1.6 times as long as a step without; 0: no limit.",
+        within=(0, math.inf),
+        has_option=True,
+    )
+    max_queued_requests: int = _setting(
+        1024,
+        Group.SCHEDULING,
+        "Maximum number of waiting requests; further ones get 503.",
+        within=_COUNT,
+        section="server",
+        has_option=True,
+    )
+    max_seq_len: int | None = _setting(
+        None,
+        Group.SCHEDULING,
+        "Maximum tokens of one sequence, prompt and output together. Absent: what the context has.",
+        within=_COUNT,
+        has_option=True,
+    )
+    max_output_tokens: int | None = _setting(
+        None,
+        Group.SCHEDULING,
+        "Maximum generated tokens of each choice, whatever the request says. Absent: no limit.",
+        within=_SIZE,
+        has_option=True,
+    )
+    enable_prefix_cache: bool = _setting(
+        True,
+        Group.CACHE,
+        "Reuse of common prompt beginnings.",
+        key="prefix_cache",
+        has_option=True,
+    )
+    max_cached_tokens: int | None = _setting(
+        None,
+        Group.CACHE,
+        "Tokens of KV memory in use above which finished prefixes are dropped. Absent: all of it.",
+        within=_SIZE,
+    )
+    max_idle_tokens: int | None = _setting(
+        512,
+        Group.CACHE,
+        "Tokens that others generate until a finished prefix is dropped that no request has used meanwhile: it slows "
+        "their attention down. A large number: it stays until its room is needed.",
+        within=_SIZE,
+    )
+    max_checkpoint_bytes: int = _setting(
+        1 << 30,
+        Group.CACHE,
+        "Bytes of host memory for states of memories that cannot be cut (hybrid, recurrent, sliding window). By these "
+        "states prompts that differ inside a sequence share its beginning.",
+        within=(0, math.inf),
+    )
+    checkpoint_every: int = _setting(
+        512,
+        Group.CACHE,
+        "Tokens between such states in prompts without message boundaries. 0: none are kept there.",
+        within=_SIZE,
+    )
+    context_shift: bool = _setting(
+        False,
+        Group.SCHEDULING,
+        "A sequence of max_seq_len tokens drops half of those after its first message and goes on. What was computed "
+        "after the dropped ones stays. false: the sequence ends.",
+    )
 
     def context_size(self, n_ctx_train: int) -> int:
         """KV cells of a model that was trained for n_ctx_train tokens."""
         return self.n_ctx or min(n_ctx_train, _DEFAULT_N_CTX)
+
+    def values(self, *groups: Group) -> dict[str, Any]:
+        """The settings of these groups by name: keyword arguments of Model (MODEL) and Context (CONTEXT, THREADS)."""
+        return {s.name: getattr(self, s.name) for s in ENGINE_SETTINGS.values() if s.group in groups}
+
+
+ENGINE_SETTINGS: Mapping[str, EngineSetting] = settings_of(EngineConfig, EngineSetting)
+"""Every setting of the engine by name."""

@@ -1,24 +1,27 @@
-"""Context shift: a sequence that has filled its context loses a block of old tokens and goes on."""
+"""Context shift: a sequence that has filled its context loses a block of old tokens and goes on generating."""
 
 from __future__ import annotations
 
-from llamafast._core import Batch, Context, ModelRunner
+from llamafast._core import Batch, Context
+from llamafast._runner import ModelRunner
 from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.engine.sequence import NO_SLOT, Sequence
 from llamafast.errors import ConfigError
 from llamafast.request import Request
 
-# Of a full context at least so many tokens are not kept: the block to be dropped is half of them.
+# At least so many tokens of a full context can move; half of those that can move are dropped.
 MIN_MOVABLE = 4
 
-# F32, F16 and the quantized types of keys that llama.cpp can rotate; BF16 ends the process.
+# None: the default. F32, F16 and the quantized types of keys that llama.cpp can rotate; BF16 ends the process.
 _KEY_TYPES = (None, 0, 1, 2, 3, 6, 7, 8, 20)
 
 
 class ContextShift:
-    """Knows which tokens stay in front, and moves the rest. A context has max_seq_len tokens, MIN_MOVABLE at least.
+    """Drops a block of tokens from a full sequence: some at its beginning are kept, the rest moves up.
 
-    bos_id: stays at the beginning of every prompt that has it there; negative: no prompt has.
+    max_seq_len: tokens that a context holds, MIN_MOVABLE at least. bos_id: a BOS token at the beginning of a prompt is
+    always kept; negative: there is no such token.
     """
 
     def __init__(self, cache: PrefixCache, *, max_seq_len: int, bos_id: int) -> None:
@@ -27,9 +30,9 @@ class ContextShift:
         self._bos_id = bos_id
 
     def drop(self, sequence: Sequence) -> bool:
-        """Take half of what follows the kept tokens out of a full sequence, and out of its slot.
+        """Take half of the tokens after the kept ones out of a full sequence, and out of its slot.
 
-        False: others hold cells that would have to move, so that all has to be computed again, in another slot.
+        False: other slots hold cells that would have to move. Then the sequence must be computed again in another slot.
         """
         slot, num_tokens = sequence.slot, len(sequence.token_ids)
         num_kept = self._num_kept(sequence)
@@ -47,11 +50,11 @@ class ContextShift:
 
 
 def num_kept(request: Request, bos_id: int) -> int:
-    """How many tokens in front of a prompt are never dropped: as asked for, else its first message, else a BOS."""
+    """How many tokens at the beginning of a prompt are never dropped: n_keep, else its first message, else a BOS."""
     prompt = request.prompt_token_ids
     has_bos = int(prompt[0] == bos_id)
     if request.n_keep is None:
-        return request.boundaries[0] if request.boundaries else has_bos
+        return has_bos if request.places is None else request.places.head
     return len(prompt) if request.n_keep < 0 else min(request.n_keep + has_bos, len(prompt))
 
 
@@ -80,7 +83,7 @@ def _moves_nothing_else(context: Context, runner: ModelRunner, batch: Batch) -> 
         for pos in range(start, end):
             batch.clear()
             batch.add(0, pos, 0)
-            runner.step(batch, [], [], [])
+            runner.step(StepPlan(StepKind.DECODE, batch))
 
     compute(0, 2)
     before = context.state_seq_get(0)

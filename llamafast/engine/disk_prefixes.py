@@ -1,9 +1,8 @@
-"""Prefixes on their way between sequences and the disk: what is loaded for whom, what is saved when."""
+"""Prefixes between sequences and the disk: what is loaded for which sequence, and what is saved when."""
 
 from __future__ import annotations
 
 from array import array
-from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from weakref import WeakValueDictionary
@@ -14,15 +13,18 @@ from llamafast.cache.slots import Slot
 from llamafast.engine.sequence import Sequence
 from llamafast.engine.state_copies import StateCopies, StateMemory, is_sliced, put_back
 
-# Fewer tokens are computed as fast as a state is loaded, and so are those that are a small part of a long state.
+# A load must save at least this many rows, and this share of the state's rows: else computing them is as fast.
 _MIN_GAIN = 32
 _MIN_SHARE = 1 / 8
 
 
 class DiskPrefixes:
-    """Belongs to the engine's thread; reads, writes and checksums happen on the disk cache's own.
+    """Loads and saves prefixes. Belongs to the engine's thread; the disk cache's threads read, write and check files.
 
-    on_load: called there whenever a prefix has come, or was found to be gone. spare_id: as in StateCopies.
+    disk: DiskCache, the index of stored states.
+    copies: StateCopies, states that are still to be copied out of the memory.
+    on_load: called in a thread of the disk cache when a prefix has been read, or was found to be missing.
+    spare_id: as in StateCopies.
     """
 
     def __init__(self, disk: DiskCache, cache: PrefixCache, context: StateMemory, spare_id: int | None) -> None:
@@ -34,24 +36,28 @@ class DiskPrefixes:
         self._reads: WeakValueDictionary[int, Future[bytes | None]] = WeakValueDictionary()  # by entry
 
     def is_loading(self, sequence: Sequence) -> bool:
-        """Whether a waiting sequence's prefix is on its way; the first question sends for it."""
+        """Whether a waiting sequence's prefix is being read; the first call starts the read."""
         if sequence.load is None:
             sequence.load = self._send_for(sequence)
         return sequence.load.state is not None and not sequence.load.state.done()
 
+    def call_on_load(self, on_load: Callable[[], None]) -> None:
+        """Have `on_load` called whenever a read has ended."""
+        self.on_load = on_load
+
     @property
     def is_reading(self) -> bool:
-        """Whether some prefix is on its way. If so, on_load is still to be called."""
+        """Whether any prefix is being read. If so, on_load is still to be called."""
         return any(not read.done() for read in self._reads.values())
 
     def wait(self) -> None:
-        """Until some prefix has come, if any is on its way."""
+        """Wait until one of the prefixes that are being read has come."""
         reads = [read for read in self._reads.values() if not read.done()]
         if reads:
             wait(reads, return_when=FIRST_COMPLETED)
 
     def open(self, sequence: Sequence, num_promised: int) -> Slot | None:
-        """A slot with what was loaded for a sequence; None if the memory has as much by now, or no room."""
+        """A slot with the prefix that was loaded for a sequence; None if the memory has as much by now, or no room."""
         load = sequence.load
         if load is None or load.state is None or load.match.entry is None:
             return None
@@ -66,7 +72,7 @@ class DiskPrefixes:
         if slot is None:
             return None
         if self._cache.make_room(num_promised + max(len(sequence.token_ids), load.match.entry.num_tokens)):
-            if self._restore(slot, state, load.match.length, sequence):
+            if self._restore(slot, state, load.match.length, load.match.entry, sequence):
                 self.disk.stats.hits += 1
                 self.disk.stats.hit_tokens += load.match.length
                 return slot
@@ -76,17 +82,17 @@ class DiskPrefixes:
         return None
 
     def save(self, sequence: Sequence, slot: Slot) -> None:
-        """Have stored what a slot holds that is going to be parked, if enough of it is new and it can be read."""
+        """Store the rows of a slot that is about to be parked, if enough of them are new and they can be read."""
         tokens = self._wanted(sequence, slot)
         if tokens is not None and self._cache.reuse:
-            self.copies.add(tokens, sequence.state.request.cache_salt)
-        elif tokens is not None:  # nothing is parked
+            self.copies.add(tokens, sequence.state.request.cache_salt, slot.layout.upto(len(tokens)))
+        elif tokens is not None:  # the slot will not be parked
             self.copies.copy_now(slot, tokens, sequence.state.request.cache_salt)
 
     def save_checkpoint(self, sequence: Sequence) -> None:
-        """Store a prompt that has come to where the next one is likely to part from it, if its state is needed there.
+        """Store a prompt that is computed up to where the next one is likely to differ, if its state is needed there.
 
-        That is before the answer's opening, or before the last token, which is always computed anew.
+        That is the last boundary, or else before the last row, which is always computed again.
         """
         slot = sequence.slot
         if slot.length == _place(sequence) and not self.disk.can_cut:
@@ -95,27 +101,29 @@ class DiskPrefixes:
                 self.copies.copy_now(slot, tokens, sequence.state.request.cache_salt)
 
     def plan_checkpoint(self, sequence: Sequence) -> None:
-        """Have the prompt's chunks end where save_checkpoint() stores it."""
+        """Make the prompt's chunks end where save_checkpoint() stores it."""
         slot, place = sequence.slot, _place(sequence)
-        if not self.disk.can_cut and slot.length < place < sequence.num_prompt and place not in slot.places:
-            insort(slot.places, place, key=lambda other: -other)
+        if not self.disk.can_cut and place < sequence.num_prompt:
+            slot.add_place(place)
 
     def close(self, *, copy_all: bool) -> None:
-        """Write what is waiting, also what is still to be copied if copy_all, then stop."""
+        """Write all queued states, with those that are still to be copied if copy_all, then stop."""
         if copy_all:
             self.copies.flush()
         self.disk.close()
 
     def _wanted(self, sequence: Sequence, slot: Slot) -> array[int] | None:
+        """The ids of a slot's rows if their state can be read and is worth storing."""
         request = sequence.state.request
-        tokens = sequence.token_ids[: slot.length]
-        can_read = request.use_cache and self._cache.is_copied(slot)
+        tokens = sequence.token_ids[: slot.layout.round_down(slot.length)]
+        is_whole = len(tokens) == slot.length or (self.disk.can_cut and self._cache.reuse)
+        can_read = is_whole and request.use_cache and self._cache.is_copied(slot)
         return tokens if can_read and self.disk.wants(tokens, request.cache_salt) else None
 
     def _send_for(self, sequence: Sequence) -> DiskLoad:
         request = sequence.state.request
         token_ids = sequence.reusable_ids
-        match = self.disk.match(token_ids, request.cache_salt)
+        match = self.disk.match(token_ids, request.cache_salt, sequence.layout)
         entry = match.entry
         if not request.use_cache or entry is None:
             self.disk.stats.misses += request.use_cache
@@ -126,22 +134,22 @@ class DiskPrefixes:
         return DiskLoad(match, self._read(entry))
 
     def _num_computed(self, sequence: Sequence) -> int:
-        """Tokens that the memory has of a prompt."""
-        return self._cache.match(sequence.reusable_ids, sequence.cache_salt).length
+        """Number of rows of a prompt that the memory has."""
+        return self._cache.match(sequence.reusable_ids, sequence.cache_salt, sequence.layout).length
 
-    def _restore(self, slot: Slot, state: bytes, length: int, sequence: Sequence) -> bool:
-        """Put a state into an empty slot and keep its first `length` tokens; False if the memory cannot."""
-        memory = self._cache.memory
+    def _restore(self, slot: Slot, state: bytes, length: int, entry: Entry, sequence: Sequence) -> bool:
+        """Put an entry's state into an empty slot and keep its first `length` rows; False if the memory cannot."""
+        memory, layout = self._cache.memory, entry.header.layout
         try:
-            put_back(memory, slot.seq_id, state, length, self._spare_id)
+            num_rows = put_back(memory, slot.seq_id, state, entry.num_tokens, length, self._spare_id)
         except ValueError:
-            return False  # the slot is freed, whatever has come into it
-        num_tokens = memory.seq_pos_max(slot.seq_id) + 1
-        if num_tokens < length or (num_tokens > length and not memory.seq_rm(slot.seq_id, length, -1)):
+            return False  # the caller frees the slot, with all that was put into it
+        # The largest position alone does not tell the number of rows: all rows of an image may have the same one.
+        if num_rows < length or memory.seq_pos_max(slot.seq_id) != layout.pos_max(num_rows):
             return False
-        self._cache.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
-        self._cache.advance(slot, length, sequence.token_ids)
-        self._cache.num_cells += length
+        if num_rows > length and not memory.seq_rm(slot.seq_id, layout.position(length), -1):
+            return False
+        self._cache.fill(slot, length, sequence.token_ids, sequence.layout)
         return True
 
     def _loaded(self, _: Future[bytes | None]) -> None:
@@ -157,5 +165,6 @@ class DiskPrefixes:
 
 
 def _place(sequence: Sequence) -> int:
-    boundaries = sequence.state.request.boundaries
-    return boundaries[-1] if boundaries else sequence.num_prompt - 1
+    """The number of rows of a prompt to store: after them, the next prompt is likely to differ."""
+    places = sequence.state.request.places
+    return sequence.layout.round_down(sequence.num_prompt - 1 if places is None else places.end)

@@ -1,56 +1,48 @@
-"""The synchronous engine: one model, one context, one thread; requests in, outputs out, step by step."""
+"""The engine that generates text: one model, one context, one thread; requests in, outputs out, step by step."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Set, Sized
 from functools import partial
 
-from llamafast._core import Batch, Context, Model, ModelRunner
-from llamafast.cache.disk.disk_cache import DiskCache
-from llamafast.cache.prefix_cache import PrefixCache
-from llamafast.engine.attention import flash_attention
+from llamafast._core import Batch, Context, Model
+from llamafast._runner import ModelRunner
+from llamafast.engine import loading
+from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
-from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
+from llamafast.engine.generate import Prompts, make_requests, run_requests
 from llamafast.engine.metrics import EngineStats
-from llamafast.engine.pacing import StepPacer
-from llamafast.engine.packing import SchedulerOutput
-from llamafast.engine.planner import StepPlanner
-from llamafast.engine.prepare import prepare_request
-from llamafast.engine.scheduler import Scheduler
-from llamafast.engine.scoring import num_scored_rows
+from llamafast.engine.model_info import context_info, model_info
+from llamafast.engine.prepare import prepare_cost, prepare_request
 from llamafast.engine.sequence import RequestState
-from llamafast.engine.state_key import state_key
-from llamafast.engine.validation import Limits, check_request
+from llamafast.engine.snapshot import EngineSnapshot, closed_snapshot, take_snapshot
+from llamafast.engine.validation import check_request
 from llamafast.engine.vocabulary import grammar_vocabulary
 from llamafast.errors import DecodeError, EngineDeadError, InvalidRequestError
 from llamafast.grammars.compiler import GrammarCompiler
 from llamafast.grammars.constraint import Grammar
 from llamafast.grammars.structured import StructuredOutput
-from llamafast.host.cpu import default_threads
-from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams
+from llamafast.request import FinishReason, Request, RequestOutput, SamplingParams, Usage
 from llamafast.tokenizer import Tokenizer
-
-_MAX_SEQ_IDS = 256
-_MIN_SPARE_IDS = 8
-_MAX_SPARE_STATES = 16
-
-MODEL_FIELDS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides")
-_CONTEXT_FIELDS = (
-    "n_rs_seq", "kv_unified", "swa_full", "offload_kqv", "op_offload", "flash_attn", "no_perf", "embedding", "type_k",
-    "type_v", "rope_scaling_type", "pooling_type", "attention_type", "rope_freq_base", "rope_freq_scale",
-    "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx",
-)  # fmt: skip
 
 
 class Engine:
-    """Continuous batching over one model. All but validate(), prepare() and compile_grammar() belong to one
-    thread.
+    """Continuous batching over one model. It is a StepEngine (engine/protocol.py); generate() drives it by itself.
 
-    model: a path to a GGUF file, or a loaded Model. context, runner and batch are made here unless given, as tests do.
-    Use it as a context manager, or close() it. Raises ModelLoadError.
+    model: path of a GGUF file, or a loaded Model. context, runner, batch: given by tests, else made here.
+
+    Any thread may call validate(), prepare_cost(), prepare(), compile_grammar() and compile_grammar_async(). All other
+    methods belong to one thread. Use it as a context manager, or close() it. Raises ModelLoadError, ConfigError.
+
+    model_info, context_info: facts about the model and its memory.
+    limits: what one request may ask for.
+    max_seq_len: tokens of prompt and output of one sequence.
+    n_seq_max: sequences that run at once.
+    adapters: the LoRA adapters in use.
+    stats: counters and gauges.
+    death: why the engine does no more work; None while it does.
+    is_stalled: set by step(): all work waits for the disk.
     """
 
     _num_runs = 0  # of generate()
@@ -65,54 +57,28 @@ class Engine:
         batch: Batch | None = None,
     ) -> None:
         config = config or EngineConfig()
-        if isinstance(model, str):
-            values = asdict(config)
-            model = Model(model, **{name: values[name] for name in MODEL_FIELDS})
-        self.model = model
-        if context is None:
-            config = replace(config, flash_attn=flash_attention(model, config))
-        self.config = config
-        self.tokenizer = Tokenizer(model)
-        self.grammars = GrammarCompiler(partial(grammar_vocabulary, self.tokenizer))
-        self.context = context = context or make_context(model, config)
+        self.model = model = loading.load_model(model, config) if isinstance(model, str) else model
+        self.config = config = config if context is not None else loading.choose_attention(model, config)
+        self.context = context = context or loading.make_context(model, config)
         self.runner = runner or ModelRunner(context)
         self.batch = batch or Batch(context.n_batch)
-        self.stats = EngineStats()
-        self.dead: str | None = None
+        self.model_info = model_info(model)
+        self.context_info = context_info(context)
+        self.limits = limits = loading.make_limits(model, context, config)
+        self.max_seq_len = limits.max_seq_len
+        self.n_seq_max = limits.n_seq_max
+        self.tokenizer = Tokenizer(model)
+        self.grammars: GrammarCompiler | None = GrammarCompiler(partial(grammar_vocabulary, self.tokenizer))
+        self.cache = loading.make_cache(model, context, config, max_seq_len=limits.max_seq_len)
+        self.stats = EngineStats(n_cells=self.cache.n_cells)
+        self.scheduler = loading.make_scheduler(self.runner, self.batch, self.cache, self.stats, config, limits)
         self.disk: DiskPrefixes | None = None
-        self.is_stalled = False  # all that is left to do waits for the disk
-        n_ctx_seq = context.n_ctx if context.kv_unified else context.n_ctx // context.n_seq_max
-        self.max_seq_len = min(n_ctx_seq, config.max_seq_len or n_ctx_seq)
-        n_seq_max = min(config.n_seq_max, context.n_seq_max, context.n_batch)
-        self.limits = Limits(
-            n_vocab=model.n_vocab,
-            n_seq_max=n_seq_max,
-            max_seq_len=self.max_seq_len,
-            max_output_tokens=config.max_output_tokens,
-            generates=context.memory_kind != "none",
-            context_shift=config.context_shift,
-            bos_id=model.bos_id,
-        )
-        self.cache = _make_cache(context, model, config, self.max_seq_len)
-        self.stats.n_cells = self.cache.n_cells
-        context_shift = None
-        if config.context_shift:
-            check_context_shift(context, self.runner, self.batch, type_k=config.type_k, max_seq_len=self.max_seq_len)
-            context_shift = ContextShift(self.cache, max_seq_len=self.max_seq_len, bos_id=model.bos_id)
-        equal_lengths = context.memory_kind in ("hybrid", "recurrent") or not context.kv_unified
-        planner = StepPlanner(
-            self.batch,
-            n_outputs_max=context.n_outputs_max,
-            pacer=StepPacer(config.max_step_ms, config.max_prefill_tokens or context.n_batch, equal_lengths),
-            equal_lengths=equal_lengths,
-        )
-        self.scheduler = Scheduler(
-            self.cache,
-            planner,
-            self.stats,
-            n_seq_max=n_seq_max,
-            context_shift=context_shift,
-        )
+        self.death: str | None = None
+        self.is_stalled = False
+        self.adapters: tuple[Adapter, ...] = ()
+        self._adapters = Adapters(context)
+        self._waiting: Sized = self.scheduler.waiting
+        self._is_closed = False
 
     def __enter__(self) -> Engine:
         return self
@@ -121,162 +87,203 @@ class Engine:
         self.close()
 
     @property
-    def n_seq_max(self) -> int:
-        """Sequences that run at once."""
-        return self.limits.n_seq_max
+    def num_waiting(self) -> int:
+        """Requests that were added and have no sequence yet."""
+        return len(self._waiting)
 
     @property
     def has_work(self) -> bool:
         """Whether step() has anything to do."""
-        is_copying = self.disk is not None and self.dead is None and len(self.disk.copies) > 0
+        if self._is_closed:
+            return False
+        is_copying = self.disk is not None and self.death is None and len(self.disk.copies) > 0
         return self.scheduler.has_work or is_copying
 
-    def open_disk_cache(
-        self, path: str, *, max_bytes: int, min_tokens: int = 128, loras: Sequence[tuple[str, float]] = ()
-    ) -> None:
-        """Keep prefixes in a folder too, where the next process finds them; close() writes what is still waiting.
+    def add_adapter(self, path: str, scale: float = 1.0) -> None:
+        """Load a LoRA adapter from a GGUF file and use it for every sequence, beside the ones in use.
 
-        max_bytes: of the folder. min_tokens: that a prefix must have beyond what is there. loras: (path, scale) of the
-        adapters in use. Call it before the first request. Raises ConfigError if the folder cannot be written.
+        scale: factor of its weights. Raises ModelLoadError, ValueError, EngineDeadError, and RuntimeError after the
+        first request or open_disk_cache(): what was computed without the adapter would be wrong with it.
         """
-        context = self.context
-        can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
-        key = state_key(self.model, context, self.config, loras)
-        disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
-        # A part of a sequence is copied by way of another one, of which this kind of memory has some to spare.
-        has_spare = can_cut and context.kv_unified and self.cache.n_slots > self.n_seq_max
-        spare_id = self.cache.reserve_id() if has_spare else None
-        self.disk = self.scheduler.waiting.disk = DiskPrefixes(disk, self.cache, context, spare_id)
-        self.stats.disk_cache = disk.stats
+        self._check_alive()
+        if self.disk is not None or self.scheduler.has_work or self.cache.num_cells:
+            raise RuntimeError("adapters must be added before the first request and before the disk cache is opened")
+        self._adapters.add(Adapter(path, scale))
+        self.adapters = self._adapters.in_use
+
+    def open_disk_cache(self, path: str, *, max_bytes: int, min_tokens: int = 128) -> None:
+        """Keep prefixes in a folder too, for later processes; close() writes what is not written yet.
+
+        max_bytes: size of the folder at most. min_tokens: tokens that a prefix must have beyond the stored ones.
+        Call it after add_adapter() and before the first request. Raises ConfigError if the folder cannot be written.
+        """
+        self._check_alive()
+        disk = loading.open_disk(
+            self.cache, self.context, self.config, self.adapters, path, max_bytes=max_bytes, min_tokens=min_tokens
+        )
+        self.disk = disk
+        self.scheduler.attach_disk(disk)
+        self.stats.disk_cache = disk.disk.stats
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called, from any thread, when a prefix has come from the disk. Without it, step() waits.
+
+        To be called after open_disk_cache().
+        """
+        if self.disk is not None:
+            self.disk.call_on_load(wake)
 
     def validate(self, request: Request) -> None:
-        """Raises InvalidRequestError or ContextLengthError, naming the field. Thread-safe; touches no llama context."""
+        """Raises InvalidRequestError or ContextLengthError, naming the field. Works after close(), too."""
         check_request(request, self.limits)
 
     def compile_grammar(self, structured: StructuredOutput) -> Grammar:
-        """What Request.grammar takes. Equal ones are compiled once. Thread-safe. Raises GrammarError."""
-        return self.grammars.compile(structured)
+        """What Request.grammar takes; equal ones are compiled once. Raises GrammarError, EngineDeadError."""
+        return self._compiler().compile(structured)
+
+    async def compile_grammar_async(self, structured: StructuredOutput) -> Grammar:
+        """As compile_grammar(), without blocking the event loop. Raises CompilerBusyError, too."""
+        return await self._compiler().compile_async(structured)
+
+    def prepare_cost(self, request: Request) -> int:
+        """Microseconds that prepare() takes, roughly. Works after close(), too."""
+        return prepare_cost(request, self.tokenizer)
 
     def prepare(self, request: Request) -> RequestState:
-        """What add() takes: the request checked, with all that is built for it alone. Thread-safe.
+        """What add() takes: the request checked, and all that is built for it alone.
 
-        Raises InvalidRequestError or ContextLengthError, naming the field.
+        Raises InvalidRequestError or ContextLengthError, naming the field, EngineDeadError.
         """
+        self._check_alive()
         return prepare_request(request, self.tokenizer, self.limits)
 
     def add(self, request: Request | RequestState) -> None:
-        """Queue a request. Raises what prepare() does, EngineDeadError, InvalidRequestError if its id is in use.
+        """Queue a request. Raises what prepare() does, and InvalidRequestError if its id is in use.
 
-        One that prepare() made ready can fail here or later only by a mistake of the engine's: it then ends with ERROR.
+        A prepared request fails here or later only by a fault of the engine; it then ends with ERROR.
         """
         self._check_alive()
         state = request if isinstance(request, RequestState) else self.prepare(request)
         if state.number:
             raise InvalidRequestError("a prepared request can be queued once", param="request_id")
-        if state.request.request_id in self.scheduler.requests:
-            raise InvalidRequestError(f"request id {state.request.request_id!r} is in use", param="request_id")
+        if state.request_id in self.scheduler.requests:
+            raise InvalidRequestError(f"request id {state.request_id!r} is in use", param="request_id")
         self._guarded(state, lambda: self.scheduler.add(state))
 
     def abort(self, request_id: str) -> None:
         """End a request now, wherever it is; its last outputs come with the next step. An unknown id is ignored."""
-        self._guarded(self.scheduler.requests.get(request_id), lambda: self.scheduler.abort(request_id))
+        if not self._is_closed:
+            self._guarded(self.scheduler.requests.get(request_id), lambda: self.scheduler.abort(request_id))
 
     def finish(self, request_id: str, index: int) -> None:
         """End one choice of a request as a stop string would. One unknown, finished or without a token is ignored."""
-        self._guarded(self.scheduler.requests.get(request_id), lambda: self.scheduler.finish(request_id, index))
+        if not self._is_closed:
+            self._guarded(self.scheduler.requests.get(request_id), lambda: self.scheduler.finish(request_id, index))
+
+    def drop(self, request_ids: Set[str]) -> None:
+        """End requests without an output. Unknown and finished ones are ignored."""
+        if not self._is_closed:
+            self.scheduler.drop(request_ids)
 
     def abort_all(self) -> list[RequestOutput]:
         """End all requests now; their last outputs."""
+        if self._is_closed:
+            return []
         for request_id in list(self.scheduler.requests):
             self.scheduler.abort(request_id)
         return self.scheduler.take_instant()
 
     def step(self) -> list[RequestOutput]:
-        """One decode, and what it brought. After a fatal error all requests end with ERROR, and `dead` says why.
+        """One decode, and what it brought. After a fatal error all requests end with ERROR, and `death` says why.
 
-        With nothing to compute but prompts whose beginning is being loaded, it waits for that; but if disk.on_load is
-        set, it only sets is_stalled: the next step is of use after that call. A slice of what goes to the disk is
-        copied, too.
+        If all that is left are prompts whose beginning is read from the disk, it waits for that; after on_wake() it
+        sets is_stalled instead. Each step also copies a slice of what is to be stored. Raises EngineDeadError after
+        close().
         """
+        if self._is_closed:
+            self._check_alive()
         scheduler = self.scheduler
         outputs: list[RequestOutput] = []
         while (plan := scheduler.schedule()) is not None:
             try:
-                token_ids = self.runner.step(self.batch, plan.rows, plan.samplers, plan.constraints)
+                runs = self.runner.step(plan)
             except DecodeError as error:
-                if self._recover(plan, error):
+                if self._recover(error):
                     continue
                 break
-            if plan.num_asked:
+            if plan.scored:
                 plan.scores = self.runner.scores()
-            outputs = scheduler.update(plan, token_ids, self.runner.logprobs)
+            outputs = scheduler.update(plan, runs, self.runner.logprobs)
             break
         scheduler.count_active()
         instant = scheduler.take_instant()
-        if self.disk is not None and self.dead is None:
+        if self.disk is not None and self.death is None:
             self.disk.copies.step()
             self.is_stalled = plan is None and not instant and self.disk.is_reading and not self.disk.copies
             if self.is_stalled and self.disk.on_load is None:
                 self.disk.wait()
         return instant + outputs if instant else outputs
 
-    def generate(
-        self, prompts: str | Sequence[int] | Sequence[str | Sequence[int]], params: SamplingParams | None = None
-    ) -> Iterator[RequestOutput]:
+    def generate(self, prompts: Prompts, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """Continue one prompt or several (text or token ids), yielding deltas as they come.
 
         RequestOutput.request_id is the number of the prompt, "0", "1", ... Raises InvalidRequestError before anything
-        runs, and RuntimeError if the engine is busy, now or when the iteration begins. Leaving the iterator early
-        aborts what is left.
+        runs, EngineDeadError, and RuntimeError if the engine is busy, now or when the iteration begins. Leaving the
+        iterator early aborts the prompts that are left.
         """
-        self._check_free()
+        self.check_free()
         params = params or SamplingParams()
         grammar = None if params.structured is None else self.compile_grammar(params.structured)
         self._num_runs += 1
-        requests = [
-            Request(f"run {self._num_runs} {i}", array("i", self._token_ids(prompt)), params, grammar=grammar)
-            for i, prompt in enumerate(_as_list(prompts))
-        ]
+        requests = make_requests(prompts, params, self.tokenizer, grammar=grammar, run=self._num_runs)
         for request in requests:
             self.validate(request)
-        return self._run(requests)
+        return run_requests(self, requests)
+
+    def check_free(self) -> None:
+        """Raises EngineDeadError, and RuntimeError if there are requests."""
+        self._check_alive()
+        if self.scheduler.has_work:
+            raise RuntimeError("the engine is busy with other requests")
+
+    def failure(self, request_id: str, error: Exception) -> RequestOutput:
+        """The last output of a request that the engine could not end itself."""
+        return RequestOutput(request_id, 0, "", [], finish_reason=FinishReason.ERROR, usage=Usage(0, 0), error=error)
+
+    def snapshot(self) -> EngineSnapshot:
+        """What the engine is doing. Works after close(), too."""
+        if self._is_closed:
+            return closed_snapshot(self.stats, self.death, self.n_seq_max)
+        return take_snapshot(self.scheduler, self.disk, death=self.death, is_working=self.has_work)
 
     def check_integrity(self) -> None:
-        """Assert that slots, cells and lists add up. For tests and debug runs."""
+        """Assert that slots, cells and lists add up. For tests and debug runs. Raises EngineDeadError."""
+        if self._is_closed:
+            self._check_alive()
         self.scheduler.check_integrity()
 
     def close(self) -> None:
-        """Free the context and the model. Idempotent; afterwards only validate() and stats are left.
+        """Write what is still to be stored on the disk, and free the rest. Idempotent.
 
-        A model that was given as such stays its owner's.
+        Freed are the KV memory and all requests, which get no further output; the compiled grammars; and the model,
+        unless the caller gave it and still holds it. The tokenizer stays, but tokenizes no more. Later, validate(),
+        prepare_cost(), snapshot(), failure() and the properties work; abort(), finish(), drop(), abort_all() and
+        on_wake() do nothing; all other methods raise EngineDeadError.
         """
-        self.grammars.close()
+        if self._is_closed:
+            return
+        if self.grammars is not None:
+            self.grammars.close()
         if self.disk is not None:
-            self.disk.close(copy_all=self.dead is None)
-            self.disk = None
-        self.dead = self.dead or "it is closed"
-        if "tokenizer" in self.__dict__:
-            self.tokenizer.close()
-        for name in ("scheduler", "cache", "batch", "runner", "context", "tokenizer", "model"):
-            self.__dict__.pop(name, None)
-
-    def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
-        self._check_free()
-        numbers = {request.request_id: str(i) for i, request in enumerate(requests)}
-        left = set(numbers)
-        try:
-            for request in requests:
-                self.add(request)
-            while left:
-                self._check_alive()
-                for output in self.step():
-                    if output.usage is not None:
-                        left.discard(output.request_id)
-                    output.request_id = numbers.get(output.request_id, output.request_id)
-                    yield output
-        finally:
-            if self.dead is None:
-                self.scheduler.drop(left)
+            self.disk.close(copy_all=self.death is None)
+        self._is_closed = True
+        self.death = self.death or "it is closed"
+        self.is_stalled = False
+        self.grammars = self.disk = None
+        self._waiting = ()
+        self.tokenizer.close()
+        for name in ("scheduler", "cache", "batch", "runner", "context", "model", "_adapters"):
+            del self.__dict__[name]
 
     def _guarded(self, state: RequestState | None, work: Callable[[], None]) -> None:
         """Work for one request: if it raises, that request ends with ERROR, and the others go on."""
@@ -287,85 +294,22 @@ class Engine:
                 raise
             self.scheduler.fail(state, error)
 
+    def _compiler(self) -> GrammarCompiler:
+        compiler = self.grammars  # the engine may be closed meanwhile
+        if compiler is None:
+            raise EngineDeadError(f"the engine is dead: {self.death}")
+        return compiler
+
     def _check_alive(self) -> None:
-        if self.dead is not None:
-            raise EngineDeadError(f"the engine is dead: {self.dead}")
+        if self.death is not None:
+            raise EngineDeadError(f"the engine is dead: {self.death}")
 
-    def _check_free(self) -> None:
-        self._check_alive()
-        if self.scheduler.has_work:
-            raise RuntimeError("the engine is busy with other requests")
-
-    def _token_ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special=True, parse_special=True)
-        return prompt
-
-    def _recover(self, plan: SchedulerOutput, error: DecodeError) -> bool:
-        """Whether the step is worth another try, after a failure that left the engine alive."""
+    def _recover(self, error: DecodeError) -> bool:
+        """Whether the step is worth another try: room was made for it. After any other failure the engine is dead."""
         if error.status_code == 1:
             self.scheduler.relieve()
             return True
-        if error.status_code == 2:
-            self.scheduler.rewind(plan)
-        else:
-            self.dead = str(error)
-            for request_id in list(self.scheduler.requests):
-                self.scheduler.abort(request_id, FinishReason.ERROR, error)
+        self.death = str(error)
+        for request_id in list(self.scheduler.requests):
+            self.scheduler.abort(request_id, FinishReason.ERROR, error)
         return False
-
-
-def _as_list(prompts: str | Sequence[int] | Sequence[str | Sequence[int]]) -> list[str | Sequence[int]]:
-    if isinstance(prompts, str):
-        return [prompts]
-    several: list[str | Sequence[int]] = [prompt for prompt in prompts if not isinstance(prompt, int)]
-    token_ids = [token_id for token_id in prompts if isinstance(token_id, int)]
-    if several and token_ids:
-        raise InvalidRequestError("prompts are either token ids or a list of prompts, not both", param="prompt")
-    return several or [token_ids]
-
-
-def make_context(model: Model, config: EngineConfig) -> Context:
-    """The context that `config` asks for, with sequence ids for finished prefixes. Raises ModelLoadError."""
-    n_seq_ids = config.n_seq_max
-    if config.enable_prefix_cache and config.kv_unified:  # ids for finished prefixes
-        n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
-    threads = config.threads or default_threads()[0]
-    n_batch = max(config.n_batch, config.n_seq_max)
-    values = asdict(config)
-    return Context(
-        model,
-        n_ctx=config.context_size(model.n_ctx_train),
-        n_batch=n_batch,
-        n_ubatch=config.n_ubatch,
-        n_seq_max=n_seq_ids,
-        n_outputs_max=max(config.n_seq_max, min(n_batch, num_scored_rows(model.n_vocab))),
-        threads=threads,
-        threads_batch=config.threads_batch or threads,
-        **{name: values[name] for name in _CONTEXT_FIELDS},
-    )
-
-
-def _num_spare_ids(model: Model, n_seq_max: int) -> int:
-    """Sequence ids for finished prefixes: free but for recurrent memories, where each takes a state of megabytes."""
-    has_state = model.is_hybrid or model.is_recurrent
-    return min(max(_MIN_SPARE_IDS, n_seq_max), _MAX_SPARE_STATES if has_state else _MAX_SEQ_IDS)
-
-
-def _make_cache(context: Context, model: Model, config: EngineConfig, max_seq_len: int) -> PrefixCache:
-    # Recurrent state takes no cells: only the sequences' length is limited.
-    n_cells = context.n_seq_max * max_seq_len if context.memory_kind == "recurrent" else context.n_ctx
-    return PrefixCache(
-        context,
-        n_slots=context.n_seq_max,
-        n_cells=n_cells,
-        reuse=config.enable_prefix_cache and context.memory_kind != "none",
-        kind=context.memory_kind,
-        n_swa=model.n_swa if context.memory_kind == "swa" else 0,
-        swa_full=context.memory_kind != "swa" or context.swa_full,
-        copies_cells=not context.kv_unified,
-        n_cells_kept=config.max_cached_tokens,
-        max_idle_tokens=config.max_idle_tokens,
-        max_checkpoint_bytes=config.max_checkpoint_bytes,
-        checkpoint_every=config.checkpoint_every,
-    )

@@ -1,4 +1,4 @@
-"""What the engine counts. Plain numbers, written by the engine's thread, read by anyone."""
+"""The engine's counters and gauges: plain numbers, written by the engine's thread, read by any thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ _CHOICES = (1, 2, 5, 10, 20)
 
 
 class Histogram:
-    """Counts by upper bound. bounds: (n,), ascending; counts: (n + 1,), not cumulative, the last without a bound."""
+    """Counts of values by upper bound.
+
+    bounds: upper bounds, ascending, shape (n,).
+    counts: values up to each bound and above the one before, shape (n + 1,); the last has no bound.
+    sum: sum of all values.
+    """
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -32,6 +37,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
+        """Number of all values."""
         return sum(self.counts)
 
     def observe(self, value: float, times: int = 1) -> None:
@@ -54,7 +60,42 @@ def _tokens() -> Histogram:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters only grow; gauges are of the last step. Times in seconds; prefix_queries and prefix_hits in tokens."""
+    """Counters only grow; gauges describe the last step. Times are in seconds.
+
+    Counters:
+    prompt_tokens: tokens of the prompts of admitted requests.
+    generation_tokens: tokens of all outputs.
+    prefix_queries: prompt tokens that were looked up in the prefix cache.
+    prefix_hits: prompt tokens that came from the prefix cache.
+    prefix_evictions: finished prefixes that were dropped, or cut.
+    prefix_misses: admitted requests by MissReason.
+    computed_prompt_tokens: prompt tokens computed, after a preemption a second time.
+    preemptions: sequences that went back to the queue because no cells were left.
+    context_shifts: times that a sequence lost old tokens because its context was full.
+    rejections: requests refused because the queue was full.
+    steps: decodes.
+    finished: requests by FinishReason.
+    disk_cache: counters of the disk cache; None without one.
+
+    Gauges:
+    num_running: sequences that compute.
+    num_waiting: sequences in the waiting queue.
+    num_cells: KV cells in use.
+    n_cells: KV cells in all.
+    last_step_s: time.monotonic() at the end of the last step; 0 before the first.
+
+    Histograms:
+    time_to_first_token: from arrival to the first token.
+    inter_token_latency: between two tokens of a sequence.
+    e2e_latency: from arrival to the end.
+    queue_time: from arrival to the first admission.
+    prefill_time: from the first admission to the first token.
+    decode_time: from the first token to the end.
+    request_prompt_tokens: tokens per prompt.
+    request_generation_tokens: output tokens per request, all choices together.
+    request_n: choices per request.
+    iteration_tokens: rows per decode.
+    """
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
@@ -62,7 +103,7 @@ class EngineStats:
     prefix_hits: int = 0
     prefix_evictions: int = 0
     prefix_misses: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in MissReason})
-    computed_prompt_tokens: int = 0  # by prefill, whether for the first time or again after a preemption
+    computed_prompt_tokens: int = 0
     preemptions: int = 0
     context_shifts: int = 0
     rejections: int = 0
@@ -75,7 +116,7 @@ class EngineStats:
     num_waiting: int = 0
     num_cells: int = 0
     n_cells: int = 0
-    last_step_s: float = 0.0  # time.monotonic() of the last finished step
+    last_step_s: float = 0.0
 
     time_to_first_token: Histogram = field(default_factory=_latency)
     inter_token_latency: Histogram = field(default_factory=_latency)
@@ -88,25 +129,29 @@ class EngineStats:
     request_n: Histogram = field(default_factory=lambda: Histogram(_CHOICES))
     iteration_tokens: Histogram = field(default_factory=_tokens)
 
+    def add_rejection(self) -> None:
+        """Count a request that was refused because the queue is full. To be called on the event loop."""
+        self.rejections += 1
+
     def add_request(self, num_prompt_tokens: int, n: int) -> None:
-        """A request came."""
+        """Count a request that was queued."""
         self.request_prompt_tokens.observe(num_prompt_tokens)
         self.request_n.observe(n)
 
     def add_step(self, now: float, num_rows: int, num_tokens: int) -> None:
-        """A decode of num_rows rows brought num_tokens tokens."""
+        """Count a decode of num_rows rows that generated num_tokens tokens. now: time.monotonic()."""
         self.steps += 1
         self.generation_tokens += num_tokens
         self.iteration_tokens.observe(num_rows)
         self.last_step_s = now
 
     def add_first_token(self, now: float, arrival_s: float, scheduled_s: float) -> None:
-        """A request's prompt is computed."""
+        """Count a prompt that has been computed. All times are of time.monotonic()."""
         self.time_to_first_token.observe(now - arrival_s)
         self.prefill_time.observe(now - scheduled_s)
 
     def add_end(self, reason: str, num_tokens: int, arrival_s: float, first_token_s: float) -> None:
-        """A request ended now; first_token_s 0: it had no token."""
+        """Count a request that ends now. Times are of time.monotonic(); first_token_s 0: it had no token."""
         now = time.monotonic()
         self.finished[reason] += 1
         self.request_generation_tokens.observe(num_tokens)
@@ -116,5 +161,5 @@ class EngineStats:
 
     @property
     def kv_usage(self) -> float:
-        """Used share of the KV cells, 0 to 1."""
+        """Share of the KV cells in use, 0 to 1."""
         return self.num_cells / self.n_cells if self.n_cells else 0.0

@@ -1,41 +1,42 @@
-"""How many prompt tokens a step may take while sequences generate: as many as its time allows."""
+"""The pacer: how many prompt tokens a step may take beside sequences that generate."""
 
 from __future__ import annotations
 
 from collections import deque
 from statistics import median
 
-# What a step may take of the time that its decode rows take alone, where no target is set. The rest of it goes to
-# the prompts: streams keep more than half of their speed. Twice would be too much: the cells of a prompt slow the rows.
+# Without a target, a step may take so many times as long as its decode rows alone; the prompts get the difference.
+# Streams keep more than half of their speed. Twice as long is too much: the cells of a prompt slow the rows down.
 _AUTO_STRETCH = 1.6
 
-# Below it a pass over the weights brings too little, and a prompt would never end.
+# With fewer tokens, a pass over the weights brings too little, and a prompt takes very long.
 _MIN_TOKENS = 8
 
-# From here on a chunk of its own is large: on CPUs, llama.cpp's attention takes up to ten times less per token then.
+# A chunk in a step of its own is large from here on: on CPUs, attention then takes up to ten times less per token.
 _LARGE = 64
 
 # Smaller chunks are worth their shorter steps up to this many times the time per token.
 _SMALL_WASTE = 1.5
 
-# Large chunks after which small ones get another chance: a new prompt may be at its beginning, where they cost less.
+# After so many large chunks a small one is tried again: at the beginning of a new prompt small ones cost less.
 _MAX_LARGE = 256
 
-# Few enough to follow a prompt that gets slower with its length, enough to shrug off one slow step.
+# Samples per median: few, to follow a prompt that gets slower with its length; enough to outvote one slow step.
 _NUM_SAMPLES = 3
 
-# A measured decode says something about steps whose number of rows is within this factor.
+# A measured decode counts for steps whose number of rows is within this factor.
 _LIKE = 1.25
 
-# Steps with prompts in a row after which one goes without, to see again what decode rows take alone.
+# After so many steps with prompts in a row, one goes without, to measure again what decode rows take alone.
 _MAX_UNSEEN = 64
 
 
 class StepPacer:
-    """Learns what decode rows and prompt tokens take, and fills steps up to a target.
+    """Learns how long decode rows and prompt tokens take, and fills steps up to a target.
 
-    max_step_ms None: a fixed multiple of a step of decode rows alone; 0: no target. max_tokens: prompt tokens of a step
-    at most. takes_turns: decode rows and prompt chunks are steps of their own; two in a row are one step here.
+    max_step_ms: the target. None: a fixed multiple of a step of decode rows alone; 0: no target.
+    max_tokens: the most prompt tokens of a step.
+    takes_turns: decode rows and prompt chunks are steps of their own; two such steps together have one target.
     """
 
     def __init__(self, max_step_ms: float | None, max_tokens: int, takes_turns: bool = False) -> None:
@@ -43,18 +44,17 @@ class StepPacer:
         self.max_tokens = max_tokens
         self.takes_turns = takes_turns
         self._decodes: deque[tuple[int, float]] = deque(maxlen=_NUM_SAMPLES)  # rows, ms
-        self._small_ms: deque[float] = deque(
-            maxlen=_NUM_SAMPLES
-        )  # per token; large chunks apart, if they are of their own
+        # Per token. Large chunks are kept apart if they are steps of their own.
+        self._small_ms: deque[float] = deque(maxlen=_NUM_SAMPLES)
         self._large_ms: deque[float] = deque(maxlen=_NUM_SAMPLES)
         self._num_large = 0  # large chunks since a small one
         self._num_tried = 0  # prompt tokens of the largest step beside decodes
         self._num_unseen = 0  # steps with prompts since the last one without
 
     def must_see_decode(self, num_rows: int) -> bool:
-        """Whether the next step should be one of decode rows alone: there is no telling the target without.
+        """Whether the next step must have decode rows alone, because the target is unknown without its time.
 
-        Never true twice in a row: prompts go on.
+        Never true twice in a row, so that prompts go on.
         """
         if self.max_step_ms is not None or not self._num_unseen:
             return False
@@ -65,10 +65,10 @@ class StepPacer:
         if self.max_step_ms == 0:
             return self.max_tokens
         decode_ms = self._decode_ms(num_rows)
-        # Where more wait for a first token than for their next one, they get more of the time.
+        # If more requests wait for a first token than for their next one, the prompts get more of the time.
         stretch = max(_AUTO_STRETCH, 1 + num_prompts / max(1, num_rows))
         target_ms = decode_ms * stretch if self.max_step_ms is None else self.max_step_ms
-        # No more than twice what was tried: small chunks say little about large ones.
+        # At most twice the largest chunk so far: small chunks say little about large ones.
         return min(self._fitting(target_ms - decode_ms), max(self._num_first, 2 * self._num_tried), self.max_tokens)
 
     def note_decode(self, num_rows: int, ms: float) -> None:
@@ -80,9 +80,9 @@ class StepPacer:
         """A step of num_tokens prompt tokens and num_rows decode rows is done, while sequences generate."""
         self._num_unseen += 1
         if num_tokens < min(_MIN_TOKENS, self.max_tokens):
-            return  # what it took is mostly chance
+            return  # its time says little about a token
         own_ms = ms - self._decode_ms(num_rows) if num_rows else ms
-        # At least a little: a decode that happened to be slow must not make prompts look free.
+        # At least a little: one slow decode must not make prompts look free.
         is_large = self.takes_turns and num_tokens >= _LARGE
         (self._large_ms if is_large else self._small_ms).append(max(own_ms, 0.05 * ms, 1e-6) / num_tokens)
         self._num_tried = max(self._num_tried, num_tokens)
@@ -92,7 +92,7 @@ class StepPacer:
             self._small_ms.clear()
 
     def _fitting(self, ms: float) -> int:
-        """The tokens of a chunk that takes so long, or the nearest to it that is no waste."""
+        """The tokens of a chunk that takes `ms`; a few more or less where that many would be slow per token."""
         if not (self._large_ms or self._small_ms):
             return self._num_first
         large_ms = median(self._large_ms) if self._large_ms else 0.0
@@ -111,6 +111,6 @@ class StepPacer:
         return [ms for rows, ms in self._decodes if rows <= num_rows * _LIKE and num_rows <= rows * _LIKE]
 
     def _decode_ms(self, num_rows: int) -> float:
-        """What so many decode rows take alone; without like steps, what the last one took."""
+        """How long so many decode rows take alone; without similar steps, how long the last decode took."""
         seen = self._seen(num_rows) or [ms for _, ms in self._decodes][-1:]
         return median(seen) if seen else 0.0

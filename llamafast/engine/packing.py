@@ -1,12 +1,12 @@
-"""What goes into a step, and how many prompt tokens of which sequence."""
+"""How tokens get into the batch, and how many tokens of each prompt a step takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import abc
 
 from llamafast._core import Batch
-from llamafast._sampling import Sampler
-from llamafast.engine.scoring import Score
+from llamafast.engine.plan import Chunk
+from llamafast.engine.scoring import AskedScore
 from llamafast.engine.sequence import Sequence
 from llamafast.grammars.constraint import Constraint
 
@@ -14,49 +14,50 @@ _MAX_FORCED = 64
 _MIN_FORCED_ALONE = 4
 
 
-class SchedulerOutput:
-    """One step. samplers[i] draws from batch row rows[i], for `decodes` first, then for `prefilled` and their forks.
-
-    decodes have one row each, and those of the forced tokens behind their last one; chunks are (sequence, tokens) of
-    the prompts; prefilled are those that end in this step. constraints[k] is (i, that of samplers[i]). num_asked prompt
-    rows are to be scored; scores, put in after the step, are theirs, in the chunks' order.
-    """
-
-    __slots__ = ("chunks", "constraints", "decodes", "num_asked", "prefilled", "rows", "samplers", "scores")
-
-    def __init__(self, decodes: list[Sequence], rows: list[int], samplers: list[Sampler]) -> None:
-        self.decodes = decodes
-        self.rows = rows
-        self.samplers = samplers
-        self.chunks: list[tuple[Sequence, int]] = []
-        self.prefilled: list[Sequence] = []
-        self.constraints: list[tuple[int, Constraint]] = []
-        self.num_asked = 0
-        self.scores: list[Score] = []
-
-
 def extend(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
     """Put the next num_tokens of a sequence into the batch; the row of the last one."""
     start = sequence.slot.length
-    return batch.extend(sequence.token_ids, start, start + num_tokens, start, sequence.slot.seq_id)
+    return batch.extend(sequence.token_ids, start, start + num_tokens, sequence.next_pos, sequence.slot.seq_id)
 
 
-def numbered(constraints: Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
-    """Those that exist, each with its number; counting begins with `first`."""
+def add_last_tokens(batch: Batch, sequences: abc.Sequence[Sequence]) -> None:
+    """Put the last token of each sequence into the batch, where all tokens before it are computed."""
+    add = batch.add
+    for sequence in sequences:
+        slot = sequence.slot
+        add(sequence.last_token, slot.length + sequence.pos_offset, slot.seq_id)
+
+
+def ends_prompt(chunk: Chunk) -> bool:
+    """Whether the first token is drawn after this chunk. None is drawn of a prompt that is only scored."""
+    sequence, num_tokens, _ = chunk
+    return sequence.slot.length + num_tokens == len(sequence.token_ids)
+
+
+def asked_scores(chunk: Chunk) -> list[AskedScore]:
+    """The scores of prompt tokens that this chunk brings."""
+    sequence, num_tokens, last_row = chunk
+    scores, start = sequence.state.scores, sequence.slot.length
+    return [] if scores is None else scores.ask(start, start + num_tokens, last_row)
+
+
+def numbered(constraints: abc.Iterable[Constraint | None], first: int = 0) -> list[tuple[int, Constraint]]:
+    """(number, constraint) of each constraint that exists; the numbers begin with `first`."""
     return [(i, constraint) for i, constraint in enumerate(constraints, first) if constraint is not None]
 
 
 def remaining_tokens(sequences: list[Sequence], room: int) -> list[int]:
-    """Tokens that each prompt may want in one step, shape (n,), of which `room` rows can give logits."""
+    """Tokens that each prompt can take in one step, shape (n,). `room` rows of the step can give logits."""
     remaining = [sequence.num_in_reach for sequence in sequences]
     scored = [sequence.is_scored for sequence in sequences]
     return cap_scored(remaining, scored, room) if True in scored else remaining
 
 
 def cap_scored(remaining: list[int], scored: list[bool], room: int) -> list[int]:
-    """What is left of each prompt, shape (n,), where every token of a scored one takes one of `room` output rows.
+    """Tokens that each prompt can take, shape (n,), so that their output rows fit into `room`.
 
-    Each of the others takes one row at most. A scored prompt gets one token in any case.
+    remaining: tokens left of each prompt. A scored prompt needs an output row per token and gets one token in any case;
+    each of the others needs one output row at most.
     """
     num_scored = sum(scored)
     most = max(1, (room - len(scored) + num_scored) // num_scored)
@@ -66,14 +67,14 @@ def cap_scored(remaining: list[int], scored: list[bool], room: int) -> list[int]
 def forced_bounds(num_running: int, room: int, equal_lengths: bool) -> tuple[int, int]:
     """How many tokens, (least, most), a sequence may append at once because its grammar forces them.
 
-    Where ubatches have to be of equal length they are a pass over the weights of their own: fewer do not pay for it.
-    room: rows of the next batch that nobody needs.
+    room: rows of the next batch that nobody needs. Where ubatches have to be of equal length, forced tokens take a pass
+    over the weights of their own; fewer than the least do not pay for it.
     """
     return max(_MIN_FORCED_ALONE, num_running) if equal_lengths else 1, max(0, min(room, _MAX_FORCED))
 
 
 def ordered_chunks(remaining: list[int], budget: int) -> list[int]:
-    """Tokens for each prompt, shape (n,), given what each has left: all that the first can take, then the next."""
+    """Tokens for each prompt, shape (n,), out of what each has left: all that the first can take, then the next."""
     chunks = []
     for n in remaining:
         chunks.append(min(n, budget))
@@ -82,11 +83,11 @@ def ordered_chunks(remaining: list[int], budget: int) -> list[int]:
 
 
 def equal_chunks(remaining: list[int], budget: int, must_serve_first: bool) -> list[int]:
-    """Tokens for each prompt, shape (n,), where all that get some get the same number.
+    """Tokens for each prompt, shape (n,): all prompts that are served get the same number.
 
     Such a step is one pass over the weights for memories that split ubatches by equal length. The length that computes
-    most wins, then the one that serves most: n different lengths are done after a few passes instead of n.
-    must_serve_first allows only lengths that the first prompt can have.
+    most tokens is taken; of several such lengths, the one that serves most prompts. So n prompts of different lengths
+    are done after a few passes instead of n. must_serve_first: only lengths that the first prompt can have.
     """
     longest = min(remaining[0] if must_serve_first else max(remaining), budget)
 

@@ -1,28 +1,30 @@
-"""What the next step computes: a row of each running sequence, and how much of which prompt."""
+"""The planner: decides what the next step computes, and keeps the lists of running sequences and of prompts."""
 
 from __future__ import annotations
 
 import time
 from bisect import insort
+from collections import abc
+from copy import copy
 
 from llamafast._core import Batch
-from llamafast._sampling import Sampler
 from llamafast.engine import packing
 from llamafast.engine.pacing import StepPacer
-from llamafast.engine.packing import SchedulerOutput, equal_chunks, ordered_chunks
+from llamafast.engine.packing import equal_chunks, ordered_chunks
+from llamafast.engine.plan import Chunk, StepKind, StepPlan
 from llamafast.engine.sequence import Sequence
-from llamafast.grammars.constraint import Constraint
+from llamafast.request import SequenceStatus
 
 # Steps of equal prompt chunks that may go by without the first prompt.
 _MAX_PASSED = 2
 
 
 class StepPlanner:
-    """Fills the batch from the scheduler's lists, which it reads and may reorder; planning changes no sequence.
+    """Owns the running sequences and the prompts, and fills the batch. Planning changes neither lists nor sequences.
 
-    A step takes one token of each running sequence; what the pacer allows beside them goes to the prompts in the order
-    in which they are due. Memories that want ubatches of equal length (`equal_lengths`) get steps of one kind, in turn:
-    decode rows, or equal prompt chunks.
+    A step takes one token of each running sequence. The pacer says how many prompt tokens it may take beside them; they
+    go to the prompts in the order in which these are due. Memories that want ubatches of equal length (`equal_lengths`)
+    get steps of two kinds in turn: decode rows, and equal prompt chunks.
     """
 
     def __init__(self, batch: Batch, *, n_outputs_max: int, pacer: StepPacer, equal_lengths: bool) -> None:
@@ -30,104 +32,177 @@ class StepPlanner:
         self.n_outputs_max = n_outputs_max
         self.pacer = pacer
         self.equal_lengths = equal_lengths
-        self.running: list[Sequence] = []  # by sequence id
-        self.prefilling: list[Sequence] = []  # who is served first, first
-        self.num_forced = 0  # tokens appended without drawing whose KV is not computed, at most
         self.clock = time.monotonic
+        self.num_reserved = 0  # sequence ids promised to the forks of prompts
+        self.num_forced = 0  # at most so many tokens were appended without a draw, and are not computed yet
+        self._running: list[Sequence] = []  # by sequence id
+        self._prefilling: list[Sequence] = []  # the prompt that is served first comes first
         self._num_computed = 0  # prompt tokens of all steps
         self._started_s = 0.0  # when the step was planned
         self._decode_turn = False
-        self._rows: list[int] = []
-        self._samplers: list[Sampler] = []  # of the running ones; empty: to be built
-        self._constraints: list[tuple[int, Constraint]] = []  # of the running ones
+        self._decodes: StepPlan | None = None  # the plan of a row per running sequence, until these change
 
-    def running_changed(self) -> None:
-        """To be called after each change of `running`."""
-        self._samplers = []
+    @property
+    def running(self) -> abc.Sequence[Sequence]:
+        """The sequences that generate, by sequence id. Only the planner changes this list."""
+        return self._running
 
-    def plan(self) -> SchedulerOutput | None:
-        """Fill the batch with the next step; None if there is nothing to compute."""
-        running, prefilling = self.running, self.prefilling
-        self._started_s = self.clock()
-        self.batch.clear()
-        if not prefilling:
-            return self._decodes() if running else None
-        remaining = packing.remaining_tokens(prefilling, self.n_outputs_max - len(running))
-        room = self.batch.n_tokens_max
-        num_decoding = len(running) + self.num_forced
-        budget = min(room, self.pacer.budget(num_decoding, len(prefilling))) if running else room
-        if not self.equal_lengths:
-            if running and self.pacer.must_see_decode(num_decoding):
-                return self._decodes()
-            return self._add_chunks(self._decodes(), ordered_chunks(remaining, min(budget, room - num_decoding)))
-        self._decode_turn = bool(running) and not self._decode_turn
-        if not self._decode_turn:
-            chunks = equal_chunks(remaining, budget, prefilling[0].num_passed >= _MAX_PASSED)
-            return self._add_chunks(SchedulerOutput([], [], []), chunks)
-        # One token is as long as a decode row.
-        return self._add_chunks(self._decodes(), [int(num_tokens == 1) for num_tokens in remaining])
+    @property
+    def prefilling(self) -> abc.Sequence[Sequence]:
+        """The prompts that are being computed, the one served first in front. Only the planner changes this list."""
+        return self._prefilling
+
+    @property
+    def num_active(self) -> int:
+        """Sequences that hold a sequence id."""
+        return len(self._running) + len(self._prefilling)
+
+    @property
+    def num_promised(self) -> int:
+        """Cells that the next steps take: one per running sequence, and those of the prompts."""
+        return len(self._running) + sum(sequence.num_remaining for sequence in self._prefilling)
 
     def enter(self, sequence: Sequence) -> None:
         """Add a prompt. It is due when the prompts have got as many tokens as it needs, from now on.
 
-        So the one with the least left goes first, and those that wait gain on later ones token by token: whoever comes
-        after a prompt's worth of tokens can no longer overtake it. The request's priority comes before all that.
+        So the one with the least left goes first, and those that wait gain on later ones token by token: a prompt that
+        comes after a prompt's worth of tokens can no longer overtake it. The request's priority comes before all that.
         """
         sequence.due = self._num_computed + sequence.num_remaining
-        insort(self.prefilling, sequence, key=lambda other: (other.state.request.priority, other.due))
+        insort(self._prefilling, sequence, key=lambda other: (other.state.request.priority, other.due))
+        self.num_reserved += len(sequence.forks)
 
-    def done(self, plan: SchedulerOutput) -> None:
-        """After a step, before its tokens are taken: learn from it."""
+    def start(self, sequence: Sequence) -> None:
+        """Add a sequence whose prompt is computed: it takes part in each step from now on."""
+        insort(self._running, sequence, key=lambda other: other.slot.seq_id)
+        self._decodes = None
+
+    def leave(self, sequence: Sequence) -> None:
+        """Take out a running sequence or a prompt, as its status says."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+            self._decodes = None
+        elif sequence.status is SequenceStatus.PREFILLING:
+            self._prefilling.remove(sequence)
+            self.num_reserved -= len(sequence.forks)
+
+    def plan(self) -> StepPlan | None:
+        """Fill the batch with the next step; None if there is nothing to compute."""
+        self._started_s = self.clock()
+        self.batch.clear()
+        if not self._prefilling:
+            return self._start_decode() if self._running else None
+        return _PLANS[self._next_kind()](self)
+
+    def done(self, plan: StepPlan) -> None:
+        """Learn from a step. Call it after the step, before its tokens are taken."""
         ms = (self.clock() - self._started_s) * 1000
-        num_tokens = sum(n for _, n in plan.chunks)
+        num_tokens = sum(chunk.num_tokens for chunk in plan.chunks) if plan.chunks else 0
         num_rows = self.batch.num_tokens - num_tokens
         self._num_computed += num_tokens
-        if num_tokens and self.running:
+        if plan.decodes:
+            self.num_forced = 0
+        if num_tokens and self._running:
             self.pacer.note_prompts(num_tokens, ms, num_rows)
         elif num_rows:
             self.pacer.note_decode(num_rows, ms)
         if num_tokens and not num_rows:
-            first = self.prefilling[0]
-            first.num_passed = 0 if any(sequence is first for sequence, _ in plan.chunks) else first.num_passed + 1
+            first = self._prefilling[0]
+            is_served = any(chunk.sequence is first for chunk in plan.chunks)
+            first.num_passed = 0 if is_served else first.num_passed + 1
+
+    def note_forced(self, num_tokens: int) -> None:
+        """A running sequence has appended so many tokens without a draw: the next step computes them too."""
+        self.num_forced += num_tokens
 
     def forced_bounds(self, num_others: int) -> tuple[int, int]:
-        """How many forced tokens, (least, most), a sequence may append; num_others rows are for other sequences."""
+        """How many forced tokens, (least, most), a sequence may append. num_others: rows of other sequences."""
         room = self.batch.n_tokens_max - num_others - self.num_forced
-        return packing.forced_bounds(len(self.running), room, self.equal_lengths)
+        return packing.forced_bounds(len(self._running), room, self.equal_lengths)
 
-    def _decodes(self) -> SchedulerOutput:
-        running = self.running
-        if not self._samplers:
-            self._samplers = [sequence.sampler for sequence in running]
-            self._constraints = packing.numbered(sequence.constraint for sequence in running)
-            self._rows = list(range(len(running)))
-        plan = SchedulerOutput(running, self._rows, self._samplers)
-        plan.constraints = self._constraints
-        if self.num_forced:
-            plan.rows = [packing.extend(self.batch, sequence, sequence.num_remaining) for sequence in running]
+    def check_integrity(self) -> None:
+        """Assert that the lists are in order. For tests and debug runs."""
+        ids = [sequence.slot.seq_id for sequence in self._running]
+        assert ids == sorted(ids), "running is out of order"
+        assert self.num_reserved == sum(len(sequence.forks) for sequence in self._prefilling)
+        num_behind = sum(sequence.num_remaining - 1 for sequence in self._running)
+        assert 0 <= num_behind <= self.num_forced, "a running sequence has tokens that nobody computes"
+
+    def _next_kind(self) -> StepKind:
+        """The kind of the next step while there are prompts."""
+        if not self.equal_lengths:
+            return StepKind.DECODE
+        self._decode_turn = bool(self._running) and not self._decode_turn
+        return StepKind.DECODE if self._decode_turn else StepKind.EQUAL_CHUNKS
+
+    def _plan_decode(self) -> StepPlan:
+        """A row of each running sequence; beside them chunks of the prompts, as far as memory and pacer allow."""
+        plan = self._start_decode()
+        num_rows = len(self._running) + self.num_forced
+        if self.equal_lengths:
+            # One token is as long as a decode row.
+            return self._add_chunks(plan, [int(num_tokens == 1) for num_tokens in self._remaining()])
+        if self._running and self.pacer.must_see_decode(num_rows):
             return plan
-        add = self.batch.add
-        for sequence in running:
-            slot = sequence.slot
-            add(sequence.last_token, slot.length, slot.seq_id)
+        room = self.batch.n_tokens_max - num_rows
+        return self._add_chunks(plan, ordered_chunks(self._remaining(), min(self._budget(), room)))
+
+    def _plan_equal_chunks(self) -> StepPlan:
+        """Chunks of the prompts alone, all of one length."""
+        must_serve_first = self._prefilling[0].num_passed >= _MAX_PASSED
+        chunks = equal_chunks(self._remaining(), self._budget(), must_serve_first)
+        return self._add_chunks(StepPlan(StepKind.EQUAL_CHUNKS, self.batch), chunks)
+
+    def _remaining(self) -> list[int]:
+        return packing.remaining_tokens(self._prefilling, self.n_outputs_max - len(self._running))
+
+    def _budget(self) -> int:
+        """Prompt tokens that the next step may take."""
+        room = self.batch.n_tokens_max
+        if not self._running:
+            return room
+        return min(room, self.pacer.budget(len(self._running) + self.num_forced, len(self._prefilling)))
+
+    def _start_decode(self) -> StepPlan:
+        """A plan of the rows of the running sequences. Most steps share one plan: it is not to be changed."""
+        plan = self._decodes
+        if plan is None:
+            plan = self._decodes = self._decode_plan(list(self._running))
+        if not self.num_forced:
+            packing.add_last_tokens(self.batch, plan.decodes)
+            return plan
+        plan = copy(plan)
+        plan.counts = [sequence.num_remaining for sequence in plan.decodes]
+        plan.rows = [packing.extend(self.batch, sequence, sequence.num_remaining) for sequence in plan.decodes]
         return plan
 
-    def _add_chunks(self, plan: SchedulerOutput, lengths: list[int]) -> SchedulerOutput:
-        """Add lengths[i] tokens of each prompt to a step, shape (len(self.prefilling),)."""
-        plan.chunks = [(sequence, n) for sequence, n in zip(self.prefilling, lengths, strict=True) if n]
-        # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
-        plan.chunks.sort(key=lambda chunk: chunk[0].slot.seq_id)
-        rows, samplers = list(plan.rows), list(plan.samplers)
-        drawing: list[Sequence] = []
-        for sequence, num_tokens in plan.chunks:
-            start = sequence.slot.length
-            row = packing.extend(self.batch, sequence, num_tokens)
-            if sequence.state.scores is not None:
-                plan.num_asked += sequence.state.scores.ask(self.batch, row + 1 - num_tokens, start, start + num_tokens)
-            if start + num_tokens == len(sequence.token_ids):
-                plan.prefilled.append(sequence)
-                drawing += [sequence, *sequence.forks]
-                rows += [row] * (1 + len(sequence.forks))
-        plan.constraints = plan.constraints + packing.numbered((first.constraint for first in drawing), len(samplers))
-        plan.rows, plan.samplers = rows, samplers + [sequence.sampler for sequence in drawing]
+    def _decode_plan(self, running: list[Sequence]) -> StepPlan:
+        plan = StepPlan(StepKind.DECODE, self.batch)
+        plan.decodes = running
+        plan.slots = [sequence.slot for sequence in running]
+        plan.counts = [1] * len(running)
+        plan.samplers = [sequence.sampler for sequence in running]
+        plan.rows = list(range(len(running)))
+        plan.constraints = packing.numbered(sequence.constraint for sequence in running)
         return plan
+
+    def _add_chunks(self, plan: StepPlan, lengths: list[int]) -> StepPlan:
+        """The plan with lengths[i] tokens of each prompt too, shape (len(self.prefilling),)."""
+        plan = copy(plan)
+        served = [(sequence, n) for sequence, n in zip(self._prefilling, lengths, strict=True) if n]
+        # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
+        served.sort(key=lambda pair: pair[0].slot.seq_id)
+        chunks = plan.chunks = [Chunk(sequence, n, packing.extend(self.batch, sequence, n)) for sequence, n in served]
+        scored = [asked for chunk in chunks for asked in packing.asked_scores(chunk)]
+        ending = [chunk for chunk in chunks if packing.ends_prompt(chunk)]
+        drawing = [sequence for first, _, _ in ending for sequence in (first, *first.forks)]
+        rows = [row for first, _, row in ending for _ in range(1 + len(first.forks))]
+        constraints = packing.numbered((sequence.constraint for sequence in drawing), len(plan.samplers))
+        plan.scored, plan.prefilled = scored, [chunk.sequence for chunk in ending]
+        plan.samplers = [*plan.samplers, *(sequence.sampler for sequence in drawing)]
+        plan.rows = [*plan.rows, *rows]
+        plan.constraints = [*plan.constraints, *constraints]
+        return plan
+
+
+_PLANS = {StepKind.DECODE: StepPlanner._plan_decode, StepKind.EQUAL_CHUNKS: StepPlanner._plan_equal_chunks}

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from llamafast._core import Batch, Model, ModelRunner
-from llamafast.engine.attention import flash_attention
+from llamafast._core import Batch, Model
+from llamafast._runner import ModelRunner
+from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
-from llamafast.engine.engine import MODEL_FIELDS, make_context
+from llamafast.engine.loading import choose_attention, load_model, make_context
+from llamafast.engine.plan import StepKind, StepPlan
 from llamafast.errors import ModelLoadError
 
 _NUM_TOKENS = 8
@@ -44,8 +46,8 @@ class MemoryNeed:
 
 def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
     """What the model takes as configured; nothing of it is allocated. Raises ModelLoadError."""
-    model = _load(path, config, no_alloc=True)
-    config = replace(config, flash_attn=flash_attention(model, config))
+    model = load_model(path, config, no_alloc=True)
+    config = choose_attention(model, config)
     n_ctx = config.context_size(model.n_ctx_train)
     # Both grow linearly. Measured at few tokens, for llama.cpp lists its cells even where it allocates nothing.
     sizes = (min(n_ctx, _N_CTX_MEASURED), min(n_ctx, _N_CTX_MEASURED) // 2)
@@ -57,22 +59,25 @@ def memory_need(path: str, config: EngineConfig) -> MemoryNeed:
 
 def try_out(path: str, config: EngineConfig, loras: Sequence[tuple[str, float]] = ()) -> None:
     """Load the model with a small context and let it compute. Raises ModelLoadError; bad files may end the process."""
-    model = _load(path, config, progress=_report_progress)
+    model = load_model(path, config, progress=_report_progress)
     small = replace(
         config, n_ctx=256, n_batch=_NUM_TOKENS, n_ubatch=_NUM_TOKENS, n_seq_max=1, enable_prefix_cache=False
     )
-    context = make_context(model, replace(small, flash_attn=flash_attention(model, small)))
-    if loras:
-        context.set_loras([(model.load_lora(lora), scale) for lora, scale in loras])
+    context = make_context(model, choose_attention(model, small))
+    adapters = Adapters(context)
+    for path_of_adapter, scale in loras:
+        adapters.add(Adapter(path_of_adapter, scale))
     if context.memory_kind == "none":  # it makes embeddings
         return
     runner, batch = ModelRunner(context), Batch(_NUM_TOKENS)
     token_ids = array("i", [max(model.bos_id, 0), *(i % model.n_vocab for i in range(1, _NUM_TOKENS))])
     for start, stop in ((0, _NUM_TOKENS - 1), (_NUM_TOKENS - 1, _NUM_TOKENS)):  # a prompt, and the token behind it
         batch.clear()
-        batch.score(batch.extend(token_ids, start, stop, start, 0), 0, 1)
-        runner.step(batch, (), ())
-        logprob, _, best = runner.scores()[0]
+        plan = StepPlan(StepKind.DECODE, batch)
+        last_row = batch.extend(token_ids, start, stop, start, 0)
+        plan.scored = [(last_row, 0, 1)]
+        runner.step(plan)
+        logprob, _, best = runner.scores()[last_row]
         if math.isnan(logprob) or math.isnan(best[0][1]):
             raise ModelLoadError(f"{path}: the model computes NaN: a weight or a setting in the file is wrong")
 
@@ -93,10 +98,6 @@ def main(job: dict[str, Any]) -> None:
     sys.stdout.flush()
     # Nothing is left to save, and freeing what a broken file made is one more way to die.
     os._exit(0)
-
-
-def _load(path: str, config: EngineConfig, **options: Any) -> Model:
-    return Model(path, **{name: getattr(config, name) for name in MODEL_FIELDS}, **options)
 
 
 def _host_bytes(model: Model, config: EngineConfig) -> tuple[int, int]:

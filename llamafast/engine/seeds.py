@@ -6,9 +6,10 @@ import hashlib
 
 
 def choice_seed(seed: int, index: int) -> int:
-    """The seed of choice `index` of a request: 0 has the request's own, the others one that is hashed from both.
+    """The seed of choice `index` of a request, modulo 2**64.
 
-    So choice 1 of seed 7 has nothing to do with choice 0 of seed 8. Seeds count modulo 2**64.
+    Choice 0 has the request's seed. The others have a hash of the seed and the index, so that choice 1 of seed 7 is
+    unrelated to choice 0 of seed 8.
     """
     seed &= 2**64 - 1
     if index == 0:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 
 from llamafast._sampling import Sampler
 from llamafast.cache.disk.disk_cache import DiskLoad
+from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.slots import Slot
-from llamafast.engine.breakers import dry_breakers
 from llamafast.engine.scoring import PromptScores
-from llamafast.engine.seeds import choice_seed
 from llamafast.errors import GrammarError, InvalidRequestError, LlamaFastError
-from llamafast.grammars.budget import BudgetConstraint
 from llamafast.grammars.constraint import Constraint, CpuAccount
 from llamafast.request import (
     FinishReason,
@@ -26,13 +23,6 @@ from llamafast.request import (
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
 Logprobs = tuple[float, list[tuple[int, float]]]
-
-_SAMPLER_FIELDS = (
-    "temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
-    "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "repetition_penalty", "frequency_penalty",
-    "presence_penalty", "penalty_last_n", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
-    "bad_words", "allowed_token_ids", "min_tokens",
-)  # fmt: skip
 
 NO_TOKEN = -1
 """What is drawn where every token is ruled out."""
@@ -52,11 +42,13 @@ class RequestState:
         "cached_tokens",
         "completion_tokens",
         "first_token_s",
+        "layout",
         "miss_reason",
         "num_unfinished",
         "number",
         "ranked",
         "request",
+        "request_id",
         "scheduled_s",
         "scores",
         "sequences",
@@ -64,6 +56,8 @@ class RequestState:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.request_id = request.request_id
+        self.layout = Layout(request.media) if request.media else TEXT_ONLY
         self.number = 0
         self.account = CpuAccount()
         self.sequences: list[Sequence] = []
@@ -90,9 +84,10 @@ class RequestState:
 
 
 class Sequence:
-    """One continuation of a prompt. token_ids is the prompt and what was generated; the slot holds the KV of a part.
+    """One continuation of a prompt. A context shift drops a block of token_ids, here and in the slot.
 
-    Where a block of token_ids was dropped, the rest has moved up, in the slot too.
+    token_ids: array('i'), ids of the prompt's rows, then the generated tokens. The slot holds the first of these rows.
+    layout, pos_offset: where the media rows are; position minus index of every row after the prompt.
     """
 
     __slots__ = (
@@ -108,6 +103,7 @@ class Sequence:
         "is_prompt_only",
         "last_s",
         "last_token",
+        "layout",
         "load",
         "logprob_sum",
         "max_len",
@@ -119,6 +115,7 @@ class Sequence:
         "num_prompt",
         "num_shared",
         "pending",
+        "pos_offset",
         "request_id",
         "sampler",
         "slot",
@@ -132,7 +129,15 @@ class Sequence:
         "waits_for",
     )
 
-    def __init__(self, state: RequestState, index: int, sampler: Sampler, tokenizer: Tokenizer, max_len: int) -> None:
+    def __init__(
+        self,
+        state: RequestState,
+        index: int,
+        sampler: Sampler,
+        tokenizer: Tokenizer,
+        max_len: int,
+        constraint: Constraint | None = None,
+    ) -> None:
         request = state.request
         params = request.params
         self.state = state
@@ -142,6 +147,8 @@ class Sequence:
         self.token_ids = array("i", request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.last_token = self.token_ids[-1]
+        self.layout = state.layout
+        self.pos_offset = state.layout.offset
         self.last_s = 0.0  # when the last token came
         self.num_dropped = 0  # of the tokens so far: see drop()
         self.max_len = max_len  # tokens that it can have without losing some
@@ -156,7 +163,7 @@ class Sequence:
         self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
         self.forks: list[Sequence] = []  # begin where this one has computed the prompt
         self.sampler = sampler
-        self.constraint = _constraint(state, tokenizer)
+        self.constraint = constraint
         self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
         self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
@@ -187,14 +194,24 @@ class Sequence:
 
     @property
     def num_remaining(self) -> int:
-        """Tokens whose KV is not computed, but has to be: nothing is asked of the last one of a prompt alone."""
+        """Number of rows still to be computed. Where nothing is generated, the prompt's last row is not needed."""
         return len(self.token_ids) - self.is_prompt_only - self.slot.length
 
     @property
     def num_in_reach(self) -> int:
-        """Tokens that one step may compute: it ends where a checkpoint is to be taken."""
-        place = self.slot.next_place
-        return self.num_remaining if place is None else min(self.num_remaining, place - self.slot.length)
+        """Number of rows that one step may compute: up to the next checkpoint, all text or all of one media span."""
+        length, place = self.slot.length, self.slot.next_place
+        num_rows = self.num_remaining if place is None else min(self.num_remaining, place - length)
+        return num_rows if not self.layout.media else self.layout.run_end(length, length + num_rows) - length
+
+    @property
+    def next_pos(self) -> int:
+        """The position of the next row to be computed. After the prompt this is slot.length + pos_offset."""
+        return self.layout.position(self.slot.length)
+
+    def position(self, index: int) -> int:
+        """The position of the row at an index of token_ids."""
+        return self.layout.position(index)
 
     @property
     def is_scored(self) -> bool:
@@ -346,44 +363,3 @@ class Sequence:
             num_out = len(pending)
         output.logprobs = pending[:num_out]
         del pending[:num_out]
-
-
-def make_sequences(state: RequestState, tokenizer: Tokenizer, max_len: int, seed: int) -> list[Sequence]:
-    """The sequences of a request, each with its own sampler. The first one computes the prompt for all."""
-    params = state.request.params
-    if params.prompt_logprobs is not None:
-        names = tokenizer.table(skip_special=False).token_bytes
-        state.scores = PromptScores(state.request.prompt_token_ids, params.prompt_logprobs, names)
-    eog_ids = tuple(tokenizer.eog_ids)
-    never = tokenizer.suppress_ids + (eog_ids if params.ignore_eos else ())
-    num_logprobs = 0 if state.ranked and params.logprobs is None else params.logprobs
-    settings = {name: getattr(params, name) for name in _SAMPLER_FIELDS}
-    settings["top_k"] = max(0, params.top_k)
-    settings["logit_bias"] = params.logit_bias + tuple((i, -math.inf) for i in never)
-    settings["num_logprobs"] = -1 if num_logprobs is None else num_logprobs
-    settings["banned_ids"] = (*eog_ids, *params.stop_token_ids) if params.min_tokens else ()
-    if params.dry_multiplier:
-        settings["dry_breakers"] = dry_breakers(tokenizer, params.dry_sequence_breakers)
-    sequences = []
-    for index in range(params.best_of or params.n):
-        sampler = Sampler(tokenizer.n_vocab, seed=choice_seed(seed, index), **settings)
-        sampler.prime(state.request.prompt_token_ids)
-        sequences.append(Sequence(state, index, sampler, tokenizer, max_len))
-    return sequences
-
-
-def _constraint(state: RequestState, tokenizer: Tokenizer) -> Constraint | None:
-    request = state.request
-    grammar = None if request.grammar is None else request.grammar.start(state.account)
-    budget = request.params.reasoning_budget
-    if budget is None:
-        return grammar
-    return BudgetConstraint(
-        grammar,
-        budget.max_tokens,
-        is_open=budget.is_open,
-        start=budget.start.encode(),
-        end=budget.end.encode(),
-        closing_ids=budget.closing_ids,
-        token_bytes=tokenizer.table(skip_special=False).token_bytes,
-    )

@@ -1,4 +1,4 @@
-"""States that are to be stored, copied out of the memory a slice per step: no copy of a long one holds up others."""
+"""States to be stored on disk, copied out of the memory one slice per step, so that no long copy delays a step."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typing import Protocol
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.memory import Memory
 from llamafast.cache.prefix_cache import PrefixCache
+from llamafast.cache.prompt import Layout
 from llamafast.cache.slots import Slot
 
-# Copied in one step: 2 to 5 ms. Of a memory that has to be copied at once, so much while others run; else when idle.
+# What one step copies takes 2 to 5 ms.
 SLICE_BYTES = 8 * 2**20
+# A state that can only be copied as a whole is copied beside running requests up to this size, and else when idle.
 MAX_BYTES_AT_ONCE = 64 * 2**20
-_FIRST_SLICE = 64  # tokens, before it is known what one takes
+_FIRST_SLICE = 64  # rows, before the bytes of a row are known
 
-_MAGIC = b"LLFSLICE"  # of no state of llama.cpp, which begins with a small number of streams
+_MAGIC = b"LLFSLICE"  # no state of llama.cpp begins so: it begins with a small number of streams
 _HEAD = struct.Struct("<8sI")
 _SLICE = struct.Struct("<QQ")
 
 
 class StateMemory(Protocol):
-    """The part of a context that copies a sequence's memory out."""
+    """The part of a context that copies a sequence's state to bytes."""
 
     def state_seq_size(self, seq_id: int) -> int: ...
     def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes: ...
@@ -33,26 +35,39 @@ class StateMemory(Protocol):
 
 @dataclass(slots=True)
 class _Copy:
+    """A state that is being copied.
+
+    token_ids, salt, layout: the rows, and the salt under which a slot holds them.
+    slices: what has been copied. lengths: rows of each slice.
+    """
+
     token_ids: array[int]
     salt: str
+    layout: Layout
     slices: list[bytes] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)  # in tokens
+    lengths: list[int] = field(default_factory=list)
 
     @property
     def num_done(self) -> int:
+        """Number of rows copied."""
         return sum(self.lengths)
 
     def covers(self, other: _Copy) -> bool:
+        """Whether the other's rows are the first rows of this one."""
         n = len(other.token_ids)
-        return self.salt == other.salt and self.token_ids[:n] == other.token_ids
+        is_prefix = self.salt == other.salt and self.token_ids[:n] == other.token_ids
+        return is_prefix and self.layout.common(other.layout, n) == n
 
 
 class StateCopies:
-    """Prefixes whose states are still to be copied; the disk cache gets them when they are whole.
+    """Copies the states of parked prefixes, and gives each to the disk cache when it is complete.
 
-    Belongs to the engine's thread. spare_id: a sequence id that nothing else uses, by which a part of a sequence can be
-    copied; None: the memory cannot share parts of sequences, so states are copied as a whole. What is dropped from the
-    memory meanwhile is not copied any more; what was copied of it is stored, if states can be cut.
+    disk, cache, context: where states go, who holds them, and what copies them.
+    spare_id: int, a sequence id that nothing else uses: a part of a sequence is shared with it and copied from there.
+        None: the memory cannot share parts of sequences, so states are copied as a whole.
+
+    Belongs to the engine's thread. A prefix that is evicted before its copy is complete is stored as far as it was
+    copied.
     """
 
     def __init__(self, disk: DiskCache, cache: PrefixCache, context: StateMemory, spare_id: int | None) -> None:
@@ -66,28 +81,29 @@ class StateCopies:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, token_ids: array[int], salt: str) -> None:
-        """Have the state behind token_ids copied, which some slot will hold from the next step on."""
-        new = _Copy(token_ids, salt)
+    def add(self, token_ids: array[int], salt: str, layout: Layout) -> None:
+        """Queue the state after token_ids, which a slot will hold from the next step on."""
+        new = _Copy(token_ids, salt, layout)
         for old in list(self._waiting):
             if self._disk.can_cut and old.covers(new):
                 return
-            if self._disk.can_cut and new.covers(old):  # this conversation went on: so does its copy
+            if self._disk.can_cut and new.covers(old):  # the conversation went on, and its copy goes on too
                 new.slices, new.lengths = old.slices, old.lengths
                 self._waiting.remove(old)
         self._waiting.append(new)
 
     def copy_now(self, slot: Slot, token_ids: array[int], salt: str) -> None:
-        """Copy the state of a slot that stands behind token_ids and will move on; not if it is large and others run."""
+        """Copy the state of a slot whose rows are token_ids, at once; not if it is large and others run."""
         if self._num_live > 1 and self._context.state_seq_size(slot.seq_id) > MAX_BYTES_AT_ONCE:
             self._disk.stats.dropped += 1
         else:
-            self._disk.store(token_ids, salt, self._context.state_seq_get(slot.seq_id))
+            state = self._context.state_seq_get(slot.seq_id)
+            self._disk.store(token_ids, salt, state, layout=slot.layout.upto(len(token_ids)))
 
     def step(self, *, may_wait: bool = True) -> None:
-        """Copy a slice of one state, or a whole one; to be called after each step, and to the end when idle.
+        """Copy a slice of one state, or a whole state. Call it after each step, and repeatedly when idle.
 
-        may_wait: a large one that has to be copied as a whole waits until nothing runs.
+        may_wait: bool, a large state that can only be copied as a whole waits until nothing runs.
         """
         if not self._waiting:
             return
@@ -104,10 +120,11 @@ class StateCopies:
             self._waiting.rotate(-1)
         else:
             self._waiting.popleft()
-            self._disk.store(copy.token_ids, copy.salt, self._context.state_seq_get(holder.seq_id))
+            state = self._context.state_seq_get(holder.seq_id)
+            self._disk.store(copy.token_ids, copy.salt, state, layout=copy.layout)
 
     def flush(self) -> None:
-        """Copy all that waits."""
+        """Copy all queued states."""
         while self._waiting:
             self.step(may_wait=False)
 
@@ -116,8 +133,8 @@ class StateCopies:
         return self._cache.n_slots - self._cache.num_free - self._cache.num_parked
 
     def _holder(self, copy: _Copy) -> Slot | None:
-        """A slot that holds the tokens now; where it cannot be cut, it stands behind them."""
-        match = self._cache.match(copy.token_ids + array("i", [0]), copy.salt)
+        """A slot that holds the rows now, and no more of them where it can only be copied as a whole; else None."""
+        match = self._cache.match(copy.token_ids + array("i", [0]), copy.salt, copy.layout)
         slot = match.slot
         if slot is None or match.length < len(copy.token_ids) or match.checkpoint is not None:
             return None
@@ -127,9 +144,10 @@ class StateCopies:
 
     def _copy_slice(self, copy: _Copy, holder: Slot, spare_id: int) -> None:
         start, num_tokens = copy.num_done, len(copy.token_ids)
-        stop = min(num_tokens, start + self._slice_tokens)
+        position = copy.layout.position
+        stop = min(num_tokens, copy.layout.round_up(start + self._slice_tokens))
         memory = self._cache.memory
-        memory.seq_cp(holder.seq_id, spare_id, start, stop)
+        memory.seq_cp(holder.seq_id, spare_id, position(start), position(stop))
         state = self._context.state_seq_get(spare_id)
         memory.seq_rm(spare_id, -1, -1)
         copy.slices.append(state)
@@ -145,22 +163,24 @@ class StateCopies:
     def _store(self, copy: _Copy) -> None:
         head = _HEAD.pack(_MAGIC, len(copy.slices))
         sizes = (_SLICE.pack(length, len(state)) for length, state in zip(copy.lengths, copy.slices, strict=True))
-        self._disk.store(copy.token_ids[: copy.num_done], copy.salt, head + b"".join(sizes), *copy.slices)
+        token_ids, layout = copy.token_ids[: copy.num_done], copy.layout.upto(copy.num_done)
+        self._disk.store(token_ids, copy.salt, head + b"".join(sizes), *copy.slices, layout=layout)
 
 
 def is_sliced(state: bytes) -> bool:
-    """Whether put_back() needs a spare sequence id for what was stored."""
+    """Whether put_back() needs a spare sequence id for a stored state."""
     return state.startswith(_MAGIC)
 
 
-def put_back(memory: Memory, seq_id: int, state: bytes, length: int, spare_id: int | None) -> None:
-    """Put what was stored into an empty sequence: the slices that hold its first `length` tokens, or the whole.
+def put_back(memory: Memory, seq_id: int, state: bytes, num_rows: int, length: int, spare_id: int | None) -> int:
+    """Put a stored state of num_rows rows into an empty sequence; the number of rows that the sequence then has.
 
-    Raises ValueError if the memory does not take it.
+    Of a sliced state only the slices with the first `length` rows are put back. Raises ValueError if the memory refuses
+    the state.
     """
     if spare_id is None or not is_sliced(state):
         memory.state_seq_set(seq_id, state)
-        return
+        return num_rows
     num_tokens = 0
     for part_tokens, part in _slices(state):
         if num_tokens >= length:
@@ -171,10 +191,11 @@ def put_back(memory: Memory, seq_id: int, state: bytes, length: int, spare_id: i
         finally:
             memory.seq_rm(spare_id, -1, -1)
         num_tokens += part_tokens
+    return num_tokens
 
 
 def _slices(state: bytes) -> Iterator[tuple[int, bytes]]:
-    """(tokens, state) of each slice."""
+    """(rows, state) of each slice."""
     _, count = _HEAD.unpack_from(state)
     start = _HEAD.size + count * _SLICE.size
     for i in range(count):

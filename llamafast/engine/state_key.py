@@ -12,16 +12,13 @@ from hashlib import blake2b
 from pathlib import Path
 
 from llamafast._core import COMPILED_LLAMA_CPP_PYTHON, Context, Model, libllama_version
-from llamafast.engine.config import EngineConfig
+from llamafast.engine.config import ENGINE_SETTINGS, EngineConfig
 
 # Larger files are read in this many pieces, evenly spread: all of a large model would delay each start by minutes.
 _NUM_PIECES = 256
 _PIECE_BYTES = 2**20
 
-_SETTINGS = (
-    "type_k", "type_v", "flash_attn", "rope_scaling_type", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor",
-    "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx", "attention_type", "kv_overrides",
-)  # fmt: skip
+_SETTINGS = tuple(s.name for s in ENGINE_SETTINGS.values() if s.in_state_key)
 _FACTS = ("memory_kind", "kv_unified", "swa_full", "n_rs_seq")
 
 

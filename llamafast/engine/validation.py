@@ -1,28 +1,42 @@
-"""Which requests the engine takes. Pure and thread-safe: runs where a request is submitted, before it is queued."""
+"""Checks of a request before it is queued. Pure and thread-safe: they run in the thread that submits the request."""
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from ctypes import c_float
 from dataclasses import dataclass
 
 from llamafast import caps
+from llamafast.cache.prompt import Layout, media_fault
 from llamafast.caps import at_most
 from llamafast.engine.context_shift import MIN_MOVABLE, num_kept
 from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.request import Request, SamplingParams
+from llamafast.sampling_params import SAMPLING_SETTINGS
+from llamafast.settings import INT32_MAX
 
 _MAX_BIAS = 100.0
-_MAX_INT = 2**31 - 1
+
+_NUMBERS = [s for s in SAMPLING_SETTINGS.values() if s.has_range]
+# With the lowest value that is surely in the range: closer to an excluded low, a 32-bit float may be equal to it.
+_RANGES = [(s.name, s.low + 1e-6 if s.above else s.low, s.high, s) for s in _NUMBERS if not s.limit]
+_LIMITED = [(s.name, s.low, s.limit) for s in _NUMBERS if s.limit]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for. max_seq_len counts prompt and output tokens together.
+    """What one request may ask for.
 
-    max_output_tokens: where a request does not say less; None: no limit. context_shift: an output may go on beyond
-    max_seq_len. bos_id: negative if there is none.
+    n_vocab: tokens of the vocabulary.
+    n_seq_max: choices of one request.
+    max_seq_len: tokens of one sequence, prompt and output together.
+    max_output_tokens: generated tokens of one choice; None: no limit.
+    generates: whether the model generates text.
+    context_shift: an output may go on beyond max_seq_len.
+    bos_id: the token that begins a sequence; negative: the vocabulary has none.
+    takes_media: whether prompts may have media.
     """
 
     n_vocab: int
@@ -32,6 +46,7 @@ class Limits:
     generates: bool = True
     context_shift: bool = False
     bos_id: int = -1
+    takes_media: bool = False
 
 
 def check_request(request: Request, limits: Limits) -> None:
@@ -42,10 +57,9 @@ def check_request(request: Request, limits: Limits) -> None:
     if request.params.structured is not None and request.grammar is None:
         raise InvalidRequestError("structured needs its compiled grammar beside it", param="structured")
     check_sizes(request.params, limits.n_vocab)
-    _check_sampling(request.params)
-    _check_rare_filters(request.params)
-    _check_dry(request.params)
-    _check_counts(request.params, limits)
+    _check_relations(request.params, limits)
+    _check_ranges(request.params, limits)
+    _check_breakers(request.params)
     _check_stops(request.params, limits.n_vocab)
     _check_bias(request.params, limits.n_vocab)
     _check_words(request.params, limits.n_vocab)
@@ -53,9 +67,9 @@ def check_request(request: Request, limits: Limits) -> None:
 
 
 def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> None:
-    """That there is not too much of what all other checks, and the samplers of all choices, go through one by one.
+    """Refuse lists that are too long: the other checks and the samplers of all choices read every entry.
 
-    num_prompts: that have these settings. Raises InvalidRequestError, naming the field.
+    num_prompts: the number of prompts with these settings. Raises InvalidRequestError, naming the field.
     """
     allowed = () if params.allowed_token_ids is None else params.allowed_token_ids
     at_most("stop strings", len(params.stop), caps.MAX_STOP_STRINGS, "stop")
@@ -90,10 +104,11 @@ def _check_prompt(request: Request, limits: Limits) -> None:
             f"the prompt has {len(token_ids)} tokens; prompt and output together can have {limits.max_seq_len}",
             param="prompt",
         )
-    if min(token_ids) < 0 or max(token_ids) >= limits.n_vocab:
+    text_ids = _check_media(request, limits) if request.media else token_ids
+    if text_ids and (min(text_ids) < 0 or max(text_ids) >= limits.n_vocab):
         raise InvalidRequestError(f"the prompt has a token id outside [0, {limits.n_vocab})", param="prompt")
     min_tokens = request.params.min_tokens
-    if limits.context_shift:
+    if limits.context_shift and not request.media:
         _check_kept(request, limits)
     elif len(token_ids) + min_tokens > limits.max_seq_len:
         raise ContextLengthError(
@@ -102,60 +117,53 @@ def _check_prompt(request: Request, limits: Limits) -> None:
         )
 
 
+def _check_media(request: Request, limits: Limits) -> array[int]:
+    """Check the media of a prompt; the token ids of its text."""
+    if not limits.takes_media:
+        raise InvalidRequestError("this model takes no images and no audio", param="media")
+    fault = media_fault(request.prompt_token_ids, request.media)
+    if fault is not None:
+        raise InvalidRequestError(f"media: {fault}", param="media")
+    if request.params.prompt_logprobs is not None:
+        raise InvalidRequestError("a prompt with media has no prompt_logprobs", param="prompt_logprobs")
+    if request.n_keep is not None:
+        raise InvalidRequestError("a prompt with media cannot be shifted: remove n_keep", param="n_keep")
+    return Layout(request.media).text_ids(request.prompt_token_ids)
+
+
 def _check_kept(request: Request, limits: Limits) -> None:
     most = limits.max_seq_len - MIN_MOVABLE
     if request.n_keep is not None and (kept := num_kept(request, limits.bos_id)) > most:
         raise InvalidRequestError(f"n_keep: {kept} tokens cannot all stay; {most} can", param="n_keep")
 
 
-def _check_sampling(params: SamplingParams) -> None:
-    _in_range("temperature", params.temperature, 0.0, 1e6)
-    _in_range("top_p", params.top_p, 0.0, 1.0, above=True)
-    _in_range("min_p", params.min_p, 0.0, 1.0)
-    _in_range("repetition_penalty", params.repetition_penalty, 0.0, 1e6, above=True)
-    _in_range("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
-    _in_range("presence_penalty", params.presence_penalty, -2.0, 2.0)
-    _in_range("top_k", params.top_k, -1, _MAX_INT)
-    _in_range("penalty_last_n", params.penalty_last_n, -1, _MAX_INT)
-    if params.seed is not None:
-        _in_range("seed", params.seed, -(2**63), 2**64 - 1)
+def _check_relations(params: SamplingParams, limits: Limits) -> None:
+    """Ranges that depend on another setting. They come first, since they are the narrower ones."""
+    if params.best_of is not None:
+        _in_range("n", params.n, 1, limits.n_seq_max)
+        _in_range("best_of", params.best_of, params.n, limits.n_seq_max)
+    if params.max_tokens is not None and 0 <= params.max_tokens < INT32_MAX:
+        _in_range("min_tokens", params.min_tokens, 0, params.max_tokens)
 
 
-def _check_rare_filters(params: SamplingParams) -> None:
-    _in_range("typical_p", params.typical_p, 0.0, 1.0, above=True)
-    _in_range("top_n_sigma", params.top_n_sigma, -1.0, 1e6)
-    _in_range("xtc_probability", params.xtc_probability, 0.0, 1.0)
-    _in_range("xtc_threshold", params.xtc_threshold, 0.0, 1.0)
-    _in_range("dynatemp_range", params.dynatemp_range, 0.0, 1e6)
-    _in_range("dynatemp_exponent", params.dynatemp_exponent, 0.0, 1e6)
-    _in_range("mirostat", params.mirostat, 0, 2)
-    _in_range("mirostat_tau", params.mirostat_tau, 0.0, 1e6)
-    _in_range("mirostat_eta", params.mirostat_eta, 0.0, 1e6)
+def _check_ranges(params: SamplingParams, limits: Limits) -> None:
+    """The ranges that the settings declare. None is no number."""
+    for name, surely, high, setting in _RANGES:
+        value = getattr(params, name)
+        if value is not None and not surely <= value <= high:
+            _in_range(name, value, setting.low, high, above=setting.above)
+    for name, low, limit in _LIMITED:
+        value = getattr(params, name)
+        if value is not None:
+            _in_range(name, value, low, getattr(limits, limit))
 
 
-def _check_dry(params: SamplingParams) -> None:
-    _in_range("dry_multiplier", params.dry_multiplier, 0.0, 1e6)
-    _in_range("dry_base", params.dry_base, 1.0, 1e6)
-    _in_range("dry_allowed_length", params.dry_allowed_length, 0, _MAX_INT)
-    _in_range("dry_penalty_last_n", params.dry_penalty_last_n, -1, _MAX_INT)
+def _check_breakers(params: SamplingParams) -> None:
     breakers, name = params.dry_sequence_breakers, "dry_sequence_breakers"
     for text in breakers:
         if not 0 < len(text) <= caps.MAX_BREAKER_CHARS or not _is_unicode(text):
             message = f"each of {name} must be valid text of 1 to {caps.MAX_BREAKER_CHARS} characters"
             raise InvalidRequestError(message, param=name)
-
-
-def _check_counts(params: SamplingParams, limits: Limits) -> None:
-    _in_range("n", params.n, 1, limits.n_seq_max)
-    if params.best_of is not None:
-        _in_range("best_of", params.best_of, params.n, limits.n_seq_max)
-    if params.max_tokens is not None:
-        _in_range("max_tokens", params.max_tokens, 0, math.inf)
-    most = _MAX_INT if params.max_tokens is None else min(params.max_tokens, _MAX_INT)
-    _in_range("min_tokens", params.min_tokens, 0, most)
-    for name, value in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
-        if value is not None:
-            _in_range(name, value, 0, limits.n_vocab)
 
 
 def _check_stops(params: SamplingParams, n_vocab: int) -> None:
@@ -190,11 +198,11 @@ def _check_words(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _check_budget(params: SamplingParams, n_vocab: int) -> None:
-    """The closing text must be possible beside what the request forbids."""
+    """Refuse a closing text with tokens that the request forbids."""
     budget = params.reasoning_budget
     if budget is None:
         return
-    _in_range("reasoning_budget", budget.max_tokens, 0, _MAX_INT)
+    _in_range("reasoning_budget", budget.max_tokens, 0, INT32_MAX)
     if not budget.end or not budget.closing_ids:
         raise InvalidRequestError("reasoning_budget needs a text that closes reasoning", param="reasoning_budget")
     _all_known("reasoning_budget", budget.closing_ids, n_vocab)
@@ -208,7 +216,7 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _all_known(name: str, token_ids: Sequence[int], n_vocab: int) -> None:
-    # There may be as many as the vocabulary has: no loop of ours.
+    # The list may be as long as the vocabulary: min() and max() are faster than a loop.
     if token_ids:
         _in_range(name, min(token_ids), 0, n_vocab - 1)
         _in_range(name, max(token_ids), 0, n_vocab - 1)
@@ -219,7 +227,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    # Written so that NaN fails too; `above`: low itself is out, also what becomes low as a 32-bit float.
+    # NaN fails the first comparison. `above` refuses low, and what a 32-bit float rounds to low.
     if not low <= value <= high or (above and c_float(value).value <= low):
         text = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if math.isinf(high) else f" and at most {high:g}"

@@ -1,4 +1,4 @@
-"""The vocabulary of a model, as grammars see it."""
+"""A model's vocabulary in the form that grammars need."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _ANCHOR = "\n"
 
 
 def grammar_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The tokens' bytes, the names of control tokens, and how text is tokenized. Raises GrammarError."""
+    """The bytes of all tokens, the names of control tokens, and a function that tokenizes text. Raises GrammarError."""
     names = tokenizer.table(skip_special=False).token_bytes
     control = {i: names[i] for i, data in enumerate(tokenizer.token_bytes) if not data}
     return Vocabulary(tokenizer.token_bytes, control, sorted(tokenizer.eog_ids), partial(_tokenize, tokenizer))
 
 
 def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
-    """As it stands behind other text: a vocabulary that puts a space before a text puts none here."""
+    """The tokens of text that follows other text: vocabularies that put a space before a text put none here."""
     before = tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
     return tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]

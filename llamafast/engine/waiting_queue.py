@@ -20,7 +20,7 @@ _MIN_SHARED = 32
 
 
 class WaitingQueue(deque[Sequence]):
-    """The head is admitted first; only those that wait for a common prefix let others pass.
+    """The head is admitted first. Only sequences that wait for a prefix, from another one or the disk, let others pass.
 
     is_closed: no cells were left, so nothing can be admitted before some sequence gives its own back.
     """
@@ -28,21 +28,34 @@ class WaitingQueue(deque[Sequence]):
     def __init__(self, cache: PrefixCache, stats: EngineStats) -> None:
         super().__init__()
         self.is_closed = False
-        self.disk: DiskPrefixes | None = None
         self._cache = cache
         self._stats = stats
+        self._disk: DiskPrefixes | None = None
+
+    def attach_disk(self, disk: DiskPrefixes) -> None:
+        """Look for prefixes on the disk too."""
+        self._disk = disk
+
+    def close(self) -> None:
+        """No cells are left: admit nothing before reopen()."""
+        self.is_closed = True
+
+    def reopen(self) -> None:
+        """A sequence has given its cells back."""
+        self.is_closed = False
 
     def put(self, sequence: Sequence) -> None:
-        """Add a sequence at its place; a preempted one comes back to where it stood."""
+        """Add a sequence by its rank; a preempted one comes back to its old place."""
         rank, i = sequence.rank, len(self)
         while i and self[i - 1].rank > rank:
             i -= 1
         self.insert(i, sequence)
 
     def admit(self, num_ids: int, num_promised: int) -> tuple[list[Sequence], list[tuple[Sequence, BaseException]]]:
-        """Take out those that can start, each with a slot that holds its cached prefix; and those that raised an error.
+        """Take out the sequences that can start, each with a slot that holds its cached prefix.
 
-        num_ids sequence ids are free; num_promised cells will be taken by those that run and prefill already.
+        num_ids: free sequence ids. num_promised: cells that the active sequences will take. Returns (those that start,
+        those that raised an error with it).
         """
         admitted: list[Sequence] = []
         passed: list[Sequence] = []
@@ -53,13 +66,13 @@ class WaitingQueue(deque[Sequence]):
             if num_ids < 0:
                 break
             try:
-                if self._waits(sequence) or (self.disk is not None and self.disk.is_loading(sequence)):
+                if self._waits(sequence) or (self._disk is not None and self._disk.is_loading(sequence)):
                     passed.append(self.popleft())
                 elif self._start(sequence, num_promised):
                     admitted.append(self.popleft())
                     num_promised += sequence.num_remaining
                 else:
-                    self.is_closed = True
+                    self.close()
                     break
             except BaseException as error:
                 failed.append((sequence, error))
@@ -77,10 +90,10 @@ class WaitingQueue(deque[Sequence]):
         if not cache.num_announced:
             return False
         reusable_ids, salt = sequence.reusable_ids, sequence.cache_salt
-        shared = cache.match_announced(reusable_ids, salt)
+        shared = cache.match_announced(reusable_ids, salt, sequence.layout)
         if shared.slot is None or shared.slot.length >= shared.length:
             return False
-        if shared.length - cache.match(reusable_ids, salt).length < _MIN_SHARED:
+        if shared.length - cache.match(reusable_ids, salt, sequence.layout).length < _MIN_SHARED:
             return False
         cache.stop_at(shared.slot, shared.length)
         sequence.waits_for, sequence.num_shared = shared.slot, shared.length
@@ -88,25 +101,28 @@ class WaitingQueue(deque[Sequence]):
 
     def _start(self, sequence: Sequence, num_promised: int) -> bool:
         cache, salt = self._cache, sequence.cache_salt
-        loaded = None if self.disk is None else self.disk.open(sequence, num_promised)
-        match = cache.match(sequence.reusable_ids, salt) if loaded is None else Match(loaded.length, loaded)
+        loaded = None if self._disk is None else self._disk.open(sequence, num_promised)
+        layout = sequence.layout
+        match = cache.match(sequence.reusable_ids, salt, layout) if loaded is None else Match(loaded.length, loaded)
         is_first = not sequence.state.scheduled_s
-        reason = MissReason(cache.miss_reason(sequence.token_ids, salt, match.length)) if is_first else MissReason.NONE
+        why = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
-        cache.announce(sequence.slot, sequence.token_ids, sequence.state.request.boundaries)
+        places = sequence.state.request.places
+        boundaries, end = ((), 0) if places is None else (places.boundaries, places.end)
+        cache.announce(sequence.slot, sequence.token_ids, boundaries, end, layout)
         if not cache.make_room(num_promised + sequence.num_remaining):
             cache.park(sequence.slot, sequence.token_ids)
             sequence.slot = NO_SLOT
             return False
         sequence.load = None
-        if self.disk is not None:
-            self.disk.plan_checkpoint(sequence)
+        if self._disk is not None:
+            self._disk.plan_checkpoint(sequence)
         if is_first:
-            self._book(sequence, reason)
+            self._book(sequence, MissReason(why))
         return True
 
     def _book(self, sequence: Sequence, reason: MissReason) -> None:
-        """Count what a request found in the cache as it came in."""
+        """Count what a request found in the cache when it was admitted first."""
         stats, state = self._stats, sequence.state
         state.scheduled_s = time.monotonic()
         state.cached_tokens = num_cached = sequence.slot.length

@@ -1,1 +1,1 @@
-"""Constraints on the output: what a schema, a regex or a list of choices allows next, without a model."""
+"""Constraints on the output: the tokens that a schema, a regex, a grammar or a list of choices allows next."""

@@ -1,6 +1,6 @@
-"""The parts of a grammar that come from clients: as rules, and whether each is sound by itself.
+"""The parts of a grammar that clients wrote: as rules, and checked one by one.
 
-Nothing here needs the model's vocabulary: what compiles over bytes compiles over tokens.
+Nothing here needs the model's vocabulary, because a grammar that compiles over bytes compiles over tokens.
 """
 
 from __future__ import annotations
@@ -11,36 +11,37 @@ from typing import Any
 from llguidance import LLMatcher
 
 from llamafast.errors import GrammarError
+from llamafast.grammars.byte_vocabulary import ByteVocabulary
 from llamafast.grammars.guidance import GuidanceProgram, matches_any
-from llamafast.grammars.json_schema import compile_options, prepared
-from llamafast.grammars.trial import TrialVocabulary
+from llamafast.grammars.llguidance_schema import compilable, compile_options
 from llamafast.json_schema.lark_regex import slashed
 from llamafast.json_schema.limits import check_regex
-from llamafast.json_schema.prepare import loosened
+from llamafast.json_schema.simplify import without_fragile_keywords
 
 
-def checked(entry: tuple[object, str, bool], dropped: list[str]) -> dict[str, object]:
-    """A schema as llguidance takes it, of its client's field, and whether it is strict. Raises GrammarError naming it.
+def compilable_schema(entry: tuple[object, str, bool], dropped: list[str]) -> dict[str, object]:
+    """A client's schema as llguidance accepts it. Raises GrammarError with the param of the entry.
 
-    dropped: the names of what is dropped are added.
+    entry: (schema, param, strict).
+    dropped: OUT: the names of dropped keywords are added.
     """
     schema, param, strict = entry
     try:
-        root, missing = prepared(schema, strict=strict)
+        root, missing = compilable(schema, strict=strict)
     except GrammarError as error:
         raise GrammarError(error.message, param=param) from None
     dropped += (f"{param}: {name}" for name in missing)
     return root
 
 
-def embedded(entry: tuple[object, str, bool], dropped: list[str]) -> str:
-    """The body of a rule that is JSON of such a schema."""
-    root = {**checked(entry, dropped), "x-guidance": compile_options(strict=entry[2])}
+def schema_rule(entry: tuple[object, str, bool], dropped: list[str]) -> str:
+    """The body of a rule for JSON of such a schema."""
+    root = {**compilable_schema(entry, dropped), "x-guidance": compile_options(strict=entry[2])}
     return f"%json {json.dumps(root)}"
 
 
-def matching(regex: str, param: str) -> str:
-    """The body of a rule that matches a client's regular expression. Raises GrammarError naming its field."""
+def regex_rule(regex: str, param: str) -> str:
+    """The body of a rule for a client's regular expression. Raises GrammarError with this param."""
     try:
         check_regex(regex)
     except GrammarError as error:
@@ -48,44 +49,44 @@ def matching(regex: str, param: str) -> str:
     return slashed(regex)
 
 
-def check_texts(source: dict[str, Any]) -> None:
-    """Drop patterns that are none, or that no string matches. Raises GrammarError where that must not be."""
-    for entry in source["ends"].values():
-        body, doubt, _, param, strict = entry
-        if not doubt or _matches_any(body):
+def drop_unmatchable_patterns(source: dict[str, Any]) -> None:
+    """Drop patterns that are not valid or match no string. Raises GrammarError if they must not be dropped."""
+    for entry in source["delimited_texts"].values():
+        body, fallback, _, param, strict = entry
+        if not fallback or _matches_any(body):
             continue
-        if strict or body == doubt or not _matches_any(doubt):
+        if strict or body == fallback or not _matches_any(fallback):
             raise GrammarError("no string satisfies its pattern, format and length together", param=param)
-        entry[0] = doubt
+        entry[0] = fallback
         source["dropped"].append(f"{param}: pattern")
 
 
 def _matches_any(body: str) -> bool:
-    """Whether a terminal compiles, and a string matches it."""
-    return matches_any(TrialVocabulary({}), LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}"))
+    """Whether a terminal compiles and matches a string."""
+    return matches_any(ByteVocabulary({}), LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {body}"))
 
 
-def repaired(text: str) -> str | None:
-    """The text of an OutputGrammar that does not compile, without what does not compile by itself; None: all does.
+def without_broken_parts(text: str) -> str | None:
+    """The text of an OutputGrammar without the parts that do not compile by themselves. None: all of them compile.
 
-    Raises GrammarError naming the client's field if that must not be dropped.
+    Raises GrammarError with the param of the client's field, if a part must not be dropped.
     """
     source = json.loads(text)
-    check_texts(source)
+    drop_unmatchable_patterns(source)
     num_before = len(source["dropped"])
     for entry in (*source["schemas"].values(), *source["checked"]):
-        if not _compiles(embedded(entry, []), *entry[1:]):
-            entry[0], missing = loosened(entry[0])
+        if not _compiles(schema_rule(entry, []), *entry[1:]):
+            entry[0], missing = without_fragile_keywords(entry[0])
             source["dropped"] += (f"{entry[1]}: {name}" for name in missing)
-            _compiles(embedded(entry, []), entry[1], True)
+            _compiles(schema_rule(entry, []), entry[1], True)
     for regex, param in source["regexes"].values():
-        _compiles(matching(regex, param), param, True)
+        _compiles(regex_rule(regex, param), param, True)
     return json.dumps(source) if len(source["dropped"]) > num_before else None
 
 
 def _compiles(rule: str, param: str, strict: bool) -> bool:
     try:
-        GuidanceProgram(TrialVocabulary({}), LLMatcher.grammar_from_lark(f"start: {rule}"))
+        GuidanceProgram(ByteVocabulary({}), LLMatcher.grammar_from_lark(f"start: {rule}"))
     except GrammarError as error:
         if strict:
             raise GrammarError(error.message, param=param) from None

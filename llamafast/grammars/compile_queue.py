@@ -1,4 +1,4 @@
-"""Who compiles next: the cheapest first, several at once, and never large ones in all threads."""
+"""CompileQueue: compiles the cheapest grammar first, several at once, but large ones never in all threads."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from llamafast.grammars.guidance import STACK_BYTES
 T = TypeVar("T")
 
 LARGE_COST = 8 * 1024
-_NUM_THREADS = 3  # one of them for what is not large
+_NUM_THREADS = 3  # one of them never takes large work
 _MAX_QUEUED = 64
-_JOB_S = 0.2  # seconds that a waiting job is expected to take, for Retry-After
+_JOB_S = 0.2  # the expected time of a waiting job, for Retry-After
 
 
 class CompileQueue(Generic[T]):
-    """Work in threads of its own. Cancelling a future takes its work out of the queue, if it has not begun."""
+    """Runs work in its own threads. Cancelling a future removes its work from the queue, if it has not begun."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._heap: list[tuple[int, int, Future[T], Callable[[], T]]] = []  # by cost, then by arrival
         self._num_submitted = 0
-        self._num_large = 0  # that run
+        self._num_large = 0  # running
         self._num_free = 0  # threads
         self._num_threads = 0
         self.is_closed = False
 
     def submit(self, cost: int, work: Callable[[], T]) -> Future[T]:
-        """Raises CompilerBusyError where too much waits already, and ShuttingDownError."""
+        """Queue work and return its result as a future. Raises CompilerBusyError if too much is waiting, and
+        ShuttingDownError.
+        """
         with self._condition:
             if self.is_closed:
                 raise ShuttingDownError("the server is shutting down and compiles no more grammars")
@@ -52,7 +54,7 @@ class CompileQueue(Generic[T]):
         return future
 
     def close(self) -> None:
-        """Run nothing more; what waits is cancelled."""
+        """Start no more work, and cancel what is waiting."""
         with self._condition:
             self.is_closed = True
             for _, _, future, _ in self._heap:
@@ -73,7 +75,7 @@ class CompileQueue(Generic[T]):
             cost, future, work = taken
             try:
                 future.set_result(work())
-            except BaseException as error:  # whoever waits is told, whatever it is
+            except BaseException as error:  # the waiting callers get it, whatever it is
                 future.set_exception(error)
             if cost > LARGE_COST:
                 with self._condition:
@@ -82,7 +84,7 @@ class CompileQueue(Generic[T]):
             del taken, future, work
 
     def _take(self) -> tuple[int, Future[T], Callable[[], T]] | None:
-        """The next work, waiting for it; None: there will be no more."""
+        """Wait for the next work. None: there will be no more."""
         with self._condition:
             while not self.is_closed:
                 while self._heap and (self._heap[0][0] <= LARGE_COST or self._num_large < _NUM_THREADS - 1):

@@ -1,4 +1,4 @@
-"""From a StructuredOutput to a Grammar that sequences start from: tried out in a process, then compiled, and cached."""
+"""GrammarCompiler: from a StructuredOutput to a Grammar. It tries it out in a process, compiles it and caches it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ANY_OBJECT = '{"type": "object"}'
 
 @dataclass(slots=True)
 class _Ticket:
-    """One program that is to be compiled, and how many wait for it."""
+    """A program that is to be compiled, and the number of callers that wait for it."""
 
     key: bytes
     future: Future[Program]
@@ -42,9 +42,10 @@ class _Ticket:
 
 
 class GrammarCompiler:
-    """Compiles over one vocabulary. Thread-safe; equal texts are compiled once, whoever asks, while they are cached.
+    """Compiles grammars for one vocabulary. Thread-safe. Equal texts are compiled once while they are cached.
 
-    The vocabulary is prepared with the first grammar. What was refused stays refused.
+    make_vocabulary: called with the first grammar.
+    A refused grammar stays refused.
     """
 
     def __init__(self, make_vocabulary: Callable[[], Vocabulary]) -> None:
@@ -57,7 +58,7 @@ class GrammarCompiler:
         self._refused: OrderedDict[bytes, tuple[str, str | None]] = OrderedDict()  # message and param
 
     def compile(self, structured: StructuredOutput) -> Grammar:
-        """The grammar, waiting for it. Raises GrammarError, CompilerBusyError and ShuttingDownError."""
+        """Wait for the grammar and return it. Raises GrammarError, CompilerBusyError and ShuttingDownError."""
         ticket = self._enter(structured)
         try:
             wait([ticket.future], MAX_WAIT_S)
@@ -66,9 +67,9 @@ class GrammarCompiler:
         return self._grammar(structured, ticket.future, is_late)
 
     async def compile_async(self, structured: StructuredOutput) -> Grammar:
-        """The grammar, without a pause where it is cached. Cancelled, it is not compiled if nobody else waits.
+        """The grammar, at once if it is cached. If all callers are cancelled, it is not compiled.
 
-        Raises as compile() does.
+        Raises the same errors as compile().
         """
         ticket = self._enter(structured)
         try:
@@ -89,7 +90,7 @@ class GrammarCompiler:
         return self._make_vocabulary()
 
     def _enter(self, structured: StructuredOutput) -> _Ticket:
-        """Ask for a program, or join those who wait for it. Raises what it was refused for."""
+        """Request a program, or wait for one that was requested. Raises the error with which it was refused."""
         try:
             num_bytes = len(structured.text.encode())
         except UnicodeEncodeError:
@@ -113,7 +114,7 @@ class GrammarCompiler:
             return ticket
 
     def _leave(self, ticket: _Ticket) -> bool:
-        """Wait no more; whether the program is still missing. What nobody waits for is not begun."""
+        """Stop waiting. Returns whether the program is still missing. Work that nobody waits for is not begun."""
         with self._lock:
             is_late = not ticket.future.done()
             ticket.num_waiting -= 1
@@ -134,7 +135,9 @@ class GrammarCompiler:
         try:
             program = self._compile(structured, num_bytes)
         except GrammarError as error:
-            if self._queue.is_closed:  # the vocabulary is closed too, and llguidance calls that a fault of the grammar
+            if (
+                self._queue.is_closed
+            ):  # the vocabulary is closed too, which llguidance reports as a fault of the grammar
                 raise ShuttingDownError("the server is shutting down and compiles no more grammars") from None
             with self._lock:
                 self._refused[key] = (error.message, error.param)
@@ -151,7 +154,9 @@ class GrammarCompiler:
     def _keep(self, key: bytes, program: Program) -> None:
         with self._lock:
             self._programs[key] = program
-            num_bytes = sum(kept.num_bytes for kept in self._programs.values())  # machines grow while they run
+            num_bytes = sum(
+                kept.num_bytes for kept in self._programs.values()
+            )  # the state machines grow while they run
             while num_bytes > _MAX_CACHED_BYTES and len(self._programs) > 1:
                 num_bytes -= self._programs.popitem(last=False)[1].num_bytes
 
@@ -166,13 +171,13 @@ class GrammarCompiler:
             kind, text = StructuredKind.JSON_SCHEMA, _ANY_OBJECT
         controls = vocabulary.control_ids if kind is StructuredKind.LARK else {}
         max_cpu_s = _MAX_LARGE_CPU_S if num_bytes > LARGE_COST else _MAX_CPU_S
-        prepared = WORKERS.run(Job(kind.value, text, not structured.strict, controls, max_cpu_s))
+        tried = WORKERS.run(Job(kind.value, text, not structured.strict, controls, max_cpu_s))
         try:
-            program = GuidanceProgram(vocabulary, prepared.grammar)
+            program = GuidanceProgram(vocabulary, tried.grammar)
         except GrammarError:
             if kind is not StructuredKind.LARK:
                 raise
-            return compile_lark(vocabulary, text)  # says which of the client's parts it is
-        program.warnings = prepared.warnings
-        program.num_bytes = prepared.num_bytes
+            return compile_lark(vocabulary, text)  # names the client's part at fault
+        program.warnings = tried.warnings
+        program.num_bytes = tried.num_bytes
         return program

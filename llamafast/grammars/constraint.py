@@ -1,4 +1,4 @@
-"""What the engine asks of a grammar, token by token."""
+"""Constraint: the interface between the engine and a grammar, token by token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from llamafast.grammars.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
-# CPU time in seconds: of one slow call, how many of those are taken, of all calls of a request, and what a token adds.
+# CPU time in seconds: of a slow call, the number of slow calls allowed, of all calls of a request, and gained per
+# token.
 _SLOW_S = 0.05
 _MAX_SLOW = 3
 _MAX_TOTAL_S = 0.15
@@ -24,27 +25,30 @@ _TOO_SLOW = "the grammar is too complex: its tokens take too long to find"
 
 
 class Constraint(ABC):
-    """Where one sequence stands in its grammar. A token is drawn first, then accept() says whether it may stand.
+    """The state of one sequence in its grammar. A token is drawn first, then accept() checks it.
 
-    Only a token that was not allowed costs a mask. error: why the sequence had to end here. One thread at a time.
+    A mask is computed only for a token that was not allowed. Not thread-safe.
+    error: the reason for which the sequence had to end here.
     """
 
     error: LlamaFastError | None = None
 
     @abstractmethod
     def accept(self, token_id: int) -> bool:
-        """Take one token if it is allowed; False, and nothing changes, if not. Raises GrammarError beyond a limit."""
+        """Advance by one token if it is allowed. If not, return False and change nothing. Raises GrammarError beyond a
+        limit.
+        """
 
     @abstractmethod
     def mask(self) -> bytes:
-        """The allowed tokens as bits, lowest first, n_vocab bits rounded up to whole 32-bit words.
+        """The allowed tokens as bits, lowest first: n_vocab bits, rounded up to whole 32-bit words.
 
         Raises GrammarError beyond a limit.
         """
 
     @abstractmethod
     def forced(self, min_tokens: int = 1) -> list[int]:
-        """The tokens that must come next, whatever the model says, not accepted yet; none if they are fewer."""
+        """The tokens that must come next. They are not accepted yet. Empty if they are fewer than min_tokens."""
 
     @property
     @abstractmethod
@@ -53,9 +57,9 @@ class Constraint(ABC):
 
 
 class CpuAccount:
-    """CPU time that the constraints of one request may take on the engine's thread, all its choices together.
+    """The CPU time that the constraints of one request, with all its choices, may take on the engine's thread.
 
-    Each token earns some. Memory grows with this time too, and everyone else waits for it.
+    Each token adds some. Memory grows with this time too, and all other requests wait for it.
     """
 
     def __init__(self) -> None:
@@ -63,11 +67,11 @@ class CpuAccount:
         self._num_slow = 0
 
     def earn(self) -> None:
-        """A token was accepted."""
+        """Add the time of an accepted token."""
         self._left_s = min(self._left_s + _TOKEN_S, _MAX_TOTAL_S)
 
     def run(self, call: Callable[[], T]) -> T:
-        """What `call` answers. Raises GrammarError before it or after it if the account is overdrawn."""
+        """The result of `call`. Raises GrammarError, before or after it, if the account is overdrawn."""
         if self._left_s < 0 or self._num_slow > _MAX_SLOW:
             raise GrammarError(_TOO_SLOW)
         start_s = thread_time()
@@ -81,9 +85,11 @@ class CpuAccount:
 
 
 class Program(ABC):
-    """A compiled grammar: immutable, shared by all that run it. warnings: what was dropped on the way.
+    """A compiled grammar. It is immutable and shared by all sequences that use it.
 
-    num_bytes: an estimate of the memory that it holds, without the vocabulary and its constraints.
+    vocabulary: the vocabulary for which it was compiled.
+    warnings: the names of what was dropped.
+    num_bytes: an estimate of its memory, without the vocabulary and its constraints.
     """
 
     vocabulary: Vocabulary
@@ -92,11 +98,11 @@ class Program(ABC):
 
     @abstractmethod
     def start(self, account: CpuAccount | None = None) -> Constraint:
-        """A constraint at the beginning of the output. account: of its request; None: one of its own."""
+        """A constraint at the beginning of the output. account: the account of its request. None: a new one."""
 
 
 class DelayedConstraint(Constraint):
-    """Sleeps until the tokens of start_after have come, at least one; until then only the end is not allowed."""
+    """A constraint that begins after the token ids start_after. Until then only the end of the output is forbidden."""
 
     def __init__(self, inner: Constraint, start_after: Sequence[int], vocabulary: Vocabulary) -> None:
         self._inner = inner
@@ -135,7 +141,8 @@ class DelayedConstraint(Constraint):
 class Grammar:
     """A compiled constraint, shared by all requests that use it.
 
-    warnings: what was dropped because it cannot be enforced (only where StructuredOutput.strict is False).
+    program: the compiled grammar.
+    warnings: the names of what was dropped because it cannot be enforced (only if StructuredOutput.strict is False).
     start_after: as in StructuredOutput.
     """
 
@@ -144,7 +151,7 @@ class Grammar:
     start_after: tuple[int, ...] = ()
 
     def start(self, account: CpuAccount | None = None) -> Constraint:
-        """A constraint for one sequence, at the beginning of its output. account: its request's."""
+        """A constraint for one sequence, at the beginning of its output. account: the account of its request."""
         constraint = self.program.start(account)
         if self.start_after:
             return DelayedConstraint(constraint, self.start_after, self.program.vocabulary)

@@ -1,4 +1,4 @@
-"""GBNF, llama.cpp's grammar format: its text to rules over bytes. What would never end or explode is refused here."""
+"""Parses GBNF, llama.cpp's grammar format, into rules over bytes. Endless and exploding grammars are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llamafast.errors import GrammarError
-from llamafast.grammars.rules import Rules, check_left_recursion, keep_productive
+from llamafast.grammars.byte_rules import ByteRules, check_left_recursion, keep_productive
 
 _MAX_DEPTH = 64  # of nested groups
 _MAX_ELEMENTS = 100_000
@@ -20,11 +20,12 @@ _ESCAPED = {"n": 10, "r": 13, "t": 9, '"': 34, "\\": 92, "[": 91, "]": 93, "-": 
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
-def parse_gbnf(text: str) -> Rules:
-    """Rules of a grammar whose root is named "root". Raises GrammarError.
+def parse_gbnf(text: str) -> ByteRules:
+    """The rules of a grammar whose root is named "root". Raises GrammarError.
 
-    Source: grammars/README.md of llama.cpp describes the format. Refused: undefined and doubly defined rules, left
-    recursion, rules that never end, repetitions beyond a cap.
+    Undefined rules, rules that are defined twice, left recursion, rules that never end, and too many repetitions are
+    refused.
+    Source: grammars/README.md of llama.cpp describes the format.
     """
     rules = _Parser(text).parse()
     keep_productive(rules)
@@ -33,19 +34,19 @@ def parse_gbnf(text: str) -> Rules:
 
 
 class _Parser:
-    """Recursive descent; groups and repetitions become rules without a name."""
+    """A recursive descent parser. Groups and repetitions become rules without a name."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._pos = 0
         self._names: dict[str, int] = {"root": 0}
-        self._rules = Rules([[]])
+        self._rules = ByteRules([[]])
         self._defined: set[str] = set()
         self._set_numbers: dict[int, int] = {}
         self._class_rules: dict[tuple[tuple[int, int], ...], list[int]] = {}
         self._num_elements = 0
 
-    def parse(self) -> Rules:
+    def parse(self) -> ByteRules:
         self._skip(_SPACE_OR_LINES)
         while self._pos < len(self._text):
             self._rule()
@@ -100,7 +101,7 @@ class _Parser:
             elements += item
 
     def _item(self, depth: int) -> list[int] | None:
-        """The elements of one literal, class, reference or group; None where none begins."""
+        """The elements of one literal, class, reference or group. None: none begins here."""
         char = self._text[self._pos : self._pos + 1]
         if char == '"':
             return self._literal()
@@ -159,7 +160,9 @@ class _Parser:
         raise self._error("unknown escape")
 
     def _repetition(self) -> tuple[int, int | None] | None:
-        """(least, most) of the operator that stands here, most None without a limit; None if there is no operator."""
+        """(minimum, maximum) of the repetition operator here; a maximum of None is no limit. None: there is no
+        operator.
+        """
         for operator, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
             if self._take(operator):
                 return bounds
@@ -192,7 +195,7 @@ class _Parser:
         return item * least + rest
 
     def _char_set(self, ranges: list[tuple[int, int]]) -> list[int]:
-        """The elements that match one character out of these ranges of code points."""
+        """The elements that match one character in these ranges of code points."""
         key = tuple(sorted(ranges))
         if key not in self._class_rules:
             one_byte, alternatives = 0, []

@@ -1,4 +1,6 @@
-"""JSON Schema, regex and choice: llguidance in our words, with limits on what one grammar and one step may cost."""
+"""GuidanceProgram: grammars that llguidance runs (JSON Schema, regex, choice, Lark), with cost limits per grammar and
+step.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +14,23 @@ from llguidance import LLMatcher, LLParserLimits
 
 from llamafast.errors import GrammarError
 from llamafast.grammars.constraint import Constraint, CpuAccount, Program
-from llamafast.grammars.json_schema import compile_options, parse_schema, prepared
+from llamafast.grammars.llguidance_schema import compilable, compile_options, parse_schema
 from llamafast.grammars.vocabulary import Vocabulary
 from llamafast.json_schema.limits import check_regex
-from llamafast.json_schema.prepare import loosened
+from llamafast.json_schema.simplify import without_fragile_keywords
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-STACK_BYTES = 64 * 1024 * 1024  # of address space, of a thread that compiles: llguidance descends once per level
+STACK_BYTES = 64 * 1024 * 1024  # address space of a compiling thread: llguidance recurses once per level
 
-# A step's fuel is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB in each sequence; a string with a
-# maxLength takes one for each byte, and some more where there was a mask.
+# The fuel of a step is 4 to 40 ms, whatever the pattern. A state takes 1 to 15 KB per sequence. A string with a
+# maxLength takes one state per byte, and some more after a mask.
 _LIMITS = LLParserLimits(verbose_errors=False, step_lexer_fuel=200_000, max_lexer_states=131_072)
 _REFUEL_TOKENS = 32
 _NUM_TRIAL_STEPS = 16
 _MAX_MESSAGE = 400
-# What llguidance says, of a schema by itself or within Lark, about keywords that it does not enforce.
+# llguidance's messages about keywords that it does not enforce, in a schema alone or inside Lark.
 _UNENFORCED = re.compile(
     r"(?:^|JSON schema: )"
     r"(?:Unimplemented keys: (\[[^\]\n]*\])|(oneOf) (?:constraints are|not fully)|min/maxProperties only)"
@@ -37,12 +39,12 @@ _COUNTS = "minProperties or maxProperties beside properties that are not require
 
 
 def compile_json_schema(vocabulary: Vocabulary, text: str, *, lenient: bool = False) -> GuidanceProgram:
-    """A program for a JSON Schema. lenient: what cannot be enforced is dropped. Raises GrammarError."""
-    schema, dropped = prepared(parse_schema(text), strict=not lenient)
+    """A program for a JSON Schema. lenient: keywords that cannot be enforced are dropped. Raises GrammarError."""
+    schema, dropped = compilable(parse_schema(text), strict=not lenient)
     try:
         program = _program_of_schema(vocabulary, schema, lenient)
     except GrammarError:
-        loose, missing = loosened(schema)
+        loose, missing = without_fragile_keywords(schema)
         if not lenient or not missing:
             raise
         program = _program_of_schema(vocabulary, loose, lenient)
@@ -69,16 +71,16 @@ def compile_regex(vocabulary: Vocabulary, text: str) -> GuidanceProgram:
 def compile_choice(vocabulary: Vocabulary, texts: Sequence[str]) -> GuidanceProgram:
     """A program whose output is one of these texts. Raises GrammarError."""
     if not texts:
-        raise GrammarError("there is nothing to choose from")
+        raise GrammarError("the list of choices is empty")
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         raise GrammarError("a choice is not valid Unicode: lone surrogate")
     words = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    # One terminal: as many would be compared with each other at every token.
+    # One terminal. Several would be compared with each other at every token.
     return GuidanceProgram(vocabulary, LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}"))
 
 
 def matches_any(vocabulary: Vocabulary, grammar: str) -> bool:
-    """Whether a grammar compiles, and some text matches it."""
+    """Whether a grammar compiles and matches some text."""
     matcher = _open(vocabulary, grammar)
     if not matcher.is_error():
         _ask(matcher.compute_bitmask)
@@ -86,7 +88,7 @@ def matches_any(vocabulary: Vocabulary, grammar: str) -> bool:
 
 
 class GuidanceProgram(Program):
-    """grammar: in one of llguidance's own formats. Raises GrammarError."""
+    """A program for a grammar in one of llguidance's formats. Raises GrammarError."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
         matcher = _open(vocabulary, grammar)
@@ -105,7 +107,7 @@ class GuidanceProgram(Program):
         return _GuidanceConstraint(self.vocabulary, _ask(self._matcher.deep_copy), account or CpuAccount())
 
     def _try_out(self) -> None:
-        """Walk a little way: what allows nothing, or is too complex to follow, shows here rather than in the engine."""
+        """Take some steps, so that grammars that allow nothing or are too complex fail here, and not in the engine."""
         constraint = self.start()
         ends = self.vocabulary.eog_ids
         for _ in range(_NUM_TRIAL_STEPS):
@@ -129,7 +131,7 @@ class _GuidanceConstraint(Constraint):
         if token_id in self._eog_ids:
             return _ask(matcher.is_accepting)
         if self._num_since_mask >= _REFUEL_TOKENS:
-            self.mask()  # which alone gives the lexer new fuel: a model that needs no mask would run out of it
+            self.mask()  # only a mask gives the lexer new fuel, and a model that needs no mask would run out of it
         if _ask(matcher.try_consume_tokens, [token_id]):
             self._num_since_mask += 1
             self._account.earn()
@@ -144,7 +146,7 @@ class _GuidanceConstraint(Constraint):
         return mask
 
     def forced(self, min_tokens: int = 1) -> list[int]:
-        # The bytes are found faster, and there are at least as many of them.
+        # Bytes are found faster, and there are at least as many of them.
         if len(_ask(self._matcher.compute_ff_bytes)) < min_tokens:
             return []
         token_ids = _ask(self._matcher.compute_ff_tokens)
@@ -155,13 +157,13 @@ class _GuidanceConstraint(Constraint):
         try:
             return _ask(self._matcher.is_stopped) and not _ask(self._matcher.is_error)
         except GrammarError:
-            return False  # the next mask meets it too, and says so
+            return False  # the next mask raises it too
 
     def _check(self) -> None:
         if _ask(self._matcher.is_error):
             message = _ask(self._matcher.get_error)
             if "NoExtension" in message:
-                raise GrammarError("nothing may come next: the grammar allows no text from here")
+                raise GrammarError("the grammar allows no further text here")
             raise GrammarError(f"the grammar is too complex: {_short(message)}")
 
 
@@ -170,7 +172,7 @@ def _open(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
 
 
 def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
-    """What llguidance answers; whatever it raises is a GrammarError. A Rust panic is a BaseException."""
+    """The result of a call of llguidance. All it raises becomes a GrammarError. A Rust panic is a BaseException."""
     try:
         return call(*args, **options)
     except (KeyboardInterrupt, SystemExit):
@@ -183,7 +185,9 @@ def _ask(call: Callable[..., T], *args: object, **options: object) -> T:
 
 
 def _keywords(message: str) -> list[str]:
-    """The keywords of JSON Schema that llguidance says it does not enforce; none: it says something else."""
+    """The JSON Schema keywords that llguidance does not enforce, by its message. Empty: the message says something
+    else.
+    """
     said = _UNENFORCED.search(message)
     if said is None:
         return []
@@ -191,6 +195,6 @@ def _keywords(message: str) -> list[str]:
 
 
 def _short(message: str) -> str:
-    """An error without the text of the whole grammar."""
+    """An error message without the text of the whole grammar."""
     half = _MAX_MESSAGE // 2
     return message if len(message) <= _MAX_MESSAGE else f"{message[:half]} ... {message[-half:]}"

@@ -1,4 +1,4 @@
-"""GBNF: a grammar's rules on a machine over bytes, whose states all sequences share."""
+"""GBNF constraints: a pushdown automaton over bytes, whose states are shared by all sequences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_FORCED_BYTES = 256
 def compile_gbnf(vocabulary: Vocabulary, text: str, *, max_bytes: int = MAX_BYTES) -> Program:
     """A program for a grammar in llama.cpp's format, from its rule "root". Raises GrammarError.
 
-    max_bytes: of its states, which are found while it runs; beyond that those that no sequence is in are forgotten.
+    max_bytes: the limit of its states, which are found while it runs. Beyond it unused states are dropped.
     """
     rules = parse_gbnf(text)
     try:
@@ -54,7 +54,7 @@ class _GbnfProgram(Program):
         return constraint
 
     def make_room(self) -> bool:
-        """Forget the states that no sequence is in; whether that helped."""
+        """Drop the states that no sequence is in. Returns whether that made enough room."""
         with self._lock:
             running = list(self._running)
         numbers = self._machine.compact({constraint.state for constraint in running})
@@ -87,7 +87,7 @@ class _GbnfConstraint(Constraint):
         data = self._ask(lambda: self._machine.forced(self.state, _MAX_FORCED_BYTES))
         if len(data) < max(_MIN_FORCED_BYTES, min_tokens):
             return []
-        # The last token might be a longer one if more followed.
+        # The last token might be a longer one if more text followed.
         token_ids = self._program.vocabulary.tokenize(data.decode("utf-8", "ignore"))[:-1]
         return token_ids if len(token_ids) >= min_tokens else []
 
@@ -96,7 +96,7 @@ class _GbnfConstraint(Constraint):
         return self._machine.must_end(self.state)
 
     def _ask(self, call: Callable[[], T]) -> T:
-        """What the machine answers, with room for new states if it needs some. Raises GrammarError."""
+        """The result of a call of the automaton, with room for new states if needed. Raises GrammarError."""
         try:
             try:
                 return self._account.run(call)

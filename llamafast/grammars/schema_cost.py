@@ -1,4 +1,4 @@
-"""What of a JSON Schema multiplies: patterns that one string must match at once, and multiples of one number."""
+"""Refuses JSON Schemas whose automata multiply: patterns that one string must match, and multiples of one number."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from math import lcm
 from typing import Any
 
 from llamafast.errors import GrammarError
-from llamafast.json_schema.prepare import loosened
 from llamafast.json_schema.refs import Document, reference_of
+from llamafast.json_schema.simplify import without_fragile_keywords
+from llamafast.json_schema.subschemas import locations
 from llamafast.json_schema.types import Schema
-from llamafast.json_schema.walk import places
 
 _MAX_PRODUCT = 50_000
 _MAX_MULTIPLE = 100_000  # states of the automaton of its multiples: 0.6 s of a compile thread
-_MAX_DECIMALS = 9  # 32-bit numbers count in the last one
+_MAX_DECIMALS = 9  # 32-bit numbers count units of the last decimal
 _LENGTH_BREADTH = 3
 _ATOM = re.compile(
     r"\\[pPxu]\{[^}]*\}|\\x..|\\u....|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{[\d,]*\}|[^(){}|*+?^$]", re.DOTALL
 )
 
 
-def affordable(root: dict[str, Any], *, strict: bool) -> tuple[dict[str, Any], list[str]]:
-    """A prepared schema that can be compiled, and what had to be dropped. Raises GrammarError.
+def within_cost_limits(root: dict[str, Any], *, strict: bool) -> tuple[dict[str, Any], list[str]]:
+    """(a schema that can be compiled, the names of dropped keywords).
 
-    strict: rather than drop anything.
+    Raises GrammarError; if strict, instead of dropping anything.
     """
     try:
         check_schema_cost(root)
     except GrammarError:
         if strict:
             raise
-        loose, dropped = loosened(root)
+        loose, dropped = without_fragile_keywords(root)
         check_schema_cost(loose)
         assert isinstance(loose, dict)
         return loose, dropped
@@ -41,7 +41,7 @@ def affordable(root: dict[str, Any], *, strict: bool) -> tuple[dict[str, Any], l
 
 
 def check_schema_cost(root: object) -> None:
-    """Raises GrammarError for a schema whose automata would multiply beyond all limits."""
+    """Raises GrammarError for a schema whose automata would be too large."""
     _Walk(root).run()
 
 
@@ -50,7 +50,7 @@ class _Walk:
 
     def __init__(self, root: object) -> None:
         self._document = Document(root)
-        self._breadths: dict[int, int] = {}  # of the patterns that meet in a string of this schema
+        self._breadths: dict[int, int] = {}  # the product of the patterns that a string of this schema must match
         self._multiples: dict[int, Decimal] = {}
 
     def run(self) -> None:
@@ -66,7 +66,7 @@ class _Walk:
                 entered.add(id(schema))
                 stack.append((schema, True))
                 stack += ((target, False) for target in self._targets(schema))
-                stack += ((container[key], False) for container, key in places(schema))
+                stack += ((container[key], False) for container, key in locations(schema))
 
     def _weigh(self, schema: Schema) -> None:
         breadth = _own_breadth(schema)
@@ -87,13 +87,13 @@ class _Walk:
             self._multiples[id(schema)] = multiple
 
     def _targets(self, schema: Schema) -> list[object]:
-        """What it refers to, if it does."""
+        """The target of its reference, if it has one."""
         reference = reference_of(schema)
         return [] if reference is None else [self._document.target(reference)]
 
 
 def _own_breadth(schema: Schema) -> int:
-    """How many bytes may begin different ways on in the patterns of one schema; 1 where there is none."""
+    """The number of different ways in which the patterns of one schema may continue. 1: there is no pattern."""
     pattern = schema.get("pattern")
     if not isinstance(pattern, str):
         return 1
@@ -111,7 +111,7 @@ def _decimal(value: Any) -> Decimal | None:
 
 
 def _common(first: Decimal | None, second: Decimal | None) -> Decimal | None:
-    """The least number that is a multiple of both."""
+    """The least common multiple."""
     if first is None or second is None:
         return first if second is None else second
     _check_multiple(first)

@@ -1,4 +1,4 @@
-"""What an output is held to, as a client asks for it: the input of the compiler."""
+"""StructuredOutput: the constraint on an output, as a client requests it. It is the input of the compiler."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ class StructuredKind(str, Enum):
     JSON_OBJECT = "json_object"  # no text: any JSON object
     JSON_SCHEMA = "json_schema"  # a JSON Schema
     REGEX = "regex"
-    CHOICE = "choice"  # a JSON list of strings, one of which is the whole output
-    GBNF = "gbnf"  # llama.cpp's grammar format, root rule "root"
-    LARK = "lark"  # what OutputGrammar.source gives; no client can write one
+    CHOICE = "choice"  # a JSON list of strings; one of them is the whole output
+    GBNF = "gbnf"  # llama.cpp's grammar format, with the root rule "root"
+    LARK = "lark"  # the source of an OutputGrammar; clients cannot send one
 
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """A constraint on the whole output. strict False: what cannot be enforced may be dropped, with a warning.
+    """A constraint on the whole output.
 
-    start_after: the token ids that end the reasoning part; the constraint begins behind them. Empty: at once.
+    kind: what text is.
+    text: the schema, the expression or the grammar.
+    strict: False: what cannot be enforced may be dropped, with a warning.
+    start_after: the token ids that end the reasoning. The constraint begins after them. Empty: it begins at once.
     """
 
     kind: StructuredKind

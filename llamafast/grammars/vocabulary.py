@@ -1,4 +1,4 @@
-"""The tokens of a model as grammars see them: bytes, ends, and what never is text."""
+"""Vocabulary: the tokens of a model as grammars use them: bytes, end tokens and control tokens."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from llguidance import LLTokenizer, TokenizerWrapper
 from llamafast._grammar import TokenOrder
 from llamafast.errors import GrammarError
 
-_CONTROL_MARK = b"\xff"  # no UTF-8 text holds it; llguidance takes what follows as a control token's name
+_CONTROL_MARK = b"\xff"  # UTF-8 does not contain it; llguidance reads what follows as the name of a control token
 
 
 class Vocabulary:
-    """Made once per model. What is computed from it takes up to a second for 250,000 tokens, when it is first needed.
+    """The tokens of a model. It is made once per model. Derived data takes up to a second per 250,000 tokens, at first
+    use.
 
-    token_bytes: shape (n_vocab,), what each token writes. names: the control tokens, which write nothing. tokenize:
-    text to ids, nothing added. Raises GrammarError if no token ends a generation.
+    token_bytes: shape (n_vocab,), the bytes that each token writes.
+    names: the control tokens, which write no text, by id.
+    eog_ids: the tokens that end a generation.
+    tokenize: text to token ids, without added tokens.
+    Raises GrammarError if no token ends a generation.
     """
 
     def __init__(
@@ -29,7 +33,7 @@ class Vocabulary:
         tokenize: Callable[[str], list[int]],
     ) -> None:
         if not eog_ids:
-            raise GrammarError("this model has no token that ends an output, so none can be held to a grammar")
+            raise GrammarError("this model has no end-of-generation token, so its output cannot be constrained")
         self.n_vocab = len(token_bytes)
         self.eog_ids = frozenset(eog_ids)
         self.tokenize = tokenize
@@ -47,12 +51,14 @@ class Vocabulary:
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str] | None:
-        """Finds names of control tokens, as its first group, the longest where several begin; None: there are none."""
+        """A pattern whose first group matches the name of a control token, the longest if several match. None: there
+        are none.
+        """
         names = sorted(self.control_ids, key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
     def localized(self, grammar: str) -> str:
-        """A grammar for llguidance with the ids of control tokens that `guidance` knows."""
+        """A grammar for llguidance, with the ids of control tokens that `guidance` uses."""
         return grammar
 
     @cached_property
@@ -66,7 +72,7 @@ class Vocabulary:
 
 
 class _Tokens:
-    """The attributes that llguidance reads of a tokenizer."""
+    """The attributes that llguidance reads from a tokenizer."""
 
     bos_token_id = None
 

@@ -1,6 +1,6 @@
-"""A process that tries grammars out before the server compiles them: it can be given up, and its memory is capped.
+"""A process that tries grammars out before the server compiles them. It can be killed, and its memory is limited.
 
-It knows no vocabulary but bytes: how long a grammar compiles does not depend on the tokens.
+Its vocabulary contains only bytes, because the compile time of a grammar does not depend on the tokens.
 """
 
 from __future__ import annotations
@@ -17,19 +17,26 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from llamafast.errors import GrammarError
+from llamafast.grammars.byte_vocabulary import ByteVocabulary, byte_tokenizer
 from llamafast.grammars.guidance import STACK_BYTES, compile_choice, compile_json_schema, compile_regex
 from llamafast.grammars.lark import compile_lark
-from llamafast.grammars.trial import TrialVocabulary, trial_tokenizer
 
-MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # of what stays
-_MAX_WORK_BYTES = 768 * 1024 * 1024  # of address space, while it compiles
-_MAX_LEFT_BYTES = 256 * 1024 * 1024  # of address space, after a job
-_NICENESS = 5  # tokens come first
+MAX_PROGRAM_BYTES = 96 * 1024 * 1024  # memory that remains
+_MAX_WORK_BYTES = 768 * 1024 * 1024  # address space during a job
+_MAX_LEFT_BYTES = 256 * 1024 * 1024  # address space after a job
+_NICENESS = 5  # generating tokens has priority
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """kind: json_schema, regex, choice or lark. controls: the control tokens by name, for Lark alone."""
+    """A grammar to try out.
+
+    kind: json_schema, regex, choice or lark.
+    text: the grammar.
+    lenient: what cannot be enforced is dropped.
+    controls: the control tokens by name, for kind lark only.
+    max_cpu_s: CPU time limit in seconds.
+    """
 
     kind: str
     text: str
@@ -39,8 +46,13 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """What llguidance takes, and what was dropped on the way. num_bytes: that its program holds."""
+class TrialResult:
+    """The result of a job.
+
+    grammar: the grammar in one of llguidance's formats.
+    warnings: the names of what was dropped.
+    num_bytes: the memory of its program.
+    """
 
     grammar: str
     warnings: tuple[str, ...]
@@ -49,16 +61,19 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The GrammarError that a job raised."""
+    """The GrammarError that a job raised.
+
+    message, param: those of the error.
+    """
 
     message: str
     param: str | None
 
 
-def prepare(job: Job) -> Prepared:
+def try_out(job: Job) -> TrialResult:
     """Read a client's text, compile it and take a few steps. Raises GrammarError."""
     num_before = _num_bytes_used()
-    vocabulary = TrialVocabulary(job.controls)
+    vocabulary = ByteVocabulary(job.controls)
     if job.kind == "lark":
         program = compile_lark(vocabulary, job.text)
     elif job.kind == "json_schema":
@@ -70,13 +85,13 @@ def prepare(job: Job) -> Prepared:
     num_bytes = max(0, _num_bytes_used() - num_before) + len(program.grammar)
     if num_bytes > MAX_PROGRAM_BYTES:
         raise GrammarError(f"the compiled grammar takes {num_bytes >> 20} MiB; the limit is {MAX_PROGRAM_BYTES >> 20}")
-    return Prepared(program.grammar, program.warnings, num_bytes)
+    return TrialResult(program.grammar, program.warnings, num_bytes)
 
 
 def serve(connection: Connection) -> None:
-    """Answer jobs until the other side is gone, each time with whether this was the last one.
+    """Answer jobs until the other side has closed the connection. Each answer says whether it is the last one.
 
-    A job beyond its time ends the process by SIGPROF.
+    A job that exceeds its CPU time ends the process by SIGPROF.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
@@ -85,7 +100,7 @@ def serve(connection: Connection) -> None:
     limit = num_bytes + _MAX_WORK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    trial_tokenizer()  # made before the first job's time counts
+    byte_tokenizer()  # made before the time of the first job counts
     connection.send((None, False))
     while True:
         try:
@@ -95,29 +110,29 @@ def serve(connection: Connection) -> None:
         signal.setitimer(signal.ITIMER_PROF, job.max_cpu_s)
         answer = _on_large_stack(job)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        # What jobs leave behind must not be counted against the next ones.
+        # The memory that jobs leave must not count against later jobs.
         is_spent = _address_space() > num_bytes + _MAX_LEFT_BYTES
         connection.send((answer, is_spent))
 
 
 def main() -> None:
-    """serve() at the descriptor that the last argument names."""
+    """Run serve() on the file descriptor that is the last argument."""
     serve(Connection(int(sys.argv[-1])))
 
 
-def _on_large_stack(job: Job) -> Prepared | Refused:
-    answers: list[Prepared | Refused] = []
+def _on_large_stack(job: Job) -> TrialResult | Refused:
+    answers: list[TrialResult | Refused] = []
 
     def work() -> None:
         try:
-            answers.append(prepare(job))
+            answers.append(try_out(job))
         except GrammarError as error:
             answers.append(Refused(error.message, error.param))
         except MemoryError:
             answers.append(Refused("it takes too much memory to compile", None))
         except RecursionError:
             answers.append(Refused("it is nested too deeply", None))
-        except Exception as error:  # a fault of ours: the next job needs this process
+        except Exception as error:  # our own fault; the next job needs this process
             answers.append(Refused(f"it cannot be compiled: {type(error).__name__}: {error}", None))
 
     thread = threading.Thread(target=work)
@@ -137,7 +152,7 @@ def _choices(text: str) -> list[str]:
 
 
 def _address_space() -> int:
-    """Bytes that the process has mapped; 1 GiB where nothing tells."""
+    """The bytes that the process has mapped. 1 GiB if the system does not tell."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -146,7 +161,7 @@ def _address_space() -> int:
 
 
 class _MallocInfo(ctypes.Structure):
-    """struct mallinfo2 of glibc; in use are uordblks and hblkhd."""
+    """struct mallinfo2 of glibc. The used bytes are uordblks and hblkhd."""
 
     _fields_ = [
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks")),
@@ -165,7 +180,7 @@ _MALLINFO = _malloc_info()
 
 
 def _num_bytes_used() -> int:
-    """Bytes of the heap in use; where the C library does not tell, the most that the process ever had."""
+    """The used bytes of the heap. If the C library does not tell, the maximum that the process ever used."""
     if _MALLINFO is None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     info = _MALLINFO()

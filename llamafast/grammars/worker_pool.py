@@ -1,4 +1,6 @@
-"""The processes that try grammars out: started when needed, shared by all of this process, killed when late."""
+"""WorkerPool: processes that try grammars out. They are started when needed, shared in this process, and killed when
+late.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,16 @@ from multiprocessing.connection import Connection, Pipe
 from time import monotonic
 
 from llamafast.errors import CompilerBusyError, GrammarError
-from llamafast.grammars.worker import Job, Prepared, Refused
+from llamafast.grammars.worker import Job, Refused, TrialResult
 
 _START_S = 30.0
-_WALL_PER_CPU = 8.0  # a loaded machine gives a process a part of a core
+_WALL_PER_CPU = 8.0  # a loaded machine gives a process only a part of a core
 _MAX_IDLE = 3
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:-1]; from llamafast.grammars.worker import main; main()"
 
 
 class Worker:
-    """One process. is_spent: it takes no more jobs."""
+    """One process. is_spent: it accepts no more jobs."""
 
     is_spent = False
 
@@ -46,11 +48,11 @@ class Worker:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it may be given another job."""
+        """Whether it accepts another job."""
         return not self.is_spent and self._process.poll() is None
 
-    def run(self, job: Job) -> Prepared:
-        """Raises GrammarError for what can never be compiled, CompilerBusyError where it may be next time."""
+    def run(self, job: Job) -> TrialResult:
+        """Try a grammar out. Raises GrammarError if it can never be compiled, CompilerBusyError if it may be later."""
         try:
             if not self._is_started:
                 self._receive(monotonic() + _START_S)
@@ -62,40 +64,40 @@ class Worker:
             raise self._error(job) from None
         if isinstance(answer, Refused):
             raise GrammarError(answer.message, param=answer.param)
-        assert isinstance(answer, Prepared)
+        assert isinstance(answer, TrialResult)
         return answer
 
     def kill(self) -> None:
-        """End the process, and wait until it has ended."""
+        """End the process and wait for its end."""
         self._process.kill()
         self._process.wait()
         self._connection.close()
 
-    def _receive(self, deadline_s: float) -> Prepared | Refused | None:
+    def _receive(self, deadline_s: float) -> TrialResult | Refused | None:
         if not self._connection.poll(max(0.0, deadline_s - monotonic())):
             raise EOFError
-        answer: Prepared | Refused | None
+        answer: TrialResult | Refused | None
         answer, self.is_spent = self._connection.recv()
         return answer
 
     def _error(self, job: Job) -> GrammarError | CompilerBusyError:
         code = self._process.returncode
         if code == -signal.SIGPROF:
-            return GrammarError(f"it does not compile within {job.max_cpu_s:g} s of CPU time")
+            return GrammarError(f"the grammar does not compile within {job.max_cpu_s:g} s of CPU time")
         if self._is_started and code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL):
-            return GrammarError("it takes more memory or depth to compile than there is")
+            return GrammarError("the grammar takes more memory or stack to compile than allowed")
         return CompilerBusyError("the grammar did not compile in time; try again later", retry_after=1.0)
 
 
 class WorkerPool:
-    """Thread-safe. A job takes a worker that is free, or a new one; how many run at once is up to those who ask."""
+    """Free processes. Thread-safe. A job takes a free worker or starts one; the callers limit how many run at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
 
-    def run(self, job: Job) -> Prepared:
-        """As Worker.run."""
+    def run(self, job: Job) -> TrialResult:
+        """Try a grammar out, as Worker.run does."""
         worker = self._take()
         try:
             return worker.run(job)
@@ -103,7 +105,7 @@ class WorkerPool:
             self._give_back(worker)
 
     def close(self) -> None:
-        """End the processes that are free."""
+        """End the free processes."""
         with self._lock:
             idle, self._idle = self._idle, []
         for worker in idle:

@@ -1,1 +1,1 @@
-"""What a JSON Schema says, read in one way by parsers and grammars alike."""
+"""Reads JSON Schema. Parsers and grammars use the same records, so that both agree on what a value is."""

@@ -1,6 +1,6 @@
-"""A schema taken apart: the alternatives of which a value meets one, each a record of what it says.
+"""Splits a JSON Schema into alternatives: a value that satisfies the schema matches one of them.
 
-Parsers read bare text by these records, and grammars hold models to them: so both agree on what a value is.
+Parsers read bare text by these records, and grammars constrain models by them, so both agree on what a value is.
 """
 
 from __future__ import annotations
@@ -12,22 +12,28 @@ from typing import TypeAlias
 
 from llamafast.errors import GrammarError
 from llamafast.json_schema import numbers, types
-from llamafast.json_schema.idle import drop_idle
-from llamafast.json_schema.lark_regex import looks_around
-from llamafast.json_schema.numbers import Range
+from llamafast.json_schema.lark_regex import needs_lookaround
+from llamafast.json_schema.noop_keywords import drop_noop_keywords
+from llamafast.json_schema.numbers import NumberRange
 from llamafast.json_schema.refs import Document, reference_of
 from llamafast.json_schema.types import Schema, as_schema
 
 _Reached: TypeAlias = tuple[object, tuple[str, ...]]  # a schema, and the references that lead to it
 
 _MAX_ALTERNATIVES = 128
-_MAX_STEPS = 64  # references and combinations that lead on to others
-# Keywords about values as a whole that no grammar holds; "then" and "else" mean nothing without "if".
-_UNHELD = ("not", "if", "$dynamicRef", "$recursiveRef")
-_OBJECT_UNHELD = ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties")
+_MAX_STEPS = 64  # nested references and combinations
+# Keywords about a whole value that no grammar enforces. "then" and "else" have no effect without "if".
+_UNENFORCED = ("not", "if", "$dynamicRef", "$recursiveRef")
+_UNENFORCED_FOR_OBJECTS = (
+    "patternProperties",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedProperties",
+)
 _OBJECT_KEYS = frozenset(
     {
-        *_OBJECT_UNHELD,
+        *_UNENFORCED_FOR_OBJECTS,
         *("properties", "required", "additionalProperties", "minProperties", "maxProperties", "propertyNames"),
     }
 )
@@ -40,8 +46,13 @@ _ARRAY_KEYS = frozenset(
 
 
 @dataclass(frozen=True)
-class Strings:
-    """What is said about a string. values: it is one of these; None: any. Every pattern and format has to match."""
+class StringConstraints:
+    """What a schema says about strings.
+
+    values: the allowed strings. None: any.
+    patterns, formats: regular expressions and formats. A string must match all of them.
+    min_length, max_length: in characters. None: no limit.
+    """
 
     values: tuple[str, ...] | None
     patterns: tuple[str, ...]
@@ -51,18 +62,24 @@ class Strings:
 
     @property
     def is_free(self) -> bool:
-        """Whether it may be any string."""
-        return self == Strings(None, (), (), 0, None)
+        """Whether any string is allowed."""
+        return self == StringConstraints(None, (), (), 0, None)
 
     @property
-    def around(self) -> list[str]:
-        """The keyword of the patterns that look around, if there are any."""
-        return ["pattern"] if any(looks_around(pattern) for pattern in self.patterns) else []
+    def lookaround_keywords(self) -> list[str]:
+        """The keyword "pattern", if a pattern needs lookarounds or backreferences."""
+        return ["pattern"] if any(needs_lookaround(pattern) for pattern in self.patterns) else []
 
 
 @dataclass(frozen=True)
 class Property:
-    """A member of an object. schemas: it meets all of them. is_declared: it does not stand in `required` alone."""
+    """A member of an object.
+
+    name: the key.
+    schemas: the value must satisfy all of them.
+    is_required: every object has this member.
+    is_declared: `properties` names it. False: only `required` does.
+    """
 
     name: str
     schemas: tuple[object, ...]
@@ -77,10 +94,11 @@ class Property:
 
 @dataclass(frozen=True)
 class Alternative:
-    """What a value meets: all parts, in which there are neither references nor combinations.
+    """One alternative. A value must satisfy all its parts.
 
-    types: "number" and "integer" stand there together where any number may be. is_overlapping: a `oneOf` has another
-    one that the same value might meet.
+    parts: schemas without references and combinations.
+    types: the allowed types. "number" comes with "integer", which it includes.
+    is_overlapping: a `oneOf` has another alternative that the same value might match.
     """
 
     parts: tuple[Schema, ...]
@@ -89,7 +107,7 @@ class Alternative:
 
     @cached_property
     def values(self) -> tuple[object, ...] | None:
-        """What `enum` and `const` leave of the values that all else allows; None: they leave it open."""
+        """The values that `enum` and `const` list and the other keywords allow. None: nothing is listed."""
         rows = [each for part in self.parts for each in _rows(part)]
         if not rows:
             return None
@@ -100,43 +118,43 @@ class Alternative:
         )
 
     @cached_property
-    def strings(self) -> Strings:
+    def strings(self) -> StringConstraints:
         """What it says about strings."""
         low, high = self.bounds("Length")
         patterns, formats = self._texts("pattern"), self._texts("format")
         values = None if self.values is None else tuple(value for value in self.values if isinstance(value, str))
-        return Strings(values, patterns, formats, low, high)
+        return StringConstraints(values, patterns, formats, low, high)
 
     @cached_property
-    def numbers(self) -> Range:
+    def numbers(self) -> NumberRange:
         """What it says about numbers."""
-        return reduce(numbers.both, map(numbers.range_of, self.parts), Range())
+        return reduce(numbers.intersection, map(numbers.range_of, self.parts), NumberRange())
 
     @property
-    def unheld(self) -> list[str]:
-        """The keywords that no grammar of bare text holds."""
-        return ["oneOf"] * self.is_overlapping + [name for name in _UNHELD if self._has(name)]
+    def unenforced(self) -> list[str]:
+        """The keywords that no grammar of bare text enforces."""
+        return ["oneOf"] * self.is_overlapping + [name for name in _UNENFORCED if self._has(name)]
 
     def is_constrained(self, kinds: frozenset[str]) -> bool:
-        """Whether not every array and object of these types is allowed."""
+        """Whether arrays and objects of these types are constrained."""
         keys = {*(_ARRAY_KEYS if "array" in kinds else ()), *(_OBJECT_KEYS if "object" in kinds else ())}
-        return self.values is not None or bool(self.unheld) or any(keys & part.keys() for part in self.parts)
+        return self.values is not None or bool(self.unenforced) or any(keys & part.keys() for part in self.parts)
 
     def allows(self, value: object) -> bool:
-        """Whether a value other than a string is allowed; of arrays and objects only the type is looked at."""
+        """Whether a value other than a string is allowed. Arrays and objects are only compared by type."""
         if self.values is not None:
             return any(types.is_equal(value, other) for other in self.values)
         return self._may_be(value)
 
     def bounds(self, of: str) -> tuple[int, int | None]:
-        """How long it may be, or how many Items or Properties it may have: (least, most), most None: any number."""
+        """The limits of "Length", "Items" or "Properties", as (minimum, maximum). None: no maximum."""
         least = [int(low) for part in self.parts if numbers.is_number(low := part.get(f"min{of}"))]
         most = [int(high) for part in self.parts if numbers.is_number(high := part.get(f"max{of}"))]
         return max(least, default=0), min(most, default=None)
 
     @cached_property
     def properties(self) -> tuple[Property, ...]:
-        """The members of an object that are named, in their order, required ones that are only named there last."""
+        """The named members of an object, in their order. Members that only `required` names come last."""
         tables = [as_schema(part.get("properties")) for part in self.parts]
         required = dict.fromkeys(name for part in self.parts for name in _names(part))
         declared = dict.fromkeys(name for table in tables for name in table)
@@ -154,7 +172,7 @@ class Alternative:
 
     @property
     def others(self) -> object:
-        """The schema of an object's members that are not named."""
+        """The schema of an object's unnamed members."""
         said = [part["additionalProperties"] for part in self.parts if "additionalProperties" in part]
         if False in said:
             return False
@@ -173,10 +191,10 @@ class Alternative:
         return True if not said else said[0] if len(said) == 1 else {"allOf": said}
 
     @property
-    def object_unheld(self) -> list[str]:
-        """The keywords to which an object's properties, written one by one, cannot hold it."""
+    def unenforced_for_objects(self) -> list[str]:
+        """The keywords that a grammar of an object's properties, one after the other, does not enforce."""
         least, most = self.bounds("Properties")
-        found = [*self.unheld, *(name for name in _OBJECT_UNHELD if self._has(name))]
+        found = [*self.unenforced, *(name for name in _UNENFORCED_FOR_OBJECTS if self._has(name))]
         if self.properties:
             found += ["minProperties"] if least > sum(each.is_required for each in self.properties) else []
             found += ["maxProperties"] if most is not None and most < len(self.properties) else []
@@ -190,7 +208,7 @@ class Alternative:
         return any(name in part for part in self.parts)
 
     def _may_be(self, value: object) -> bool:
-        """Whether type and bounds leave a value of an enum."""
+        """Whether types and limits allow a value of an enum."""
         if not types.kinds(value) & self.types:
             return False
         if isinstance(value, str):
@@ -200,22 +218,23 @@ class Alternative:
 
 
 def alternatives(schema: object, document: Document) -> list[Alternative]:
-    """Those of which a value meets one; none: no value meets the schema.
+    """The alternatives of a schema. Empty: no value satisfies it.
 
-    Raises GrammarError if they are too many, or if a reference leads nowhere or never ends.
+    document: the schema in which references are resolved.
+    Raises GrammarError if there are too many, or if a reference is not valid or never ends.
     """
     return list(_Expansion(document).of(schema, ()))
 
 
 class _Expansion:
-    """The alternatives of schemas in one document; references and combinations are followed up to a limit."""
+    """Computes the alternatives of schemas in one document. References and combinations are followed up to a limit."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._num_steps = 0
 
     def of(self, schema: object, around: tuple[str, ...]) -> Iterator[Alternative]:
-        """around: the references that lead here."""
+        """The alternatives of one schema. around: the references that lead to it."""
         parts, choices, waiting = list[Schema](), list[tuple[str, list[_Reached]]](), [(schema, around)]
         while waiting:
             each, refs = waiting.pop(0)
@@ -226,10 +245,10 @@ class _Expansion:
             reference = reference_of(each)
             if reference is not None:
                 if reference in refs or len(refs) == _MAX_STEPS:
-                    raise GrammarError("references that never end")
+                    raise GrammarError("the references of the schema never end")
                 waiting.insert(0, (self._document.target(reference), (*refs, reference)))
             each = dict(each)
-            drop_idle(each)
+            drop_noop_keywords(each)
             rows = {name: row for name in ("allOf", "anyOf", "oneOf") if isinstance(row := each.get(name), list)}
             waiting += ((other, refs) for other in rows.get("allOf", ()))
             choices += (
@@ -257,7 +276,7 @@ class _Expansion:
     ) -> list[Alternative]:
         self._num_steps += len(found) * sum(map(len, options))
         if self._num_steps > _MAX_ALTERNATIVES * 4 or len(found) * sum(map(len, options)) > _MAX_ALTERNATIVES:
-            raise GrammarError(f"more than {_MAX_ALTERNATIVES} combinations")
+            raise GrammarError(f"the schema has more than {_MAX_ALTERNATIVES} combinations")
         out = list[Alternative]()
         for i, row in enumerate(options):
             rest = [other for j, several in enumerate(options) if j != i for other in several]
@@ -274,7 +293,7 @@ class _Expansion:
         return out
 
     def values_of(self, each: Property) -> list[object] | None:
-        """The values that a property may have by `enum` or `const`, combinations aside; None: they are open."""
+        """The values that a property may have by `enum` or `const`, without combinations. None: any value."""
         waiting, rows = list(each.schemas), list[list[object]]()
         for _ in range(_MAX_STEPS):
             if not waiting:
@@ -288,7 +307,7 @@ class _Expansion:
 
 
 def _are_disjoint(one: Alternative, other: Alternative, expansion: _Expansion) -> bool:
-    """Whether it is plain that no value meets both."""
+    """Whether it is certain that no value matches both."""
     common = one.types & other.types
     if not common:
         return True
@@ -302,7 +321,7 @@ def _are_disjoint(one: Alternative, other: Alternative, expansion: _Expansion) -
 
 
 def _tells_apart(each: Property, other: Alternative, expansion: _Expansion) -> bool:
-    """Whether a required property cannot be what another alternative says it is."""
+    """Whether another alternative excludes a required property of this one."""
     match = next((its for its in other.properties if its.name == each.name), None)
     if match is None:
         return other.others is False and not any("patternProperties" in part for part in other.parts)
@@ -315,7 +334,7 @@ def _tells_apart(each: Property, other: Alternative, expansion: _Expansion) -> b
 
 
 def _rows(schema: Schema) -> Iterator[list[object]]:
-    """The values that each of its keywords lists."""
+    """The values that each keyword of the schema lists."""
     enum = schema.get("enum")
     if isinstance(enum, list):
         yield enum

@@ -1,4 +1,4 @@
-"""Regular expressions as Lark writes them: clients' patterns, texts, and what does not hold a text."""
+"""Regular expressions in Lark's syntax: patterns of clients, texts, and expressions that exclude a text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 _PIECE = re.compile(r"\\.|[^\\]|\\$", re.DOTALL)
 _WRITTEN = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\\\n": "\\n", "\\\r": "\\r"}
 _META = frozenset("\\.+*?()|[]{}^$#&-~/")
-# ECMA-262's classes are those of ASCII; what is not in one is in neither alphabet, so that every validator agrees.
+# ECMA-262's classes are those of ASCII. Characters in neither class are excluded, so that all validators agree.
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r "}
 _ANYTHING = "(?s:.)*"
 
 
 def slashed(regex: str) -> str:
-    """A regular expression as Lark writes one; two slashes begin a comment there."""
+    """A regular expression in Lark's syntax, where two slashes begin a comment."""
     return f"/{''.join(_WRITTEN.get(piece, piece) for piece in _PIECE.findall(regex)) or '()'}/"
 
 
@@ -23,18 +23,18 @@ def escaped(text: str) -> str:
     return "".join(f"\\{char}" if char in _META else f"\\x{ord(char):02x}" if char < " " else char for char in text)
 
 
-def holding(text: str) -> str:
-    """What holds this text, in slashes."""
+def containing(text: str) -> str:
+    """A regular expression for texts that contain this one, in slashes."""
     return slashed(f"{_ANYTHING}{escaped(text)}{_ANYTHING}")
 
 
-def whole(pattern: str) -> str:
-    """A client's pattern, which may match anywhere, as one that matches the whole string."""
+def anchored(pattern: str) -> str:
+    """A client's pattern, which may match anywhere, as a pattern of the whole string."""
     wholes = []
     for part in _alternatives(pattern):
         inner = _inside(part)
         if inner is not None:
-            wholes.append(whole(inner))
+            wholes.append(anchored(inner))
             continue
         start = "" if part.startswith("^") else _ANYTHING
         end = "" if _ends_anchored(part) else _ANYTHING
@@ -42,8 +42,8 @@ def whole(pattern: str) -> str:
     return "|".join(wholes)
 
 
-def looks_around(pattern: str) -> bool:
-    """Whether a pattern needs more than one look at its string, which no grammar takes."""
+def needs_lookaround(pattern: str) -> bool:
+    """Whether a pattern needs lookarounds or backreferences, which no grammar supports."""
     tokens = [piece for piece, _, is_class in _tokens(pattern) if not is_class]
     groups = (i for i, piece in enumerate(tokens) if piece == "(")
     return any(re.fullmatch(r"\\[1-9bB]", piece) for piece in tokens) or any(
@@ -51,11 +51,12 @@ def looks_around(pattern: str) -> bool:
     )
 
 
-def without(*texts: str) -> str:
-    """What holds none of these texts, as one expression without a negation, which costs too much beside a length.
+def not_containing(*texts: str) -> str:
+    """A regular expression for what contains none of these texts. It has no negation, which costs too much with a
+    length.
 
-    They begin with the same character, which comes in each of them once or, in a single text, twice at its beginning;
-    none begins another one.
+    The texts begin with the same character. It occurs once in each of them; in a single text it may occur twice, at the
+    beginning. None is the beginning of another.
     """
     first = escaped(texts[0][0])
     if min(map(len, texts)) == 1:
@@ -66,9 +67,9 @@ def without(*texts: str) -> str:
 
 
 def not_ending_within(text: str) -> str:
-    """What does not end in the beginning of this text: in two of its characters or more, but not all.
+    """A regular expression for what does not end within this text: with its first two or more characters, but not all.
 
-    Its first character comes in it once.
+    The first character occurs once in the text.
     """
     first = escaped(text[0])
     rest = f"[^{first}]*"
@@ -79,12 +80,12 @@ def not_ending_within(text: str) -> str:
 
 
 def not_beginning(text: str) -> str:
-    """What does not begin with this text."""
+    """A regular expression for what does not begin with this text."""
     return _not_beginning([text], "", _ANYTHING)
 
 
 def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
-    """What begins with none of these texts, nor with `never`; behind the first other character is `rest`."""
+    """Like not_beginning for several texts and the character `never`. `rest` follows the first other character."""
     following: dict[str, list[str]] = {}
     for text in texts:
         following.setdefault(text[0], []).append(text[1:])
@@ -95,10 +96,10 @@ def _not_beginning(texts: Sequence[str], never: str, rest: str) -> str:
     return f"(?:{'|'.join(branches)})?"
 
 
-def without_character(pattern: str, char: str) -> str | None:
-    """What matches where a client's pattern does, whole, of strings without this character; None: it may need it."""
+def excluding_character(pattern: str, char: str) -> str | None:
+    """A client's pattern for whole strings without this character. None: the pattern may need the character."""
     out, negated = list[str](), False
-    pieces = list(_tokens(whole(pattern)))
+    pieces = list(_tokens(anchored(pattern)))
     for i, (piece, _, is_class) in enumerate(pieces):
         is_first = is_class and not pieces[i - 1][2]
         negated = piece == "^" if is_first else negated and is_class
@@ -122,12 +123,12 @@ def without_character(pattern: str, char: str) -> str | None:
 
 
 def _is_beside(low: str, high: str, char: str) -> bool:
-    """Whether a range in a class is without this character."""
+    """Whether a range in a class does not include this character."""
     return not low[-1] <= char <= high[-1] and len(low) == len(high) == 1
 
 
 def _tokens(pattern: str) -> Iterator[tuple[str, int, bool]]:
-    """Its pieces, each with the number of groups around it, and whether it stands in a class."""
+    """The tokens of a pattern, each with its group depth and whether it is in a character class."""
     depth, is_class = 0, False
     for piece in _PIECE.findall(pattern):
         if is_class:
@@ -151,7 +152,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _inside(part: str) -> str | None:
-    """What stands in the one group that a part is, if an anchor does."""
+    """The content of the single group that a part consists of, if it contains an anchor."""
     pieces = list(_tokens(part))
     if not part.startswith("(") or sum(piece == ")" and not depth for piece, depth, _ in pieces) != 1:
         return None
@@ -166,7 +167,7 @@ def _ends_anchored(part: str) -> bool:
 
 
 def _ascii(pattern: str) -> str:
-    """The same with the classes of ECMA-262."""
+    """The same pattern with the classes of ECMA-262."""
     out, is_negated, previous = [], False, ""
     for piece, _, is_class in _tokens(pattern):
         if previous == "[":

@@ -1,4 +1,4 @@
-"""How large a schema and a regular expression may be."""
+"""Size limits of schemas and regular expressions."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 from llamafast.errors import GrammarError
 from llamafast.json_schema.types import Schema
 
-_MAX_PROPERTIES = 400  # of one object: more rows than the parser takes
-_MAX_PATTERN_PROPERTIES = 32  # compared in pairs
+_MAX_PROPERTIES = 400  # per object: the parser accepts no more
+_MAX_PATTERN_PROPERTIES = 32  # they are compared in pairs
 _MAX_SIZE = 1_000_000
-_MAX_REGEX = 10_000  # with its repetitions written out
+_MAX_REGEX = 10_000  # with repetitions written out
 
-# Constraints of older drafts and of validators, which llguidance takes for notes.
+# Constraints of older drafts and of validators. llguidance ignores them.
 _REFUSED = ("divisibleBy", "extends", "disallow", "formatMinimum", "formatMaximum", "$merge", "$patch")
 SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
 def check_limits(schema: Schema) -> None:
-    """Raises GrammarError for what no grammar takes, in the keywords of one schema."""
+    """Raises GrammarError for keywords of one schema that no grammar supports."""
     for name in _REFUSED:
         if name in schema:
             raise GrammarError(f"the keyword {name!r} cannot be enforced")
@@ -38,7 +38,7 @@ def check_limits(schema: Schema) -> None:
 
 
 def check_regex(text: str) -> None:
-    """Raises GrammarError if nested repetitions make it too large. What is wrong otherwise is for the compiler."""
+    """Raises GrammarError if nested repetitions make the expression too large. The compiler finds other errors."""
     sums = [0]  # of the open groups, outermost first
     last, i = 0, 0  # size of the last item
     while i < len(text):
@@ -61,7 +61,7 @@ def check_regex(text: str) -> None:
                 sums[-1] += 1
             i = _class_end(text, i) if char == "[" else i + (2 if char == "\\" else 1)
         if sums[-1] > _MAX_REGEX and last > 1:
-            raise GrammarError(f"the repetitions of the pattern make it larger than {_MAX_REGEX}")
+            raise GrammarError(f"with its repetitions written out the pattern is larger than {_MAX_REGEX}")
 
 
 def _class_end(text: str, start: int) -> int:

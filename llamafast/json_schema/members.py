@@ -1,4 +1,4 @@
-"""Which members the objects have that a schema allows."""
+"""The members of the objects that a schema allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from llamafast.json_schema.types import Schema
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """names: those that it names. required: those that every object has. may_be_empty: some object has none."""
+    """The members of the objects that a schema allows.
+
+    names: the names that the schema mentions.
+    required: the names that every object has.
+    may_be_empty: an object without members is allowed.
+    """
 
     names: frozenset[str]
     required: frozenset[str]
@@ -20,11 +25,11 @@ class Members:
 
 
 def members_of(schema: Schema) -> Members:
-    """The members of the objects that meet a whole schema, references and combinations followed."""
+    """The members of the objects that satisfy a schema. References and combinations are followed."""
     try:
         found = alternatives(schema, Document(schema))
     except GrammarError:
-        # Too much to follow: what stands at its top is known.
+        # The schema is too complex. Its top level is known.
         top = {name: schema[name] for name in ("properties", "required") if name in schema}
         found = alternatives(top, Document(top))
     rows = [each.properties for each in found if "object" in each.types]

@@ -1,4 +1,4 @@
-"""An alternative of a schema as one schema: what its parts say together, without references and combinations."""
+"""An alternative as one schema, without references and combinations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 from llamafast.errors import GrammarError
 from llamafast.json_schema import types
 from llamafast.json_schema.alternatives import Alternative
-from llamafast.json_schema.formats import FORMATS
+from llamafast.json_schema.string_formats import STRING_FORMATS
 
 _LENGTHS = ("Length", "Items", "Properties")
 _TOGETHER = frozenset(
@@ -20,13 +20,13 @@ _TOGETHER = frozenset(
 
 
 def merged(alternative: Alternative) -> dict[str, object]:
-    """Raises GrammarError for a keyword that several parts have, and that cannot be said once for all of them."""
+    """One schema for all parts. Raises GrammarError for a keyword of several parts that cannot be merged."""
     out: dict[str, object] = {"type": types.names(alternative.types)}
     for part in alternative.parts:
         for name, value in part.items():
             if name not in _TOGETHER:
                 if name in out and out[name] != value:
-                    raise GrammarError(f"several of the keyword {name!r} cannot be enforced")
+                    raise GrammarError(f"the keyword {name!r} cannot be enforced several times for one value")
                 out[name] = value
     if alternative.values is not None:
         return {**out, "enum": list(alternative.values)}
@@ -42,7 +42,8 @@ def merged(alternative: Alternative) -> dict[str, object]:
 
 def _add_texts(out: dict[str, object], alternative: Alternative) -> None:
     strings = alternative.strings
-    patterns = [*strings.patterns, *(f"^({FORMATS[name]})$" for name in strings.formats if name in FORMATS)]
+    formats = [STRING_FORMATS[name] for name in strings.formats if name in STRING_FORMATS]
+    patterns = [*strings.patterns, *(f"^({pattern})$" for pattern in formats)]
     if patterns:
         out["pattern"] = patterns[0]
     if patterns[1:]:
@@ -56,7 +57,7 @@ def _add_numbers(out: dict[str, object], alternative: Alternative) -> None:
     if numbers.high is not None:
         out["exclusiveMaximum" if numbers.is_high_open else "maximum"] = _plain(numbers.high)
     if len(set(numbers.steps)) > 1:
-        raise GrammarError("several of the keyword 'multipleOf' cannot be enforced")
+        raise GrammarError("the keyword 'multipleOf' cannot be enforced several times for one value")
     if numbers.steps:
         out["multipleOf"] = _plain(numbers.steps[0])
 

@@ -1,4 +1,4 @@
-"""The bounds of numbers: as ranges, as patterns of what is written, and as llguidance takes them."""
+"""The limits of numbers: as ranges, as regular expressions, and as llguidance accepts them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ _ANY_INTEGER = "-?(0|[1-9][0-9]*)"
 _ANY_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _FRACTION = r"(\.[0-9]+)?"
 _KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-# What llguidance's ranges take: 64-bit integers, and 18 digits of other numbers.
+# llguidance accepts 64-bit integers, and 18 digits of other numbers.
 _LEAST_INTEGER, _MOST_INTEGER = -9223372036854774784, 2**63 - 1
 _MOST_NUMBER = Fraction(10**18)
-_EXACT = 2**53  # up to here all integers are floats
+_EXACT = 2**53  # all integers up to here are exact as floats
 _FAR = 10**17
 _LEAST_STEP = Fraction(1, 10**20)
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Numbers between bounds; None: there is none. An open bound is not in it. steps: of all these it is a multiple."""
+class NumberRange:
+    """The numbers between two limits.
+
+    low, high: the limits. None: there is no limit.
+    is_low_open, is_high_open: the limit itself is excluded.
+    steps: the number is a multiple of all of these.
+    """
 
     low: Fraction | None = None
     high: Fraction | None = None
@@ -35,9 +40,9 @@ class Range:
     steps: tuple[Fraction, ...] = ()
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is in it."""
+        """Whether the range contains a number."""
         if not math.isfinite(value):
-            return self == Range()
+            return self == NumberRange()
         exact = exactly(value)
         if self.low is not None and (exact < self.low or (self.is_low_open and exact == self.low)):
             return False
@@ -46,7 +51,7 @@ class Range:
         return all(step and (exact / step).denominator == 1 for step in self.steps)
 
     def patterns(self, *, is_integer: bool) -> list[str]:
-        """Regular expressions that a written number matches, all of them; without its steps."""
+        """Regular expressions for numbers in the range. A number matches all of them. steps is not included."""
         if self.low is None and self.high is None:
             return [_ANY_INTEGER if is_integer else _ANY_NUMBER]
         if is_integer:
@@ -62,12 +67,12 @@ class Range:
 
 
 def exactly(value: object) -> Fraction:
-    """A number of a JSON text as it is written there."""
+    """The exact value of a number in a JSON text."""
     return Fraction(Decimal(repr(value)))
 
 
-def range_of(schema: Schema) -> Range:
-    """The numbers that the keywords of one schema leave. Draft 4's exclusive bounds are booleans."""
+def range_of(schema: Schema) -> NumberRange:
+    """The range that the keywords of one schema allow. Draft 4's exclusive limits are booleans."""
     found = {name: exactly(schema[name]) for name in _KEYS if is_number(schema.get(name))}
     low, high = found.get("minimum"), found.get("maximum")
     is_low_open, is_high_open = schema.get("exclusiveMinimum") is True, schema.get("exclusiveMaximum") is True
@@ -78,24 +83,24 @@ def range_of(schema: Schema) -> Range:
         high, is_high_open = below, True
     step = schema.get("multipleOf")
     steps = (exactly(step),) if is_number(step) else ()
-    return Range(low, high, is_low_open and low is not None, is_high_open and high is not None, steps)
+    return NumberRange(low, high, is_low_open and low is not None, is_high_open and high is not None, steps)
 
 
-def both(one: Range, other: Range) -> Range:
-    """The numbers in two ranges."""
+def intersection(one: NumberRange, other: NumberRange) -> NumberRange:
+    """The range of the numbers in both ranges."""
     low, is_low_open = max(
         ((each.low, each.is_low_open) for each in (one, other) if each.low is not None), default=(None, False)
     )
     high, is_open = min(
         ((each.high, not each.is_high_open) for each in (one, other) if each.high is not None), default=(None, True)
     )
-    return Range(low, high, is_low_open, not is_open, (*one.steps, *other.steps))
+    return NumberRange(low, high, is_low_open, not is_open, (*one.steps, *other.steps))
 
 
-def fitted(schema: Schema, *, is_integer: bool) -> dict[str, object]:
-    """The bounds of a schema as llguidance takes them, never wider. Raises GrammarError if there are none of that kind.
+def fitted_bounds(schema: Schema, *, is_integer: bool) -> dict[str, object]:
+    """The limits of a schema as llguidance accepts them, never wider. Raises GrammarError if it accepts no such limit.
 
-    A bound that is further than it reaches, such as a 64-bit integer's, is moved in to where it does.
+    A limit beyond what llguidance accepts is moved to the nearest value that it accepts.
     """
     given = range_of(schema)
     least, most = (Fraction(_LEAST_INTEGER), Fraction(_MOST_INTEGER)) if is_integer else (-_MOST_NUMBER, _MOST_NUMBER)
@@ -103,8 +108,8 @@ def fitted(schema: Schema, *, is_integer: bool) -> dict[str, object]:
     low, high = given.low, given.high
     if (low is not None and low > most) or (high is not None and high < least):
         name = "minimum" if low is not None and low > most else "maximum"
-        raise GrammarError(f"{name}: numbers so large cannot be enforced")
-    # A far bound alone makes it look for the next power of ten.
+        raise GrammarError(f"{name}: the number is too large to be enforced")
+    # With only a distant limit, llguidance looks for the next power of ten.
     high = most if high is None and low is not None and low >= _FAR else high
     low = least if low is None and high is not None and high <= -_FAR else low
     if low is not None:
@@ -112,14 +117,14 @@ def fitted(schema: Schema, *, is_integer: bool) -> dict[str, object]:
         out["exclusiveMinimum" if is_open else "minimum"] = _inward(max(low, least), is_integer)
     if high is not None:
         is_open = given.is_high_open and high <= most
-        # The only integer beyond floats that it takes: it stops there.
+        # It accepts only this integer beyond the floats, and stops there.
         value = _MOST_INTEGER if is_integer and high >= _MOST_INTEGER else -_inward(-min(high, most), is_integer)
         out["exclusiveMaximum" if is_open else "maximum"] = value
     return out
 
 
 def is_exact(value: object) -> bool:
-    """Whether llguidance writes the numbers in this value of an enum as they are."""
+    """Whether llguidance writes the numbers in this value of an enum exactly."""
     if isinstance(value, Mapping):
         return all(map(is_exact, value.values()))
     if isinstance(value, list):
@@ -130,7 +135,7 @@ def is_exact(value: object) -> bool:
 
 
 def _inward(low: Fraction, is_integer: bool) -> int | float:
-    """The least number that llguidance takes for it, and that is not below it."""
+    """The least number that llguidance accepts and that is not below `low`."""
     if is_integer:
         number = math.ceil(low)
         while abs(number) > _EXACT and int(float(number)) < number:
@@ -143,14 +148,14 @@ def _inward(low: Fraction, is_integer: bool) -> int | float:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a number: true and false are none."""
+    """Whether a value is a number. True and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _integers(low: int | None, high: int | None) -> str:
-    """Those between, both being in it; at least one is."""
+    """A regular expression for the integers from low to high, of which there is at least one."""
     if low is not None and high is not None and low > high:
-        raise GrammarError("minimum and maximum leave no number")
+        raise GrammarError("no number is between minimum and maximum")
     parts = []
     if low is None or low < 0:
         parts.append(f"-({_naturals(1 if high is None or high >= 0 else -high, None if low is None else -low)})")
@@ -160,7 +165,7 @@ def _integers(low: int | None, high: int | None) -> str:
 
 
 def _naturals(low: int, high: int | None) -> str:
-    """Those between; high None: all from low on."""
+    """A regular expression for the natural numbers from low to high. high None: no limit."""
     parts, size = [], len(str(low))
     if high is None:
         parts.append(f"[1-9][0-9]{{{size},}}")
@@ -173,7 +178,7 @@ def _naturals(low: int, high: int | None) -> str:
 
 
 def _between(low: str, high: str) -> str:
-    """Digits of one length, from low to high."""
+    """A regular expression for numbers of one length, from low to high."""
     if not low:
         return ""
     if low[0] == high[0]:
@@ -195,7 +200,7 @@ def _from(low: Fraction, is_open: bool) -> str:
 
 
 def _from_parts(low: Fraction, is_open: bool) -> list[str]:
-    """Alternatives of the decimals from low on."""
+    """The alternatives for decimals from low on."""
     whole, digits = _digits(abs(low))
     if low < 0:
         return [f"(0|[1-9][0-9]*){_FRACTION}", *(f"-{part}" for part in _up_to(whole, digits, is_open))]
@@ -210,7 +215,7 @@ def _negated(part: str) -> str:
 
 
 def _up_to(whole: int, digits: str, is_open: bool) -> list[str]:
-    """Alternatives of the decimals from 0 up to this one."""
+    """The alternatives for decimals from 0 to this one."""
     parts = [f"({_naturals(0, whole - 1)}){_FRACTION}"] if whole else []
     if digits or not is_open:
         parts.append(str(whole))
@@ -219,7 +224,7 @@ def _up_to(whole: int, digits: str, is_open: bool) -> list[str]:
 
 
 def _above(digits: str, is_open: bool) -> str:
-    """Digits behind a point, at least one, that come to these or more."""
+    """A regular expression for fraction digits, at least one, that are equal to these or greater."""
     if not digits:
         return "[0-9]*[1-9][0-9]*" if is_open else "[0-9]+"
     first, rest = digits[0], digits[1:]
@@ -228,7 +233,7 @@ def _above(digits: str, is_open: bool) -> str:
 
 
 def _below(digits: str, is_open: bool) -> str | None:
-    """Digits behind a point, at least one, that come to these or less; None: there are none."""
+    """A regular expression for fraction digits, at least one, that are equal to these or less. None: there are none."""
     if not digits:
         return None if is_open else "0+"
     first, rest = digits[0], digits[1:]
@@ -241,7 +246,7 @@ def _below(digits: str, is_open: bool) -> str | None:
 
 
 def _digits(value: Fraction) -> tuple[int, str]:
-    """The whole part of a decimal, and the digits behind its point."""
+    """The whole part of a decimal, and its fraction digits."""
     whole = math.floor(value)
     rest, digits = value - whole, ""
     while rest:

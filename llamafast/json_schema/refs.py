@@ -1,4 +1,4 @@
-"""References within a schema: where they lead, and a part with all that it refers to."""
+"""Document: resolves references in a schema, and makes a part of it independent of the rest."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urldefrag, urljoin
 
 from llamafast.errors import GrammarError
+from llamafast.json_schema.subschemas import DEFINITIONS, locations, map_subschemas
 from llamafast.json_schema.types import Schema, as_schema
-from llamafast.json_schema.walk import DEFINITIONS, mapped, places
 
-# Notes for people, which only make a grammar's text longer; and names of the document, which stays behind.
+# Annotations only make a grammar's text longer. The ids of the document are not needed outside it.
 _NOTES = frozenset({"title", "description", "default", "examples", "$comment", "$id", "id", "$anchor", "deprecated"})
 _MAX_NAME = 32
 
 
 class Document:
-    """A whole schema, in which references are looked up.
+    """A whole schema, in which references are resolved.
 
-    A reference is a JSON pointer in a fragment (RFC 6901, 6), or the name of an anchor; the schema's own $id may stand
-    before it. Others are refused.
+    A reference is a JSON pointer in a fragment (RFC 6901, section 6) or the name of an anchor, after the schema's own
+    $id or without it. Other references are refused.
     """
 
     __slots__ = ("_anchors", "root")
@@ -29,13 +29,13 @@ class Document:
         self._anchors: dict[str, object] | None = None
 
     def target(self, reference: str) -> object:
-        """What a reference leads to. Raises GrammarError if it leads nowhere, or out of the schema."""
+        """The schema that a reference points to. Raises GrammarError if there is none in this document."""
         pointer = unquote(self._fragment(reference))
         if pointer and not pointer.startswith("/"):
             if self._anchors is None:
                 self._anchors = dict(_anchors(self.root))
             if pointer not in self._anchors:
-                raise GrammarError(f"the reference {reference!r} leads nowhere: there is no such $anchor")
+                raise GrammarError(f"the reference {reference!r} points to an $anchor that does not exist")
             return self._anchors[pointer]
         target = self.root
         for part in pointer.split("/")[1:]:
@@ -45,13 +45,13 @@ class Document:
             elif isinstance(target, Mapping) and name in target:
                 target = target[name]
             else:
-                raise GrammarError(f"the reference {reference!r} leads nowhere")
+                raise GrammarError(f"the reference {reference!r} points to nothing")
         if not isinstance(target, Mapping | bool):
-            raise GrammarError(f"the reference {reference!r} leads to no schema")
+            raise GrammarError(f"the reference {reference!r} does not point to a schema")
         return target
 
     def _fragment(self, reference: str) -> str:
-        """What a reference says about this schema. Raises GrammarError if it is about another one."""
+        """The fragment of a reference to this schema. Raises GrammarError if it is a reference to another schema."""
         if reference.startswith("#"):
             return reference[1:]
         own = as_schema(self.root).get("$id")
@@ -61,11 +61,11 @@ class Document:
         except ValueError:
             base = url = fragment = ""
         if not base or url != base:
-            raise GrammarError(f"the reference {reference!r} leads out of the schema")
+            raise GrammarError(f"the reference {reference!r} points to another document")
         return fragment
 
     def standalone(self, schema: object) -> dict[str, object]:
-        """A schema that means the same without the document: all that it reaches is defined in it."""
+        """An equal schema that needs no document: it contains the definitions of everything that it refers to."""
         names: dict[int, str] = {}
         definitions: dict[str, object] = {}
         waiting: list[tuple[str, object]] = []
@@ -75,7 +75,7 @@ class Document:
                 return part
             kept = {key: value for key, value in part.items() if key not in _NOTES and key not in DEFINITIONS}
             reference = kept.get("$ref")
-            out = mapped(kept, moved)
+            out = map_subschemas(kept, moved)
             if isinstance(reference, str):
                 target = self.target(reference)
                 name = names.get(id(target)) if isinstance(target, Mapping) else None
@@ -95,7 +95,7 @@ class Document:
 
 
 def _new_name(reference: str, taken: Mapping[str, object]) -> str:
-    """A name for what a reference leads to, of characters that need no escaping."""
+    """A name for the target of a reference, in characters that need no escaping."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", unquote(reference).rpartition("/")[2])[:_MAX_NAME] or "root"
     return name if name not in taken else f"{name}-{len(taken)}"
 
@@ -107,11 +107,11 @@ def _anchors(root: object) -> list[tuple[str, object]]:
         if isinstance(schema, Mapping):
             anchor = schema.get("$anchor")
             found += [(anchor, schema)] if isinstance(anchor, str) else []
-            waiting += (container[key] for container, key in places(schema, definitions=True))
+            waiting += (container[key] for container, key in locations(schema, definitions=True))
     return found
 
 
 def reference_of(schema: Schema) -> str | None:
-    """The reference that a schema is, if it is one."""
+    """The reference of a schema. None: it has none."""
     reference = schema.get("$ref")
     return reference if isinstance(reference, str) else None

@@ -1,4 +1,4 @@
-"""The types of JSON Schema, and which of them a value has."""
+"""The types of JSON Schema."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ALL = STRING | SCALARS | NESTED
 
 
 def as_schema(value: object) -> Schema:
-    """A schema that is an object; {} for all else, `true` among it."""
+    """The schema, if it is an object. {} for other values, such as `true`."""
     return value if isinstance(value, Mapping) else {}
 
 
 def kinds(value: object) -> frozenset[str]:
-    """The types that a value has: of a whole number, two."""
+    """The types of a value. A whole number has two."""
     if value is None:
         return frozenset({"null"})
     if isinstance(value, bool):
@@ -35,26 +35,26 @@ def kinds(value: object) -> frozenset[str]:
 
 
 def declared(schema: Schema) -> frozenset[str]:
-    """The types that `type` leaves; "number" stands beside "integer", which it includes. Raises GrammarError.
+    """The types that `type` allows. "number" comes with "integer", which it includes. Raises GrammarError.
 
-    Their names may be in capitals, as Gemini's are.
+    Type names may be in capitals, as in Gemini's schemas.
     """
     named = schema.get("type")
     if named is None:
         return ALL
     names = frozenset(str(each).lower() for each in (named if isinstance(named, list) else [named]))
     if names - ALL:
-        raise GrammarError(f"no type is called {min(names - ALL)!r}")
+        raise GrammarError(f"unknown type {min(names - ALL)!r}")
     return names | NUMBERS if "number" in names else names
 
 
 def names(types: frozenset[str]) -> list[str]:
-    """What `type` says for them."""
+    """The value of `type` for these types."""
     return sorted(types - {"integer"} if "number" in types else types)
 
 
 def is_equal(one: object, other: object) -> bool:
-    """Whether two values are the same to JSON Schema: 1 and 1.0 are, 1 and true are not."""
+    """Whether two values are equal in JSON Schema: 1 and 1.0 are equal, 1 and true are not."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Mapping) and isinstance(other, Mapping):

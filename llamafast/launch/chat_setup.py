@@ -1,4 +1,4 @@
-"""The chat template and the format of answers that a configuration asks for, or else the model file's own."""
+"""The chat template and the chat format of a model: those of the configuration, else those of the model file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from llamafast.chat.format import ChatFormat
 from llamafast.chat.formats.registry import by_name, detect
 from llamafast.chat.prompt.template import ChatTemplate, TemplateCostError, TemplateError
-from llamafast.chat.response_schema.schema_format import SchemaFormat
+from llamafast.chat.response_schema.format import ResponseSchemaFormat
 from llamafast.errors import ConfigError
-from llamafast.launch.config import ModelConfig, read_text
+from llamafast.launch.config import ModelConfig
+from llamafast.launch.config_file import read_text
 from llamafast.tokenizer import Tokenizer
 
 UNKNOWN_CALLS = (
@@ -19,9 +20,10 @@ UNKNOWN_CALLS = (
 
 
 def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
-    """The template of the configuration, else the GGUF's. Without a tokenizer it has no BOS and EOS to write.
+    """The template of the configuration, else the one of the model file; None if there is neither.
 
-    Raises ConfigError if it cannot be read, does not compile, or computes without an end.
+    gguf_source: the template of the model file. tokenizer: knows the texts of BOS and EOS; None: both are empty. Raises
+    ConfigError if the template cannot be read, does not compile, or computes for too long.
     """
     source = model.chat_template or _read(model.chat_template_file) or gguf_source
     if source is None:
@@ -38,11 +40,11 @@ def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokeni
 
 
 def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
-    """How answers are taken apart: by the configuration, else as the template writes them. Raises ConfigError."""
+    """The format of the configuration, else the one that the template writes. Raises ConfigError."""
     detected = detect("" if template is None else template.source)
     if model.response_schema is not None:
         try:
-            return SchemaFormat(model.response_schema, detected)
+            return ResponseSchemaFormat(model.response_schema, detected)
         except ValueError as error:
             raise ConfigError(f"model.response_schema: {error}") from None
     if model.tool_format is not None:
@@ -54,12 +56,12 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
 
 
 def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
-    """Whether the model is shown tools, and calls of them would stay in the content, since their format is unknown."""
+    """Whether the template shows tools but the format of the calls is unknown, so that they stay in the content."""
     return template is not None and not answers.reads_calls and "tools" in template.traits.variables
 
 
 def _check_cost(template: ChatTemplate) -> None:
-    """Raises TemplateCostError if even a short question costs too much; it may be refused for another reason."""
+    """Raise TemplateCostError if even a short question costs too much. Other refusals do not count."""
     try:
         template.render([{"role": "user", "content": "Hi"}])
     except TemplateCostError:

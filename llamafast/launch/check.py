@@ -1,27 +1,27 @@
-"""`llamafast check`: a configuration, its chat template and its format of answers, tried out without weights."""
+"""`llamafast check`: tests a configuration, its chat template and its chat format without the model's weights."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from rich.console import Console
 
 from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
-from llamafast.engine.header import Header, read_header
-from llamafast.errors import ConfigError, LlamaFastError
+from llamafast.engine.model_info import Header, read_header
+from llamafast.errors import LlamaFastError
 from llamafast.launch.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
-from llamafast.launch.config import BUILT_IN, Config, ModelConfig
+from llamafast.launch.config import Config, ModelConfig
 from llamafast.launch.conversations import CONVERSATIONS
-from llamafast.launch.hub import find_local
+from llamafast.launch.model_file import path_if_local
 from llamafast.launch.round_trip import ANSWERS, read_back
-from llamafast.launch.serve import BUILT_IN_MODEL
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def check(config: Config, name: str, *, with_model: bool = True) -> bool:
-    """Print one line per check; whether none has failed. name: the configuration's. with_model: look at its file."""
+    """Print one line per check. Returns whether all passed.
+
+    name: of the configuration, to be printed. with_model: whether to read the header of the model file.
+    """
     model = config.model
     if with_model:
         _say("config", "ok", name)
@@ -37,7 +37,7 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
         _say("template", "skipped", "the model makes embeddings, which are not served yet")
         return True
     if template is None:
-        reason = "the model file has none: only /v1/completions" if header else "it stands in the weights' file"
+        reason = "the model file has none: only /v1/completions" if header else "it is in the model file, not read here"
         _say("template", "skipped", reason)
         return True
     if not _renders(template, header):
@@ -58,26 +58,19 @@ def _say(what: str, result: str, text: str) -> None:
 
 
 def _header(model: ModelConfig) -> Header | None:
-    """The model file's, if it is on this machine; says so."""
-    if model.path == BUILT_IN:
-        path: Path | None = BUILT_IN_MODEL
-    elif model.path is not None:
-        path = Path(model.path).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"model.path: {path}: no such file")
-    elif model.from_pretrained is not None:
-        path = find_local(model.from_pretrained)
-    if path is None and model.from_pretrained is not None:
-        source = model.from_pretrained
-        _say("model", "skipped", f"{source.repo_id}: {source.filename} is not on this machine; `llamafast serve` "
-             "downloads it")  # fmt: skip
+    """The header of the model file; None if the file is not on this machine. Prints a line. Raises ConfigError."""
+    path = path_if_local(model, "model")
+    source = model.from_pretrained
+    if path is None and source is not None:
+        where = f"{source.repo_id}: {source.filename}"
+        _say("model", "skipped", f"{where} is not on this machine; `llamafast serve` downloads it")
         return None
     _say("model", "ok", f"{path}, without its weights")
     return read_header(str(path))
 
 
 def _renders(template: ChatTemplate, header: Header | None) -> bool:
-    """Whether the template writes a plain question; says which kinds of conversation it refuses."""
+    """Whether the template renders a plain question. Prints which kinds of conversation it refuses."""
     refused: dict[str, str] = {}
     for conversation in CONVERSATIONS:
         try:
@@ -96,5 +89,5 @@ def _renders(template: ChatTemplate, header: Header | None) -> bool:
     for name, reason in refused.items():
         _say("", "refused", f"{name}: {reason}")
     if "tools" not in template.traits.variables:
-        _say("", "", "has no place for tools: requests with tools get a 400")
+        _say("", "", "the template has no place for tools: requests with tools get a 400")
     return is_fine

@@ -1,4 +1,4 @@
-"""Model files from the Hugging Face hub: `from_pretrained` -> local path. The only downloader."""
+"""Files of the Hugging Face hub: `from_pretrained` -> local path. No other module downloads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 from llamafast.errors import ModelLoadError
 from llamafast.launch.config import FromPretrained
 
-# The hub client changed its HTTP library twice, each with its own network errors. What it derives its own error from
-# is the base of all errors of the library in use.
+# The hub's client changed its HTTP library twice, and each library has its own network errors. The client derives its
+# error from the base of all errors of the library that it uses.
 _NETWORK_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
@@ -30,13 +30,14 @@ _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf")
 
 
 def resolve(source: FromPretrained) -> Path:
-    """Local path of the file that `source` names, downloaded with its additional files if they are not here yet.
+    """The local path of the file that `source` names. Downloads the file and its additional files if need be.
 
-    Of a split model all parts are fetched and the first one is returned. Without a connection the files of an earlier
-    run are used. Raises ModelLoadError with one line: no such repository, no or several matching files, no connection.
+    Of a split model all parts are downloaded, and the path is that of the first. Without a connection, files of an
+    earlier download are used. Raises ModelLoadError, in one line: there is no such repository, no or several files
+    match, or there is no connection.
     """
     try:
-        # Not list_repo_files: without a connection that tries again for half a minute.
+        # Not list_repo_files(): without a connection it retries for half a minute.
         info = HfApi().model_info(source.repo_id, timeout=_TIMEOUT_S)
     except GatedRepoError:
         raise ModelLoadError(
@@ -54,7 +55,7 @@ def resolve(source: FromPretrained) -> Path:
 
 
 def find_local(source: FromPretrained) -> Path | None:
-    """Local path of the file that `source` names, if an earlier run has fetched it. No connection is made."""
+    """The local path of the file that `source` names; None if it was never downloaded. Makes no connection."""
     try:
         return _resolve_offline(source, LocalEntryNotFoundError("not asked"))
     except ModelLoadError:
@@ -84,14 +85,14 @@ def _download(source: FromPretrained, name: str) -> Path:
         return Path(hf_hub_download(source.repo_id, name, local_dir=source.local_dir, cache_dir=source.cache_dir))
     except LocalEntryNotFoundError as error:
         raise ModelLoadError(
-            f"{source.repo_id}: the connection broke before {name} came ({_first_line(error)})"
+            f"{source.repo_id}: the connection broke before {name} was complete ({_first_line(error)})"
         ) from None
     except _NETWORK_ERRORS as error:
         raise ModelLoadError(f"{source.repo_id}: {name} cannot be downloaded: {_first_line(error)}") from None
 
 
 def _wanted(source: FromPretrained, names: list[str]) -> list[str]:
-    """Names of the files to have, the one to load first. Raises ModelLoadError."""
+    """The names of the files to download; the first one is the file to load. Raises ModelLoadError."""
     main = _match(source, source.filename, names)
     wanted = [main, *_other_shards(main)]
     wanted += [_match(source, pattern, names) for pattern in source.additional_files]
@@ -109,7 +110,7 @@ def _match(source: FromPretrained, pattern: str, names: list[str]) -> str:
 
 
 def _other_shards(name: str) -> list[str]:
-    """The parts after `name`, where it is the first part of a split model."""
+    """The names of the other parts if `name` is the first part of a split model; else none."""
     match = _SHARD.fullmatch(name)
     if match is None or int(match["number"]) != 1:
         return []

@@ -1,4 +1,4 @@
-"""Lines for stdout and stderr from a thread of their own: whoever writes never waits for whoever should read."""
+"""Lines for stdout and stderr, written by a thread, so that a full pipe does not block the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _MAX_LINES = 1000
 
 
 class Output:
-    """A file descriptor for lines. What finds no room, for nobody reads or the disk is full, is dropped and counted."""
+    """Writes lines to a file descriptor. Lines that it does not accept (full pipe, full disk) are dropped and counted.
+
+    num_dropped: the lines dropped since the last one that was written.
+    """
 
     def __init__(self, fd: int, max_lines: int = _MAX_LINES) -> None:
         self._fd = fd
@@ -20,14 +23,14 @@ class Output:
         threading.Thread(target=self._run, name=f"llamafast-output-{fd}", daemon=True).start()
 
     def write(self, text: str) -> None:
-        """Text of one line or several, without the last line's end. Thread-safe, never blocks, never fails."""
+        """Queue one line or several; `text` has no line end at its end. Thread-safe. Never blocks, never fails."""
         try:
             self._lines.put_nowait(text)
         except queue.Full:
             self.num_dropped += 1
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all is written, but no longer than that."""
+        """Wait until everything is written, at most timeout_s seconds."""
         with self._lines.all_tasks_done:
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, timeout_s)
 
@@ -45,14 +48,14 @@ class Output:
 
 
 class OutputHandler(logging.Handler):
-    """Log records as lines of an Output."""
+    """Writes log records to an Output."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format in the caller's thread, write in the output's."""
+        """Format in the caller's thread; the output's thread writes."""
         try:
             self._output.write(self.format(record))
         except (TypeError, ValueError):  # arguments that do not fit the message
@@ -60,7 +63,7 @@ class OutputHandler(logging.Handler):
 
 
 def log_to(stdout: Output, stderr: Output, *, access_log: bool) -> None:
-    """Send all log records to stderr, those of the access log to stdout; both without waiting."""
+    """Send the records of the access log to stdout and all others to stderr, without waiting."""
     formatter = logging.Formatter("%(levelname)s: %(message)s")
     root = logging.getLogger()
     for handler in root.handlers[:]:

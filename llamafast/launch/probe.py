@@ -1,4 +1,4 @@
-"""A model file before it is loaded: tried out by a child process once, and its memory compared with what there is."""
+"""Tests a model file before it is loaded: a child process runs it once, and its memory need is checked."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from llamafast.engine.config import EngineConfig
+from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.probe import MemoryNeed, memory_need
 from llamafast.errors import ConfigError, ModelLoadError
 from llamafast.host.memory import address_space, available_memory
 
-# The child gets its modules from where ours come from, not from the current folder.
+# The child imports from the folders that this process imports from, not from the current folder.
 _CHILD = (
     "import json, sys; job = json.loads(sys.stdin.readline()); sys.path[:] = job['sys_path']; "
     "from llamafast.engine.probe import main; main(job)"
 )
-# A file is given up when it takes longer than this, and than its bytes would from a slow disk.
+# A probe may take this long, plus the time to read the file from a slow disk.
 _MIN_TIMEOUT_S = 120.0
 _SLOW_DISK_BYTES_PER_S = 10e6
 _PROGRESS_S = 5.0
 
 _HASHED_BYTES = 1 << 20
-# Under `ulimit -v` threads want stacks, and the allocator address space in large pieces.
+# Under `ulimit -v`: the address space for the stacks of threads and for large pieces of the allocator.
 _ADDRESS_MARGIN = 768 << 20
 _SHARD = re.compile(r"(.*)-\d{5}-(of-\d{5}\.gguf)")
-_THREAD_FIELDS = ("threads", "threads_batch")
+# Settings that change neither the memory that a model takes nor whether it computes.
+_WITHOUT_EFFECT = (Group.THREADS,)
 
 Report = Callable[[str], None]
 Loras = Sequence[tuple[str, float]]
 
 
 def check_model(path: Path, config: EngineConfig, loras: Loras, *, is_known: bool, report: Report) -> None:
-    """Raise ModelLoadError for a file that llama.cpp cannot run, ConfigError where the memory does not suffice.
+    """Raise ModelLoadError for a file that llama.cpp cannot run, ConfigError if there is too little memory.
 
-    A file is tried out in a child process, once for each configuration: what came out is kept in the user's cache
-    folder. is_known: it is a file of the package. report: gets lines about what goes on.
+    A child process runs the file once for each configuration; the result is kept in the user's cache folder. is_known:
+    the file belongs to the package. report: takes lines about the progress.
     """
-    # Under a limit of the address space llama.cpp can end the process over any file.
+    # With a limit of the address space llama.cpp can end the process while it loads any file.
     if is_known and not config.kv_overrides and address_space() is None:
         need = memory_need(str(path), config)
         check_memory(path, config, need, report)
@@ -62,7 +63,7 @@ def check_model(path: Path, config: EngineConfig, loras: Loras, *, is_known: boo
     if cached is not None:
         check_memory(path, config, cached, report)
         return
-    report(f"probe    {path}: new file, settings or version; a process of its own tries it out first")
+    report(f"probe    {path}: new file, settings or version; a child process tries it first")
     with _Child(path, config, loras, report) as child:
         need = MemoryNeed(**child.wait_for("need"))
         check_memory(path, config, need, report)
@@ -72,7 +73,7 @@ def check_model(path: Path, config: EngineConfig, loras: Loras, *, is_known: boo
 
 
 def check_memory(path: Path, config: EngineConfig, need: MemoryNeed, report: Report) -> None:
-    """Raises ConfigError where the context, or weights that are not mapped, cannot fit into what is there."""
+    """Raise ConfigError if the context, together with weights that are not mapped, does not fit into memory."""
     is_mapped = config.use_mmap is not False and not config.use_mlock
     room, addresses = available_memory(), address_space()
     wanted = need.context_bytes + (0 if is_mapped else need.weights_bytes)
@@ -99,7 +100,7 @@ def _gib(num_bytes: int) -> str:
 
 
 class _Child:
-    """The process that tries a file out. Leaving the context ends it."""
+    """The child process that tries a file. Leaving the context kills it."""
 
     def __init__(self, path: Path, config: EngineConfig, loras: Loras, report: Report) -> None:
         self._path = path
@@ -131,24 +132,24 @@ class _Child:
         self._stderr.close()
 
     def go_on(self) -> None:
-        """Let it load the weights."""
+        """Let the child load the weights."""
         self._write("go on")
 
     def wait_for(self, name: str) -> Any:
-        """What it says under `name`. Raises ModelLoadError: what it found, how it died, or that it takes too long."""
+        """The child's value of `name`. Raises ModelLoadError: the child found a fault, died, or takes too long."""
         shown = time.monotonic()
         while True:
             try:
                 line = self._lines.get(timeout=max(self._deadline - time.monotonic(), 0.0))
             except queue.Empty:
                 raise ModelLoadError(
-                    f"{self._path}: the file could not be tried out in time; --no-model-probe loads it without"
+                    f"{self._path}: the file could not be tried in time; --no-model-probe loads it without a trial"
                 ) from None
             if not line:
                 raise ModelLoadError(f"{self._path}: {self._last_words()}")
             try:
                 said: dict[str, Any] = json.loads(line)
-            except ValueError:  # a library's own words
+            except ValueError:  # a line that a library prints
                 continue
             if "error" in said:
                 raise ModelLoadError(said["error"])
@@ -160,12 +161,12 @@ class _Child:
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead: wait_for() says why
+        with contextlib.suppress(BrokenPipeError):  # the child is dead; wait_for() gives the reason
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
     def _read(self, stdout: IO[str]) -> None:
-        with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+        with contextlib.suppress(ValueError, OSError):  # another thread has closed it
             for line in stdout:
                 self._lines.put(line)
         self._lines.put("")
@@ -176,23 +177,23 @@ class _Child:
         lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
         if code == -signal.SIGKILL:
-            return "the process that tried it out was killed, most likely for lack of memory"
-        # Paths of the machine that llama.cpp was compiled on.
+            return "the process that tried it was killed, most likely because memory ran out"
+        # Cut the path of the source file: it is one of the machine that compiled llama.cpp.
         reason = re.sub(r"^\S*/([\w.-]+:\d+: )", r"\1", last)
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"llama.cpp cannot run this file, it ends the process {how}: {reason}"
 
 
 def _key(path: Path, config: EngineConfig, loras: Loras) -> str:
-    """Equal for equal files, at the same place and time of writing, that are run alike."""
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _THREAD_FIELDS}
+    """A hash of the files (path, size, time of writing, content), the settings and the versions."""
+    settings = config.values(*(group for group in Group if group not in _WITHOUT_EFFECT))
     files = [_identity(file) for file in [*_files(path), *(Path(lora) for lora, _ in loras)]]
     facts = (version("llamafast"), version("llama-cpp-python"), files, [scale for _, scale in loras], settings)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file, or all parts of a split one."""
+    """The file, or all parts of a split model."""
     match = _SHARD.fullmatch(path.name)
     if match is None:
         yield path
@@ -229,7 +230,7 @@ def _read_need(record: Path) -> MemoryNeed | None:
 
 
 def _write_need(record: Path, need: MemoryNeed) -> None:
-    """Keep it for the next start. A full or forbidden folder costs that start a probe, no more."""
+    """Keep the result for the next start. If the folder cannot be written, the next start probes again."""
     part = record.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)

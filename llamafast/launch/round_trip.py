@@ -11,7 +11,7 @@ from llamafast.chat.format import ChatFormat
 from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.chat.tools import Tool
-from llamafast.engine.header import Header
+from llamafast.engine.model_info import Header
 from llamafast.launch.conversations import CONVERSATIONS, Conversation
 from llamafast.tokenizer import Tokenizer
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -17,32 +17,34 @@ from llamafast.server.routes.metrics import metrics_router
 from llamafast.server.routes.models import models_router
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.completions import CompletionBody
+from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerSettings, ServerState
 
-if TYPE_CHECKING:
-    from llamafast.engine.async_engine import AsyncEngine
 
+def create_app(models: Sequence[ServedModel], *, settings: ServerSettings | None = None) -> FastAPI:
+    """OpenAI's API over one model or several; the first one answers requests that name none.
 
-def create_app(engine: AsyncEngine, *, settings: ServerSettings) -> FastAPI:
-    """OpenAI's API over `engine`. The lifespan starts the engine, if that is still to do, and stops it.
+    The lifespan starts the engines that do not run yet, and stops all of them. uvicorn ends the lifespan late: it
+    closes its listener, waits for open answers, and only then ends the lifespan. To keep the listener open while
+    running answers finish, call app.state.preparation.stop() on SIGTERM, await
+    engine.stop(settings.shutdown_deadline_s) for each engine, and let uvicorn exit after that; new requests get 503
+    meanwhile. Otherwise uvicorn's `timeout_graceful_shutdown` limits the running answers.
 
-    uvicorn closes its listener first, then waits for open answers, then ends the lifespan. Whoever runs it calls
-    app.state.preparation.stop() and awaits engine.stop(settings.shutdown_deadline_s) on SIGTERM, and only then lets
-    uvicorn exit: meanwhile running answers finish, and new requests and those still being read get 503. Otherwise
-    `timeout_graceful_shutdown` bounds the running answers.
+    Raises ValueError if two models have the same name.
     """
-
-    state = ServerState(engine, settings)
+    settings = settings or ServerSettings()
+    state = ServerState(models, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if not engine.ready:
-            await engine.start()
         try:
+            for model in state.models:
+                if not model.engine.ready:
+                    await model.engine.start()
             yield
         finally:
             state.preparation.stop()
-            await engine.stop(settings.shutdown_deadline_s)
+            await asyncio.gather(*(model.engine.stop(settings.shutdown_deadline_s) for model in state.models))
 
     app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan, redirect_slashes=False)
     app.bodies = (ChatBody, CompletionBody)

@@ -9,9 +9,10 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from llamafast.server.errors import error_object
+from llamafast.server.answers.failure import Failure
+from llamafast.server.answers.framing import KEEPALIVE
+from llamafast.server.answers.openai import OPENAI
 
-KEEPALIVE = b": keep-alive\n\n"
 _COMMENT_CHUNK = b"%x\r\n%s\r\n" % (len(KEEPALIVE), KEEPALIVE)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -19,21 +20,22 @@ _BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 )
 
-_FIRST_LOOK_S = 0.02
-_LOOK_S = 0.25
+_FIRST_LOOK_S = 0.02  # from the end of the client's side to the first look at the connection
+_LOOK_S = 0.25  # from one look to the next
 _LOOKS_PER_KNOCK = 20
 
 
 def mark_event_stream(scope: Scope) -> None:
-    """Say that the answer is server-sent events, each written whole: comments may stand between them."""
+    """Say that the answer is server-sent events, each sent whole: a comment may be sent between two of them."""
     scope.setdefault("state", {})["is_event_stream"] = True
 
 
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn's connection, but an end of what the client sends does not end it while an answer is due.
+    """uvicorn's connection, but it stays open when the client closes its sending side before the answer is complete.
 
-    Whether a client has closed its side or everything cannot be seen, for both send the same. So something harmless is
-    sent, a 100 or a comment between events: only who is gone resets the connection, and that can be seen.
+    A client that closes its sending side and one that closes the whole connection send the same. To tell them apart,
+    the server sends something harmless, a 100 or a comment between events: only a client that is gone resets the
+    connection, and a look at the socket shows that.
     """
 
     _is_half_closed = False
@@ -51,25 +53,26 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets OpenAI's error object too."""
-        body = error_object("the request is not valid HTTP", "invalid_request_error", code="invalid_http")
+        """Answer bytes that are no HTTP with OpenAI's error object: no path says which API they are meant for."""
+        failure = Failure("the request is not valid HTTP", 400, "invalid_request_error", code="invalid_http")
+        body = OPENAI.error_document(failure)
         self.transport.write(_BAD_REQUEST % len(body) + body)
         self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Close behind the last answer: nothing more can come."""
+        """Close after the last answer: the client can ask for nothing more."""
         super().on_response_complete()
         if self._is_half_closed and self.cycle.response_complete and not self.transport.is_closing():
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Stop looking at the connection."""
         if self._look_timer is not None:
             self._look_timer.cancel()
         super().connection_lost(exc)
 
     def _look(self) -> None:
-        """Until the answer is out: end the connection once the client has reset it."""
+        """End the connection if the client has reset it; look again later, until the answer is complete."""
         if self.transport.is_closing():
             return
         poll = select.poll()
@@ -83,8 +86,9 @@ class HttpConnection(HttpToolsProtocol):
         self._look_timer = self.loop.call_later(_LOOK_S, self._look)
 
     def _knock(self) -> None:
+        """Send something harmless, if the state of the answer allows it."""
         cycle: Any = self.cycle
-        if self.pipeline:  # the answer that runs is another one's
+        if self.pipeline:  # the answer in progress belongs to an earlier request
             return
         if cycle.response_started:
             if cycle.chunked_encoding and cycle.scope["state"].get("is_event_stream"):

@@ -1,4 +1,4 @@
-"""Sending an answer: as server-sent events or whole, and stopping the work when the client goes away."""
+"""Sending an answer, as a stream or whole, and ending the work for it when the client disconnects."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from llamafast.request import RequestOutput
 from llamafast.server.answers.formatter import Formatter
-from llamafast.server.connection import KEEPALIVE, mark_event_stream
-from llamafast.server.errors import error_json
+from llamafast.server.answers.framing import EVENT_STREAM, Framing
+from llamafast.server.answers.progress import AnswerProgress
+from llamafast.server.connection import mark_event_stream
 from llamafast.server.receiving.leaving import disconnected, while_connected
 
 logger = logging.getLogger("llamafast.server")
@@ -23,36 +24,99 @@ class Outputs(Protocol):
     """The outputs of one HTTP request: an engine's OutputStream, or several merged."""
 
     def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
-        """Everything delivered since the last await."""
+        """All outputs since the last await, in one list."""
 
     def finish(self, index: int) -> None:
-        """End one choice: nothing more of it is wanted, but the rest and the usage are."""
+        """End one choice. Outputs of the other choices and the usage still come."""
 
     async def aclose(self) -> None:
         """Abort what still runs."""
 
 
-class EventStream(Response):
-    """A raw ASGI response: one body message per delivery of the engine, however many events it holds."""
+class Pieces(Protocol):
+    """A stream in pieces, each with some frames: an answer that is being generated, or one that was stored.
 
-    media_type = "text/event-stream"
+    framing: how the frames are written.
+    is_over: the piece that was given last is the end.
+    """
 
-    def __init__(
-        self, outputs: Outputs, formatter: Formatter, keepalive_s: float, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self.status_code = 200
-        self.background = None
-        # A proxy that buffers would hold the tokens back.
-        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
+    @property
+    def framing(self) -> Framing: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def keepalive(self) -> bytes:
+        """What to send in a long pause; b"" for nothing."""
+
+    async def aclose(self) -> None:
+        """End the work for the stream."""
+
+
+class AnswerStream:
+    """The pieces of an answer: one for each delivery of the engine that shows something.
+
+    An error is the last piece; iterating does not raise it. Everything that sends a streamed answer reads it here.
+    """
+
+    def __init__(self, outputs: Outputs, formatter: Formatter) -> None:
         self._outputs = outputs
         self._formatter = formatter
+        self.framing = formatter.framing
+        self.keepalive = formatter.keepalive
+        self.is_over = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        formatter, progress = self._formatter, self._formatter.progress
+        try:
+            if data := formatter.start():
+                yield data
+            async for outputs in self._outputs:
+                if any(output.prompt_logprobs for output in outputs):
+                    data = await asyncio.to_thread(formatter.frames, outputs)
+                else:
+                    data = formatter.frames(outputs)
+                if progress.to_finish:
+                    _finish_choices(self._outputs, progress)
+                if progress.error is not None:
+                    last = data + formatter.failure(progress.error)
+                    break
+                if data:
+                    yield data
+            else:
+                last = formatter.end()
+        except Exception as exc:  # the status line is sent: only a frame can still report an error
+            logger.exception("a stream failed")
+            last = formatter.failure(exc)
+        self.is_over = True
+        yield last
+
+    async def aclose(self) -> None:
+        """Abort what still runs."""
+        await self._outputs.aclose()
+
+
+class EventStream(Response):
+    """A raw ASGI response that sends each piece of a stream as one body message, however many frames it has."""
+
+    def __init__(self, pieces: Pieces, keepalive_s: float, headers: Mapping[str, str] | None = None) -> None:
+        """keepalive_s: the length of a pause, in seconds, after which keepalives are sent."""
+        self.status_code = 200
+        self.background = None
+        self.media_type = pieces.framing.media_type
+        # A proxy that buffers would hold the tokens back.
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
+        self._pieces = pieces
         self._keepalive_s = keepalive_s
-        self._sending = False
-        self._quiet = True
+        self._is_sending = False
+        self._is_quiet = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send headers at once, then events; ends early, aborting the generation, when the client is gone."""
-        mark_event_stream(scope)
+        """Send the headers at once, then the pieces. Ends early, with the work, when the client disconnects."""
+        if self.media_type == EVENT_STREAM:
+            mark_event_stream(scope)
         tasks: tuple[asyncio.Task[None], ...] = ()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -64,82 +128,74 @@ class EventStream(Response):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._outputs.aclose()
+            await self._pieces.aclose()
 
     async def _pump(self, send: Send) -> None:
-        formatter = self._formatter
         try:
-            async for outputs in self._outputs:
-                if any(output.prompt_logprobs for output in outputs):
-                    data = await asyncio.to_thread(formatter.events, outputs)
-                else:
-                    data = formatter.events(outputs)
-                _finish_choices(self._outputs, formatter)
-                if formatter.error is not None:
-                    await self._send(send, data + _error_event(formatter.error), more_body=False)
-                    return
-                if data:
-                    await self._send(send, data, more_body=True)
-            last = formatter.end()
-        except Exception as exc:  # the status line is out: an error event is all that can still be said
-            logger.exception("a stream failed")
-            last = _error_event(exc)
-        await self._send(send, last, more_body=False)
-
-    async def _send(self, send: Send, data: bytes, *, more_body: bool) -> None:
-        self._sending = True
-        await send({"type": "http.response.body", "body": data, "more_body": more_body})
-        self._sending = self._quiet = False
+            async for data in self._pieces:
+                self._is_sending = True
+                await send({"type": "http.response.body", "body": data, "more_body": not self._pieces.is_over})
+                self._is_sending = self._is_quiet = False
+        except Exception:
+            logger.exception("a stream could not be sent")
 
     async def _watch(self, receive: Receive, send: Send) -> None:
-        """Until the client is gone. A period without output ends in a comment line, so that proxies stay patient."""
+        """Return when the client has disconnected. A pause ends in a keepalive, so that proxies wait on."""
         gone = asyncio.ensure_future(disconnected(receive))
         try:
             while not gone.done():
-                self._quiet = True
+                self._is_quiet = True
                 await asyncio.wait((gone,), timeout=self._keepalive_s)
-                if self._quiet and not self._sending and not gone.done():
-                    await send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})
+                is_pause = self._is_quiet and not self._is_sending and not gone.done()
+                if is_pause and (keepalive := self._pieces.keepalive()):
+                    await send({"type": "http.response.body", "body": keepalive, "more_body": True})
         finally:
             gone.cancel()
+
+
+def streamed_answer(
+    outputs: Outputs, formatter: Formatter, keepalive_s: float, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The outputs as a stream of frames. Errors that come after the headers are in the stream."""
+    return EventStream(AnswerStream(outputs, formatter), keepalive_s, headers)
 
 
 async def whole_answer(
     request: Request, outputs: Outputs, formatter: Formatter, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Collect the outputs into one JSON response. Raises the engine's error, and ClientDisconnect when the client goes.
+    """Collect the outputs into one JSON response.
 
-    Either way what still runs is aborted.
+    Raises the engine's error, and ClientDisconnect when the client disconnects. In both cases what still runs is
+    aborted.
     """
-    collected = await while_connected(request.receive, _collect(outputs, formatter))
+    collected = await while_connected(request.receive, collect(outputs, formatter))
     return Response(collected, headers=headers, media_type="application/json")
 
 
-async def _collect(outputs: Outputs, formatter: Formatter) -> bytes:
+async def collect(outputs: Outputs, formatter: Formatter) -> bytes:
+    """The whole answer as one JSON document. Raises the engine's error; aborts what still runs."""
+    progress = formatter.progress
     try:
         async for delivered in outputs:
             formatter.add(delivered)
-            _finish_choices(outputs, formatter)
-            if formatter.error is not None:
-                raise formatter.error
-        return await asyncio.to_thread(formatter.body) if formatter.has_logprobs else formatter.body()
+            if progress.to_finish:
+                _finish_choices(outputs, progress)
+            if progress.error is not None:
+                raise progress.error
+        return await asyncio.to_thread(formatter.body) if formatter.is_large else formatter.body()
     finally:
         await outputs.aclose()
 
 
-def _finish_choices(outputs: Outputs, formatter: Formatter) -> None:
-    while formatter.to_finish:
-        outputs.finish(formatter.to_finish.pop())
-
-
-def _error_event(exc: Exception) -> bytes:
-    return b"data: " + error_json(exc) + b"\n\n"
+def _finish_choices(outputs: Outputs, progress: AnswerProgress) -> None:
+    while progress.to_finish:
+        outputs.finish(progress.to_finish.pop())
 
 
 class MergedOutputs:
     """Several output streams as one. Choice c of stream s becomes choice s * num_choices + c.
 
-    Dropping it drops the streams; dropping an iterator over it aborts them.
+    The object going away drops the streams; an iterator going away aborts them.
     """
 
     def __init__(self, streams: Sequence[Outputs], num_choices: int) -> None:
@@ -162,7 +218,7 @@ class MergedOutputs:
             self._wake.set()
 
     async def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
-        # Not sooner: the tasks keep the streams alive, and nobody but an iterator can be sure to end them.
+        # Not earlier: the tasks keep the streams alive, and only an iterator is sure to end them.
         self._tasks = [
             asyncio.ensure_future(self._forward(stream, i * self._num_choices))
             for i, stream in enumerate(self._streams)

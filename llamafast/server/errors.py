@@ -1,84 +1,77 @@
-"""Every failure as OpenAI's error object."""
+"""Errors raised before a response has started, in the dialect of the path that was asked for."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llamafast.errors import LlamaFastError
+from llamafast.server.answers.dialect import Dialect
+from llamafast.server.answers.failure import Failure, failure_of
+from llamafast.server.answers.openai import OPENAI
 
-# nginx's word for a client that closed the connection; nobody receives it.
+# nginx's code for a client that closed the connection; nobody receives it.
 CLIENT_CLOSED = 499
 
-_MAX_MESSAGE_CHARS = 4000
-_MAX_PARAM_CHARS = 500
-
-INTERNAL_MESSAGE = "the server met an internal error; its log has the details"
+# The dialect of each API by the beginning of its paths. The longest one that fits decides.
+DIALECTS: Mapping[str, Dialect] = {"": OPENAI}
 
 
-def error_object(message: str, type_: str, *, param: str | None = None, code: str | None = None) -> bytes:
-    """The JSON document {"error": {...}}. Messages quote what clients sent: of a long one the rest is cut."""
-    if len(message) > _MAX_MESSAGE_CHARS:
-        message = message[:_MAX_MESSAGE_CHARS] + "…"
-    param = None if param is None else param[:_MAX_PARAM_CHARS]
-    return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
-
-
-def error_json(exc: Exception) -> bytes:
-    """The error object of any exception; one that was not raised on purpose shows nothing of its inside."""
-    if isinstance(exc, LlamaFastError):
-        return error_object(exc.message, exc.type, param=exc.param, code=exc.code)
-    return error_object(INTERNAL_MESSAGE, "server_error", code="internal_error")
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer errors raised on purpose, unknown routes, wrong methods and bugs in the same shape."""
-    app.add_exception_handler(LlamaFastError, _on_known_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+def install_error_handlers(app: FastAPI, dialects: Mapping[str, Dialect] = DIALECTS) -> None:
+    """Answer errors raised on purpose, unknown routes, wrong methods and bugs in the dialect of the request's path."""
+    handlers = _ErrorHandlers(dialects)
+    app.add_exception_handler(LlamaFastError, handlers.on_error)
+    app.add_exception_handler(HTTPException, handlers.on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_exception_handler(Exception, handlers.on_error)
 
 
-async def _on_known_error(request: Request, exc: Exception) -> Response:
-    status = exc.status if isinstance(exc, LlamaFastError) else HTTPStatus.INTERNAL_SERVER_ERROR
-    headers: dict[str, str] = {}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        retry_after = exc.retry_after if isinstance(exc, LlamaFastError) else None
-        headers["retry-after"] = str(max(1, math.ceil(retry_after or 1.0)))
-    elif status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        # The rest of the body is still on its way: only a closed connection stops it.
-        headers["connection"] = "close"
-    return _json(error_json(exc), status, headers)
+def dialect_of(path: str, dialects: Mapping[str, Dialect] = DIALECTS) -> Dialect:
+    """The dialect of a path. The entry "" fits every path."""
+    return dialects[max((start for start in dialects if path.startswith(start)), key=len)]
 
 
-async def _on_http_exception(request: Request, exc: Exception) -> Response:
-    status = exc.status_code if isinstance(exc, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
-    headers = exc.headers if isinstance(exc, HTTPException) else None
-    where = f"{request.method} {request.url.path}"
-    if status == HTTPStatus.NOT_FOUND:
-        document = error_object(f"unknown route: {where}", "invalid_request_error", code="not_found")
-    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        document = error_object(f"wrong method: {where}", "invalid_request_error", code="method_not_allowed")
-    else:
-        detail = str(exc.detail) if isinstance(exc, HTTPException) else INTERNAL_MESSAGE
-        kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-        document = error_object(detail, kind)
-    return _json(document, status, headers)
+@dataclass(frozen=True, slots=True)
+class _ErrorHandlers:
+    """Exception handlers of one application. dialects: as install_error_handlers takes them."""
+
+    dialects: Mapping[str, Dialect]
+
+    async def on_error(self, request: Request, exc: Exception) -> Response:
+        """Errors raised on purpose keep their status; every other exception is a bug, a 500."""
+        failure = failure_of(exc)
+        headers: dict[str, str] = {}
+        if failure.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["retry-after"] = str(max(1, math.ceil(failure.retry_after or 1.0)))
+        elif failure.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            # The rest of the body is still on its way: only a closed connection stops it.
+            headers["connection"] = "close"
+        return self._response(request, failure, headers)
+
+    async def on_http_exception(self, request: Request, exc: Exception) -> Response:
+        """Unknown routes and wrong methods."""
+        assert isinstance(exc, HTTPException)
+        status, where = exc.status_code, f"{request.method} {request.url.path}"
+        if status == HTTPStatus.NOT_FOUND:
+            failure = Failure(f"unknown route: {where}", status, "invalid_request_error", code="not_found")
+        elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+            failure = Failure(f"wrong method: {where}", status, "invalid_request_error", code="method_not_allowed")
+        else:
+            kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            failure = Failure(str(exc.detail), status, kind)
+        return self._response(request, failure, exc.headers)
+
+    def _response(self, request: Request, failure: Failure, headers: Mapping[str, str] | None) -> Response:
+        dialect = dialect_of(request.url.path, self.dialects)
+        document, status = dialect.error_document(failure), dialect.status(failure)
+        return Response(document, status, headers, media_type="application/json")
 
 
 async def _on_disconnect(request: Request, exc: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED)
-
-
-async def _on_bug(request: Request, exc: Exception) -> Response:
-    return _json(error_json(exc), HTTPStatus.INTERNAL_SERVER_ERROR, None)
-
-
-def _json(document: bytes, status: int, headers: Mapping[str, str] | None) -> Response:
-    return Response(document, status, headers, media_type="application/json")

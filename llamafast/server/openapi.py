@@ -1,4 +1,4 @@
-"""The request bodies in the OpenAPI document: routes read them themselves, so FastAPI cannot see them."""
+"""The request bodies in the OpenAPI document. The routes read bodies without FastAPI, so it does not know them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _REF = "#/components/schemas/{model}"
 
 
 def body_docs(model: type[RequestBody]) -> dict[str, object]:
-    """openapi_extra of a route whose body is `model`."""
+    """The argument openapi_extra of a route that takes bodies of this type."""
     schema = {"$ref": _REF.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 class DocumentedApp(FastAPI):
-    """A FastAPI whose document also holds the schemas of `bodies`."""
+    """A FastAPI application whose OpenAPI document holds the schemas of `bodies`, too."""
 
     bodies: Sequence[type[RequestBody]] = ()
 
     def openapi(self) -> dict[str, object]:
-        """The OpenAPI document, made once."""
+        """The OpenAPI document. It is built at the first call."""
         if self.openapi_schema is None:
             schema = get_openapi(title=self.title, version=self.version, routes=self.routes)
             _, definitions = models_json_schema([(body, "validation") for body in self.bodies], ref_template=_REF)

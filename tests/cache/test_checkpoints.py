@@ -8,6 +8,8 @@ from itertools import pairwise
 import pytest
 
 from llamafast.cache.checkpoints import CheckpointStore, places
+from llamafast.cache.prompt import Layout, Prompt
+from tests.cache.test_prompt import image
 
 
 def ids(text: str) -> array:
@@ -141,3 +143,26 @@ def test_places_many_boundaries_are_thinned_but_for_the_last():
 
 def test_places_switched_off_leave_the_end():
     assert places(0, 2000, (), 0) == [1999]
+
+
+@pytest.mark.parametrize(
+    ("parts", "boundaries", "expected"),
+    [
+        ([[1] * 40, image("A"), [1] * 60], (), [46, 105]),
+        ([[1] * 40, image("A"), [1] * 60], (20, 90), [20, 46, 90]),
+        ([[1] * 40, image("A"), [1] * 4, image("B"), [1] * 60], (20, 100), [20, 56, 100]),  # one for a message
+        ([[1] * 60, image("A")], (), [60]),  # the last image is always computed again
+        ([[1] * 508, image("A", 8), [1] * 60], (), [516, 575]),  # a regular place moves to the end of the image
+    ],
+)
+def test_places_with_media_split_no_span(parts, boundaries, expected):
+    prompt = Prompt.join(parts)
+    assert places(0, prompt.num_rows, boundaries, 512, prompt.layout) == expected
+
+
+def test_find_of_forged_ids_takes_no_other_media():
+    one, other = (Prompt.join([[1, 2], image(name)]) for name in "AB")
+    store = CheckpointStore(100)
+    store.add(one.ids, "", b"state", one.layout)
+    lengths = [store.find(one.ids, "", 8, layout) for layout in (one.layout, other.layout, Layout())]
+    assert [found and found.length for found in lengths] == [8, None, None]

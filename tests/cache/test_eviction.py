@@ -67,7 +67,7 @@ def test_evict_sharing_a_system_prompt_is_no_turn():
     texts = [SYSTEM + f"{i}" * 20 for i in range(4)]
     for text in texts:
         parked(bench, text)
-    assert [slot.num_turns for slot in bench.cache._slots.values()] == [1, 1, 1, 1]
+    assert [slot.num_turns for slot in bench.cache.slots()] == [1, 1, 1, 1]
     bench.cache.free(bench.start(texts[0] + "and on"))
     bench.cache.evict()
     assert [num_kept(bench, text) for text in texts] == [60, 40, 60, 60]

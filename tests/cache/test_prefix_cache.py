@@ -34,13 +34,12 @@ class Bench:
         for i in range(slot.length, len(text)):
             self.memory.add_cell(i, ord(text[i]), slot.seq_id)
             self.cache.advance(slot, 1, ids(text))
-            self.cache.num_cells += 1
         self.check()
 
     def start(self, text: str, boundaries=(), salt="") -> Slot:
         """A live slot with all of text, its prefix reused."""
         slot = self.cache.open(self.cache.match(ids(text), salt), salt)
-        self.cache.announce(slot, ids(text), boundaries)
+        self.cache.announce(slot, ids(text), boundaries, boundaries[-1] if boundaries else 0)
         self.compute(slot, text)
         self.cache.register(slot, ids(text))
         return slot
@@ -197,9 +196,9 @@ def test_park_prefix_unused_for_long_is_dropped():
     bench = Bench(max_idle_tokens=10)
     for text in ("aaaa", "bbbb"):
         bench.park(bench.start(text), text)
-    bench.cache.num_generated += 8
+    bench.cache.note_generated(8)
     bench.cache.free(bench.start("aaax"))
-    bench.cache.num_generated += 8
+    bench.cache.note_generated(8)
     bench.park(bench.start("cccc"), "cccc")
     assert bench.cache.match(ids("bbbb")) == NOTHING
     assert bench.cache.match(ids("aaaa")).length == 3
@@ -238,23 +237,10 @@ def test_announce_tells_until_it_is_registered():
     assert bench.cache.match(ids("abcx")) == Match(3, slot)
 
 
-def test_cut_removes_what_is_not_computed():
-    bench = Bench()
-    slot = bench.start("abc")
-    bench.memory.cells.append((3, 9, {slot.seq_id}))
-    assert bench.cache.cut(slot)
-    bench.check()
-
-
-def test_cut_memory_that_cannot_refuses():
-    bench = Bench(kind="hybrid")
-    assert not bench.cache.cut(bench.start("abc"))
-
-
 def test_drop_idle_needs_no_one_to_finish():
     bench = Bench(max_idle_tokens=10)
     bench.park(bench.start("one"), "one")
-    bench.cache.num_generated += 11
+    bench.cache.note_generated(11)
     bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
@@ -265,7 +251,7 @@ def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
     for idle, kept in ((20, 0), (39, 1)):
         bench.cache.regret(ids(text), "", 0)
         bench.park(bench.start(text), text)
-        bench.cache.num_generated += idle
+        bench.cache.note_generated(idle)
         bench.cache.drop_idle()
         assert bench.cache.num_parked == kept
 
@@ -275,14 +261,14 @@ def idle_bench(*texts: str) -> Bench:
     bench = Bench(n_cells=9999, max_idle_tokens=512)
     for text in (*(f"{number} asks something that nobody asks again" for number in range(8)), *texts):
         bench.park(bench.start(text), text)
-        bench.cache.num_generated += 513 if text[0].isdigit() else 0
+        bench.cache.note_generated(513 if text[0].isdigit() else 0)
         bench.cache.drop_idle()
     return bench
 
 
 def test_drop_idle_nobody_comes_back_goes_sooner():
     bench = idle_bench("a last one")
-    bench.cache.num_generated += 257
+    bench.cache.note_generated(257)
     bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
@@ -291,7 +277,7 @@ def test_drop_idle_somebody_comes_back_goes_as_late_as_before():
     text = "a prompt that is long enough to be wanted again"
     bench = idle_bench(text)
     bench.park(bench.start(text), text)
-    bench.cache.num_generated += 512
+    bench.cache.note_generated(512)
     bench.cache.drop_idle()
     assert bench.cache.num_parked > 0
 
@@ -307,9 +293,10 @@ def test_match_in_a_sliding_window_only_where_it_still_is(num_common, length):
 def test_open_empty_takes_no_stream_that_a_copy_is_still_to_reach_or_leave():
     bench = Bench(n_slots=4, n_cells=400, copies_cells=True)
     bench.park(bench.start("a" * 40), "a" * 40)
-    assert bench.cache.open(NOTHING).seq_id == 0  # the parked slot moves to 1
+    slot = bench.cache.open(NOTHING)
+    assert slot.seq_id == 0  # the parked slot moves to 1
     assert bench.cache.open_empty("").seq_id == 2
-    bench.cache.free(bench.cache._slots[0])
+    bench.cache.free(slot)
     assert bench.cache.open_empty("").seq_id == 3
     assert bench.cache.open_empty("") is None
     bench.cache.note_decode()

@@ -20,7 +20,6 @@ def turn(bench: Bench, text: str) -> Slot:
     num_new = len(text) - slot.length
     for i in range(slot.length, len(text)):
         bench.memory.add_cell(i, ord(text[i]), slot.seq_id)
-    cache.num_cells += num_new
     cache.advance(slot, num_new, ids(text))
     cache.register(slot, ids(text))
     cache.park(slot, ids(text))

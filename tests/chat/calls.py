@@ -1,4 +1,4 @@
-"""What a parser makes of an output with calls, and what is wrong with them."""
+"""Reads an output with calls, and names what is wrong with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.grammars.walks import TOOL
 
 
 def read(chat_format: ChatFormat, prompt: str, tools: Sequence[Tool], text: str) -> ParsedMessage:
-    """The message, read character by character."""
+    """The message that the parser reads from an output, one character at a time."""
     return ParsedMessage.of(chat_format.parser(prompt, tools).read(text))
 
 

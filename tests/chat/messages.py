@@ -1,4 +1,4 @@
-"""What models say, for every format to write: messages, and the tools they call."""
+"""Answers of models for every format to write, and the tools that they call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Call = tuple[str, dict[str, object]]
 
 @dataclass(frozen=True)
 class Message:
-    """One answer. after: content behind the calls, for formats that allow it."""
+    """One answer. after: content after the calls, for formats that allow it."""
 
     content: str = ""
     calls: tuple[Call, ...] = ()

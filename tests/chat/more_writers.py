@@ -1,4 +1,4 @@
-"""More writers of formats: those that are no tags around JSON or elements. WRITERS holds all there are."""
+"""More writers of formats, other than tags around JSON or elements. WRITERS contains all writers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models would write for schemas of every kind, as values: for every format to write, and to be held to."""
+"""Values that models would write for schemas of every kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFS = {
 
 @dataclass(frozen=True)
 class Case:
-    """schema: of an argument `v`. good: values that a model may write for it. bad: values that it must not."""
+    """schema: of an argument `v`. good: values that a model may write for it. bad: values that it must not write."""
 
     schema: dict[str, object]
     good: tuple[object, ...]

@@ -1,4 +1,4 @@
-"""One call as models write it that keep to what their template shows: in the layout that a grammar holds them to."""
+"""Writes one call exactly as the template of a format shows it, in the layout that grammars enforce."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _minicpm5(key: str, value: object) -> str:
 
 
 def _gemma(head: str, tail: str, mark: str, none: str) -> Callable[[str, object], str]:
-    """Their templates write all keys bare, and null as Python does."""
+    """These templates write all keys bare, and null as in Python."""
 
     def written(value: object) -> str:
         if isinstance(value, dict):
@@ -94,7 +94,7 @@ def natural(name: str, key: str, value: object) -> Written:
 
 
 def natural_forms(name: str, key: str, value: object) -> list[Written]:
-    """The same, and without the line break before the closing tag where it says nothing."""
+    """The same, also without the line break before the closing tag where it has no meaning."""
     written = natural(name, key, value)
     short = written.text.replace("\n</parameter>", "</parameter>")
     is_said = isinstance(value, str) and value.endswith("\n")

@@ -1,4 +1,4 @@
-"""Three response schemas of the kinds that configs hold, and answers written as their models write them."""
+"""Three response schemas as in configs, and answers as their models write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Arguments = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Family:
-    """prompt: how a generation prompt ends. write: an answer of (reasoning, content, calls)."""
+    """prompt: the end of a generation prompt. write: writes an answer of (reasoning, content, calls)."""
 
     schema: dict[str, object]
     prompt: str

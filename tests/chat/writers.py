@@ -1,4 +1,4 @@
-"""How each format writes a message: the twins of the parsers, sharing no code with them."""
+"""Writes messages in each format. The writers share no code with the parsers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.chat.messages import Call, Message
 
 @dataclass(frozen=True)
 class Written:
-    """prompt: its end. text: what the model writes behind it."""
+    """prompt: its end. text: what the model writes after it."""
 
     prompt: str
     text: str
 
 
-# opens: whether the prompt has opened the reasoning already, where a format can do that.
+# opens: the prompt has opened the reasoning, in formats that allow it.
 Writer = Callable[[Message, bool], Written]
 
 
@@ -74,12 +74,12 @@ def _hunyuan3(calls: tuple[Call, ...]) -> str:
     return f"<tool_calls:opensource>\n{text}\n</tool_calls:opensource>"
 
 
-def _keyed(call: Call, suffix: str, behind_name: str) -> str:
+def _keyed(call: Call, suffix: str, after_name: str) -> str:
     pairs = "".join(
         f"<arg_key{suffix}>{key}</arg_key{suffix}>\n<arg_value{suffix}>{bare(value)}</arg_value{suffix}>\n"
         for key, value in call[1].items()
     )
-    return f"<tool_call{suffix}>{call[0]}{behind_name}{pairs}</tool_call{suffix}>"
+    return f"<tool_call{suffix}>{call[0]}{after_name}{pairs}</tool_call{suffix}>"
 
 
 def _minimax_m2(calls: tuple[Call, ...]) -> str:
@@ -184,7 +184,7 @@ def _muse(message: Message, opens: bool) -> Written:
 
 
 def _as_python(value: object) -> str:
-    """As templates write it that turn every value into a string."""
+    """A value as templates write it that turn every value into a string."""
     return value if isinstance(value, str) else str(value)
 
 

@@ -1,17 +1,18 @@
-"""A model, a KV memory and a runner in pure Python: cells and tags as llama.cpp has them, tokens by arithmetic."""
+"""A model, a batch and a runner in pure Python, over a fake KV memory: tokens by arithmetic."""
 
 from __future__ import annotations
 
-import ast
 import zlib
 from array import array
 from dataclasses import replace
 
 from llamafast._sampling import Sampler
+from llamafast.cache.prompt import MediaSpan
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import DecodeError, GrammarError, request_failure
 from llamafast.request import Request, SamplingParams
+from tests.engine.fake_memory import FakeContext
 
 EOS = 1
 FIRST = 3  # ids below are control tokens; id FIRST + b is the byte b
@@ -20,6 +21,14 @@ FIRST = 3  # ids below are control tokens; id FIRST + b is the byte b
 class FakeModel:
     n_vocab = FIRST + 256
     bos_id, eos_id, add_bos, fim_ids, suppress_ids = 0, EOS, False, (-1, -1, -1), ()
+    path, description, n_params, size_bytes, n_ctx_train, n_embd = "fake.gguf", "fake F32", 0, 0, 1024, 8
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, str] = {}
+        self.sampling_defaults: dict[str, float] = {}
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        return self.metadata.get("tokenizer.chat_template" if name is None else f"tokenizer.chat_template.{name}")
 
     def token_bytes(self, token_id: int, special: bool = False) -> bytes:
         if token_id < FIRST:
@@ -36,119 +45,11 @@ class FakeModel:
         return encode(text)
 
 
-class FakeContext:
-    """Cells of (position, token, owners). kind as Context.memory_kind; a violated precondition is an AssertionError.
-
-    hybrid, recurrent: states holds what each sequence's state has read. A copied range of cells brings the state of the
-    source as it is, and only a decode from a state that fits the cells is right. swa: window_starts holds the first
-    position that each sequence still has, out of windows of n_swa tokens; swa_full keeps all. moved holds the position
-    from which on the cells of a sequence were computed behind other tokens than those that they follow.
-    """
-
-    def __init__(
-        self, n_ctx=64, n_seq_max=4, n_batch=16, kind="attention", kv_unified=True, n_swa=8, swa_full=False
-    ) -> None:
-        self.n_ctx, self.n_seq_max, self.n_batch, self.n_outputs_max = n_ctx, n_seq_max, n_batch, n_seq_max
-        self.memory_kind, self.kv_unified, self.n_swa = kind, kv_unified, n_swa
-        self.swa_full = swa_full or kind != "swa"
-        self.cells: list[tuple[int, int, set[int]]] = []
-        self.has_state = kind in ("hybrid", "recurrent")
-        self.states: dict[int, tuple[int, ...]] = {}
-        self.window_starts: dict[int, int] = {}
-        self.moved: dict[int, int] = {}
-        self.can_shift = kind == "attention"
-
-    def positions(self, seq_id: int) -> dict[int, int]:
-        return {pos: token for pos, token, owners in self.cells if seq_id in owners}
-
-    def history(self, seq_id: int) -> tuple[int, ...]:
-        positions = self.positions(seq_id)
-        assert sorted(positions) == list(range(len(positions))), f"sequence {seq_id} has holes"
-        return tuple(positions[pos] for pos in range(len(positions)))
-
-    def add_cell(self, pos: int, token: int, seq_id: int) -> None:
-        """What a decode does to one token."""
-        assert pos == self.seq_pos_max(seq_id) + 1, f"sequence {seq_id} jumps to {pos}"
-        if self.has_state:
-            state = self.states.get(seq_id, ())
-            assert state == self.history(seq_id), f"the state of sequence {seq_id} is that of other tokens"
-            self.states[seq_id] = (*state, token)
-        if not self.swa_full:
-            window_start = self.window_starts.get(seq_id, 0)
-            assert window_start <= max(0, pos - self.n_swa + 1), f"the window of sequence {seq_id} has gone"
-            self.window_starts[seq_id] = max(window_start, pos - self.n_swa + 1)
-        self.cells.append((pos, token, {seq_id}))
-
-    def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
-        assert 0 <= seq_id < self.n_seq_max
-        if p0 > 0 and len(self.states.get(seq_id, ())) > p0:
-            return False
-        if p0 <= 0:
-            self.states.pop(seq_id, None)
-            self.window_starts.pop(seq_id, None)
-        if p1 < 0 and p0 <= self.moved.get(seq_id, 0):
-            self.moved.pop(seq_id, None)
-        for pos, _, owners in self.cells:
-            if pos >= p0 and (p1 < 0 or pos < p1):
-                owners.discard(seq_id)
-        self.cells = [cell for cell in self.cells if cell[2]]
-        return True
-
-    def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
-        assert self.can_shift, "llama.cpp would end the process"
-        for i, (pos, token, owners) in enumerate(self.cells):
-            if seq_id in owners and p0 <= pos < p1:
-                assert owners == {seq_id}, "a cell moves under another sequence"
-                self.cells[i] = (pos + delta, token, owners)
-        self.moved[seq_id] = min(p0 + delta, self.moved.get(seq_id, p0))
-
-    def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
-        assert not self.positions(dst), "copy into a sequence in use"
-        assert p0 < 0 or self.kv_unified, "streams copy whole sequences only"
-        if src in self.moved and (p1 < 0 or p1 > self.moved[src]):
-            assert not self.kv_unified, "a moved cell is shared"
-            self.moved[dst] = self.moved[src]
-        if src in self.states:
-            self.states[dst] = self.states[src]
-        if src in self.window_starts:
-            self.window_starts[dst] = self.window_starts[src]
-        for pos, token, owners in list(self.cells):
-            if src in owners and pos >= p0 and (p1 < 0 or pos < p1):
-                if self.kv_unified:
-                    owners.add(dst)
-                else:
-                    self.cells.append((pos, token, {dst}))
-
-    def seq_pos_min(self, seq_id: int) -> int:
-        return self.window_starts.get(seq_id, 0) if self.positions(seq_id) else -1
-
-    def seq_pos_max(self, seq_id: int) -> int:
-        return max(self.positions(seq_id), default=-1)
-
-    def state_seq_get(self, seq_id: int, partial_only: bool = False) -> bytes:
-        if partial_only:
-            assert self.has_state or (self.kv_unified and not self.swa_full), "this memory has no state of its own"
-        return repr((self.history(seq_id), self.window_starts.get(seq_id, 0))).encode()
-
-    def state_seq_set(self, seq_id: int, state: bytes, partial_only: bool = False) -> None:
-        assert partial_only
-        history, window_start = ast.literal_eval(state.decode())
-        if self.memory_kind == "recurrent":
-            self.seq_rm(seq_id, -1, -1)
-            self.cells += [(pos, token, {seq_id}) for pos, token in enumerate(history)]
-        else:
-            assert self.history(seq_id)[: len(history)] == history, "a state without its cells"
-        if self.has_state:
-            self.states[seq_id] = history
-        else:
-            self.window_starts[seq_id] = window_start
-
-
 class FakeBatch:
     def __init__(self, n_tokens_max: int) -> None:
         self.n_tokens_max = n_tokens_max
+        self.media: dict[int, tuple[MediaSpan, int]] = {}  # that of the memory
         self.rows: list[tuple[int, int, int]] = []
-        self.asked: list[tuple[int, int, int]] = []
 
     @property
     def num_tokens(self) -> int:
@@ -156,7 +57,6 @@ class FakeBatch:
 
     def clear(self) -> None:
         self.rows = []
-        self.asked = []
 
     def add(self, token_id: int, pos: int, seq_id: int) -> int:
         self.rows.append((token_id, pos, seq_id))
@@ -164,13 +64,15 @@ class FakeBatch:
 
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
         assert 0 <= start < stop <= len(token_ids)
+        spans = {self.media[row_id][0] if row_id < 0 else None for row_id in token_ids[start:stop]}
+        assert len(spans) == 1, "a chunk is all text, or a part of one span"
+        (span,), first = spans, self.media.get(token_ids[start], (None, 0))[1]
         for i in range(start, stop):
-            self.add(token_ids[i], pos + i - start, seq_id)
+            number = i - start
+            if span is not None:
+                number = min(first + number, span.last_t_offset) - min(first, span.last_t_offset)
+            self.add(token_ids[i], pos + number, seq_id)
         return len(self.rows) - 1
-
-    def score(self, row: int, next_id: int, n_top: int) -> None:
-        assert 0 <= row < len(self.rows)
-        self.asked.append((row, next_id, n_top))
 
 
 class FakeSampler:
@@ -207,41 +109,45 @@ class FakeRunner:
         self.failures: list[int] = []
         self.num_failures = 0
 
-    def step(self, batch: FakeBatch, rows: list[int], samplers: list[FakeSampler], constraints=()) -> list[int]:
-        context = self.context
+    def step(self, plan) -> list[list[int]]:
+        context, batch, rows, samplers = self.context, plan.batch, plan.rows, plan.samplers
         assert 1 <= len(batch.rows) <= context.n_batch, "tokens > n_batch would end the process"
-        outputs = {*rows, *(row for row, _, _ in batch.asked)}
+        outputs = {*rows, *(row for row, _, _ in plan.scored)}
         assert len(outputs) <= context.n_outputs_max, "outputs > n_outputs_max would end the process"
         assert len(rows) == len(samplers)
         if self.failures:
-            self._fail(self.failures.pop(0), batch)
+            self._fail(self.failures.pop(0))
         if context.memory_kind != "recurrent" and len(context.cells) + len(batch.rows) > context.n_ctx:
-            self._fail(1, batch)
+            self._fail(1)
         counts: dict[int, int] = {}
         for token, pos, seq_id in batch.rows:
             context.add_cell(pos, token, seq_id)
             counts[seq_id] = counts.get(seq_id, 0) + 1
         self.steps.append(counts)
-        self._scores = [self._score(batch.rows[row], *asked) for row, *asked in batch.asked]
+        self._scores = {row: self._score(batch.rows[row], *asked) for row, *asked in plan.scored}
         drawn = []
         for row, sampler in zip(rows, samplers, strict=True):
             _, pos, seq_id = batch.rows[row]
-            drawn.append(self.draw(context.history(seq_id)[: pos + 1], sampler))
+            drawn.append(self.draw(self._upto(seq_id, pos), sampler))
             sampler.num_drawn += 1
-        for i, constraint in constraints:
+        for i, constraint in plan.constraints:
             drawn[i] = self._settle(drawn[i], constraint)
-        return drawn
+        return [[token] for token in drawn]
 
-    def scores(self) -> list[tuple[float, int, list[tuple[int, float]]]]:
+    def scores(self) -> dict[int, tuple[float, int, list[tuple[int, float]]]]:
         return self._scores
 
     def _score(self, row: tuple[int, int, int], next_id: int, n_top: int):
         # The history before the token and the token itself, so that a test sees whose score it is.
         _, pos, seq_id = row
-        history = self.context.history(seq_id)[: pos + 1]
+        history = self._upto(seq_id, pos)
         return -float(zlib.crc32(repr((history, next_id)).encode())), len(history), [(next_id, -0.5)] * n_top
 
-    def logprobs(self, i: int) -> tuple[float, list[tuple[int, float]]]:
+    def _upto(self, seq_id: int, pos: int) -> tuple[int, ...]:
+        """The ids of a sequence up to those at a position."""
+        return self.context.history(seq_id)[: sum(row_pos <= pos for row_pos, _ in self.context.rows(seq_id))]
+
+    def logprobs(self, i: int, k: int = 0) -> tuple[float, list[tuple[int, float]]]:
         return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
 
     def _settle(self, token: int, constraint) -> int:
@@ -259,11 +165,8 @@ class FakeRunner:
             return -1
         return token
 
-    def _fail(self, status: int, batch: FakeBatch) -> None:
+    def _fail(self, status: int) -> None:
         self.num_failures += 1
-        if status == 2:  # a cancelled decode leaves the ubatches that it finished
-            for token, pos, seq_id in batch.rows[: len(batch.rows) // 2]:
-                self.context.add_cell(pos, token, seq_id)
         raise DecodeError(f"fake failure {status}", status)
 
 
@@ -320,7 +223,9 @@ def make_engine(draw=None, config: EngineConfig | None = None, **context) -> Eng
         config = replace(config, max_step_ms=0)
     model = FakeModel()
     model.n_swa = memory.n_swa
-    return Engine(model, config, context=memory, runner=FakeRunner(memory, draw), batch=FakeBatch(memory.n_batch))
+    batch = FakeBatch(memory.n_batch)
+    batch.media = memory.media
+    return Engine(model, config, context=memory, runner=FakeRunner(memory, draw), batch=batch)
 
 
 def make_request(request_id: str, prompt: str = "hello", priority: int = 0, **params) -> Request:

@@ -13,6 +13,7 @@ from llamafast.engine.async_engine import AsyncEngine
 from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, QueueFullError, ShuttingDownError
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import FinishReason
+from tests.engine import serving
 from tests.engine.fakes import alone, make_engine, make_request, scripted
 
 ENDLESS = "all work and no play makes this a dull text, " * 40
@@ -26,27 +27,18 @@ class Gate:
         self.threads: set[int] = set()
         step = engine.runner.step
 
-        def gated(batch, rows, samplers, constraints):
+        def gated(plan):
             self.threads.add(threading.get_ident())
             self.entered.set()
             assert len(engine.runner.steps) < num_free or self.opened.wait(10)
-            return step(batch, rows, samplers, constraints)
+            return step(plan)
 
         engine.runner.step = gated
 
 
 def serve(engine, work, **settings):
     """Run `await work(async_engine)` with a started engine, and stop it."""
-
-    async def main():
-        async_engine = AsyncEngine(engine, **settings)
-        await async_engine.start()
-        try:
-            return await asyncio.wait_for(work(async_engine), 10)
-        finally:
-            await async_engine.stop(0.0)
-
-    return asyncio.run(main())
+    return serving.serve(AsyncEngine(engine, **settings), work)
 
 
 async def read(stream) -> tuple[str, object]:
@@ -359,7 +351,7 @@ def test_death_reaches_everyone_and_is_remembered(fault):
         gate.opened.set()
         results = await asyncio.gather(*readers)
         await async_engine._is_idle.wait()
-        while async_engine.dead is None:
+        while async_engine.death is None:
             await asyncio.sleep(0)
         assert not async_engine.ready
         with pytest.raises(EngineDeadError):

@@ -11,7 +11,7 @@ import pytest
 from llamafast.engine.engine import EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import ConfigError, ContextLengthError, InvalidRequestError
-from llamafast.request import FinishReason, Request, SamplingParams
+from llamafast.request import FinishReason, PromptPlaces, Request, SamplingParams
 from tests.engine.fakes import FIRST, Collector, alone, encode, make_engine, make_request, scripted
 
 LONG = "x" * 100
@@ -39,7 +39,7 @@ def test_full_context_output_goes_on_to_its_own_end():
 
 def test_full_context_drops_half_behind_the_first_message():
     engine = open_engine(lambda history, sampler: FIRST + len(history))
-    request = replace(make_request("0", "system" + "question", max_tokens=30), boundaries=(6, 10))
+    request = replace(make_request("0", "system" + "question", max_tokens=30), places=PromptPlaces.of((6, 10)))
     lengths = [token_id - FIRST for token_id in Collector().run(engine, request).token_ids["0", 0]]
     assert lengths[:19] == [*range(14, 32), 6 + 13]
 
@@ -48,14 +48,16 @@ def test_full_context_output_depends_on_what_is_kept():
     engine = open_engine()
     prompt = "system prompt and a question"
     for seed in range(8):
-        request = replace(make_request(str(seed), prompt, seed=seed, max_tokens=80), boundaries=(13,))
+        request = replace(make_request(str(seed), prompt, seed=seed, max_tokens=80), places=PromptPlaces.of((13,)))
         assert Collector().run(engine, request).text[str(seed), 0] == alone(prompt, seed, 80, 32, num_kept=13)
 
 
 @pytest.mark.parametrize(("n_keep", "num_kept"), [(0, 0), (5, 5), (-1, 11), (99, 11)])
 def test_n_keep_says_how_much_of_the_prompt_stays(n_keep, num_kept):
     engine = open_engine()
-    request = replace(make_request("0", "hello world", seed=3, max_tokens=80), n_keep=n_keep, boundaries=(7,))
+    request = replace(
+        make_request("0", "hello world", seed=3, max_tokens=80), n_keep=n_keep, places=PromptPlaces.of((7,))
+    )
     assert Collector().run(engine, request).text["0", 0] == alone("hello world", 3, 80, 32, num_kept=num_kept)
 
 
@@ -84,7 +86,7 @@ def test_output_without_a_limit_ends_after_a_context_of_tokens():
 
 def test_same_prompt_later_gets_what_it_gets_alone():
     engine = open_engine(endless)
-    request = replace(make_request("0", "hello world", max_tokens=60), boundaries=(6,))
+    request = replace(make_request("0", "hello world", max_tokens=60), places=PromptPlaces.of((6,)))
     first = Collector().run(engine, request)
     again = Collector().run(engine, request)
     assert again.usage["0"].cached_tokens == 6
@@ -93,7 +95,7 @@ def test_same_prompt_later_gets_what_it_gets_alone():
 
 def test_first_message_of_a_shifted_sequence_serves_others():
     engine = open_engine(scripted(LONG))
-    first = replace(make_request("0", "a system prompt; hello", max_tokens=60), boundaries=(16,))
+    first = replace(make_request("0", "a system prompt; hello", max_tokens=60), places=PromptPlaces.of((16,)))
     collector = Collector().run(engine, first)
     collector.run(engine, make_request("1", "a system prompt; good day", max_tokens=2))
     assert collector.usage["1"].cached_tokens == 16

@@ -14,7 +14,7 @@ import pytest
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.state_key import fingerprint, state_key
-from llamafast.request import Request, SamplingParams
+from llamafast.request import PromptPlaces, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.test_async_engine import serve
 from tests.engine.test_batch_equality import assert_equal_or_near_tie
@@ -70,9 +70,9 @@ def prompt(num_tokens, start=0):
     return array("i", [20 + (7 * i + i * i // 5 + start) % 200 for i in range(num_tokens)])
 
 
-def request(request_id, token_ids, boundaries=(), max_tokens=12, **fields):
+def request(request_id, token_ids, ends=(), max_tokens=12, **fields):
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=2, ignore_eos=True)
-    return Request(request_id, token_ids, params, boundaries=boundaries, **fields)
+    return Request(request_id, token_ids, params, places=PromptPlaces.of(ends), **fields)
 
 
 def test_next_turn_after_restart_computes_what_is_new(path, tmp_path):
@@ -178,7 +178,7 @@ def test_state_longer_than_the_memory_is_left_alone(paths, tmp_path):
 def test_checkpoint_at_the_last_boundary_serves_an_edited_turn(path, tmp_path):
     boundary = 130
     with open_engine(path, tmp_path) as engine:
-        run(engine, request("1", prompt(160), boundaries=(64, boundary)))
+        run(engine, request("1", prompt(160), ends=(64, boundary)))
     edited = request("2", prompt(boundary) + prompt(40, start=3))
     with open_engine(path) as engine:
         cold, _ = run(engine, edited)

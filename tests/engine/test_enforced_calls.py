@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy
 from llamafast.chat.formats import registry
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
@@ -31,7 +31,7 @@ def open_model(path: Path, control: tuple[str, ...] = ()) -> Engine:
     return Engine(str(path), EngineConfig(n_ctx=32768, n_seq_max=16, threads=1))
 
 
-def request_for(engine: Engine, name: str, number: int, rules: CallRules, prompt: str, **params) -> Request:
+def request_for(engine: Engine, name: str, number: int, rules: CallPolicy, prompt: str, **params) -> Request:
     source = registry.by_name(name).grammar(prompt, TOOLS, rules)
     structured = StructuredOutput(StructuredKind.LARK, source)
     token_ids = array("i", engine.tokenizer.encode(f"hello{prompt}", add_special=True, parse_special=True))
@@ -49,7 +49,7 @@ def check_calls(engine: Engine, name: str, num_requests: int) -> None:
     """Requests of which each names a tool; all that come to their end are valid, and nearly all do."""
     chat_format = registry.by_name(name)
     prompt = chat_format.reasoning.close
-    rules = [CallRules(True, False, (TOOLS[i % len(TOOLS)].name,)) for i in range(num_requests)]
+    rules = [CallPolicy(True, False, (TOOLS[i % len(TOOLS)].name,)) for i in range(num_requests)]
     requests = [request_for(engine, name, i, rules[i], prompt) for i in range(num_requests)]
     outputs = Collector().run(engine, *requests, max_steps=20_000)
     for i, request in enumerate(requests):
@@ -95,7 +95,7 @@ def test_two_hundred_calls_in_control_tokens_meet_their_schemas(controlled, name
 
 
 def test_names_and_tags_are_forced_in_few_decodes(plain) -> None:
-    rules = CallRules(True, False, ("calculator",))
+    rules = CallPolicy(True, False, ("calculator",))
     request = request_for(plain, "qwen3_xml", 0, rules, "</think>")
     num_before = plain.runner.num_decodes
     outputs = Collector().run(plain, request)
@@ -107,7 +107,7 @@ def test_call_comes_behind_reasoning_that_a_budget_closes(plain) -> None:
         return tuple(plain.tokenizer.encode(text, add_special=False, parse_special=True))
 
     limit = ReasoningBudget(5, True, "</think>", ids("\n</think>\n\n"))
-    rules = CallRules(True, False, ("calculator",))
+    rules = CallPolicy(True, False, ("calculator",))
     request = request_for(
         plain, "hermes", 0, rules, "<think>\n", reasoning_budget=limit, logit_bias=((ids("<")[0], -9),)
     )

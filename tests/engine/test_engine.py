@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
 
 from llamafast.engine.engine import EngineConfig
-from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError, ShuttingDownError
-from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.errors import ContextLengthError, EngineDeadError, InvalidRequestError
 from llamafast.request import FinishReason, SamplingParams
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request, scripted
 
@@ -220,7 +216,7 @@ def test_step_fatal_decode_ends_all_requests_with_the_error():
     engine.runner.failures = [-3]
     collector = Collector()
     collector.add(engine.step())
-    assert engine.dead is not None
+    assert engine.death is not None
     assert [output.finish_reason for output in collector.finished.values()] == [FinishReason.ERROR] * 4
     assert all(output.error is not None for output in collector.finished.values())
     assert not engine.has_work
@@ -235,32 +231,3 @@ def test_abort_all_ends_everything():
     engine.step()
     assert len(engine.abort_all()) == 4
     assert not engine.has_work
-
-
-def test_close_frees_the_context_and_can_be_repeated():
-    with make_engine(n_ctx=400) as engine:
-        Collector().run(engine, make_request("0"))
-        context = weakref.ref(engine.context)
-    engine.close()
-    gc.collect()
-    assert context() is None
-
-
-def test_close_frees_the_model_whoever_holds_the_tokenizer():
-    engine = make_engine(n_ctx=400)
-    Collector().run(engine, make_request("0"))
-    model, tokenizer = weakref.ref(engine.model), engine.tokenizer
-    engine.close()
-    assert model() is None
-    with pytest.raises(ShuttingDownError):
-        tokenizer.encode("text", add_special=False, parse_special=False)
-
-
-def test_close_frees_what_compiled_grammars():
-    engine = make_engine(n_ctx=400)
-    engine.compile_grammar(StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}'))
-    compiler, tokenizer = weakref.ref(engine.grammars), weakref.ref(engine.tokenizer)
-    engine.close()
-    del engine
-    gc.collect()
-    assert (compiler(), tokenizer()) == (None, None)

@@ -15,7 +15,7 @@ from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import EngineDeadError, InvalidRequestError, LlamaFastError
 from llamafast.grammars.constraint import Constraint
-from llamafast.request import FinishReason, Request, SamplingParams
+from llamafast.request import FinishReason, PromptPlaces, Request, SamplingParams
 from tests.engine.fakes import Collector, alone, make_engine, make_request
 
 BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
@@ -99,7 +99,7 @@ def test_constraint_that_raises_ends_its_request_alone(error, method, after):
     assert collector.text["good", 0] == alone("hello")
     assert collector.finished["bad", 0].finish_reason is FinishReason.ERROR
     assert type(error).__name__ in collector.finished["bad", 0].error.message
-    assert engine.dead is None
+    assert engine.death is None
 
 
 @pytest.mark.usefixtures("native")
@@ -140,7 +140,7 @@ def test_ranked_request_that_fails_gives_its_usage_once():
 def test_admission_that_fails_ends_its_request_alone():
     engine = make_engine(n_ctx=400)
     state = engine.prepare(make_request("bad", n=2))
-    object.__setattr__(state.request, "boundaries", ("no number",))
+    object.__setattr__(state.request, "places", PromptPlaces.of(("no number",)))
     engine.cache.reuse = True
     real = engine.cache.miss_reason
     engine.cache.miss_reason = lambda *a: real(*a) if a[0] is not state.sequences[0].token_ids else broken()
@@ -291,7 +291,7 @@ def test_border_value_is_refused_or_served(any_engine, companions):
             collector.add(any_engine.step())
         num_served += 1
         assert not any_engine.has_work, (name, value)
-        assert any_engine.dead is None, (name, value)
+        assert any_engine.death is None, (name, value)
         errors = [output.error for output in collector.finished.values() if output.error is not None]
         assert not errors or all(isinstance(error, InvalidRequestError) for error in errors), (name, value, errors)
     assert num_served > 100

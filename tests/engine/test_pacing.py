@@ -21,13 +21,13 @@ def timed_engine(max_step_ms, *, row_ms=1.0, token_ms=0.1, fixed_ms=10.0, draw=N
     engine = make_engine(draw or scripted(LONG), config, **{"n_seq_max": 8, "n_ctx": 4000, "n_batch": 512, **context})
     now_ms, times, step = 0.0, [], engine.runner.step
 
-    def timed(batch, rows, samplers, constraints):
+    def timed(plan):
         nonlocal now_ms
-        drawn = step(batch, rows, samplers, constraints)
+        runs = step(plan)
         counts = engine.runner.steps[-1].values()
         times.append(fixed_ms + sum(row_ms if count == 1 else token_ms * count for count in counts))
         now_ms += times[-1]
-        return drawn
+        return runs
 
     engine.runner.step, engine.runner.times = timed, times
     engine.scheduler.planner.pacer.max_step_ms = max_step_ms

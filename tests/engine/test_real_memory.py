@@ -12,7 +12,6 @@ import llamafast
 from llamafast._core import live_handles
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.seeds import choice_seed
-from llamafast.errors import DecodeError
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import FinishReason, Request, SamplingParams
 from tests import tiny_models
@@ -115,26 +114,6 @@ def test_reused_prefix_gives_the_same_text(attention_path):
         cold = Collector().run(engine, *[request_for(engine, text, text, ignore_eos=True) for text in texts])
         assert all(usage.cached_tokens == 0 for usage in cold.usage.values())
     assert first.text == second.text == cold.text
-
-
-@pytest.mark.parametrize("model", ["attention", "hybrid"])
-def test_cancelled_decode_is_made_good(model, attention_path):
-    path = attention_path if model == "attention" else BUILT_IN
-    with open_engine(path) as engine:
-        expected = Collector().run(engine, request_for(engine, "0", "hello the world", ignore_eos=True))
-    with open_engine(path) as engine:
-        step, num_steps = engine.runner.step, 0
-
-        def cancelled_at_times(batch, rows, samplers, constraints):
-            nonlocal num_steps
-            num_steps += 1
-            if num_steps % 7 == 3:
-                raise DecodeError("the decode was cancelled", 2)
-            return step(batch, rows, samplers, constraints)
-
-        engine.runner = type("Runner", (), {"step": staticmethod(cancelled_at_times), "logprobs": None})()
-        collector = Collector().run(engine, request_for(engine, "0", "hello the world", ignore_eos=True))
-    assert collector.text == expected.text
 
 
 def test_native_handles_are_freed_on_close():

@@ -11,7 +11,7 @@ import pytest
 
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
-from llamafast.request import Request, SamplingParams
+from llamafast.request import PromptPlaces, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.test_batch_equality import TEXT, assert_equal_or_near_tie, run
 
@@ -78,7 +78,7 @@ def requests_for(engine) -> list[Request]:
     bounds = [len(tokens_of(engine, f"{i} {TEXT[: 120 + 7 * i]}")) for i in range(3)]
     places = (bounds[0], sum(bounds[:2]), sum(bounds))
     return [
-        Request(str(i), prompt, GREEDY, boundaries=tuple(place for place in places if place < len(prompt)))
+        Request(str(i), prompt, GREEDY, places=PromptPlaces.of([place for place in places if place < len(prompt)]))
         for i, prompt in enumerate(prompts(engine))
     ]
 
@@ -128,20 +128,20 @@ def test_simultaneous_requests_compute_their_prefix_once(folder, name):
 @pytest.mark.parametrize("name", UNIFIED)
 def test_agent_conversation_computes_new_tokens_only(folder, name):
     with open_engine(folder, name, n_ctx=8192, n_seq_max=8) as engine:
-        history, num_new, boundaries = array("i"), 0, ()
+        history, num_new, ends = array("i"), 0, ()
         for turn in range(12):
             new = tokens_of(engine, f"turn {turn}: {TEXT[: 60 + 11 * turn]}")
             num_new += len(new)
             history += new
-            boundaries = (*boundaries, len(history))
-            before = history[: -len(new)], boundaries[:-1]
+            ends = (*ends, len(history))
+            before = history[: -len(new)], ends[:-1]
             params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
-            run_tokens = answer(engine, Request(str(turn), history, params, boundaries=boundaries))
+            run_tokens = answer(engine, Request(str(turn), history, params, places=PromptPlaces.of(ends)))
             history = history + run_tokens
         assert engine.stats.computed_prompt_tokens <= 1.1 * num_new + 12
         num_computed = engine.stats.computed_prompt_tokens
         edited = before[0] + tokens_of(engine, "an edited turn " * 5)
-        answer(engine, Request("edited", edited, params, boundaries=before[1]))
+        answer(engine, Request("edited", edited, params, places=PromptPlaces.of(before[1])))
         assert engine.stats.computed_prompt_tokens - num_computed <= len(edited) - before[1][-1]
 
 

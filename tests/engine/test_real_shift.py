@@ -11,7 +11,7 @@ import pytest
 import llamafast
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import ConfigError
-from llamafast.request import Request, SamplingParams
+from llamafast.request import PromptPlaces, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.test_batch_equality import TEXT, assert_equal_or_near_tie, run
 
@@ -37,7 +37,7 @@ def open_engine(memory, **changes) -> Engine:
 
 def request_for(engine, request_id="long", start=0, **fields) -> Request:
     token_ids = array("i", engine.tokenizer.encode(TEXT, add_special=False, parse_special=False))
-    return Request(request_id, token_ids[start : start + 40], GREEDY, boundaries=(NUM_KEPT,), **fields)
+    return Request(request_id, token_ids[start : start + 40], GREEDY, places=PromptPlaces.of((NUM_KEPT,)), **fields)
 
 
 def in_parts(memory, request):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llamafast.engine.engine import EngineConfig
-from llamafast.request import MissReason
+from llamafast.request import MissReason, PromptPlaces
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request, scripted
 
 KINDS = [("attention", True), ("swa", True), ("hybrid", True), ("recurrent", True)]
@@ -21,9 +21,9 @@ def open_engine(kind, draw=None, **settings):
 
 
 def bounded(request_id, parts, **params):
-    """A request for the text of all parts, with boundaries between them."""
-    boundaries = tuple(len(encode("".join(parts[: i + 1]))) for i in range(len(parts) - 1))
-    return replace(make_request(request_id, "".join(parts), **params), boundaries=boundaries)
+    """A request for the text of all parts, with places between them."""
+    ends = tuple(len(encode("".join(parts[: i + 1]))) for i in range(len(parts) - 1))
+    return replace(make_request(request_id, "".join(parts), **params), places=PromptPlaces.of(ends))
 
 
 def computed_by(engine, *requests) -> int:
@@ -177,3 +177,12 @@ def test_computed_tokens_count_what_a_preemption_repeats():
     Collector().run(engine, *[make_request(str(i), f"{i}234567", max_tokens=40) for i in range(3)])
     assert engine.stats.preemptions > 0
     assert engine.stats.computed_prompt_tokens > 3 * 7
+
+
+@pytest.mark.parametrize(("places", "expected"), [(PromptPlaces(2, (5,), 7), ((2, 5), 7)), (None, ((), 0))])
+def test_announced_prompt_has_the_boundaries_and_the_end_of_its_places(places, expected):
+    engine = open_engine(KINDS[0])
+    announced, announce = [], engine.cache.announce
+    engine.cache.announce = lambda *args: announced.append(args[2:]) or announce(*args)
+    Collector().run(engine, replace(make_request("0", "p" * 10, max_tokens=2), places=places))
+    assert announced == [expected]

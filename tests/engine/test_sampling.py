@@ -12,6 +12,7 @@ import llamafast
 from llamafast._core import Model
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.request import Request, SamplingParams
+from llamafast.sampling_params import gguf_defaults
 from tests import tiny_models
 
 BUILT_IN = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
@@ -98,8 +99,8 @@ def test_sampling_defaults_have_the_names_of_sampling_params(tmp_path):
                "xtc_probability": 0.25, "xtc_threshold": 0.125, "mirostat": 2, "mirostat_tau": 4.0,
                "mirostat_eta": 0.5}  # fmt: skip
     tiny_models.write_attention_model(path, settings=written)
-    defaults = Model(path, vocab_only=True).sampling_defaults
+    defaults = gguf_defaults(Model(path, vocab_only=True).metadata)
     names = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
     assert defaults == {names.get(key, key): value for key, value in written.items()}
     assert all(type(defaults[name]) is type(getattr(SamplingParams(), name)) for name in defaults)
-    assert Model(str(BUILT_IN), vocab_only=True).sampling_defaults == {}
+    assert gguf_defaults(Model(str(BUILT_IN), vocab_only=True).metadata) == {}

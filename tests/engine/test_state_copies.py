@@ -137,7 +137,7 @@ def test_dead_engine_copies_nothing(paths, tmp_path):
         recorder = Recorder(engine)
         until_copies_wait(engine, request("1", prompt(400)))
         num_copied = len(recorder.sizes)
-        engine.dead = "a fatal error"
+        engine.death = "a fatal error"
         assert not engine.has_work
         engine.step()
     assert len(recorder.sizes) == num_copied
@@ -155,7 +155,7 @@ def test_large_state_that_is_copied_as_a_whole_waits_until_nothing_runs(paths, t
     with open_engine(paths["hybrid"], tmp_path) as engine:
         recorder = Recorder(engine)
         engine.add(request("neighbour", prompt(20, start=7), max_tokens=60))
-        until_copies_wait(engine, request("1", prompt(200), boundaries=(190,)))
+        until_copies_wait(engine, request("1", prompt(200), ends=(190,)))
         while engine.scheduler.has_work:
             engine.step()
             assert recorder.sizes == [] or not engine.scheduler.has_work
@@ -169,7 +169,7 @@ def test_large_state_of_a_place_that_is_passed_is_dropped_while_others_run(paths
     with open_engine(paths["hybrid"], tmp_path) as engine:
         engine.add(request("neighbour", prompt(20, start=7), max_tokens=60))
         engine.step()
-        engine.add(request("1", prompt(200), boundaries=(190,)))
+        engine.add(request("1", prompt(200), ends=(190,)))
         while "1" in engine.scheduler.requests:
             engine.step()
         assert engine.stats.disk_cache.dropped == 1

@@ -1,4 +1,4 @@
-"""Pydantic models as applications write them, bounded so that an output can come to its end."""
+"""Pydantic models as applications write them, limited so that an output reaches its end."""
 
 from __future__ import annotations
 

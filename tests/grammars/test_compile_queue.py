@@ -1,4 +1,4 @@
-"""CompileQueue: who comes first, what large work may take, and what is told to whom when it is full or closed."""
+"""CompileQueue: the order of work, the threads of large work, and the errors when it is full or closed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def block(queue: CompileQueue[object], gate: threading.Event, cost: int, count: 
 
 def test_queue_runs_the_cheapest_first(queue, gate) -> None:
     block(queue, gate, 1, 2)
-    last = threading.Event()  # holds the one thread that is left
+    last = threading.Event()  # occupies the one thread that is left
     block(queue, last, 1, 1)
     order: list[int] = []
     futures = [queue.submit(cost, lambda cost=cost: order.append(cost)) for cost in (30, 10, 20)]
@@ -53,7 +53,7 @@ def test_queue_runs_the_cheapest_first(queue, gate) -> None:
     assert order == [10, 20, 30]
 
 
-def test_queue_runs_several_at_once_also_behind_an_idle_thread(queue) -> None:
+def test_queue_runs_several_at_once_also_after_an_idle_thread(queue) -> None:
     queue.submit(1, lambda: None).result(TIMEOUT_S)
     meeting = threading.Barrier(3)
     futures = [queue.submit(1, lambda: meeting.wait(TIMEOUT_S)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""GrammarCompiler over the fake vocabulary: what compiles, what is refused, what is cached."""
+"""GrammarCompiler with the fake vocabulary: what compiles, what is refused, what is cached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafast.errors import CompilerBusyError, GrammarError, ShuttingDownError
 from llamafast.grammars import compiler as grammar
 from llamafast.grammars.compiler import GrammarCompiler
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
-from llamafast.grammars.worker import Job, Prepared
+from llamafast.grammars.worker import Job, TrialResult
 from llamafast.tokenizer import Tokenizer
 from tests.engine.fakes import FakeModel, encode
 from tests.grammars.schemas import SCHEMAS
@@ -108,7 +108,7 @@ def test_grammars_compiled_at_once_are_one_program(compiler) -> None:
 
 @pytest.fixture
 def gate(monkeypatch):
-    """No grammar is tried out before this is set; it counts those that were."""
+    """No grammar is tried out before this is set. It counts those that were."""
     gate = Gate()
     run = grammar.WORKERS.run
     monkeypatch.setattr(grammar, "WORKERS", gate)
@@ -120,7 +120,7 @@ def gate(monkeypatch):
 class Gate(threading.Event):
     num_jobs = 0
 
-    def run(self, job: Job) -> Prepared:
+    def run(self, job: Job) -> TrialResult:
         self.num_jobs += 1
         self.wait(60)
         return self.run_inner(job)
@@ -176,7 +176,7 @@ def test_small_grammar_does_not_wait_for_large_ones(compiler, gate, monkeypatch)
     tasks = [threading.Thread(target=compiler.compile, args=[structured]) for structured in large]
     for task in tasks:
         task.start()
-    assert compiler.compile(StructuredOutput(StructuredKind.GBNF, 'root ::= "a"'))  # which needs no worker
+    assert compiler.compile(StructuredOutput(StructuredKind.GBNF, 'root ::= "a"'))  # it needs no worker
     gate.set()
     for task in tasks:
         task.join()

@@ -1,4 +1,4 @@
-"""llguidance in our words: limits of one step, new fuel, choices, and whatever it raises."""
+"""Grammars run by llguidance: limits of one step, new fuel, choices, and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ VOCABULARY = bytes_vocabulary()
 
 
 class PanicError(BaseException):
-    """As pyo3 tells of a Rust panic: no Exception."""
+    """A Rust panic as pyo3 raises it. It is not an Exception."""
 
 
 class Panicking:
-    """A matcher that panics, whatever is asked."""
+    """A matcher that panics at every call."""
 
     def __getattr__(self, name: str) -> object:
         def panic(*args: object) -> None:

@@ -1,4 +1,4 @@
-"""JSON Schemas: what is written is valid in every area of the language, and what cannot be enforced is refused."""
+"""JSON Schemas: outputs are valid in every area of the language, and what cannot be enforced is refused."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ HOSTILE = {
 
 
 def write(schema: dict, rng: random.Random) -> str | None:
-    """A text that the grammar allows, drawn at random with a liking for what closes; None if it does not end."""
+    """A random text that the grammar allows, with a preference for what closes. None: it does not end."""
     constraint = compile_json_schema(VOCABULARY, json.dumps(schema)).start()
     out = bytearray()
     while len(out) < MAX_BYTES:

@@ -1,4 +1,6 @@
-"""Outputs held to calls in a format's own syntax: names and arguments by schema, reasoning before, text where free."""
+"""Outputs constrained to calls in the syntax of a format: names and arguments by schema, reasoning before them, free
+text.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import jsonschema
 import pytest
 
 from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
-from llamafast.chat.enforcing.output_grammar import Answer, CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy, ContentConstraint
 from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError
 from llamafast.grammars.guidance import GuidanceProgram
@@ -22,7 +24,7 @@ from tests.grammars.walks import LIST, OBJECT_TOOLS, OBJECTS, QUOTED, TAGGED, TH
 PLAIN = bytes_vocabulary()
 CONTROL = bytes_vocabulary("[TOOL_CALLS]", "</think>", "<think>", "<tool_call>", "</tool_call>")
 VOCABULARIES = pytest.mark.parametrize("vocabulary", [PLAIN, CONTROL], ids=["text", "control tokens"])
-REQUIRED, ONE = CallRules(is_required=True), CallRules(is_required=True, is_parallel=False)
+REQUIRED, ONE = CallPolicy(is_required=True), CallPolicy(is_required=True, is_parallel=False)
 ELEMENT = re.compile(r"<parameter=(.*?)>\n(.*?)\n?</parameter>\n", re.DOTALL)
 
 
@@ -36,7 +38,7 @@ def tool_of(parameters: dict, strict: bool = True) -> Tool:
 
 
 def element(value: dict, seed: int = 0, words: Sequence[str] = WORDS) -> str:
-    """What stands between the tags of an argument of this schema."""
+    """The text between the tags of an argument of this schema."""
     tool = tool_of({"type": "object", "properties": {"x": value}, "required": ["x"]})
     text = walk(PLAIN, TAGGED, [tool], ONE, seed=seed, words=words)
     [(name, written)] = ELEMENT.findall(text)
@@ -58,7 +60,7 @@ def test_one_call_where_they_are_not_parallel_ends_the_output() -> None:
 
 
 def test_named_tool_is_the_only_one_called() -> None:
-    rules = CallRules(is_required=True, names=("calculator",))
+    rules = CallPolicy(is_required=True, names=("calculator",))
     assert {call["name"] for call in listed(walk(PLAIN, LIST, OBJECT_TOOLS, rules, seed=2))} == {"calculator"}
 
 
@@ -81,16 +83,16 @@ def test_reasoning_that_the_model_opens_itself_comes_before_the_call() -> None:
 
 
 @VOCABULARIES
-def test_text_before_the_marker_is_free_and_behind_it_are_calls(vocabulary) -> None:
+def test_text_before_the_marker_is_free_and_after_it_are_calls(vocabulary) -> None:
     words = (*WORDS, "[TOOL_CALLS]", "Hello, ")
-    texts = [walk(vocabulary, LIST, OBJECT_TOOLS[:2], CallRules(), seed=i, words=words) for i in range(30)]
+    texts = [walk(vocabulary, LIST, OBJECT_TOOLS[:2], CallPolicy(), seed=i, words=words) for i in range(30)]
     heads, calls = zip(*(text.split("[TOOL_CALLS]", 1) for text in texts if "[TOOL_CALLS]" in text), strict=True)
     assert any(heads) and all(listed(call) for call in calls)
 
 
 def test_calls_inside_reasoning_are_free_text() -> None:
     constraint = compile_lark(
-        PLAIN, call_grammar([TAGGED], THINK, PromptEnd(True, False, False), OBJECT_TOOLS[:1], CallRules()).source
+        PLAIN, call_grammar([TAGGED], THINK, PromptEnd(True, False, False), OBJECT_TOOLS[:1], CallPolicy()).source
     )
     started = constraint.start()
     assert all(
@@ -101,7 +103,7 @@ def test_calls_inside_reasoning_are_free_text() -> None:
 
 def test_answer_is_calls_or_json_of_the_schema() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}
-    rules = CallRules(answer=Answer("response_format", schema))
+    rules = CallPolicy(answer=ContentConstraint("response_format", schema))
     texts = [walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules, prompt="</think>\n", seed=i) for i in range(8)]
     assert {text[0] for text in texts} == {"[", "{"}
     assert all(json.loads(text)["a"] == 1 for text in texts if text[0] == "{")
@@ -126,7 +128,7 @@ def test_answer_is_calls_or_json_of_the_schema() -> None:
 )  # fmt: skip
 def test_value_between_tags_matches_its_schema(value, pattern) -> None:
     if "$ref" in value:
-        with pytest.raises(GrammarError, match="leads nowhere") as caught:
+        with pytest.raises(GrammarError, match="points to nothing") as caught:
             element(value)
         assert caught.value.param == "tools[0].function.parameters"
     else:
@@ -245,7 +247,7 @@ def test_value_of_a_tool_that_is_not_strict_is_written_without_what_cannot_be_en
 
 
 def test_answer_schema_at_fault_is_named() -> None:
-    rules = CallRules(answer=Answer("guided_json", {"type": "nothing"}))
+    rules = CallPolicy(answer=ContentConstraint("guided_json", {"type": "nothing"}))
     with pytest.raises(GrammarError) as caught:
         walk(PLAIN, LIST, OBJECT_TOOLS[:1], rules)
     assert caught.value.param == "guided_json"
@@ -253,7 +255,7 @@ def test_answer_schema_at_fault_is_named() -> None:
 
 def test_no_tool_of_that_name_is_refused() -> None:
     with pytest.raises(GrammarError) as caught:
-        walk(PLAIN, LIST, OBJECT_TOOLS, CallRules(is_required=True, names=("nobody",)))
+        walk(PLAIN, LIST, OBJECT_TOOLS, CallPolicy(is_required=True, names=("nobody",)))
     assert caught.value.param == "tool_choice"
 
 

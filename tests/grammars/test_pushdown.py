@@ -1,4 +1,4 @@
-"""GBNF against llama.cpp's own grammar sampler, and what must be refused."""
+"""GBNF: agrees with llama.cpp's grammar sampler, and refuses dangerous grammars."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ GRAMMARS = {
 
 
 class Reference:
-    """llama.cpp's grammar sampler over one vocabulary, asked about the tokens that are whole characters.
+    """llama.cpp's grammar sampler for one vocabulary, asked about the tokens that are whole characters.
 
-    It lets overlong bytes through, but not NUL, nor the first byte of a character next to one that is excluded.
+    It accepts overlong bytes, but not NUL, nor the first byte of a character next to one that is excluded.
     """
 
     def __init__(self, path: str) -> None:
@@ -54,7 +54,7 @@ class Reference:
         self.model = raw.llama_model_load_from_file(path.encode(), params)
         self.vocab = raw.llama_model_get_vocab(self.model)
         self.n_vocab = raw.llama_vocab_n_tokens(self.vocab)
-        # A control token writes nothing, whatever its name looks like to llama.cpp.
+        # A control token writes nothing, whatever its name means to llama.cpp.
         self.ids = [i for i in range(self.n_vocab) if self._is_comparable(i)]
 
     def _is_comparable(self, token_id: int) -> bool:
@@ -180,7 +180,7 @@ def test_gbnf_that_explodes_later_ends_with_an_error() -> None:
     ("text", "max_bytes"), [(JSON, 150_000), ('root ::= [ab]* "a" [ab]{12} "."', 60_000)], ids=["json", "ambiguous"]
 )
 def test_machine_short_of_memory_forgets_states_and_allows_the_same(text, max_bytes) -> None:
-    """Two sequences run in turns, so one is always somewhere while the other makes room."""
+    """Two sequences run in turns, so one is always in a state while the other makes room."""
     whole, cramped = (compile_gbnf(bytes_vocabulary(), text, max_bytes=size) for size in (1 << 25, max_bytes))
     rng, largest = random.Random(1), 0
     pairs = [(whole.start(), cramped.start()) for _ in range(2)]

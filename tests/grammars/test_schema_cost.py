@@ -1,4 +1,4 @@
-"""What of a schema multiplies is refused before anything is compiled."""
+"""Schemas whose automata multiply are refused before anything is compiled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that tries grammars out: what it answers, and what becomes of jobs without an end."""
+"""The process that tries grammars out: its answers, and the fate of endless jobs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 
 from llamafast.errors import CompilerBusyError, GrammarError
 from llamafast.grammars import worker
-from llamafast.grammars.worker import Job, prepare
+from llamafast.grammars.worker import Job, try_out
 from llamafast.grammars.worker_pool import Worker, WorkerPool
 
-# The product of these is beyond all memory; no client can say it, as schemas are checked before.
+# The product of these exceeds any memory. Clients cannot send it, as schemas are checked before.
 ENDLESS = "start: A\nA: " + " & ".join(f"/.*a.{{{i}}}/" for i in range(30))
 
 
 def lark(rules: str, **parts: object) -> str:
-    empty = {name: {} for name in ("texts", "frees", "ends", "schemas", "regexes")}
+    empty = {name: {} for name in ("texts", "free_texts", "delimited_texts", "schemas", "regexes")}
     return json.dumps({"rules": rules, **empty, "checked": [], "dropped": [], **parts})
 
 
@@ -45,7 +45,7 @@ def pool():
 )
 def test_worker_prepares_each_kind_as_the_process_itself_would(pool, kind, text) -> None:
     given = job(kind, text, **{"<tag>": 248_000})
-    assert pool.run(given).grammar == prepare(given).grammar
+    assert pool.run(given).grammar == try_out(given).grammar
 
 
 def test_worker_refuses_by_the_clients_field(pool) -> None:
@@ -64,7 +64,7 @@ def test_worker_counts_the_memory_of_a_program(pool) -> None:
 def test_program_beyond_its_memory_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(worker, "MAX_PROGRAM_BYTES", 100)
     with pytest.raises(GrammarError, match="takes"):
-        prepare(job("regex", "a+"))
+        try_out(job("regex", "a+"))
 
 
 def test_job_without_an_end_is_given_up_and_the_next_one_runs(pool) -> None:

@@ -13,19 +13,19 @@ END = 256
 
 
 def bytes_vocabulary(*control: str) -> Vocabulary:
-    """Token b is byte b, token 256 ends the output; control tokens follow."""
+    """Token b is byte b, token 256 ends the output. Control tokens follow."""
     token_bytes = [*(bytes([b]) for b in range(256)), b"", *(b"" for _ in control)]
     names = {END: b"<end>"} | {END + 1 + i: name.encode() for i, name in enumerate(control)}
     return Vocabulary(token_bytes, names, [END], lambda text: list(text.encode()))
 
 
 def text_of(token_ids: list[int]) -> str:
-    """What tokens of bytes_vocabulary() write."""
+    """The text of tokens of bytes_vocabulary()."""
     return bytes(token_ids).decode()
 
 
 def model_vocabulary(model: Model) -> Vocabulary:
-    """That of a model."""
+    """The vocabulary of a model."""
     token_bytes = [model.token_bytes(i) for i in range(model.n_vocab)]
     names = {i: model.token_bytes(i, True) for i in range(model.n_vocab) if not token_bytes[i]}
     ends = [i for i in range(model.n_vocab) if model.is_eog(i)]

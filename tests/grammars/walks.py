@@ -1,4 +1,4 @@
-"""Random outputs that a grammar allows, and the syntaxes of calls that tests try it on."""
+"""Random outputs that a grammar allows, and call syntaxes for tests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ import random
 from collections.abc import Sequence
 
 from llamafast.chat.enforcing.call_grammar import PromptEnd, call_grammar
-from llamafast.chat.enforcing.call_syntax import (
-    CallSyntax,
-    LiteralArguments,
-    Pattern,
-    ReasoningTags,
-    TaggedArguments,
-    json_list,
-)
-from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments, Pattern, TaggedArguments, json_list
+from llamafast.chat.enforcing.output_grammar import CallPolicy
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 from llamafast.grammars.constraint import Program
 from llamafast.grammars.lark import compile_lark
@@ -25,7 +19,7 @@ from tests.grammars.vocabularies import END
 
 THINK = ReasoningTags("<think>", "</think>")
 MAX_TOKENS = 6000
-WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # what lets an output come to its end
+WORDS = ('"', "}", "]", "</parameter>", "\n</parameter>")  # words with which an output reaches its end
 # One format of each kind: arguments between tags, JSON objects, a list of them.
 TAGGED = CallSyntax(
     before_name=("<tool_call>\n<function=",),
@@ -52,7 +46,7 @@ def walk(
     vocabulary: Vocabulary,
     syntax: CallSyntax | tuple[CallSyntax, ...],
     tools: Sequence[Tool],
-    rules: CallRules,
+    rules: CallPolicy,
     *,
     tags: ReasoningTags | None = THINK,
     prompt: str = "</think>",
@@ -66,7 +60,7 @@ def walk(
 
 
 def walk_program(program: Program, seed: int, words: Sequence[str]) -> str:
-    """An output, letters and words drawn at random where they are allowed; it must come to its end."""
+    """An output of allowed letters and words, drawn at random. It must reach its end."""
     constraint, vocabulary = program.start(), program.vocabulary
     ids, pattern = vocabulary.control_ids, vocabulary.control_pattern
     rng, token_ids, wanted = random.Random(seed), list[int](), list[int]()

@@ -1,4 +1,4 @@
-"""A schema's alternatives: types, values and bounds, of references and combinations too."""
+"""The alternatives of a schema: types, values and limits, also with references and combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patterns as Lark writes them."""
+"""Patterns in Lark's syntax."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 import pytest
 
 from llamafast.json_schema.lark_regex import (
+    anchored,
     escaped,
-    looks_around,
+    excluding_character,
+    needs_lookaround,
     not_beginning,
+    not_containing,
     not_ending_within,
     slashed,
-    whole,
-    without,
-    without_character,
 )
 
 WORDS = (
@@ -40,7 +40,7 @@ WORDS = (
     [["</parameter>"], ["</｜DSML｜parameter>"], ["</parameter>", "<parameter=", "</function>", "</p>", "<b"]],
 )
 def test_pattern_without_texts_matches_all_that_holds_none_of_them(texts) -> None:
-    rng, pattern = random.Random(str(texts)), re.compile(without(*texts))
+    rng, pattern = random.Random(str(texts)), re.compile(not_containing(*texts))
     for _ in range(3000):
         text = "".join(rng.choice((*WORDS, *texts)) for _ in range(rng.randint(0, 6)))
         assert bool(pattern.fullmatch(text)) == (not any(each in text for each in texts)), text
@@ -51,7 +51,7 @@ def test_pattern_without_texts_matches_all_that_holds_none_of_them(texts) -> Non
 )
 def test_pattern_of_the_whole_string_matches_where_the_pattern_is_found(pattern) -> None:
     wanted = re.compile(pattern.replace("$", r"\Z") if r"\$" not in pattern and "[$]" not in pattern else pattern)
-    found = re.compile(whole(pattern))
+    found = re.compile(anchored(pattern))
     for text in ("", "a", "b", "ab", "ba", "xa", "a\n", "5$", "55$x", "$", " ", "é"):
         assert bool(found.fullmatch(text)) == bool(wanted.search(text)), text
 
@@ -62,7 +62,7 @@ def test_pattern_of_the_whole_string_matches_where_the_pattern_is_found(pattern)
      ("(?:a)", False), ("(?<name>a)", False)],
 )  # fmt: skip
 def test_pattern_that_looks_around_is_known(pattern, expected) -> None:
-    assert looks_around(pattern) is expected
+    assert needs_lookaround(pattern) is expected
 
 
 @pytest.mark.parametrize("text", ["a/b", "a\nb", "\\", "a\tb\r", "[x]{2}^$", "// #", "~&-"])
@@ -112,7 +112,7 @@ def test_pattern_that_does_not_end_within_a_text_matches_all_others(text) -> Non
     ],
 )
 def test_pattern_without_a_character_matches_strings_without_it_alone(pattern) -> None:
-    wanted, found = re.compile(pattern), re.compile(without_character(pattern, "<") or "(?!)")
+    wanted, found = re.compile(pattern), re.compile(excluding_character(pattern, "<") or "(?!)")
     for text in ("x-", "x-<", "abc", "a<", "<b", "a.b-c", "b", "<", "-", "zz>", ".<", "é!"):
         assert bool(found.fullmatch(text)) == ("<" not in text and wanted.search(text) is not None), text
 
@@ -121,4 +121,4 @@ def test_pattern_without_a_character_matches_strings_without_it_alone(pattern) -
     "pattern", ["^<", "a<?", "[<>]", "[!-~]", r"\x3c", r"[\x3c]", r"\u003c", r"[\S]", r"\p{L}", r"[\x20-a]"]
 )
 def test_pattern_that_may_need_a_character_has_none_without_it(pattern) -> None:
-    assert without_character(pattern, "<") is None
+    assert excluding_character(pattern, "<") is None

@@ -1,4 +1,4 @@
-"""Ranges of numbers: what they hold, how such numbers are written, and what llguidance is given."""
+"""Ranges of numbers: their members, their patterns, and the limits for llguidance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pytest
 
 from llamafast.errors import GrammarError
-from llamafast.json_schema.numbers import Range, both, fitted, is_exact, range_of
+from llamafast.json_schema.numbers import NumberRange, fitted_bounds, intersection, is_exact, range_of
 
 
 def some_range(rng: random.Random) -> dict[str, object]:
@@ -58,7 +58,7 @@ def test_range_without_an_integer_is_refused() -> None:
     ],
 )
 def test_ranges_together_hold_what_both_do(one, other, value, expected) -> None:
-    assert both(range_of(one), range_of(other)).holds(value) is expected
+    assert intersection(range_of(one), range_of(other)).holds(value) is expected
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_ranges_together_hold_what_both_do(one, other, value, expected) -> None:
     ],
 )
 def test_bounds_are_moved_in_to_what_can_be_enforced(schema, is_integer, expected) -> None:
-    assert fitted(schema, is_integer=is_integer) == expected
+    assert fitted_bounds(schema, is_integer=is_integer) == expected
 
 
 def test_bounds_beyond_all_that_can_be_enforced_are_refused() -> None:
     with pytest.raises(GrammarError, match="minimum"):
-        fitted({"minimum": 1e30}, is_integer=True)
+        fitted_bounds({"minimum": 1e30}, is_integer=True)
 
 
 def test_infinite_number_is_in_no_bounds() -> None:
-    assert Range().holds(float("inf")) and not range_of({"maximum": 1}).holds(float("inf"))
+    assert NumberRange().holds(float("inf")) and not range_of({"maximum": 1}).holds(float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from llamafast.chat.enforcing.output_grammar import CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy
 from llamafast.chat.formats.registry import detect
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.chat.tools import Tool
 from llamafast.errors import ConfigError, GrammarError
 from llamafast.launch.chat_setup import chat_format, chat_template
-from llamafast.launch.config import load_config
+from llamafast.launch.config_file import load_config
 
 
 def model(**fields):
@@ -70,16 +70,16 @@ def test_calls_of_a_response_schema_are_held_to_the_templates_format():
     template = ChatTemplate("<|inner_prefix|><|tools_prefix|>", bos_token="", eos_token="")
     configured, tools = chat_format(model(response_schema=schema), template), [Tool("f")]
     assert configured.reasoning_at("").open == "<|inner_prefix|>"
-    assert configured.grammar("", tools, CallRules()) == detect(template.source).grammar("", tools, CallRules())
+    assert configured.grammar("", tools, CallPolicy()) == detect(template.source).grammar("", tools, CallPolicy())
     with pytest.raises(GrammarError) as caught:
-        chat_format(model(response_schema=schema), None).grammar("", tools, CallRules())
+        chat_format(model(response_schema=schema), None).grammar("", tools, CallPolicy())
     assert caught.value.param == "tool_choice"
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tool_format": "hermess"}, "model.tool_format: no tool format is called 'hermess'"),
+        ({"tool_format": "hermess"}, "model.tool_format: unknown tool format 'hermess'"),
         ({"response_schema": {"x-regex": "("}}, "model.response_schema: "),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from llamafast.errors import ConfigError
 from llamafast.launch import cli
 from llamafast.launch.check import check
-from llamafast.launch.config import load_config
+from llamafast.launch.config_file import load_config
 from tests.tiny_models import write_encoder_model
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def test_check_wrong_tool_format_fails_the_parser(run):
 def test_check_unknown_tool_format_is_named_with_a_suggestion(run):
     code, output = run("--tool-format", "hermess")
     assert code == 2
-    assert "model.tool_format: no tool format is called 'hermess'. Did you mean hermes?" in output
+    assert "model.tool_format: unknown tool format 'hermess'. Did you mean hermes?" in output
 
 
 def test_check_template_file_alone_needs_no_model(run, tmp_path):

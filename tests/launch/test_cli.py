@@ -20,9 +20,10 @@ import llamafast.launch.serve
 from llamafast.errors import ConfigError
 from llamafast.launch import cli
 from llamafast.launch.config import Config, DiskCacheConfig
+from llamafast.launch.model_file import BUILT_IN_MODEL
+from llamafast.launch.options import OPTIONS
 from tests.tiny_models import write_encoder_model
 
-BUILT_IN_MODEL = llamafast.launch.serve.BUILT_IN_MODEL
 # The child processes run the llamafast under test, not the source folder that they would find in the current folder.
 ELSEWHERE = tempfile.gettempdir()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(llamafast.__file__).parents[1])}
@@ -114,14 +115,21 @@ def test_serve_option_over_environment_over_file(
 
 
 def test_serve_every_option_reaches_a_field(asked: list[Config]) -> None:
-    known = {**Config.model_fields["server"].default.model_dump(), **llamafast.launch.config.ModelConfig.model_fields}
-    options = cli.serve.__annotations__.keys() - {"context", "config", "model", "return", *cli.DISK_CACHE_FIELDS}
-    assert options - known.keys() == set()
+    config = Config.model_validate({"model": {"path": "m"}, "disk_cache": {"path": "p"}})
+    assert cli.serve.__annotations__.keys() - {"context", "config", "return"} == OPTIONS.keys()
+    assert [field for section, field in OPTIONS.values() if not hasattr(getattr(config, section), field)] == []
 
 
 def test_serve_disk_cache_options_make_the_section(asked: list[Config]) -> None:
     serve("--disk-cache", "here", "--disk-cache-max-bytes", "1000")
     assert asked[0].disk_cache == DiskCacheConfig(path="here", max_bytes=1000, min_tokens=128)
+
+
+def test_serve_aliases_option_is_split_at_commas(asked: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    serve("--aliases", "a, gpt-*")
+    monkeypatch.setenv("LLAMAFAST_ALIASES", "b")
+    serve()
+    assert [config.model.aliases for config in asked] == [("a", "gpt-*"), ("b",)]
 
 
 def test_version_option_prints_version() -> None:
@@ -137,6 +145,7 @@ def test_version_option_prints_version() -> None:
         (["--model", str(Path(__file__))], 1, "test_cli.py"),
         (["--disk-cache", __file__], 2, "disk_cache.path: " + __file__),
         (["--disk-cache-max-bytes", "5"], 2, "disk_cache.path: missing"),
+        (["--aliases", "a,,b"], 2, "model.aliases.1: String should have at least 1 character"),
         (["--n-batch", "0"], 2, "model.n_batch: should be greater than or equal to 1"),
         ([tempfile.gettempdir()], 2, "Is a directory"),
         ([sys.executable], 2, "not UTF-8 text"),

@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 import llamafast
 from llamafast.errors import ConfigError
-from llamafast.launch.config import Config, ModelConfig, load_config
+from llamafast.launch.config import Config, ModelConfig
+from llamafast.launch.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 MODEL: dict[str, JsonValue] = {
     "path": "model.gguf",
     "alias": "name",
+    "aliases": ["other", "gpt-*"],
     "chat_template": ["{{ bos_token }}", "{{ messages[0].content }}"],
     "chat_template_file": None,
     "chat_template_kwargs": {"enable_thinking": False},
@@ -68,6 +70,12 @@ MODEL: dict[str, JsonValue] = {
     "context_shift": True,
     "checkpoint_every": 256,
     "max_checkpoint_bytes": 0,
+    "max_cached_tokens": 2048,
+    "max_idle_tokens": 64,
+    "max_prefill_tokens": 128,
+    "max_step_ms": 50.0,
+    "n_rs_seq": 0,
+    "prefix_cache": False,
     "store_logits": False,
     "draft_model": None,
     "draft_model_path": None,
@@ -152,6 +160,28 @@ def test_load_config_null_everywhere_means_absent(tmp_path: Path) -> None:
     nullable = [name for name, field in ModelConfig.model_fields.items() if field.default is None and name != "path"]
     with_nulls = load_config(write(tmp_path, {"model": {"path": "m", **dict.fromkeys(nullable)}, "disk_cache": None}))
     assert with_nulls == load_config(write(tmp_path, {"model": {"path": "m"}}))
+
+
+def test_load_config_null_is_absent_where_the_default_is_a_value(tmp_path: Path) -> None:
+    document: JsonValue = {"server": {"port": None}, "model": {"path": "m", "n_batch": None, "kv_unified": None}}
+    assert load_config(write(tmp_path, document)) == load_config(write(tmp_path, {"model": {"path": "m"}}))
+
+
+def test_load_config_unknown_field_is_refused_even_if_null(tmp_path: Path) -> None:
+    document: JsonValue = {"model": {"path": "m", "n_ctxx": None}}
+    assert fault(tmp_path, document) == "model.n_ctxx: unknown field; did you mean n_ctx?"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_idle_tokens", -1, "should be greater than or equal to 0"),
+        ("max_cached_tokens", 2**31, "should be less than 2147483648"),
+        ("n_rs_seq", -1, "should be greater than or equal to 0"),
+    ],
+)
+def test_load_config_setting_out_of_range_is_named(tmp_path: Path, name: str, value: int, message: str) -> None:
+    assert fault(tmp_path, {"model": {"path": "m", name: value}}) == f"model.{name}: {message}"
 
 
 def test_load_config_built_in_file_is_valid() -> None:

@@ -11,11 +11,11 @@ import pytest
 import llamafast.launch.probe
 from llamafast._core import Model
 from llamafast.engine.config import EngineConfig
-from llamafast.engine.engine import make_context
+from llamafast.engine.loading import make_context
 from llamafast.engine.probe import MemoryNeed, memory_need, try_out
 from llamafast.errors import ConfigError, ModelLoadError
+from llamafast.launch.model_file import BUILT_IN_MODEL
 from llamafast.launch.probe import check_memory, check_model
-from llamafast.launch.serve import BUILT_IN_MODEL
 from tests.tiny_models import write_attention_model, write_encoder_model
 
 CONFIG = EngineConfig(n_ctx=2048, threads=1)

@@ -15,10 +15,12 @@ from llamafast.engine.metrics import EngineStats
 from llamafast.engine.prepare import prepare_request
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.validation import Limits
-from llamafast.errors import LlamaFastError
+from llamafast.errors import EngineDeadError, LlamaFastError
 from llamafast.grammars.structured import StructuredOutput
 from llamafast.request import FinishReason, Request, RequestOutput, Usage
 from llamafast.server.app import create_app
+from llamafast.server.model_names import ModelNames
+from llamafast.server.served_model import RequestDefaults, ServedModel
 from llamafast.server.state import ServerSettings
 from llamafast.tokenizer import TokenTable
 
@@ -136,7 +138,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.tokenizer = FakeTokenizer()
         self.ready = True
-        self.dead: str | None = None
+        self.death: str | None = None
         self.stats = EngineStats()
         self.requests: list[Request] = []
         self.streams: list[FakeStream] = []
@@ -161,7 +163,8 @@ class FakeEngine:
         self.log.append(f"stop {deadline_s}")
 
     def check_ready(self) -> None:
-        return None
+        if self.death is not None:
+            raise EngineDeadError(f"the engine is dead: {self.death}")
 
     async def prepare(self, request: Request) -> RequestState:
         limits = Limits(n_vocab=self.tokenizer.n_vocab, n_seq_max=256, max_seq_len=self.max_seq_len)
@@ -203,15 +206,17 @@ class FakeTemplate:
 
 @dataclass
 class Server:
-    """The app and the ways to call it."""
+    """The app and the ways to call it. model: the first one, whose engine and template these are."""
 
     engine: FakeEngine
     template: FakeTemplate
+    model: ServedModel
     settings: ServerSettings
+    others: Sequence[ServedModel] = ()
     app: object = field(init=False)
 
     def __post_init__(self) -> None:
-        self.app = create_app(self.engine, settings=self.settings)
+        self.app = create_app([self.model, *self.others], settings=self.settings)
 
     def call(self, method: str, path: str, **kwargs) -> httpx.Response:
         async def go() -> httpx.Response:
@@ -284,12 +289,33 @@ class Connection:
         return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
 
 
+def served_model(engine: FakeEngine, alias: str, aliases: Sequence[str] = (), **fields) -> ServedModel:
+    """fields: of ServedModel.new() and of RequestDefaults."""
+    defaults = {name: fields.pop(name) for name in RequestDefaults.__dataclass_fields__ if name in fields}
+    return ServedModel.new(engine, ModelNames.of(alias, aliases), defaults=RequestDefaults(**defaults), **fields)
+
+
 @pytest.fixture
 def make_server() -> Callable[..., Server]:
-    def make(**settings) -> Server:
-        template = FakeTemplate()
-        fields = {"alias": "tiny", "chat_template": template, "created": 7, "version": "1", "meta": {"n_ctx": 512}}
-        return Server(FakeEngine(), template, ServerSettings(**{**fields, **settings}))
+    """Takes fields of served_model() and of ServerSettings."""
+
+    def make(others: Sequence[ServedModel] = (), **fields) -> Server:
+        template, engine = FakeTemplate(), FakeEngine()
+        settings = {name: fields.pop(name) for name in ServerSettings.__dataclass_fields__ if name in fields}
+        version = settings.setdefault("version", "1")
+        known = {"alias": "tiny", "chat_template": template, "created": 7, "version": version, "meta": {"n_ctx": 512}}
+        model = served_model(engine, **{**known, **fields})
+        return Server(engine, template, model, ServerSettings(**settings), others)
+
+    return make
+
+
+@pytest.fixture
+def make_model() -> Callable[..., ServedModel]:
+    """A further model for make_server(others=...), with its own engine and template. Takes fields of served_model()."""
+
+    def make(alias: str, **fields) -> ServedModel:
+        return served_model(FakeEngine(), alias, **{"chat_template": FakeTemplate(), **fields})
 
     return make
 

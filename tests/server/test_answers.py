@@ -11,10 +11,11 @@ from llamafast.chat.formats.qwen3_xml import Qwen3Xml
 from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 from llamafast.server.answers.chat import ChatFormatter
 from llamafast.server.answers.completions import CompletionFormatter, Echo
-from llamafast.server.answers.formatter import Header, Options, json_list
-from llamafast.server.chat.choice import Reading
+from llamafast.server.answers.logprobs import json_list
+from llamafast.server.answers.options import AnswerHeader, AnswerOptions
+from llamafast.server.chat.choice import ReadOptions
 
-HEADER = Header("id-1", 5, 'mo"del', "fp_1")
+HEADER = AnswerHeader("id-1", 5, 'mo"del', "fp_1")
 TEXT = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from('😀👩\u200d👩\u200d👧é"\\\n\r\x00\u2028data: ')))
 NUM_CHOICES = 3
 
@@ -41,15 +42,17 @@ def deliveries(draw, with_logprobs: bool):
 
 
 def chat(**options) -> ChatFormatter:
-    return ChatFormatter(HEADER, NUM_CHOICES, Options(**options), Reading(lambda: Qwen3Xml().parser("", None)))
+    return ChatFormatter(
+        HEADER, NUM_CHOICES, AnswerOptions(**options), ReadOptions(lambda: Qwen3Xml().parser("", None))
+    )
 
 
 def completion(echo=(), **options) -> CompletionFormatter:
-    return CompletionFormatter(HEADER, NUM_CHOICES, Options(**options), echo)
+    return CompletionFormatter(HEADER, NUM_CHOICES, AnswerOptions(**options), echo)
 
 
 def streamed(formatter, outputs) -> list[dict]:
-    data = b"".join(formatter.events(delivery) for delivery in outputs) + formatter.end()
+    data = b"".join(formatter.frames(delivery) for delivery in outputs) + formatter.end()
     events = data.split(b"\n\n")
     assert events[-2:] == [b"data: [DONE]", b""]
     return [orjson.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
@@ -114,7 +117,9 @@ def thoughts(draw):
 @settings(deadline=None, max_examples=100)
 def test_chat_stream_with_reasoning_equals_whole_answer(outputs):
     def formatter() -> ChatFormatter:
-        return ChatFormatter(HEADER, 1, Options(num_logprobs=0), Reading(lambda: Qwen3Xml().parser("<think>", None)))
+        return ChatFormatter(
+            HEADER, 1, AnswerOptions(num_logprobs=0), ReadOptions(lambda: Qwen3Xml().parser("<think>", None))
+        )
 
     chunks = [chunk["choices"][0] for chunk in streamed(formatter(), outputs)]
     (choice,) = whole(formatter(), outputs)["choices"]
@@ -128,7 +133,7 @@ def test_chat_stream_with_reasoning_equals_whole_answer(outputs):
 @pytest.mark.parametrize("make", [chat, completion])
 def test_formatter_chunks_equal_plain_json(make):
     formatter = make()
-    data = formatter.events([RequestOutput("r", 1, 'é"\n', [1])])
+    data = formatter.frames([RequestOutput("r", 1, 'é"\n', [1])])
     last = data.split(b"\n\n")[-2].removeprefix(b"data: ")
     assert orjson.dumps(orjson.loads(last)) == last
 
@@ -136,8 +141,8 @@ def test_formatter_chunks_equal_plain_json(make):
 def test_formatter_stops_at_the_first_error():
     formatter = chat()
     broken = RequestOutput("r", 0, "", [], finish_reason=FinishReason.ERROR, error=ValueError("x"))
-    data = formatter.events([RequestOutput("r", 0, "a", [1]), broken, RequestOutput("r", 1, "b", [1])])
-    assert isinstance(formatter.error, ValueError)
+    data = formatter.frames([RequestOutput("r", 0, "a", [1]), broken, RequestOutput("r", 1, "b", [1])])
+    assert isinstance(formatter.progress.error, ValueError)
     assert b'"a"' in data
     assert b'"b"' not in data
 

@@ -38,7 +38,7 @@ def test_models_unknown_id_is_a_404(server):
 )
 def test_health_and_readiness_follow_the_engine(server, ready, dead, expected):
     server.engine.ready = ready
-    server.engine.dead = dead
+    server.engine.death = dead
     assert [server.get(path).status_code for path in ("/health", "/healthz", "/ready")] == expected
 
 
@@ -93,7 +93,7 @@ def test_metrics_speak_openmetrics_when_asked(server):
 
 
 def test_fingerprint_depends_on_model_facts_and_version(make_server):
-    prints = [make_server(**fields).settings.fingerprint for fields in ({}, {}, {"version": "2"}, {"alias": "b"})]
+    prints = [make_server(**fields).model.fingerprint for fields in ({}, {}, {"version": "2"}, {"alias": "b"})]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
 

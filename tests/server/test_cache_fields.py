@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from llamafast.request import FinishReason, MissReason, RequestOutput, Usage
+from llamafast.request import FinishReason, MissReason, PromptPlaces, RequestOutput, Usage
 
 LONG = [{"role": "user", "content": "word " * 40}]
 
@@ -72,22 +72,22 @@ def test_cache_info_stands_in_the_log(server, caplog):
     assert "3 of them cached (then: evicted)" in caplog.text
 
 
-def test_chat_boundaries_are_tokens_before_the_ends_of_messages(server):
+def test_chat_places_are_tokens_before_the_ends_of_messages(server):
     server.template.message_ends = lambda messages, text, /, **kwargs: [0, 5, text.index("é") + 1, len(text)]
     server.chat(messages=[{"role": "user", "content": "word " * 20 + "é the end"}])
     (request,) = server.engine.requests
     text = bytes(token_id for token_id in request.prompt_token_ids if token_id < 256)
-    assert request.boundaries == (5, text.index("é".encode()) + 2)
+    assert request.places == PromptPlaces.of((5, text.index("é".encode()) + 2))
 
 
-def test_chat_boundary_within_a_token_comes_before_it(server):
+def test_chat_place_within_a_token_comes_before_it(server):
     server.template.message_ends = lambda messages, text, /, **kwargs: [text.index(" the end") + 2]
     server.chat(messages=[{"role": "user", "content": "word" * 20 + " the end"}])
     (request,) = server.engine.requests
-    assert request.boundaries == (len("<user>") + 80,)
+    assert request.places == PromptPlaces.of((len("<user>") + 80,))
 
 
 @pytest.mark.parametrize("fields", [{}, {"messages": LONG, "cache_prompt": False}])
-def test_chat_short_or_uncached_prompt_has_no_boundaries(server, fields):
+def test_chat_short_or_uncached_prompt_has_no_places(server, fields):
     server.chat(**fields)
-    assert server.engine.requests[0].boundaries == ()
+    assert server.engine.requests[0].places is None

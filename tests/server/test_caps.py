@@ -12,8 +12,8 @@ import pytest
 from llamafast import caps
 from llamafast.engine.validation import Limits, check_request
 from llamafast.errors import InvalidRequestError
+from llamafast.server.receiving.body import check_shape
 from llamafast.server.receiving.preparation import Preparation
-from llamafast.server.state import check_shape
 from tests.largest_bodies import CALL, tool
 
 USER = {"role": "user", "content": ""}

@@ -20,7 +20,7 @@ def test_chat_whole_answer_has_openai_shape(server):
     assert answer == {
         "object": "chat.completion",
         "model": "tiny",
-        "system_fingerprint": server.settings.fingerprint,
+        "system_fingerprint": server.model.fingerprint,
         "choices": [
             {
                 "index": 0,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llamafast.chat.response_schema.schema_format import SchemaFormat
+from llamafast.chat.response_schema.format import ResponseSchemaFormat
 from llamafast.request import FinishReason, RequestOutput
-from llamafast.server.chat.choice import ChoiceReader, Reading
+from llamafast.server.chat.choice import ChoiceReader, ReadOptions
 
 # The content before the reasoning: no plan reads that as it comes.
 AT_THE_END = {
@@ -17,7 +17,7 @@ AT_THE_END = {
 
 
 def test_reasoning_tokens_of_a_format_read_at_the_end_are_its_share_of_the_text():
-    reader = ChoiceReader(Reading(lambda: SchemaFormat(AT_THE_END).parser("", None)))
+    reader = ChoiceReader(ReadOptions(lambda: ResponseSchemaFormat(AT_THE_END).parser("", None)))
     for i, text in enumerate(["abcd", "efgh", "ijkl", "[[mn", "op]]"]):
         output = RequestOutput("r", 0, text, [i], finish_reason=FinishReason.STOP if i == 4 else None)
         events = reader.read(output)

@@ -28,7 +28,7 @@ def test_completion_whole_answer_has_openai_shape(server):
     assert answer == {
         "object": "text_completion",
         "model": "tiny",
-        "system_fingerprint": server.settings.fingerprint,
+        "system_fingerprint": server.model.fingerprint,
         "choices": [{"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "stop"}],
         "usage": {
             "prompt_tokens": 3,

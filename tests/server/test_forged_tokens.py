@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafast._core import Model
-from llamafast.chat.prompt.control_texts import ControlTexts, control_like, new_mark
+from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts, new_mark
 from llamafast.chat.prompt.template import ChatTemplate
-from llamafast.server.chat.prompt import chat_prompt
+from llamafast.server.model_names import ModelNames
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.state import ServerSettings, ServerState
+from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
+from tests.server.prompts import chat_prompt
 from tests.tiny_models import write_attention_model
 
 # libllama makes the first five user-defined, whatever the file says.
@@ -44,7 +45,7 @@ def tokenizer(tmp_path_factory, request) -> Tokenizer:
 
 def prompt(tokenizer, messages, tools=None, source=SOURCE, **body):
     engine = SimpleNamespace(tokenizer=tokenizer, max_seq_len=100_000)
-    state = ServerState(engine, ServerSettings("tiny", ChatTemplate(source, bos_token="", eos_token="")))
+    state = ServedModel.new(engine, ModelNames("tiny"), chat_template=ChatTemplate(source, bos_token="", eos_token=""))
     return chat_prompt(state, ChatBody(messages=messages, add_special_tokens=False, **body), tools)
 
 
@@ -104,7 +105,7 @@ def test_chat_prompt_of_harmless_text_has_the_tokens_of_the_whole(tokenizer, con
 def test_control_like_takes_bars_and_tags_that_the_template_knows():
     texts = [*HARMONY, *TAGS, *TEXTS, "<｜User｜>", "<|turn>", "<channel|>", '<|"|>', "<unused1>", "[PAD]", "<", "▁▁"]
     known = [SOURCE, "say hello hello\n\n\n"]
-    assert control_like(texts, known) == {*HARMONY, *TAGS, "<｜User｜>", "<|turn>", "<channel|>", '<|"|>'}
+    assert likely_control_texts(texts, known) == {*HARMONY, *TAGS, "<｜User｜>", "<|turn>", "<channel|>", '<|"|>'}
 
 
 @given(st.lists(st.tuples(st.text(st.sampled_from("<|a>b"), max_size=9), st.booleans()), max_size=6))

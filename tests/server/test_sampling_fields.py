@@ -47,7 +47,7 @@ def test_sampling_silent_request_has_openai_defaults(server):
 @pytest.mark.parametrize("seed", [-1, 2**32 - 1])
 @pytest.mark.parametrize("api", ["chat", "complete"])
 def test_sampling_seed_that_peers_take_for_a_random_one_is_none(make_server, api, seed):
-    server = make_server(sampling_defaults={"seed": 7})
+    server = make_server(sampling={"seed": 7})
     assert params_of(getattr(server, api)(seed=seed), server).seed is None
 
 
@@ -84,7 +84,7 @@ def test_sampling_alias_that_the_engine_refuses_is_named_as_written(server, api)
 
 
 def test_sampling_defaults_of_the_model_stand_where_the_request_is_silent(make_server):
-    server = make_server(sampling_defaults={"temperature": 0.6, "top_k": 20})
+    server = make_server(sampling={"temperature": 0.6, "top_k": 20})
     params = params_of(server.complete(top_k=0), server)
     assert (params.temperature, params.top_k, params.top_p) == (0.6, 0, 1.0)
 

@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 
+from llamafast.server.served_model import ServedModel
+
 TOOLS = [{"type": "function", "function": {"name": "now"}}]
 
 
@@ -13,7 +15,8 @@ TOOLS = [{"type": "function", "function": {"name": "now"}}]
 def unknown(server):
     """A server with a template that shows tools and no calls."""
     server.template.source = "{{ tools }}"
-    return dataclasses.replace(server, settings=dataclasses.replace(server.settings, chat_template=server.template))
+    model = ServedModel.new(server.engine, server.model.names, chat_template=server.template)
+    return dataclasses.replace(server, model=model)
 
 
 @pytest.mark.parametrize("stream", [False, True])

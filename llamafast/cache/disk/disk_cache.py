@@ -1,4 +1,4 @@
-"""Computed prefixes in a folder: they outlive the process, and servers may share them."""
+"""Computed prefixes in a folder, which outlive the process and may be shared by servers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,32 @@ from threading import Condition, Lock, Thread
 
 from llamafast.cache.disk.state_file import DamagedFileError, StateHeader, digest, file_bytes, read_header, read_state
 from llamafast.cache.disk.state_folder import StateFolder
+from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.radix import SaltedTree
 from llamafast.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# States that wait for the disk stand in the host's memory.
+# Host memory that states may take while they wait for the disk.
 _MAX_QUEUED_BYTES = 512 * 2**20
-# What other servers wrote is seen this much later at most.
+# Seconds after which states that other servers wrote are seen.
 _REFRESH_S = 1.0
 
 
 @dataclass(slots=True)
 class DiskCacheStats:
-    """hits and misses in requests; written_bytes ever, num_bytes now."""
+    """Counters since the start, and two gauges.
+
+    hits, misses: requests whose prefix was loaded, or was not found.
+    hit_tokens: prompt tokens that were loaded.
+    writes, written_bytes: states written, and their bytes.
+    evictions: states removed to make room.
+    damaged: states removed because a check failed.
+    foreign: states of other models or settings, which are left alone.
+    dropped: states never written, because the disk was too slow or the cap too small.
+    failures: failed reads and writes of the folder.
+    num_states, num_bytes: usable states now, and the folder's size in bytes.
+    """
 
     hits: int = 0
     hit_tokens: int = 0
@@ -35,17 +47,17 @@ class DiskCacheStats:
     writes: int = 0
     written_bytes: int = 0
     evictions: int = 0
-    damaged: int = 0  # and so removed
-    foreign: int = 0  # of other models or settings: they stay
-    dropped: int = 0  # never written, as the disk was too slow or the cap too small
-    failures: int = 0  # of the disk
+    damaged: int = 0
+    foreign: int = 0
+    dropped: int = 0
+    failures: int = 0
     num_states: int = 0
     num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored state: of all its tokens, no more and no less."""
+    """One stored state. number: its owner number in the tree. name: its file. header: what it is the state of."""
 
     number: int
     name: str
@@ -53,12 +65,13 @@ class Entry:
 
     @property
     def num_tokens(self) -> int:
+        """Number of rows that the state has."""
         return len(self.header.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class DiskMatch:
-    """The first `length` tokens are in `entry`; (0, None) if in none. The entry may hold more than those."""
+    """The first `length` rows of a prompt are in `entry`, which may have more rows; (0, None) without one."""
 
     length: int
     entry: Entry | None
@@ -66,7 +79,7 @@ class DiskMatch:
 
 @dataclass(frozen=True, slots=True)
 class DiskLoad:
-    """A match whose state is on its way; None: there is nothing to load."""
+    """A match, and its state while it is read; state None: nothing is loaded."""
 
     match: DiskMatch
     state: Future[bytes | None] | None
@@ -74,10 +87,13 @@ class DiskLoad:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    """A state to be written. salt: digest of the cache salt in hex. parts: the state's bytes, to be joined."""
+
     number: int
     token_ids: array[int]
-    salt: str  # its digest in hex
+    salt: str
     parts: tuple[bytes, ...]
+    layout: Layout
 
     @property
     def state_bytes(self) -> int:
@@ -85,11 +101,15 @@ class _Job:
 
 
 class DiskCache:
-    """States by the tokens they stand for. No call but close() and refresh() waits for the disk.
+    """Stored states by the rows that they have. Only close() and refresh() wait for the disk.
 
-    path: made if need be. key: all that gives a state its meaning; states of other keys are left alone. min_tokens:
-    what a state must have beyond those that are there. can_cut: a state also serves prompts that share only its
-    beginning, so that a longer one takes the place of a shorter one. Raises ConfigError if the folder is of no use.
+    path: the folder, created if missing.
+    max_bytes: int, cap on the folder's size.
+    min_tokens: int, rows that a state must have beyond those of stored ones to be stored.
+    key: bytes, all settings that a state depends on. States with other keys are left alone.
+    can_cut: bool, a state also serves prompts that share only its beginning, so a longer one replaces a shorter one.
+
+    Raises ConfigError if the folder cannot be used.
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int, min_tokens: int, key: bytes, can_cut: bool) -> None:
@@ -99,7 +119,7 @@ class DiskCache:
         self.stats = DiskCacheStats()
         self._key = digest(key)
         self._refreshing = Lock()
-        self._lock = Lock()  # of what both the caller and the threads read and write
+        self._lock = Lock()  # guards all that both the caller and the threads use
         self._numbers = itertools.count()
         self._stored = SaltedTree()
         self._numbered: dict[int, Entry] = {}
@@ -119,22 +139,27 @@ class DiskCache:
         self._writer = Thread(target=self._write_all, name="llamafast-disk-writer", daemon=True)
         self._writer.start()
 
-    def match(self, token_ids: array[int], salt: str) -> DiskMatch:
-        """The longest stored prefix of token_ids, but for the last token: its logits must be computed."""
+    def match(self, token_ids: array[int], salt: str, layout: Layout = TEXT_ONLY) -> DiskMatch:
+        """The longest stored prefix of a prompt, without its last row, whose logits must be computed."""
         now = time.monotonic()
         if now - self._refreshed_s > _REFRESH_S and not self._is_closing:
             self._refreshed_s = now
             self._reader.submit(self.refresh)
         with self._lock:
             length, number = self._match(self._stored, token_ids[:-1], _salted(salt))
-            return DiskMatch(length, self._numbered[number]) if length else DiskMatch(0, None)
+            if not length:
+                return DiskMatch(0, None)
+            entry = self._numbered[number]
+        common = layout.common(entry.header.layout, length)
+        is_usable = common > 0 and (self.can_cut or common == length)
+        return DiskMatch(common, entry) if is_usable else DiskMatch(0, None)
 
     def load(self, entry: Entry) -> Future[bytes | None]:
         """The state of an entry, read in a thread; None if it is gone or damaged."""
         return self._reader.submit(self._read, entry)
 
     def wants(self, token_ids: array[int], salt: str) -> bool:
-        """Whether storing the state of these tokens is worth it."""
+        """Whether the state of these rows is worth storing."""
         salted = _salted(salt)
         with self._lock:
             num_queued, _ = self._match(self._queued, token_ids, salted)
@@ -142,17 +167,17 @@ class DiskCache:
             entry = self._numbered[number] if num_stored else None
         if len(token_ids) - max(num_queued, num_stored) >= self.min_tokens:
             return True
-        if entry is not None:  # it serves whoever comes back to this conversation
+        if entry is not None:  # the next turn of this conversation will use it
             self._reader.submit(self._folder.touch, entry.name)
         return False
 
-    def store(self, token_ids: array[int], salt: str, *parts: bytes) -> None:
-        """Have a state, its parts in a row, written soon. If too much waits for the disk, the oldest is dropped.
+    def store(self, token_ids: array[int], salt: str, *parts: bytes, layout: Layout = TEXT_ONLY) -> None:
+        """Queue a state to be written. If the queue takes too much memory, its oldest states are dropped.
 
-        What is still waiting and would be covered by this state is not written at all.
+        Queued states that this one makes superfluous are not written. parts: the state's bytes, to be joined.
         """
-        job = _Job(next(self._numbers), token_ids, _salted(salt), parts)
-        if file_bytes(len(token_ids), job.state_bytes) > self.max_bytes:
+        job = _Job(next(self._numbers), token_ids, _salted(salt), parts, layout)
+        if file_bytes(len(token_ids), job.state_bytes, layout) > self.max_bytes:
             self.stats.dropped += 1
             return
         with self._lock:
@@ -168,11 +193,11 @@ class DiskCache:
             self._has_jobs.notify()
 
     def discard(self, entry: Entry) -> None:
-        """Have a state removed that its memory did not take."""
+        """Remove the file of a state that the memory refused."""
         self._reader.submit(self._remove_damaged, entry.name, "llama.cpp refuses it")
 
     def refresh(self) -> None:
-        """Learn what other servers did in the folder."""
+        """Take over what other servers changed in the folder."""
         with self._refreshing:
             try:
                 names = self._folder.changed_names()
@@ -190,7 +215,7 @@ class DiskCache:
             self.stats.evictions = self._folder.num_evicted
 
     def close(self) -> None:
-        """Write what is waiting, then stop. Idempotent."""
+        """Write all queued states, then stop. Idempotent."""
         with self._lock:
             self._is_closing = True
             self._has_jobs.notify()
@@ -198,11 +223,11 @@ class DiskCache:
         self._reader.shutdown()
 
     def _match(self, tree: SaltedTree, token_ids: array[int], salt: str) -> tuple[int, int]:
-        """(tokens, number) of what serves the beginning of token_ids best, (0, -1) without any."""
+        """(rows, number) of the entry that serves most rows of a prompt; (0, -1) without one."""
         return tree.match(token_ids, salt) if self.can_cut else tree.longest_prefix(token_ids, salt)
 
     def _take(self, number: int) -> _Job:
-        """Out of the queue, but not out of the index: it is about to be written."""
+        """Take a job out of the queue to write it. The index keeps it until it is written."""
         job = self._queue.pop(number)
         self._num_queued_bytes -= job.state_bytes
         return job
@@ -223,7 +248,7 @@ class DiskCache:
 
     def _write(self, job: _Job) -> None:
         salt = bytes.fromhex(job.salt)
-        header = StateHeader(self._key, salt, job.token_ids, job.state_bytes, digest(*job.parts))
+        header = StateHeader(self._key, salt, job.token_ids, job.state_bytes, digest(*job.parts), job.layout)
         stem = digest(self._key + salt + job.token_ids.tobytes()).hex()
         covered: Collection[str] = ()
         if self.can_cut:
@@ -247,7 +272,7 @@ class DiskCache:
         try:
             with path.open("rb") as file:
                 header = read_header(file, path.stat().st_size)
-                if not header.stands_for(entry.header):
+                if not header.is_same_prefix(entry.header):
                     raise DamagedFileError("another file has its name")
                 state = read_state(file, header)
         except DamagedFileError as error:
@@ -261,7 +286,7 @@ class DiskCache:
         return None
 
     def _examine(self, name: str) -> None:
-        """A file that is new here."""
+        """Take a new file into the index if its header is sound."""
         path = self._folder.path / name
         try:
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The file of one stored state, and how anything else is told from it before it is used."""
+"""The file format of one stored state, and the checks that a file must pass before its state is used."""
 
 from __future__ import annotations
 
@@ -8,24 +8,36 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import BinaryIO
 
+from llamafast.cache.prompt import TEXT_ONLY, Layout, MediaSpan
+
 _MAGIC = b"LLFSTATE"
-_VERSION = 1
+_TEXT_VERSION, _MEDIA_VERSION = 1, 2
 _DIGEST_BYTES = 32
-_TOKEN_BYTES = array("i").itemsize
+_ID_BYTES = array("i").itemsize
 _FIXED = struct.Struct(f"<8sI{_DIGEST_BYTES}s{_DIGEST_BYTES}sQQ{_DIGEST_BYTES}s")
+_NUM_SPANS = struct.Struct("<I")
+_SPAN = struct.Struct("<QQQQB")  # start, n_rows, n_pos, last_t_offset, bytes of the digest
+_MAX_SPANS_BYTES = 2**20
 
 
 class DamagedFileError(Exception):
-    """A file is not what was once written, or of a version that is not known here."""
+    """A file differs from what was written, or has an unknown version."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateHeader:
-    """What stands before the state:
+    """What a file has before the state:
 
-        magic, version | key | salt | number of tokens, of bytes | digest of the state | tokens | digest of the former
+        magic, version | key | salt | number of rows, of bytes | digest of the state | ids | spans | digest of all this
 
-    key: digest of all that gives the state its meaning. salt: digest of the tenant's name. Digests are BLAKE2b.
+    key: bytes, digest of all settings that the state depends on.
+    salt: bytes, digest of the cache salt.
+    token_ids: array('i'), the ids of the rows.
+    state_bytes: int, size of the state.
+    state_digest: bytes, digest of the state.
+    layout: Layout, where the media of the rows are. Only files with media have spans, and version 2.
+
+    Digests are BLAKE2b of 32 bytes.
     """
 
     key: bytes
@@ -33,60 +45,88 @@ class StateHeader:
     token_ids: array[int]
     state_bytes: int
     state_digest: bytes
-
-    @property
-    def header_bytes(self) -> int:
-        return _FIXED.size + len(self.token_ids) * _TOKEN_BYTES + _DIGEST_BYTES
+    layout: Layout = TEXT_ONLY
 
     @property
     def file_bytes(self) -> int:
-        return self.header_bytes + self.state_bytes
+        """Size of the whole file."""
+        return file_bytes(len(self.token_ids), self.state_bytes, self.layout)
 
-    def stands_for(self, other: StateHeader) -> bool:
-        """Whether the other's state is of the same tokens; two servers may compute them with other roundings."""
-        return (self.key, self.salt, self.token_ids) == (other.key, other.salt, other.token_ids)
+    def is_same_prefix(self, other: StateHeader) -> bool:
+        """Whether both states are of the same rows. Their bytes may differ: servers may round differently."""
+        mine, theirs = ((one.key, one.salt, one.token_ids, one.layout.media) for one in (self, other))
+        return mine == theirs
 
     def pack(self) -> bytes:
-        """The bytes in front of the state."""
-        fixed = _FIXED.pack(
-            _MAGIC, _VERSION, self.key, self.salt, len(self.token_ids), self.state_bytes, self.state_digest
-        )
-        head = fixed + self.token_ids.tobytes()
+        """The header as bytes."""
+        version = _MEDIA_VERSION if self.layout.media else _TEXT_VERSION
+        numbers = len(self.token_ids), self.state_bytes
+        fixed = _FIXED.pack(_MAGIC, version, self.key, self.salt, *numbers, self.state_digest)
+        head = fixed + self.token_ids.tobytes() + _pack_spans(self.layout)
         return head + digest(head)
 
 
 def digest(*parts: bytes) -> bytes:
-    """BLAKE2b of the parts in a row; does not hold the GIL for long data."""
+    """BLAKE2b of the joined parts, 32 bytes; releases the GIL for long data."""
     found = blake2b(digest_size=_DIGEST_BYTES)
     for part in parts:
         found.update(part)
     return found.digest()
 
 
-def file_bytes(num_tokens: int, state_bytes: int) -> int:
-    """The size of a file before it is made."""
-    return _FIXED.size + num_tokens * _TOKEN_BYTES + _DIGEST_BYTES + state_bytes
+def file_bytes(num_rows: int, state_bytes: int, layout: Layout = TEXT_ONLY) -> int:
+    """Size of the file of a state."""
+    return _FIXED.size + num_rows * _ID_BYTES + len(_pack_spans(layout)) + _DIGEST_BYTES + state_bytes
 
 
 def read_header(file: BinaryIO, num_bytes: int) -> StateHeader:
-    """The header of a file of num_bytes; the file stands at the state then. Raises DamagedFileError."""
+    """Read the header of a file of num_bytes, up to where the state begins. Raises DamagedFileError."""
     fixed = file.read(_FIXED.size)
     if len(fixed) < _FIXED.size:
         raise DamagedFileError("too short")
-    magic, version, key, salt, num_tokens, state_bytes, state_digest = _FIXED.unpack(fixed)
-    if magic != _MAGIC or version != _VERSION:
+    magic, version, key, salt, num_rows, state_bytes, state_digest = _FIXED.unpack(fixed)
+    if magic != _MAGIC or version not in (_TEXT_VERSION, _MEDIA_VERSION):
         raise DamagedFileError("not a state of this version")
-    if file_bytes(num_tokens, state_bytes) != num_bytes:
+    num_left = num_bytes - file_bytes(num_rows, state_bytes)
+    if (version == _TEXT_VERSION and num_left) or not 0 <= num_left <= _MAX_SPANS_BYTES:
         raise DamagedFileError("not as long as it says")
-    tokens = file.read(num_tokens * _TOKEN_BYTES)
-    if file.read(_DIGEST_BYTES) != digest(fixed + tokens):
+    ids, spans = file.read(num_rows * _ID_BYTES), file.read(num_left)
+    if file.read(_DIGEST_BYTES) != digest(fixed + ids + spans):
         raise DamagedFileError("the header's checksum is wrong")
-    return StateHeader(key, salt, array("i", tokens), state_bytes, state_digest)
+    return StateHeader(key, salt, array("i", ids), state_bytes, state_digest, _read_spans(spans))
 
 
 def read_state(file: BinaryIO, header: StateHeader) -> bytes:
-    """What follows the header. Raises DamagedFileError."""
+    """Read the state after the header. Raises DamagedFileError."""
     state = file.read(header.state_bytes)
     if len(state) != header.state_bytes or digest(state) != header.state_digest:
         raise DamagedFileError("the state's checksum is wrong")
     return state
+
+
+def _pack_spans(layout: Layout) -> bytes:
+    if not layout.media:
+        return b""
+    packed = [_NUM_SPANS.pack(len(layout.media))]
+    for span in layout.media:
+        packed += [
+            _SPAN.pack(span.start, span.n_rows, span.n_pos, span.last_t_offset, len(span.digest)),
+            span.digest,
+        ]
+    return b"".join(packed)
+
+
+def _read_spans(spans: bytes) -> Layout:
+    """The layout that _pack_spans() wrote; the checksum has been compared. Raises DamagedFileError."""
+    if not spans:
+        return TEXT_ONLY
+    media, place = [], _NUM_SPANS.size
+    try:
+        (num_spans,) = _NUM_SPANS.unpack_from(spans)
+        for _ in range(num_spans):
+            start, n_rows, n_pos, last_t_offset, num_bytes = _SPAN.unpack_from(spans, place)
+            place += _SPAN.size + num_bytes
+            media.append(MediaSpan(start, n_rows, n_pos, last_t_offset, spans[place - num_bytes : place]))
+    except struct.error:
+        raise DamagedFileError("its spans are cut off") from None
+    return Layout(tuple(media))

@@ -1,4 +1,4 @@
-"""A folder of state files under a cap, which several processes may share."""
+"""A folder of state files with a cap on its size, which several processes may share."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ _SUFFIX = ".llamafast-state"
 _TEMPORARY = ".llamafast-tmp"
 _LOCK = "llamafast.lock"
 
-# Of a folder's time stamp: a change may hide behind another one that came this shortly before.
+# Two changes within this time may give a folder the same time stamp.
 _TICK_NS = 50_000_000
 
 
 class StateFolder:
-    """Whole files appear by a rename, and room is made before one is written. Other files in the folder do not count.
+    """State files in a folder; other files in it are ignored.
 
-    Only who holds the lock writes, so a temporary file found under it was left by a process that was killed. Raises
-    OSError if the folder cannot be made or written.
+    path: the folder, created if missing.
+    max_bytes: int, cap on the size of all state files.
+    num_bytes: int, their size at the last look.
+    num_evicted: int, number of files that this process removed to make room.
+
+    A file is written under a temporary name and then renamed. All writers hold the lock, so a temporary file that a
+    writer finds was left by a killed process. Raises OSError if the folder cannot be made or written.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self.max_bytes = max_bytes
-        self.num_bytes = 0  # when it was looked at last
+        self.num_bytes = 0
         self.num_evicted = 0
         self._seen_ns = -1  # the folder's time stamp at the last listing
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,7 +41,7 @@ class StateFolder:
             self._make_room(0)
 
     def changed_names(self) -> list[str] | None:
-        """The names of all states, or None if there is nothing new since the last call. Raises OSError."""
+        """The names of all state files, or None if nothing changed since the last call. Raises OSError."""
         stamp_ns = self.path.stat().st_mtime_ns
         if stamp_ns == self._seen_ns:
             return None
@@ -46,9 +51,9 @@ class StateFolder:
         return [name for _, _, name in files if name.endswith(_SUFFIX)]
 
     def write(self, stem: str, parts: Collection[bytes], covered: Collection[str] = ()) -> bool:
-        """Put a file in place; False if it is there already or does not fit. Waits for the disk.
+        """Write a file; False if it exists or does not fit. Waits for the disk.
 
-        covered: names that are not needed once it is there. Raises OSError.
+        covered: names of files that the new one makes superfluous. Raises OSError.
         """
         temporary, final = self.path / (stem + _TEMPORARY), self.path / (stem + _SUFFIX)
         num_bytes = sum(map(len, parts))
@@ -71,7 +76,7 @@ class StateFolder:
         return True
 
     def remove(self, name: str) -> None:
-        """Delete a file; no matter if it is gone or cannot be deleted."""
+        """Delete a file if it exists and can be deleted."""
         with suppress(OSError):
             num_bytes = (self.path / name).stat().st_size
             (self.path / name).unlink()
@@ -83,7 +88,7 @@ class StateFolder:
             os.utime(self.path / name)
 
     def _files(self) -> list[tuple[int, int, str]]:
-        """(last use, bytes, name) of states and temporary files."""
+        """(last use in ns, bytes, name) of state files and temporary files."""
         files = []
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -95,7 +100,10 @@ class StateFolder:
         return files
 
     def _make_room(self, num_bytes: int, covered: Collection[str] = ()) -> bool:
-        """Under the lock: whether num_bytes more fit; what was used least recently goes for it, covered files first."""
+        """Whether num_bytes more fit, after removing covered files and then the least recently used ones.
+
+        The caller holds the lock.
+        """
         files = self._files()
         for _, _, name in files:
             if name.endswith(_TEMPORARY):
@@ -119,7 +127,7 @@ class StateFolder:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                if _is_same(handle, path):  # someone may have deleted the file meanwhile: then it locks nobody out
+                if _is_same(handle, path):  # a lock on a file that was deleted meanwhile excludes nobody
                     yield
                     return
             finally:

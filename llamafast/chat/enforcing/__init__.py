@@ -1,1 +1,1 @@
-"""Grammars that hold a model to a format."""
+"""Grammars that force a model's answer into a chat format."""

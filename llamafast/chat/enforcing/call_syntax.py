@@ -1,4 +1,4 @@
-"""How a format writes tool calls, as data: from it the grammar is made that holds a model to them."""
+"""CallSyntax: how a chat format writes tool calls, as data. The grammars are made from it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ Piece: TypeAlias = str | Pattern
 
 @dataclass(frozen=True, slots=True)
 class JsonArguments:
-    """Arguments are a JSON object."""
+    """The arguments are a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedArguments:
-    """Each argument between tags: strings as they are, all else in JSON.
+    """Each argument is between tags: strings as they are, other values in JSON.
 
-    before_key, KEY, after_key, VALUE, after_value; after_other_key stands behind the key of what is no string. close:
-    the text at which the parser ends a value, a part of after_value: no string holds it. Its first character
-    comes in it once. quotes: what may stand around a string; behind the closing one the value is over.
+    An argument is before_key, KEY, after_key, VALUE, after_value.
+    after_other_key: the text after the key of a value that is not a string. None: after_key.
+    close: the text at which the parser ends a value. It is a part of after_value, no string contains it, and its first
+        character occurs in it once.
+    quotes: texts that may be around a string. The value ends after the closing one.
     """
 
     before_key: str
@@ -39,15 +41,16 @@ class TaggedArguments:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """What may end a value: after_value, and the same without a line break before the closing tag."""
+        """The texts that may end a value: after_value, also without the line break before the closing tag."""
         return tuple(dict.fromkeys((self.after_value, self.after_value[self.after_value.index(self.close) :])))
 
 
 @dataclass(frozen=True, slots=True)
 class LiteralArguments:
-    """KEY, after_key, VALUE, with `between` between arguments. quote: around strings, in which nothing is escaped.
+    """The arguments are KEY, after_key, VALUE, with `between` between them.
 
-    quote "": all values are JSON, which is Python too but for three constants, and those parsers know.
+    quote: the quote around strings, in which nothing is escaped. Empty: all values are JSON. Python reads JSON too,
+    except for three constants, which the parsers of such formats know.
     """
 
     after_key: str
@@ -60,9 +63,10 @@ Arguments: TypeAlias = JsonArguments | TaggedArguments | LiteralArguments
 
 @dataclass(frozen=True, slots=True)
 class ContentFrame:
-    """What stands around content, where something must. opens: its headers, that of a last message first.
+    """The texts around content, in formats that require them.
 
-    close: between content and what follows; "": the calls' marker ends content.
+    opens: the headers of content. The header of the last message comes first.
+    close: the text between content and what follows. Empty: the marker of the calls ends content.
     """
 
     opens: tuple[str, ...]
@@ -71,14 +75,18 @@ class ContentFrame:
 
 @dataclass(frozen=True, slots=True)
 class CallSyntax:
-    """before_calls, then calls with `between` between them, then after_calls.
+    """How calls are written: before_calls, then calls with `between` between them, then after_calls.
 
-    A call is before_name, NAME, after_name, before_arguments, arguments, after_arguments. name_again: what stands
-    between NAME and NAME once more, where a call says it twice. marker: the beginning of
-    before_calls and before_name together that starts no other text; "": the whole answer is calls if its first
-    character is that of one. after_reasoning stands behind the tag that ends it, where there was any. opening: what
-    begins calls and content alike, and may be written by the prompt. Tokens that end a generation are left out: it ends
-    where the grammar does.
+    A call is before_name, NAME, after_name, before_arguments, arguments, after_arguments. Tokens that end a generation
+    are not included, because it ends where the grammar ends.
+
+    marker: the beginning of before_calls and before_name that no other text has. Empty: the whole answer is calls if
+        its first character is that of a call.
+    has_many: an answer may contain several calls.
+    after_reasoning: the text after the closing tag of reasoning.
+    opening: the text that begins both calls and content. The prompt may end with it.
+    content: the frame of content. None: content has none.
+    name_again: the text between NAME and a repetition of NAME. Empty: NAME occurs once.
     """
 
     before_name: tuple[Piece, ...]
@@ -97,16 +105,11 @@ class CallSyntax:
     name_again: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningTags:
-    """What opens and what ends the reasoning, without the white space around."""
-
-    open: str
-    close: str
-
-
 def json_list(before: str, after: str, between: str = ", ", after_arguments: tuple[Piece, ...] = ("}",)) -> CallSyntax:
-    """Calls that are JSON objects, one behind the other. before: its bracket or line break aside, the marker."""
+    """The syntax of calls that are JSON objects, one after the other.
+
+    before: the text before the calls. Without its bracket or line break it is the marker.
+    """
     return CallSyntax(
         before_calls=before,
         before_name=('{"name": "',),

@@ -1,4 +1,4 @@
-"""A grammar of a whole output, as text: Lark rules, and what only the vocabulary and the schema compiler can settle."""
+"""OutputGrammar: the grammar of a whole output, as Lark rules and tables that the grammar compiler turns into rules."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import asdict, astuple, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What an answer without a call is: JSON of a schema, or what a regex matches, or else one of some choices.
+class ContentConstraint:
+    """What an answer without a call must be: JSON of a schema, a match of a regex, or one of some texts.
 
-    param: the client's field. strict False: what cannot be enforced of the schema is dropped.
+    param: the field of the client.
+    schema, regex, choices: the constraint; one of them is set.
+    strict: False: keywords of the schema that cannot be enforced are dropped.
     """
 
     param: str
@@ -22,22 +24,29 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class CallRules:
-    """What the calls of an answer must be.
+class CallPolicy:
+    """Which calls an answer may or must contain.
 
-    is_required: the answer is a call, nothing else (behind its reasoning). is_parallel: there may be several. names:
-    the tools that may be called, None: all. answer: what it is without a call, None: any text.
+    is_required: the answer is a call and nothing else, after its reasoning.
+    is_parallel: it may contain several calls.
+    names: the tools that may be called. None: all.
+    answer: what an answer without a call must be. None: any text.
     """
 
     is_required: bool = False
     is_parallel: bool = True
     names: tuple[str, ...] | None = None
-    answer: Answer | None = None
+    answer: ContentConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedSchema:
-    """A JSON Schema that a rule stands for. param: the client's field. strict False: what cannot be enforced goes."""
+    """A JSON Schema for one rule.
+
+    schema: the schema.
+    param: the field of the client.
+    strict: False: keywords that cannot be enforced are dropped.
+    """
 
     schema: Mapping[str, object] | bool
     param: str
@@ -46,21 +55,24 @@ class EmbeddedSchema:
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Any text up to the first place where `end` stands. unless: what it does not begin with, white space aside."""
+    """Any text up to the first occurrence of `end`. unless: a text that it does not begin with, after white space."""
 
     end: str
     unless: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class EndedText:
-    """What a terminal of this body matches, with the text `end` behind it, which stands nowhere in what it matches.
+class DelimitedText:
+    """A match of a terminal, followed by the text `end`, which the match does not contain.
 
-    doubt: the body without clients' patterns, if it may turn out to match nothing. param, strict: as in EmbeddedSchema.
+    body: the terminal in Lark.
+    fallback: the body without the patterns of clients, if body may match nothing. Empty: it matches something.
+    end: the text after it.
+    param, strict: as in EmbeddedSchema.
     """
 
     body: str
-    doubt: str
+    fallback: str
     end: str
     param: str
     strict: bool
@@ -68,19 +80,24 @@ class EndedText:
 
 @dataclass(slots=True)
 class OutputGrammar:
-    """Rules under construction; the first one is `start`. Whoever compiles the text adds the rules of the tables.
+    """Rules under construction, in llguidance's dialect of Lark. The first rule is `start`. The compiler adds rules for
+    the entries of the tables.
 
-    texts: rules that are these texts in a row; names of control tokens are those tokens in the first, third and so on.
-    frees: of each free text there are two rules, NAME for one with its end, NAME_open for one without. ends: rules for
-    texts of a terminal with their end. schemas: rules that are JSON of a schema. checked: schemas that only have to be
-    sound. regexes: rules that match a client's regular expression, and the field that it stands in. dropped: what of
-    schemas that are not strict no rule holds. Rules are in llguidance's dialect of Lark.
+    lines: the rules.
+    texts: rules that are a sequence of texts. Names of control tokens in the first, third and later odd texts mean
+        those tokens.
+    free_texts: each entry has two rules: NAME for a free text with its end, NAME_open for one without it.
+    delimited_texts: rules for a match of a terminal with its end.
+    schemas: rules for JSON of a schema.
+    checked: schemas that only have to be valid.
+    regexes: rules for a regular expression of a client, each with its field.
+    dropped: keywords of schemas that no rule enforces.
     """
 
     lines: list[str] = field(default_factory=list)
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    frees: dict[str, FreeText] = field(default_factory=dict)
-    ends: dict[str, EndedText] = field(default_factory=dict)
+    free_texts: dict[str, FreeText] = field(default_factory=dict)
+    delimited_texts: dict[str, DelimitedText] = field(default_factory=dict)
     schemas: dict[str, EmbeddedSchema] = field(default_factory=dict)
     checked: list[EmbeddedSchema] = field(default_factory=list)
     regexes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -89,16 +106,16 @@ class OutputGrammar:
     _made: dict[Hashable, str] = field(default_factory=dict)
 
     def rule(self, name: str, body: str) -> str:
-        """Add a rule; its name."""
+        """Add a rule. Returns its name."""
         self.lines.append(f"{name}: {body}")
         return name
 
     def new_rule(self, body: str) -> str:
-        """The name of a rule with this body, equal ones being one."""
+        """The name of a rule with this body. Equal bodies share a rule."""
         return self._interned("r", body, lambda name: self.rule(name, body))
 
-    def once(self, key: Hashable, make: Callable[[], str]) -> str:
-        """The elements that `make` gives, made once for each key: parts of schemas stand in many places."""
+    def memoized(self, key: Hashable, make: Callable[[], str]) -> str:
+        """The elements that `make` returns. It is called once per key, because parts of schemas occur many times."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -108,45 +125,46 @@ class OutputGrammar:
         return self._interned("T", body, lambda name: self.rule(name, body))
 
     def text(self, *parts: str) -> str:
-        """The name of a rule that is these texts in a row, the format's and the client's by turns, the format's first.
+        """The name of a rule that is a sequence of texts, which the format and the client wrote in turn. The format's
+        is first.
 
-        Only the format's may name control tokens. "" where there is none to write.
+        Only the format's texts may name control tokens. Returns "" if all texts are empty.
         """
         if not any(parts):
             return ""
         return self._interned("x", json.dumps(parts), lambda name: self.texts.setdefault(name, parts))
 
-    def until(self, end: str) -> str:
-        """The name of a rule that is any text up to and with this one."""
-        return self.free(FreeText(end))[1]
+    def text_until(self, end: str) -> str:
+        """The name of a rule for any text up to and including this one."""
+        return self.free_text(FreeText(end))[1]
 
-    def free(self, text: FreeText) -> tuple[str, str]:
-        """The names of a rule for a free text without its end, and of one for a free text with it."""
+    def free_text(self, text: FreeText) -> tuple[str, str]:
+        """The names of a rule for a free text without its end, and of a rule for one with it."""
         key = json.dumps([text.end, text.unless])
-        name = self._interned("f", key, lambda name: self.frees.setdefault(name, text))
+        name = self._interned("f", key, lambda name: self.free_texts.setdefault(name, text))
         return f"{name}_open", name
 
-    def ended(self, text: EndedText) -> str:
-        """The name of a rule for a text of a terminal, with its end."""
-        return self._interned("e", json.dumps(asdict(text)), lambda name: self.ends.setdefault(name, text))
+    def delimited_text(self, text: DelimitedText) -> str:
+        """The name of a rule for a match of a terminal with its end."""
+        return self._interned("e", json.dumps(asdict(text)), lambda name: self.delimited_texts.setdefault(name, text))
 
     def json(self, schema: EmbeddedSchema) -> str:
-        """The name of a rule that is JSON of this schema."""
+        """The name of a rule for JSON of this schema."""
         key = json.dumps([schema.schema, schema.param, schema.strict])
         return self._interned("j", key, lambda name: self.schemas.setdefault(name, schema))
 
     def regex(self, regex: str, param: str) -> str:
-        """The name of a rule that matches a regular expression, which stands in this field."""
+        """The name of a rule for a regular expression, which is in the field param."""
         key = json.dumps([regex, param])
         return self._interned("p", key, lambda name: self.regexes.setdefault(name, (regex, param)))
 
     def drop(self, schema: EmbeddedSchema, what: Sequence[str]) -> None:
-        """Say what of a schema no rule will hold."""
+        """Record keywords of a schema that no rule enforces."""
         self.dropped += (f"{schema.param}: {name}" for name in what if f"{schema.param}: {name}" not in self.dropped)
 
     @property
     def source(self) -> str:
-        """What StructuredOutput.text holds for StructuredKind.LARK."""
+        """The text of a StructuredOutput of kind LARK."""
 
         def plain(schema: EmbeddedSchema) -> list[object]:
             return [schema.schema, schema.param, schema.strict]
@@ -155,8 +173,8 @@ class OutputGrammar:
             {
                 "rules": "\n".join(self.lines),
                 "texts": self.texts,
-                "frees": {name: [free.end, free.unless] for name, free in self.frees.items()},
-                "ends": {name: list(astuple(text)) for name, text in self.ends.items()},
+                "free_texts": {name: [free.end, free.unless] for name, free in self.free_texts.items()},
+                "delimited_texts": {name: list(astuple(text)) for name, text in self.delimited_texts.items()},
                 "schemas": {name: plain(schema) for name, schema in self.schemas.items()},
                 "checked": [plain(schema) for schema in self.checked],
                 "regexes": self.regexes,
@@ -174,7 +192,7 @@ class OutputGrammar:
 
 
 def repeated(body: str, between: str, bounds: tuple[int, int | None]) -> str:
-    """The elements for a body that comes so many times, (least, most), with something between."""
+    """The elements for a repetition of body, with `between` between two of them. bounds: (minimum, maximum)."""
     least, most = bounds
     if most == 0:
         return '""'

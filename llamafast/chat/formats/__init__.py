@@ -1,1 +1,1 @@
-"""One file per format in which models call tools."""
+"""Chat formats, one file per family of models. A new file is found by itself (registry.py)."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +18,8 @@ class Apertus(ChatFormat):
     """<|tools_prefix|>[{"NAME": {...}}]<|tools_suffix|>; reasoning between <|inner_prefix|> and <|inner_suffix|>."""
 
     name: ClassVar[str] = "apertus"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tools_prefix|>",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<|inner_prefix|>",
         "<|inner_suffix|>",
@@ -36,17 +39,12 @@ class Apertus(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tools_prefix|>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
-    tags = (ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),)
+class _Parser(JsonCallParser):
     starts = Markers("<|tools_prefix|>")
     closers = ("}", "<|tools_suffix|>")
 
@@ -64,30 +62,30 @@ class _Parser(JsonMachine):
             self.start_call(name)
             if (yield from self.lacks_arguments()):
                 yield from self.accept("}")
-                yield from self.no_more('":{', "}")
+                yield from self.skip_stray_brackets('":{', "}")
             else:
                 yield from self.json_object()
                 yield from self._end_object(self.scanner.is_clear)
-            self.end_call(self.is_whole)
+            self.end_call(self.has_all_arguments)
             if not (yield from self.accept_end(",")):
                 break
         yield from self.accept_end("]")
         yield from self.accept_end("<|tools_suffix|>")
 
     def _end_object(self, is_clear: bool) -> Wait[None]:
-        """The brace around a call. is_clear: it is that one which is missing if none stands here."""
+        """The closing brace of a call. is_clear: if a brace is missing, it is this one."""
         yield from self.space()
         if (yield from self.accept("}")):
-            yield from self.no_more('":', "}")
+            yield from self.skip_stray_brackets('":', "}")
             return
-        self.is_whole = False
-        if not is_clear or not (yield from self.standing((",", "]", *self.closers))):
+        self.has_all_arguments = False
+        if not is_clear or not (yield from self.peek_any((",", "]", *self.closers))):
             raise MalformedError
-        self.settle()
+        self.commit()
         try:
             if (yield from self.accept(",")):
                 yield from self.space()
                 yield from self.expect("{")
         finally:
-            self.go_back()
-        self.is_whole = True
+            self.roll_back()
+        self.has_all_arguments = True

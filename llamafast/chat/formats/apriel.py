@@ -1,15 +1,16 @@
-"""Apriel's calls: a JSON list between tags; its reasoning ends in a line of its own."""
+"""Apriel's calls: a JSON list between tags. A line of its own ends the reasoning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags, json_list
+from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import THINK, Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +18,11 @@ class Apriel(ChatFormat):
     """<tool_calls>[{"name": NAME, "arguments": {...}, "id": ID}, ...]</tool_calls>"""
 
     name: ClassVar[str] = "apriel"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<tool_calls>", "<thinking>"),
+        ("<tool_calls>", "[BEGIN FINAL RESPONSE]"),
+    )
+    priority: ClassVar[int] = 50
     markers: ClassVar[tuple[str, ...]] = (
         "<thinking>",
         "</thinking>",
@@ -31,17 +37,12 @@ class Apriel(ChatFormat):
         THINK,
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_calls>" in template and ("<thinking>" in template or "[BEGIN FINAL RESPONSE]" in template)
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
-    tags = (ReasoningTags("<thinking>", "</thinking>"), *Apriel.other_reasoning)
+class _Parser(JsonCallParser):
     starts = Markers("<tool_calls>")
     ends_with_arguments = False
     closers = ("</tool_calls>",)

@@ -1,4 +1,4 @@
-"""Command R's and R+'s calls: a list in JSON, in a fence of Markdown."""
+"""The calls of Command R and R+: a JSON list in a Markdown code fence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -17,6 +17,8 @@ class CommandR(ChatFormat):
     """Action: ```json [{"tool_name": NAME, "parameters": {...}}] ```."""
 
     name: ClassVar[str] = "command_r"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("Action:", '"tool_name"'),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -33,16 +35,12 @@ class CommandR(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "Action:" in template and '"tool_name"' in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("Action:")
     closers = ("```",)
     name_keys = ("tool_name", "name")

@@ -1,15 +1,16 @@
-"""Command R7B's and later Command models' calls: a list in JSON between markers, as all else is."""
+"""The calls of Command R7B and later Command models: a JSON list between markers. All other parts have markers too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _ACTION = "<|START_ACTION|>"
@@ -19,6 +20,8 @@ class CommandR7b(ChatFormat):
     """<|START_ACTION|>[{"tool_call_id": ID, "tool_name": NAME, "parameters": {...}}]<|END_ACTION|>."""
 
     name: ClassVar[str] = "command_r7b"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|START_ACTION|>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<|START_THINKING|>",
         "<|END_THINKING|>",
@@ -41,29 +44,24 @@ class CommandR7b(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|START_ACTION|>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
-    tags = (ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),)
+class _Parser(JsonCallParser):
     closers = ("<|END_ACTION|>",)
     name_keys = ("tool_name", "name")
     id_keys = ("tool_call_id",)
 
     def run(self) -> Wait[None]:
-        """The whole text: of what stands around the response nothing is shown."""
+        """Read the whole text. Text outside the response is not shown."""
         if self._opened is not None:
             yield from self.reasoning(self._opened.close)
         starts = (_ACTION,) if self.tools is not None else ()
         ends = Markers("<|START_RESPONSE|>", "<|END_RESPONSE|>", *starts)
         while True:
-            yield from self.between()
+            yield from self.skip_between_parts()
             marker = yield from self.copy(ends, self.add_content)
             if marker == _ACTION:
                 yield from self._try_call(marker)

@@ -1,4 +1,4 @@
-"""DeepSeek V3.2's and V4's calls: elements that say whether a value is a string."""
+"""The calls of DeepSeek V3.2 and V4: elements that declare whether a value is a string."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 from llamafast.chat.tools import Tool
 
 _attribute = re.compile(r'[^"<>\n]*')
 
 
 def _section(name: str) -> CallSyntax:
-    """V3.2 and V4 call it differently."""
+    """The syntax with the name of the section, which differs between V3.2 and V4."""
     return CallSyntax(
         before_calls=f"<｜DSML｜{name}>\n",
         before_name=('<｜DSML｜invoke name="',),
@@ -37,9 +37,11 @@ def _section(name: str) -> CallSyntax:
 
 
 class DeepseekDsml(ChatFormat):
-    """<｜DSML｜invoke name="NAME"> with <｜DSML｜parameter name="KEY" string="true|false"> in it, within a section."""
+    """<｜DSML｜invoke name="NAME"> with <｜DSML｜parameter name="KEY" string="true|false"> inside, within a section."""
 
     name: ClassVar[str] = "deepseek_dsml"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("｜DSML｜",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -47,16 +49,12 @@ class DeepseekDsml(ChatFormat):
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_section("function_calls"), _section("tool_calls"))
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "｜DSML｜" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(TaggedMachine):
+class _Parser(TaggedCallParser):
     starts = Markers("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>")
     ends = ValueEnds(
         "</｜DSML｜parameter>",
@@ -64,7 +62,7 @@ class _Parser(TaggedMachine):
         ("</｜DSML｜invoke>",),
         call_open='<｜DSML｜invoke name="',
     )
-    behind_call = ('<｜DSML｜invoke name="', *starts.texts, "</｜DSML｜function_calls>", "</｜DSML｜tool_calls>")
+    after_call = ('<｜DSML｜invoke name="', *starts.texts, "</｜DSML｜function_calls>", "</｜DSML｜tool_calls>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a section."""
@@ -90,7 +88,7 @@ class _Parser(TaggedMachine):
         return key, is_string
 
     def _quoted(self) -> Wait[str]:
-        """An attribute's value, behind its opening quote."""
+        """The value of an attribute. Its opening quote has been consumed."""
         text = yield from self.word(_attribute)
         if not (yield from self.accept('"')):
             raise MalformedError

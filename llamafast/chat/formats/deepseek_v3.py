@@ -1,4 +1,4 @@
-"""DeepSeek R1's, V3's and V3.1's calls: a name and JSON between markers."""
+"""The calls of DeepSeek R1, V3 and V3.1: a name and JSON between markers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -35,9 +35,11 @@ _R1 = replace(
 
 
 class DeepseekV3(ChatFormat):
-    """A section of calls: NAME<sep>{...}, or function<sep>NAME and JSON in a fence of Markdown."""
+    """A section of calls: NAME<sep>{...}, or function<sep>NAME and JSON in a Markdown code fence."""
 
     name: ClassVar[str] = "deepseek_v3"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<｜tool▁calls▁begin｜>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -49,21 +51,17 @@ class DeepseekV3(ChatFormat):
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_V31, _R1)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<｜tool▁calls▁begin｜>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     starts = Markers("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
     closers = ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "```<｜tool▁call▁end｜>")
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a section; the models forget its first marker now and then."""
+        """All calls of a section. The models sometimes omit its first marker."""
         if marker == "<｜tool▁calls▁begin｜>":
             yield from self.space()
             yield from self.expect("<｜tool▁call▁begin｜>")
@@ -78,8 +76,8 @@ class _Parser(Machine):
         name = yield from self.word(_name)
         yield from self.expect("<｜tool▁sep｜>")
         yield from self.space()
-        # A type stands where the name is otherwise.
-        has_type = (yield from self.peek()) != "{" and not (yield from self.standing(self.closers))
+        # R1 writes a type here, before the name.
+        has_type = (yield from self.peek()) != "{" and not (yield from self.peek_any(self.closers))
         if has_type:
             name = yield from self.word(_name)
             yield from self.space()

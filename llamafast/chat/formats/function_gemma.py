@@ -1,4 +1,4 @@
-"""FunctionGemma's calls: objects in a notation of their own, as Gemma 4's, between other tokens."""
+"""FunctionGemma's calls: objects in Gemma 4's notation, between other tokens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.formats.gemma4 import GemmaMachine
+from llamafast.chat.formats.gemma4 import GemmaCallParser
 from llamafast.chat.reading.literals import Notation
-from llamafast.chat.reading.machine import THINK
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -20,6 +19,8 @@ class FunctionGemma(ChatFormat):
     """<start_function_call>call:NAME{key:<escape>text<escape>,other:1}<end_function_call>"""
 
     name: ClassVar[str] = "functiongemma"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<start_function_call>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<start_function_call>",
         "<end_function_call>",
@@ -37,19 +38,14 @@ class FunctionGemma(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<start_function_call>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(GemmaMachine):
-    tags = (THINK,)
+class _Parser(GemmaCallParser):
     starts = Markers("<start_function_call>")
     closers = ("<end_function_call>",)
-    # The model opens the answer of the function, which ends its turn.
+    # The model opens the function's response, which ends its turn.
     wrappers = ("<start_function_response>",)
     notation = Notation((_QUOTE, '"'), ('"',), has_bare_strings=True)

@@ -1,4 +1,4 @@
-"""Functionary 3.1's calls: JSON in an element that is named after the function."""
+"""Functionary 3.1's calls: JSON in an element named after the function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -19,6 +19,8 @@ class FunctionaryV31(ChatFormat):
     """<function=NAME>{...}</function>."""
 
     name: ClassVar[str] = "functionary_v31"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<function=example_function_name>{",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -33,23 +35,19 @@ class FunctionaryV31(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<function=example_function_name>{" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     starts = Markers("<function=")
     closers = ("</function>",)
 
     def call(self, marker: str) -> Wait[None]:
         """One call."""
         name = yield from self._name()
-        while (yield from self.accept(marker)):  # the model begins again
+        while (yield from self.accept(marker)):  # the model may write the marker more than once
             name = yield from self._name()
         self.start_call(name)
         yield from self.json_arguments()

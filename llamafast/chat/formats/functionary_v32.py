@@ -1,4 +1,4 @@
-"""Functionary 3.2's calls: every part of an answer says whom it is for."""
+"""Functionary 3.2's calls: every part of an answer begins with its recipient."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[^<>{}\n]*")
@@ -17,9 +18,11 @@ _PARTS = Markers(">>>")
 
 
 class FunctionaryV32(ChatFormat):
-    """>>>all and text, >>>NAME and {...}, each on its line; the prompt may end in the first >>>."""
+    """>>>all and text, or >>>NAME and {...}, each on its own line. The prompt may end with the first >>>."""
 
     name: ClassVar[str] = "functionary_v32"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = ((">>>all",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -34,30 +37,26 @@ class FunctionaryV32(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return ">>>all" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     closers = (">>>",)
 
-    def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
+    def __init__(self, prompt: str, tools: Sequence[Tool] | None, tags: tuple[ReasoningTags, ...]) -> None:
         self._is_open = prompt.endswith(">>>")
-        super().__init__(prompt, tools)
+        super().__init__(prompt, tools, tags)
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         if self._is_open:
             yield from self._part("")
         elif self._opened is not None:
             yield from self.reasoning(self._opened.close)
         else:
-            yield from self.between()
+            yield from self.skip_between_parts()
         while True:
             marker = yield from self.copy(_PARTS, self.add_content)
             yield from self._part(marker)
@@ -66,7 +65,7 @@ class _Parser(Machine):
         """One call."""
         name = (yield from self.word(_name)).strip()
         yield from self.expect("\n")
-        # Behind a name other text than arguments is content, unless it is nothing and the tool takes nothing.
+        # Text after a name that is not a JSON object is content. No text is a call if the tool needs no arguments.
         tool = next((tool for tool in self.tools or () if tool.name == name), None)
         if tool is None or tool.members.names:
             yield from self.space()
@@ -76,12 +75,12 @@ class _Parser(Machine):
         yield from self.json_arguments()
 
     def add_content(self, text: str) -> None:
-        """More content; what the prompt has opened is no part of it."""
+        """Add a piece of content, without the text that the prompt has opened."""
         if text:
             super().add_content(text)
 
     def _part(self, marker: str) -> Wait[None]:
-        """What follows marker: whom the part is for, and a call's arguments."""
+        """Read what follows marker: the recipient of the part, and the arguments of a call."""
         try:
             is_for_all = yield from self.accept("all\n")
         except TextEnd:
@@ -95,7 +94,7 @@ class _Parser(Machine):
             self._show(marker)
 
     def _show(self, marker: str) -> None:
-        """The marker, which was taken, is none."""
+        """Show the consumed marker as content, because it begins no part."""
         self.at -= len(marker)
         self.add_content(marker)
         self.at += len(marker)

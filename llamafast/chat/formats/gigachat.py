@@ -1,4 +1,4 @@
-"""GigaChat 3's calls: a message of its own, in JSON."""
+"""GigaChat 3's calls: a separate message with JSON."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
 
 def _syntax(marker: str) -> CallSyntax:
-    """The templates show one call per answer."""
+    """A syntax for one call per answer, as the templates show it."""
     return CallSyntax(
         before_name=(f'{marker}{{"name": "',),
         after_name='", "arguments": ',
@@ -25,32 +25,31 @@ def _syntax(marker: str) -> CallSyntax:
 
 
 class GigaChat(ChatFormat):
-    """function call<|role_sep|> {"name": NAME, "arguments": {...}}; 3.1 has one token for it."""
+    """function call<|role_sep|> {"name": NAME, "arguments": {...}}. Version 3.1 has one token for the beginning."""
 
     name: ClassVar[str] = "gigachat"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<|role_sep|>", "<|function_call|>"),
+        ("<|role_sep|>", "function call"),
+    )
+    priority: ClassVar[int] = 50
     markers: ClassVar[tuple[str, ...]] = ("<|role_sep|>", "<|message_sep|>", "<|function_call|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("function call<|role_sep|>\n"),)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|role_sep|>" in template and ("<|function_call|>" in template or "function call" in template)
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class GigaChat31(GigaChat):
-    """The same, for models that are held to calls in the other way."""
+    """The format of version 3.1. Both are read in the same way, but grammars force the marker of this version."""
 
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|role_sep|>", "<|function_call|>"),)
+    priority: ClassVar[int] = 60
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_syntax("<|function_call|>"),)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|role_sep|>" in template and "<|function_call|>" in template
 
-
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("function call<|role_sep|>", "<|function_call|>")
     wrappers = ("<|message_sep|>",)
 

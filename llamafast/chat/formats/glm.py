@@ -1,4 +1,4 @@
-"""GLM 4.5's calls and its successors', also Ling 3's, Laguna's and Spark 2.5's: tags around keys and values."""
+"""The calls of GLM 4.5 and its successors, Ling 3, Laguna and Spark 2.5: tags around keys and values."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[-\w.:/]*")
@@ -18,7 +18,7 @@ _key = re.compile(r"[^<>\n]*")
 
 
 def _in_lines(line: str) -> CallSyntax:
-    """4.6 puts each tag on its line, 4.7 does not."""
+    """The syntax with each tag on its own line, as 4.6 writes it, or without line breaks, as 4.7 does."""
     return CallSyntax(
         before_name=("<tool_call>",),
         after_name=line,
@@ -30,9 +30,13 @@ def _in_lines(line: str) -> CallSyntax:
 
 
 class Glm(ChatFormat):
-    """<tool_call>NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... </tool_call>, with or without lines."""
+    """<tool_call>NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... </tool_call>, with or without line
+    breaks.
+    """
 
     name: ClassVar[str] = "glm"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", "<arg_key>"),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -45,42 +49,38 @@ class Glm(ChatFormat):
     )
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_in_lines("\n"), _in_lines(""))
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_call>" in template and "<arg_key>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 def value_ends(suffix: str = "") -> ValueEnds:
-    """What ends a value. suffix: what the tags end in."""
-    never = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
+    """The ends of a value. suffix: the end of each tag's name."""
+    forbidden = (f"<arg_value{suffix}>", f"</arg_key{suffix}>")
     opener, close = f"<arg_key{suffix}>", f"</arg_value{suffix}>"
-    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), never=never, call_open=f"<tool_call{suffix}>")
+    return ValueEnds(close, opener, (f"</tool_call{suffix}>",), forbidden=forbidden, call_open=f"<tool_call{suffix}>")
 
 
-class GlmMachine(TaggedMachine):
-    """Reads calls out of keys and values. suffix: what the tags end in."""
+class GlmCallParser(TaggedCallParser):
+    """Reads calls from keys and values. suffix: the end of each tag's name."""
 
     suffix = ""
     ends = value_ends()
-    behind_call: tuple[str, ...] = ("<tool_call>",)
+    after_call: tuple[str, ...] = ("<tool_call>",)
 
     def keyed_call(self) -> Wait[None]:
-        """The rest of a call, behind its opening tag."""
+        """The rest of a call after its opening tag."""
         yield from self.space()
         name = yield from self.word(_name)
         yield from self.accept(f"<tool_sep{self.suffix}>")
         yield from self.space()
-        if not (yield from self.standing((self.ends.opener, *self.ends.call_closes))):
+        if not (yield from self.peek_any((self.ends.opener, *self.ends.call_closes))):
             raise MalformedError
         self.start_call(name)
         yield from self.tagged_arguments(name)
 
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
-        """The rest of an argument's key, and what begins its value."""
+        """The rest of an argument's key, and the opening tag of its value."""
         key = (yield from self.word(_key)).strip()
         yield from self.expect(f"</arg_key{self.suffix}>")
         yield from self.space()
@@ -90,7 +90,7 @@ class GlmMachine(TaggedMachine):
         return key, None
 
 
-class _Parser(GlmMachine):
+class _Parser(GlmCallParser):
     starts = Markers("<tool_call>")
 
     def call(self, marker: str) -> Wait[None]:

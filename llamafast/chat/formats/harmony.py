@@ -1,4 +1,4 @@
-"""Harmony, gpt-oss' format: messages on channels, calls among them."""
+"""Harmony, the format of gpt-oss: messages on channels. A call is a message with a recipient."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _FIRSTS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", " to=", "to=")
-# An object's brace is where a header without <|message|> has ended.
+# The brace of an object ends a header that lacks <|message|>.
 _HEAD_ENDS = Markers("<|message|>", "<|end|>", "<|return|>", "<|call|>", "{")
 _BODY_ENDS = Markers("<|start|>", "<|channel|>", "<|end|>", "<|return|>", "<|call|>")
 _MAX_HEAD = 300
 _part = re.compile(r" |<\|(?P<mark>start|channel|constrain)\|>|to=(?P<to>[^ <]+)|(?P<word>\w+)").match
-# What stands before the text where a header has no end.
+# The marks and words of a header that has no end.
 _marks = re.compile(
     r"(?:<\|(?:start|channel|message|constrain)\|>\s*(?:(?:assistant|analysis|commentary|final)\b)?\s*)*"
 ).match
@@ -30,7 +31,11 @@ _NOBODY = ("assistant", "user", "all")
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """A message's header. recipient: the tool that it is for, "": it is the user's."""
+    """The header of a message.
+
+    channel: "analysis", "commentary", "final" or empty.
+    recipient: the tool that the message is for. Empty: it is for the user.
+    """
 
     channel: str = ""
     recipient: str = ""
@@ -40,6 +45,8 @@ class Harmony(ChatFormat):
     """<|channel|>analysis<|message|>...<|end|><|start|>assistant, then commentary with a recipient, or final."""
 
     name: ClassVar[str] = "harmony"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|channel|>", "<|message|>", "<|start|>"),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<|start|>",
         "<|channel|>",
@@ -63,30 +70,26 @@ class Harmony(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|channel|>analysis<|message|>", "<|end|>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
         return _Parser(prompt, tools)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     closers = _BODY_ENDS.texts
 
     def __init__(self, prompt: str, tools: Sequence[Tool] | None) -> None:
-        # The last header of the prompt is begun, or whole: then its message is begun.
-        head, is_whole, body = prompt[max(prompt.rfind("<|start|>"), 0) :].partition("<|message|>")
+        # The prompt may end inside a header, or after a whole one. Then the message has begun.
+        head, has_all_arguments, body = prompt[max(prompt.rfind("<|start|>"), 0) :].partition("<|message|>")
         is_over = any(end in body for end in ("<|end|>", "<|return|>", "<|call|>"))
         self._begun = "" if is_over or _parsed(head) is None else head
-        self._is_in_body = bool(self._begun and is_whole)
-        self._is_damaged = False  # what stands here is a header, but none that can be read
-        self._was_analysis = False  # it names that channel
+        self._is_in_body = bool(self._begun and has_all_arguments)
+        self._is_damaged = False  # the text here is a header that cannot be read
+        self._was_analysis = False  # that header names the analysis channel
         super().__init__(prompt, tools, ())
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         begun = self._begun
         head = _parsed(begun) if self._is_in_body else (yield from self._header(begun))
         while True:
@@ -98,27 +101,27 @@ class _Parser(Machine):
             head = yield from self._header("")
 
     def _header(self, begun: str) -> Wait[_Head | None]:
-        """A message's header, its marker too; None if what stands here is none."""
+        """Read the header of a message and its end marker. None: the text here is not a header."""
         pieces = [begun]
-        self.settle()
+        self.commit()
         head, self._is_damaged = None, False
         try:
             yield from self._read_header(pieces)
         except MalformedError:
-            self.go_back()
+            self.roll_back()
             self._skip_marks()
         except TextEnd:
-            # What breaks off within a header says nothing.
+            # A header that the end of the text cuts off is dropped.
             if len(pieces) == 1 or _parsed("".join(pieces)) is None:
-                self.go_back()
+                self.roll_back()
                 self._skip_marks()
                 self.at = _end_of_signs(self.text, self.at)
             raise
         else:
-            # Of a header that says two things nothing is known but that it ends here.
+            # A header with two channels or recipients says nothing but where it ends.
             head = _parsed("".join(pieces)) or _Head()
-            if self.tools is None and head.recipient:  # nobody asked for calls: then they are text
-                self.go_back()
+            if self.tools is None and head.recipient:  # without tools a call is text
+                self.roll_back()
                 head = None
         self._kept = None
         return head
@@ -140,22 +143,22 @@ class _Parser(Machine):
             raise MalformedError
 
     def _skip_word(self) -> Wait[None]:
-        """Take a role or a channel without its token behind a message, where another token or nothing follows it."""
+        """Skip a role or channel that lacks its token after a message, if another token or nothing follows it."""
         word = ""
-        self.settle()
+        self.commit()
         try:
-            word = yield from self.standing(_WORDS)
+            word = yield from self.peek_any(_WORDS)
             self.at += len(word)
-            if word and not (yield from self.standing(("<|",))):
-                self.go_back()
+            if word and not (yield from self.peek_any(("<|",))):
+                self.roll_back()
         except TextEnd:
             if not word or self.at < len(self.text):
-                self.go_back()
+                self.roll_back()
             raise
         self._kept = None
 
     def _skip_marks(self) -> None:
-        """Nothing of a header that is none is shown but its text."""
+        """Skip the marks of a header that cannot be read."""
         match = _marks(self.text, self.at)
         if match is not None and match.end() > self.at:
             self.begin_part()
@@ -164,12 +167,12 @@ class _Parser(Machine):
             self.at = match.end()
 
     def _body(self, head: _Head) -> Wait[None]:
-        """A message's text, and what ends it."""
+        """Read the text of a message and its end marker."""
         self.begin_part()
         if head.recipient:
             yield from self._call(head.recipient)
         if head.channel == "analysis" and not head.recipient:
-            self._end((yield from self.thoughts(_BODY_ENDS)))
+            self._end((yield from self.reasoning_text(_BODY_ENDS)))
         else:
             self._end((yield from self.copy(_BODY_ENDS, self.add_content)))
 
@@ -180,13 +183,13 @@ class _Parser(Machine):
         except MalformedError:
             self.end_call(is_complete=False)
         except TextEnd:
-            self.end_call(self.is_whole)
+            self.end_call(self.has_all_arguments)
             self.at = len(self.text)
             raise
         self._kept = None
 
     def _text(self) -> Wait[None]:
-        """Text without a header, or with one that is none."""
+        """Read text without a header, or with one that cannot be read."""
         if self._is_damaged:
             while (end := _end_of_signs(self.text, self.at)) == len(self.text):
                 self.at = end
@@ -199,7 +202,7 @@ class _Parser(Machine):
                 self.at += len(first)
                 break
         if self._is_damaged and self._was_analysis:
-            self._end((yield from self.thoughts(_BODY_ENDS)))
+            self._end((yield from self.reasoning_text(_BODY_ENDS)))
         else:
             self._end((yield from self.copy(_BODY_ENDS, self.add_content)))
 
@@ -208,11 +211,11 @@ class _Parser(Machine):
             self.end_content(marker)
         self.begin_part()
         if marker in ("<|start|>", "<|channel|>"):
-            self.at -= len(marker)  # the next header
+            self.at -= len(marker)  # it begins the next header
 
 
 def _parsed(header: str) -> _Head | None:
-    """A header without its end; None if it is none, or names two recipients."""
+    """The fields of a header without its end. None: it is not a header, or it names two recipients."""
     text = " ".join(header.split())
     if len(header) > _MAX_HEAD:
         return None
@@ -240,6 +243,6 @@ def _parsed(header: str) -> _Head | None:
 
 
 def _end_of_signs(text: str, at: int) -> int:
-    """Where characters that say nothing by themselves end."""
+    """The end of the punctuation that begins at this offset."""
     match = _signs(text, at)
     return at if match is None else match.end()

@@ -1,4 +1,4 @@
-"""Hermes' calls, also Qwen 2.5's, Qwen 3's, QwQ's and many others': JSON between tags."""
+"""The calls of Hermes, Qwen 2.5, Qwen 3, QwQ and many others: JSON between tags."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
 
 class Hermes(ChatFormat):
-    """<tool_call> {"name": NAME, "arguments": {...}} </tool_call>, each on its line."""
+    """<tool_call> {"name": NAME, "arguments": {...}} </tool_call>, each on its own line."""
 
     name: ClassVar[str] = "hermes"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", '"name"'), ("<tool_call>", r"\"name\""))
+    priority: ClassVar[int] = 10
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -27,20 +29,16 @@ class Hermes(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_call>" in template and ('"name"' in template or r"\"name\"" in template)
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("<tool_call>")
     closers = ("</tool_call>",)
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.json_calls()
         yield from self.accept_end("</tool_call>")

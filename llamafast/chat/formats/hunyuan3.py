@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags, TaggedArguments
+from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.formats.glm import GlmMachine, value_ends
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.formats.glm import GlmCallParser, value_ends
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
-# The published weights' tokens end so.
+# The end of the tag tokens in the published weights.
 _SUFFIX = ":opensource"
 
 
@@ -20,6 +21,8 @@ class Hunyuan3(ChatFormat):
     """<tool_calls> <tool_call>NAME<tool_sep> <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> </tool_call> ..."""
 
     name: ClassVar[str] = "hunyuan3"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_sep", "<arg_key"),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = tuple(
         f"<{slash}{tag}{_SUFFIX}>"
         for tag in ("think", "tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
@@ -43,21 +46,16 @@ class Hunyuan3(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<tool_sep" in template and "<arg_key" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(GlmMachine):
-    tags = (ReasoningTags(f"<think{_SUFFIX}>", f"</think{_SUFFIX}>"),)
+class _Parser(GlmCallParser):
     starts = Markers(f"<tool_calls{_SUFFIX}>")
     suffix = _SUFFIX
     ends = value_ends(_SUFFIX)
-    behind_call = (f"<tool_call{_SUFFIX}>", f"</tool_calls{_SUFFIX}>")
+    after_call = (f"<tool_call{_SUFFIX}>", f"</tool_calls{_SUFFIX}>")
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of an answer."""

@@ -1,4 +1,4 @@
-"""InternLM 2's, 2.5's and 3's calls, also Intern-S1's: a JSON object in an action of the kind "plugin"."""
+"""The calls of InternLM 2, 2.5 and 3 and Intern-S1: a JSON object in an action of kind "plugin"."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -23,9 +23,11 @@ _PARAMETERS = CallSyntax(
 
 
 class InternLm2(ChatFormat):
-    """<|action_start|><|plugin|> {"name": NAME, "parameters": {...}}<|action_end|>; actions of other kinds are text."""
+    """<|action_start|><|plugin|> {"name": NAME, "parameters": {...}}<|action_end|>. Other actions are content."""
 
     name: ClassVar[str] = "internlm2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|plugin|>",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -34,24 +36,20 @@ class InternLm2(ChatFormat):
         "<|plugin|>",
         "<|interpreter|>",
     )
-    # Some templates call them arguments.
+    # Some templates write "arguments".
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (_PARAMETERS, replace(_PARAMETERS, after_name='", "arguments": '))
-
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|plugin|>" in template
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("<|action_start|>")
     closers = ("<|action_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.space()
         yield from self.expect("<|plugin|>")
         yield from self.json_calls()

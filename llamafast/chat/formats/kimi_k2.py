@@ -1,4 +1,4 @@
-"""Kimi K2's calls: an id that holds the name, and JSON, between markers."""
+"""Kimi K2's calls: an id that contains the name, and JSON, between markers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, MalformedError, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, Wait
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -20,6 +20,8 @@ class KimiK2(ChatFormat):
     """A section of calls: functions.NAME:NUMBER, then {...}."""
 
     name: ClassVar[str] = "kimi_k2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call_argument_begin|>",),)
+    priority: ClassVar[int] = 90
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -42,21 +44,17 @@ class KimiK2(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tool_call_argument_begin|>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(Machine):
+class _Parser(AnswerParser):
     starts = Markers("<|tool_calls_section_begin|>", "<|tool_call_begin|>")
     closers = ("<|tool_call_end|>", "<|tool_calls_section_end|>")
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a section; the model forgets its first marker now and then."""
+        """All calls of a section. The model sometimes omits its first marker."""
         if marker == "<|tool_calls_section_begin|>":
             yield from self.space()
             yield from self.expect("<|tool_call_begin|>")

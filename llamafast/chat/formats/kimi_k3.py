@@ -1,4 +1,4 @@
-"""Kimi K3's calls: elements of control tokens, each argument with its type."""
+"""Kimi K3's calls: elements of control tokens. Each argument has its type."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _TOKENS = Markers("<|open|>", "<|close|>", "<|sep|>")
@@ -23,6 +24,8 @@ class KimiK3(ChatFormat):
     """<|open|>call tool="NAME"<|sep|> <|open|>argument key="KEY" type="TYPE"<|sep|>VALUE<|close|>argument<|sep|> ..."""
 
     name: ClassVar[str] = "kimi_k3"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|open|>", "<|sep|>", "'argument'"),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<|open|>", "<|close|>", "<|sep|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -39,21 +42,16 @@ class KimiK3(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|open|>" in template and "<|sep|>" in template and "'argument'" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(TaggedMachine):
-    tags = (ReasoningTags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),)
+class _Parser(TaggedCallParser):
     starts = Markers("<|open|>call ")
     closers = ("<|close|>",)
     ends = ValueEnds("<|close|>argument<|sep|>", "<|open|>argument ", ("<|close|>call<|sep|>",))
-    behind_call = ("<|open|>call ", "<|close|>tools<|sep|>")
+    after_call = ("<|open|>call ", "<|close|>tools<|sep|>")
     wrappers = (
         "<|open|>response<|sep|>",
         "<|close|>response<|sep|>",
@@ -62,7 +60,7 @@ class _Parser(TaggedMachine):
     )
 
     def call(self, marker: str) -> Wait[None]:
-        """One call; its arguments are elements, or one of JSON."""
+        """One call. Its arguments are elements, or one JSON object."""
         name = _attribute((yield from self.word(_attributes)), "tool")
         yield from self.expect("<|sep|>")
         self.start_call(name)
@@ -88,13 +86,13 @@ class _Parser(TaggedMachine):
         return key, _attribute(attributes, "type") == "string"
 
     def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
-        """A value and its closing tag; it holds no token of a tag."""
+        """A value and its closing tag. It contains no token of a tag."""
         yield from self.opened_again(key)
         token = yield from self.copy(_TOKENS, lambda text: self.arguments(writer.add(text)))
         self.at -= len(token)
         if (yield from self.accept(self.ends.close)):
             return
-        tag = yield from self.standing((self.ends.opener, *self.ends.call_closes))
+        tag = yield from self.peek_any((self.ends.opener, *self.ends.call_closes))
         self.at += len(tag)
         if not tag or not (yield from self.ends_before(tag, writer)):
             raise MalformedError

@@ -1,4 +1,4 @@
-"""LFM2's calls: Python between markers."""
+"""LFM2's calls: Python calls between markers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.python_calls import PythonMachine
+from llamafast.chat.reading.python_calls import PythonCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +17,12 @@ class Lfm2(ChatFormat):
     """<|tool_call_start|>[name(key='text', other=1)]<|tool_call_end|>."""
 
     name: ClassVar[str] = "lfm2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<|tool_call_start|>",),
+        ("<|tool_list_start|>",),
+        ("List of tools: [",),
+    )
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "<think>",
         "</think>",
@@ -36,16 +42,12 @@ class Lfm2(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return any(text in template for text in ("<|tool_call_start|>", "<|tool_list_start|>", "List of tools: ["))
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(PythonMachine):
+class _Parser(PythonCallParser):
     starts = Markers("<|tool_call_start|>")
     closers = ("<|tool_call_end|>",)
 

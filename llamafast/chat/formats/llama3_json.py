@@ -1,4 +1,4 @@
-"""Llama 3's calls: JSON that is the whole answer, or stands behind a marker."""
+"""Llama 3's calls: JSON that is the whole answer, or that follows a marker."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.bare_calls import BareMachine
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.bare_calls import BareCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
 
 class Llama3Json(ChatFormat):
-    """{"name": NAME, "parameters": {...}}, also behind <|python_tag|> or <|python_start|>; ";" between several."""
+    """{"name": NAME, "parameters": {...}}, also after <|python_tag|> or <|python_start|>. ";" separates several."""
 
     name: ClassVar[str] = "llama3_json"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("<|start_header_id|>", '"parameters"'),
+        ("<|start_header_id|>", r"\"parameters\""),
+        ("<|header_start|>", '"parameters"'),
+        ("<|header_start|>", r"\"parameters\""),
+    )
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<|python_tag|>", "<|python_start|>", "<|python_end|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(before_name=('{"name": "',), after_name='", "parameters": ', after_arguments=("}",), between="; "),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return any(text in template for text in ("<|start_header_id|>", "<|header_start|>")) and (
-            '"parameters"' in template or r"\"parameters\"" in template
-        )
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(BareMachine):
-    firsts = ("{",)
+class _Parser(BareCallParser):
+    beginnings = ("{",)
     keys = ("type", "function", "name", "parameters", "arguments", "id")
     _is_python = False
     starts = Markers("<|python_tag|>", "<|python_start|>")
 
     def call(self, marker: str) -> Wait[None]:
-        """One call; behind the marker also NAME.call(key="text")."""
-        self.is_bare = marker in self.firsts
+        """One call. After the marker it may be NAME.call(key="text")."""
+        self.is_bare = marker in self.beginnings
         self._is_python = False
         if self.is_bare:
             self.at -= 1
@@ -56,7 +57,7 @@ class _Parser(BareMachine):
         yield from self.python_call()
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read; Llama's own tools are written as methods, all else in Python is code."""
+        """The head of a call is read. Built-in tools are written as methods. Other Python is code, not a call."""
         if self._is_python and not name.endswith(".call"):
             raise MalformedError
         super().start_call(name.removesuffix(".call") if self._is_python else name, call_id)

@@ -1,4 +1,4 @@
-"""Llama 3.2's and 4's calls in Python: the whole answer, or between markers."""
+"""The Python calls of Llama 3.2 and 4: the whole answer, or text between markers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, LiteralArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.bare_calls import BareMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.bare_calls import BareCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -18,6 +18,7 @@ class LlamaPythonic(ChatFormat):
     """[name(key='text', other=1)], also between <|python_start|> and <|python_end|>."""
 
     name: ClassVar[str] = "llama_pythonic"
+    priority: ClassVar[int] = 65
     markers: ClassVar[tuple[str, ...]] = (
         "<|python_start|>",
         "<|python_end|>",
@@ -40,13 +41,14 @@ class LlamaPythonic(ChatFormat):
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
 class Llama4Pythonic(LlamaPythonic):
-    """The same in Llama 4's templates, of which others show calls in JSON."""
+    """The same format in Llama 4's templates. Other Llama 4 templates show calls in JSON."""
 
     name: ClassVar[str] = "llama4_pythonic"
+    priority: ClassVar[int] = 70
 
     def matches(self, template: str) -> bool:
         """Whether a chat template writes this format."""
@@ -60,14 +62,14 @@ def _shows_python(template: str) -> bool:
     return re.search(r"\[func_name1\(\w+1=", template) is not None
 
 
-class _Parser(BareMachine):
-    firsts = ("[",)
+class _Parser(BareCallParser):
+    beginnings = ("[",)
     starts = Markers("<|python_start|>")
     closers = ("<|python_end|>",)
 
     def call(self, marker: str) -> Wait[None]:
         """All calls of a list."""
-        self.is_bare = marker in self.firsts
+        self.is_bare = marker in self.beginnings
         if self.is_bare:
             self.at -= 1
         yield from self.python_calls()

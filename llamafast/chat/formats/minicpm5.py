@@ -1,4 +1,4 @@
-"""MiniCPM 5's calls: an element for each parameter, long values in CDATA."""
+"""MiniCPM 5's calls: one element per parameter. Long values are in CDATA."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +17,8 @@ class MiniCpm5(ChatFormat):
     """<function name="NAME"><param name="KEY">VALUE</param></function>"""
 
     name: ClassVar[str] = "minicpm5"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (('<function name="', '<param name="'),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<function", "</function>", "<param", "</param>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -28,16 +30,12 @@ class MiniCpm5(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return '<function name="' in template and '<param name="' in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     starts = Markers('<function name="')
     elements = Elements('<function name="', "</function>", '<param name="', "</param>", '">', has_cdata=True)
 

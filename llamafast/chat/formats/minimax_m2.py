@@ -1,4 +1,4 @@
-"""MiniMax M2's calls: an element for each parameter."""
+"""MiniMax M2's calls: one element per parameter."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +17,8 @@ class MiniMaxM2(ChatFormat):
     """<minimax:tool_call> <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke> ..."""
 
     name: ClassVar[str] = "minimax_m2"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<minimax:tool_call>",),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -30,16 +32,12 @@ class MiniMaxM2(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<minimax:tool_call>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     starts = Markers("<minimax:tool_call>")
     elements = Elements(
         '<invoke name="', "</invoke>", '<parameter name="', "</parameter>", '">', outer_close="</minimax:tool_call>"

@@ -1,4 +1,4 @@
-"""Mistral's calls: a list in JSON, or since 2025 a name and its arguments behind a marker each."""
+"""Mistral's calls: a JSON list, or since 2025 a name and its arguments after one marker per call."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern, ReasoningTags, json_list
+from llamafast.chat.enforcing.call_syntax import CallSyntax, Pattern, json_list
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import THINK, Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
 _name = re.compile(r"[^\[\]{}\n]*")
 
 
 class Mistral(ChatFormat):
-    """[TOOL_CALLS][{"name": NAME, "arguments": {...}}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...}, the id optional."""
+    """[TOOL_CALLS][{"name": NAME, "arguments": {...}}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{...} (id optional)."""
 
     name: ClassVar[str] = "mistral"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("[TOOL_CALLS]",),)
+    priority: ClassVar[int] = 80
     markers: ClassVar[tuple[str, ...]] = (
         "[TOOL_CALLS]",
         "[CALL_ID]",
@@ -41,24 +44,19 @@ class Mistral(ChatFormat):
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("[THINK]", "[/THINK]")
     other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (THINK,)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "[TOOL_CALLS]" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
-    tags = (ReasoningTags("[THINK]", "[/THINK]"), THINK)
+class _Parser(JsonCallParser):
     starts = Markers("[TOOL_CALLS]")
     closers = ("[TOOL_CALLS]",)
     id_keys = ("id",)
     ends_with_arguments = False
 
     def call(self, marker: str) -> Wait[None]:
-        """All calls of a list, or one."""
+        """All calls of a list, or one call."""
         yield from self.space()
         if (yield from self.peek()) == "[":
             yield from self.json_calls()

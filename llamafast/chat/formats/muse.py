@@ -1,4 +1,4 @@
-"""Muse's calls: messages to a tool, an element for each parameter in them."""
+"""Muse's calls: messages to a tool, with one element per parameter."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, ReasoningTags, TaggedArguments
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, TextEnd, Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _recipient = re.compile(r"[^<>\s]*")
@@ -20,6 +21,8 @@ class Muse(ChatFormat):
     """to=NAME<|message|><atem:function_calls> <atem:invoke name="NAME"> <atem:parameter name="KEY">VALUE..."""
 
     name: ClassVar[str] = "muse"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<atem:invoke",),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -36,17 +39,13 @@ class Muse(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags(" to=self<|message|>", "<|eom|>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<atem:invoke" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        # The space before the tag belongs to the prompt.
+        return _Parser(prompt, tools, (ReasoningTags("to=self<|message|>", "<|eom|>"),))
 
 
-class _Parser(XmlMachine):
-    tags = (ReasoningTags("to=self<|message|>", "<|eom|>"),)
+class _Parser(XmlCallParser):
     starts = Markers("<atem:function_calls>")
     wrappers = ("<|start|>assistant", "<|eom|>", "<|eot|>")
     elements = Elements(
@@ -59,26 +58,26 @@ class _Parser(XmlMachine):
     )
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.xml_calls()
 
-    def between(self) -> Wait[None]:
-        """Takes the recipients of messages too."""
-        yield from super().between()
+    def skip_between_parts(self) -> Wait[None]:
+        """Skip white space, reasoning and the recipients of messages."""
+        yield from super().skip_between_parts()
         while (yield from self._header()):
             self.begin_part()
-            yield from super().between()
+            yield from super().skip_between_parts()
 
     def _header(self) -> Wait[bool]:
-        self.settle()
+        self.commit()
         try:
             yield from self.expect("to=")
             yield from self.word(_recipient)
             yield from self.expect("<|message|>")
             return True
         except MalformedError:
-            self.go_back()
+            self.roll_back()
             return False
         except TextEnd:
-            self.go_back()
+            self.roll_back()
             raise

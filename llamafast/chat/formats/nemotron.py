@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -17,19 +17,17 @@ class Nemotron(ChatFormat):
     """<TOOLCALL>[{"name": NAME, "arguments": {...}}, ...]</TOOLCALL>"""
 
     name: ClassVar[str] = "nemotron"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<TOOLCALL>",),)
+    priority: ClassVar[int] = 50
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<TOOLCALL>[", "]</TOOLCALL>"),)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<TOOLCALL>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("<TOOLCALL>")
     closers = ("</TOOLCALL>",)
 

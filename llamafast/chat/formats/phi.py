@@ -1,4 +1,4 @@
-"""Phi-4's calls: a JSON list between tags, or behind a word."""
+"""Phi-4's calls: a JSON list between tags, or after a word."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, json_list
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.json_calls import JsonMachine
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
@@ -17,19 +17,17 @@ class Phi(ChatFormat):
     """<|tool_call|>[{"name": NAME, "arguments": {...}}, ...]<|/tool_call|>, or functools[...] (also Firefunction's)."""
 
     name: ClassVar[str] = "phi"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool|>", "<|/tool|>"), ("functools[",))
+    priority: ClassVar[int] = 40
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<|tool_call|>", "<|/tool_call|>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (json_list("<|tool_call|>[", "]<|/tool_call|>"),)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return ("<|tool|>" in template and "<|/tool|>" in template) or "functools[" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(JsonMachine):
+class _Parser(JsonCallParser):
     starts = Markers("<|tool_call|>", "functools[")
     closers = ("<|/tool_call|>",)
 

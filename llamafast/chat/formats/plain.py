@@ -1,13 +1,13 @@
-"""Models without a known way to call tools: reasoning and content."""
+"""The format of models that have no known syntax for tool calls: reasoning and content."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import THINK, Machine
+from llamafast.chat.reading.answer_parser import AnswerParser
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
 _TAGS = (
@@ -21,9 +21,14 @@ _TAGS = (
 
 
 class Plain(ChatFormat):
-    """Text in which only tags of reasoning mean something; template: those that it holds, None: all known ones."""
+    """Text in which only reasoning tags have a meaning.
+
+    template: a chat template. Only the tags that it contains count. None: all known tags count.
+    """
 
     name: ClassVar[str] = "plain"
+    priority: ClassVar[int] = 0
+    reads_calls: ClassVar[bool] = False
     markers: ClassVar[tuple[str, ...]] = tuple(text for tags in _TAGS for text in (tags.open, tags.close))
 
     def __init__(self, template: str | None = None) -> None:
@@ -31,21 +36,21 @@ class Plain(ChatFormat):
             tags for tags in _TAGS if template is None or tags.open in template or tags.close in template
         )
 
+    @property
+    def tags(self) -> tuple[ReasoningTags, ...]:
+        """The known tags that the template contains."""
+        return self._tags
+
     def reasoning_at(self, prompt: str) -> ReasoningTags | None:
-        """The tags that the prompt's end opens or closes, or else the first ones of the template."""
+        """The tags that the prompt's end opens or closes; otherwise the first tags of the template."""
         text = prompt.rstrip()
         at_end = (tags for tags in self._tags if text.endswith((tags.open, tags.close)))
         return next(at_end, self._tags[0] if self._tags else None)
 
-    @property
-    def reads_calls(self) -> bool:
-        """No: they stay in the content."""
-        return False
-
     def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
+        """Every template matches."""
         return True
 
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return Machine(prompt, None, self._tags)
+        return AnswerParser(prompt, None, self.tags)

@@ -1,4 +1,4 @@
-"""Qwen 3.5's calls, also Qwen3-Coder's, Nemotron 3's and StepFun 3.5's: an element for each parameter."""
+"""The calls of Qwen 3.5, Qwen3-Coder, Nemotron 3 and StepFun 3.5: one element per parameter."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import ClassVar
 
 from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
 from llamafast.chat.tools import Tool
 
 
 class Qwen3Xml(ChatFormat):
-    """<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>, each on its line."""
+    """<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>, each on its own line."""
 
     name: ClassVar[str] = "qwen3_xml"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>", "<function=", "<parameter="),)
+    priority: ClassVar[int] = 30
     markers: ClassVar[tuple[str, ...]] = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -28,23 +30,21 @@ class Qwen3Xml(ChatFormat):
         ),
     )
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return all(text in template for text in ("<tool_call>", "<function=", "<parameter="))
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(XmlMachine):
+class _Parser(XmlCallParser):
     starts = Markers("<tool_call>", "<function=")
     elements = Elements(
         "<function=", "</function>", "<parameter=", "</parameter>", outer_close="</tool_call>", has_lines=True
     )
 
     def call(self, marker: str) -> Wait[None]:
-        """Qwen3-Coder often leaves <tool_call> out: then only a tool's name makes a call of it."""
+        """One call. Qwen3-Coder often omits <tool_call>. Then the text is a call only if it names a tool of the
+        request.
+        """
         has_outer = marker == "<tool_call>"
         if has_outer:
             yield from self.space()

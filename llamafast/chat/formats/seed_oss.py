@@ -1,15 +1,16 @@
-"""Seed-OSS' calls: an element for each parameter."""
+"""Seed-OSS' calls: one element per parameter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ReasoningTags, TaggedArguments
+from llamafast.chat.enforcing.call_syntax import CallSyntax, TaggedArguments
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import THINK, Wait
+from llamafast.chat.reading.answer_parser import Wait
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.xml_calls import Elements, XmlMachine
+from llamafast.chat.reading.xml_calls import Elements, XmlCallParser
+from llamafast.chat.reasoning_tags import THINK, ReasoningTags
 from llamafast.chat.tools import Tool
 
 
@@ -17,6 +18,8 @@ class SeedOss(ChatFormat):
     """<seed:tool_call> <function=NAME> <parameter=KEY>VALUE</parameter> </function> </seed:tool_call>"""
 
     name: ClassVar[str] = "seed_oss"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<seed:tool_call>",),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = ("<seed:think>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>")
     syntaxes: ClassVar[tuple[CallSyntax, ...]] = (
         CallSyntax(
@@ -30,20 +33,15 @@ class SeedOss(ChatFormat):
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<seed:think>", "</seed:think>")
     other_reasoning: ClassVar[tuple[ReasoningTags, ...]] = (THINK,)
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<seed:tool_call>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(XmlMachine):
-    tags = (ReasoningTags("<seed:think>", "</seed:think>"), THINK)
+class _Parser(XmlCallParser):
     starts = Markers("<seed:tool_call>")
     elements = Elements("<function=", "</function>", "<parameter=", "</parameter>", outer_close="</seed:tool_call>")
 
     def call(self, marker: str) -> Wait[None]:
-        """One call, as a rule."""
+        """Usually one call."""
         yield from self.xml_calls()

@@ -1,4 +1,4 @@
-"""Solar Open's calls: JSON between control tokens, in messages of their own."""
+"""Solar Open's calls: JSON between control tokens, in separate messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern, ReasoningTags
+from llamafast.chat.enforcing.call_syntax import CallSyntax, ContentFrame, Pattern
 from llamafast.chat.format import ChatFormat, StreamParser
-from llamafast.chat.reading.machine import Machine, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, Wait
 from llamafast.chat.reading.markers import Markers
+from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.chat.tools import Tool
 
 _text = re.compile(r"[^<>\s]*")
@@ -19,6 +20,8 @@ class Solar(ChatFormat):
     """<|tool_call:begin|>ID<|tool_call:name|>NAME<|tool_call:args|>{...}<|tool_call:end|>"""
 
     name: ClassVar[str] = "solar"
+    template_texts: ClassVar[tuple[tuple[str, ...], ...]] = (("<|tool_call:begin|>", "<|tool_call:args|>"),)
+    priority: ClassVar[int] = 60
     markers: ClassVar[tuple[str, ...]] = (
         "<|begin|>",
         "<|end|>",
@@ -45,17 +48,12 @@ class Solar(ChatFormat):
     )
     reasoning: ClassVar[ReasoningTags | None] = ReasoningTags("<|think|>", "<|end|>")
 
-    def matches(self, template: str) -> bool:
-        """Whether a chat template writes this format."""
-        return "<|tool_call:begin|>" in template and "<|tool_call:args|>" in template
-
     def parser(self, prompt: str, tools: Sequence[Tool] | None) -> StreamParser:
         """A parser for what follows prompt."""
-        return _Parser(prompt, tools)
+        return _Parser(prompt, tools, self.tags)
 
 
-class _Parser(Machine):
-    tags = (ReasoningTags("<|think|>", "<|end|>"),)
+class _Parser(AnswerParser):
     starts = Markers("<|tool_call:begin|>")
     closers = ("<|tool_call:end|>",)
     wrappers = ("<|begin|>assistant", "<|content|>", "<|end|>", "<|tool_calls|>", "<|calls|>")

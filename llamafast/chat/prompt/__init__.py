@@ -1,1 +1,1 @@
-"""Conversations into prompts: the chat template, and messages as it reads them."""
+"""Conversations to prompts: the chat template, and the messages in the form that it reads."""

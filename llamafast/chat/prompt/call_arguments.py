@@ -1,24 +1,25 @@
-"""The arguments of a call in the history: an object, or whatever text a client sends back for one."""
+"""The arguments of an earlier call: an object, or any text that a client sends back in its place."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 
-from llamafast.chat.reading.value_types import loads
+from llamafast.chat.strict_json import loads
 from llamafast.errors import InvalidRequestError
 
-# The name under which a template that needs an object shows a text that is none.
+# If a template requires an object, a text that is not one becomes the value of this key.
 RAW_NAME = "arguments"
-# An object in a string in a string: clients that encode twice.
+# Some clients encode twice: the object is in a string in a string.
 _MAX_ENCODINGS = 3
 
 
 def read_arguments(given: object, param: str) -> tuple[object, str]:
-    """Arguments as an object and as text; for a text that is no JSON object the first is that text.
+    """The arguments as (object, text). If the text is not a JSON object, the first is the given text.
 
-    OpenAI takes any string, and an answer that was cut off has half an object. Nothing and null are no arguments.
-    Raises InvalidRequestError, naming `param`, for what is neither a string nor an object.
+    given: what the client sent. OpenAI accepts any string, and an answer that was cut off has an incomplete object. An
+        empty text and null mean no arguments.
+    Raises InvalidRequestError with this param if given is neither a string nor an object.
     """
     if isinstance(given, Mapping):
         try:
@@ -26,7 +27,7 @@ def read_arguments(given: object, param: str) -> tuple[object, str]:
         except RecursionError:
             raise InvalidRequestError(f"{param}: nested too deeply", param=param) from None
     if given is not None and not isinstance(given, str):
-        raise InvalidRequestError(f"{param}: must be a string, of JSON, or an object", param=param)
+        raise InvalidRequestError(f"{param}: must be a string of JSON or an object", param=param)
     text = (given or "").strip()
     value: object = text
     for _ in range(_MAX_ENCODINGS):
@@ -40,11 +41,11 @@ def read_arguments(given: object, param: str) -> tuple[object, str]:
 
 
 def _json(text: str) -> object:
-    """What the text says; None for nothing, 0 for what is no JSON."""
+    """The value of the text. None: the text is empty or null. 0: it is not JSON."""
     try:
         value = loads(text or "null")
         if "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
     except (ValueError, RecursionError):
         return 0
     return value

@@ -1,4 +1,4 @@
-"""Texts of control tokens in what clients write: marked before rendering, and not parsed behind it."""
+"""Finds texts of control tokens that a client wrote, so that the tokenizer does not turn them into control tokens."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, pairwise
 
-from llamafast.chat.prompt.turns import OwnText
+from llamafast.chat.prompt.turns import TrustedText
 
 Range = tuple[int, int]
 
 _PIECE_CHARS = 2**18
 
 
-def control_like(texts: Iterable[str], known: Iterable[str]) -> frozenset[str]:
-    """Of texts that are tokens those that steer a model: "<|", "|>", or a tag that stands in a known text.
+def likely_control_texts(texts: Iterable[str], known: Iterable[str]) -> frozenset[str]:
+    """The texts of tokens that control the model: they contain "<|" or "|>", or are a tag that occurs in a known text.
 
-    known: the literals of a template and the markers of its format. Blanks, words and tags of HTML are only text.
+    texts: texts of tokens.
+    known: the literals of a template and the markers of its format. Blanks, words and HTML tags are plain text.
     """
     written = "\n".join(known)
     return frozenset(text for text in texts if _BARRED.search(text) or (_TAG.fullmatch(text) and text in written))
@@ -28,13 +29,15 @@ _TAG = re.compile(r"[<\[\]][^\s].*[>\]\[]", re.DOTALL)
 
 
 class ControlTexts:
-    """The texts that a tokenizer turns into control tokens. literals: the texts of the template that come between.
+    """The texts that a tokenizer turns into control tokens.
 
-    defined: those that it does not take for text even where it is to parse none.
+    texts: those texts.
+    literals: the texts that the template writes between messages.
+    defined: texts that the tokenizer turns into tokens even where it must not parse control tokens.
 
-    What a client sends goes through mark() before a template sees it: a mark stands behind the first character of
-    whatever may be such a text, or become one once the template has put pieces together. In the rendered text
-    segments() finds the control texts with a mark inside, and tells them from the template's own.
+    mark() puts a mark into the text of clients before the template renders it. The mark follows the first character of
+    each text that is a control text, or that may become one when the template joins texts. segments() finds the marked
+    control texts in the rendered text, and so tells them from the control texts of the template.
     """
 
     def __init__(self, texts: Iterable[str], literals: Iterable[str] = (), defined: Iterable[str] = ()) -> None:
@@ -42,7 +45,7 @@ class ControlTexts:
         for text in defined:
             self._defined[text[:2]] = (*self._defined.get(text[:2], ()), text)
         self.texts = frozenset(chain(texts, *self._defined.values())) - {""}
-        # Tags of reasoning: templates look for them in answers; what they open there clients may write anyway.
+        # Templates look for reasoning tags in answers. Clients may write them in any case.
         self._reasoning_tags = frozenset(text for text in self.texts if "think" in text.lower())
         self._prefixes = frozenset(text[:n] for text in self.texts for n in range(1, len(text)))
         self._lengths: dict[str, list[int]] = {}
@@ -53,27 +56,27 @@ class ControlTexts:
         heads = [re.escape(head) for head in sorted(self._lengths, key=len, reverse=True)]
         self._first_chars = frozenset(text[0] for text in self.texts)
         self._longest = max(map(len, self.texts), default=0)
-        # A lookahead, so that what overlaps is all found. Without texts: a pattern that matches nowhere.
+        # The lookahead finds overlapping matches. Without texts the pattern matches nowhere.
         self._heads = re.compile(f"(?={'|'.join(heads)})" if heads else r"(?!)")
 
-        # A template that writes "<" before a name makes a control text of the name that is the rest of one.
+        # If the template writes "<" before a name, a name that is the rest of a control text completes it.
         openings = {literal[i:] for literal in literals for i in range(len(literal))} & self._prefixes
         self._rests: dict[str, list[str]] = {}
         for rest in {text[len(start) :] for start in openings for text in self.texts if text.startswith(start)}:
             self._rests.setdefault(rest[0], []).append(rest)
 
     def may_be_in(self, *values: object) -> bool:
-        """Whether mark() would mark any string in values, names in objects included."""
+        """Whether mark() would change any string in values, including the names in objects."""
         return any(next(self._begun(text), None) is not None or self._completes(text) for text in strings_in(*values))
 
     def mark(self, value: object, mark: str, *, is_answer: bool = False) -> object:
-        """A copy of value with marks in its strings, names in objects included; OwnTexts stay.
+        """A copy of value with marks in its strings, including the names in objects. A TrustedText stays as it is.
 
-        is_answer: the text is the model's own answer of an earlier turn. There only whole control texts and what may
-        become one are marked, for templates look into answers; and the tags of reasoning are not.
-        Raises RecursionError for a value nested too deeply.
+        is_answer: the text is an answer of the model in an earlier turn. Templates look into answers, so only whole
+            control texts, and texts that may become one, are marked there. Reasoning tags are not marked.
+        Raises RecursionError if value is nested too deeply.
         """
-        if isinstance(value, OwnText):
+        if isinstance(value, TrustedText):
             return value
         if isinstance(value, str):
             starts = list(self._begun(value))
@@ -90,10 +93,11 @@ class ControlTexts:
         return value
 
     def segments(self, marked: str, mark: str) -> list[tuple[str, bool]]:
-        """A marked text without its marks, as pieces for Tokenizer.encode_segments.
+        """A marked text without its marks, as segments for Tokenizer.encode_segments.
 
-        Not parsed are pieces between control texts of the template's own that hold one of somebody else's: the tokens
-        are those of the whole text, but for that. There defined texts are cut behind their first character.
+        A segment between two control texts of the template is not parsed if it contains a control text of a client.
+        Otherwise its tokens are those of the whole text. Defined texts in such a segment are cut after their first
+        character.
         """
         pieces = marked.split(mark)
         text = "".join(pieces)
@@ -117,7 +121,7 @@ class ControlTexts:
         return [segment for segment in segments if segment[0]]
 
     def _cut(self, text: str) -> Iterator[str]:
-        """The text in parts of which none holds a defined text."""
+        """The parts of the text. None of them contains a defined text."""
         heads = self._head_starts(text) if self._defined else ()
         places = [at + 1 for at in heads if text.startswith(self._defined.get(text[at : at + 2], ()), at)]
         return (text[i:j] for i, j in pairwise([0, *places, len(text)]))
@@ -133,13 +137,13 @@ class ControlTexts:
         return bool(length) and text[start : start + length] not in self._reasoning_tags
 
     def _ranges(self, text: str) -> Iterator[Range]:
-        """Where control texts stand, the longest at each place, ascending; they may overlap."""
+        """The ranges of control texts, the longest at each offset, ascending. They may overlap."""
         for start in self._head_starts(text):
             if length := self._length_at(text, start):
                 yield start, start + length
 
     def _begun(self, text: str) -> Iterator[int]:
-        """Where a control text may stand, or may begin that the text does not end; ascending."""
+        """The offsets where a control text begins or may begin without ending in the text, ascending."""
         last = -1
         for last in self._head_starts(text):
             yield last
@@ -147,23 +151,23 @@ class ControlTexts:
             yield len(text) - 1
 
     def _head_starts(self, text: str) -> Iterator[int]:
-        # In pieces: a search holds the GIL until it finds something. A head has two characters at most.
+        # The text is searched in pieces, because a search holds the GIL. A head has at most two characters.
         for begin in range(0, len(text), _PIECE_CHARS):
             end = begin + _PIECE_CHARS
             yield from (found.start() for found in self._heads.finditer(text, begin, end + 1) if found.start() < end)
 
     def _length_at(self, text: str, start: int) -> int:
-        """The length of the longest control text that begins at start; 0 if there is none."""
+        """The length of the longest control text that begins at start. 0: there is none."""
         lengths = [n for head in (text[start : start + 2], text[start]) for n in self._lengths.get(head, ())]
         return next((n for n in lengths if start + n <= len(text) and text[start : start + n] in self.texts), 0)
 
 
 def strings_in(*values: object) -> Iterator[str]:
-    """All strings in values of JSON that clients wrote, names in objects included; in no order."""
+    """All strings in JSON values of clients, including the names in objects, in no order."""
     left = list(values)
     while left:
         value = left.pop()
-        if isinstance(value, str) and not isinstance(value, OwnText):
+        if isinstance(value, str) and not isinstance(value, TrustedText):
             yield value
         elif isinstance(value, Mapping):
             left += value
@@ -173,5 +177,5 @@ def strings_in(*values: object) -> Iterator[str]:
 
 
 def new_mark() -> str:
-    """A text that nobody's text holds. Digits: no filter of a template changes them."""
+    """A random text that occurs in no other text. It is made of digits, which no template filter changes."""
     return str(secrets.randbelow(10**24) + 10**24)

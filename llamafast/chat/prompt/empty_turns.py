@@ -1,4 +1,4 @@
-"""Turns in which nobody says anything: where a template insists on somebody's turn, and the client sent none."""
+"""Adds empty turns where a template requires a turn that the client did not send."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from llamafast.chat.prompt.template_traits import TemplateTraits
 from llamafast.chat.prompt.turns import Turn, text_of
 
 
-def with_silences(turns: Sequence[Turn], traits: TemplateTraits) -> list[Turn]:
-    """The turns, with those that the template insists on.
+def with_empty_turns(turns: Sequence[Turn], traits: TemplateTraits) -> list[Turn]:
+    """The turns, and the empty turns that the template requires.
 
-    A silent user comes before an answer that may not be the first message, or into a conversation that has no user.
-    Where turns have to alternate, the other is silent between two of one speaker: calls and results come between, and
-    many such templates do not count those. An answer without text says the template's filler.
+    An empty user turn is added before an answer that may not be the first message, and to a conversation without a
+    user. If turns must alternate, an empty turn of the other role is added between two turns of one role. Calls and
+    results may be between those two, because many such templates do not count them. An answer without text gets the
+    filler of the template.
     """
     shown = [_filled(turn, traits) for turn in turns]
     first = next((i for i, turn in enumerate(shown) if not turn.is_system), len(shown))
@@ -33,8 +34,8 @@ def _wants_user(turns: Sequence[Turn], traits: TemplateTraits) -> bool:
 
 
 def _counts(turn: Turn, traits: TemplateTraits) -> bool:
-    """Whether it is somebody's turn for a template in which turns alternate."""
-    return traits.user_behind_result or turn.role == "user" or (turn.role == "assistant" and not turn.calls)
+    """Whether a template in which turns alternate counts this turn."""
+    return traits.user_after_result or turn.role == "user" or (turn.role == "assistant" and not turn.calls)
 
 
 def _alternating(turns: Sequence[Turn], traits: TemplateTraits) -> Iterator[Turn]:

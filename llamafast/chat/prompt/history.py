@@ -1,4 +1,4 @@
-"""The conversation of a request as a chat template knows it: one turn per answer, calls with parsed arguments."""
+"""The messages of a request as the chat template reads them: one turn per answer, calls with parsed arguments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from llamafast.chat.prompt.call_arguments import RAW_NAME, read_arguments
-from llamafast.chat.prompt.empty_turns import with_silences
-from llamafast.chat.prompt.system_messages import alternating, with_systems_placed
+from llamafast.chat.prompt.empty_turns import with_empty_turns
+from llamafast.chat.prompt.system_messages import with_joined_turns, with_placed_system_messages
 from llamafast.chat.prompt.template_traits import REASONING_FIELDS, TemplateTraits
 from llamafast.chat.prompt.tool_documents import filled_tools
-from llamafast.chat.prompt.turns import Call, Content, OwnText, Turn, joined, text_of, text_part, with_own_names
+from llamafast.chat.prompt.turns import (
+    Call,
+    MessageContent,
+    TrustedText,
+    Turn,
+    joined,
+    text_of,
+    text_part,
+    with_trusted_names,
+)
 from llamafast.errors import InvalidRequestError
 
 Message = Mapping[str, object]
@@ -21,11 +30,12 @@ _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
 def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> list[dict[str, object]]:
-    """What the template gets for the messages of a request, in OpenAI's shape; fields beyond it stay.
+    """The messages for the template, from the messages of a request in OpenAI's format. Unknown fields are kept.
 
-    An answer that came as several messages (reasoning, text, calls) is one turn again, as the model wrote it. Results
-    of tools get the name of their call. What the template would not show where it stands comes where it does. Raises
-    InvalidRequestError for calls of a wrong shape; arguments whose text is not JSON are not an error.
+    An answer that came as several messages (reasoning, text, calls) becomes one turn, as the model wrote it. Results of
+    tools get the name of their call. Messages that the template does not show at their place are moved to a place where
+    it shows them.
+    Raises InvalidRequestError for malformed calls. Arguments that are not JSON are not an error.
     """
     turns: list[Turn] = []
     for i, message in enumerate(messages):
@@ -34,18 +44,18 @@ def template_messages(messages: Sequence[Message], traits: TemplateTraits) -> li
             turns[-1] = _joined(turns[-1], turn)
         else:
             turns.append(turn)
-    ordered = list(_with_results_in_order(with_systems_placed(turns, traits), traits))
-    shown = with_silences(list(alternating(_shown_apart(ordered, traits), traits)), traits)
+    ordered = list(_with_results_in_order(with_placed_system_messages(turns, traits), traits))
+    shown = with_empty_turns(list(with_joined_turns(_shown_apart(ordered, traits), traits)), traits)
     return [_written(turn, traits) for turn in shown]
 
 
 def template_tools(tools: Sequence[Message] | None, traits: TemplateTraits) -> list[dict[str, object]] | None:
-    """What the template gets for the tools of a request."""
+    """The tools for the template, from the tools of a request."""
     return filled_tools(tools or (), traits.tool_gaps) or ([] if traits.empty_tools else None)
 
 
 def content_text(content: object) -> str:
-    """All text of a message's content: a string, parts, or null."""
+    """All text of a message's content, which is a string, a list of parts or null."""
     return text_of(content) if isinstance(content, (str, list)) else ""
 
 
@@ -103,14 +113,14 @@ def _call(call: Message, param: str, default_id: str) -> Call:
 
 
 def _id(given: object, param: str) -> str:
-    """An id as text, "" for none. Raises InvalidRequestError, naming `param`."""
+    """An id as text; "" if there is none. Raises InvalidRequestError with this param."""
     if given is not None and not isinstance(given, (str, int)):
         raise InvalidRequestError(f"{param}: must be a string", param=param)
     return "" if given is None else str(given)
 
 
 def _continues(turn: Turn, following: Turn, traits: TemplateTraits) -> bool:
-    """Whether two messages are pieces of one answer: reasoning, then text, then calls; none of them twice."""
+    """Whether two messages are parts of one answer: reasoning, then text, then calls, each at most once."""
     if turn.content and following.calls and not traits.text_beside:
         return False
     if turn.role != "assistant" or following.role != "assistant":
@@ -133,7 +143,7 @@ def _joined(turn: Turn, following: Turn) -> Turn:
 
 
 def _with_results_in_order(turns: Sequence[Turn], traits: TemplateTraits) -> Iterable[Turn]:
-    """Results behind their calls, in the order of the calls, which is how most templates tell them apart."""
+    """Results after their calls, in the order of the calls. Most templates match them by this order."""
     i = 0
     while i < len(turns):
         turn = turns[i]
@@ -152,7 +162,9 @@ _OwnedResult = tuple[int | None, Turn]
 
 
 def _with_owners(calls: Sequence[Call], results: Sequence[Turn]) -> list[_OwnedResult]:
-    """Results, with the place, the id and the name of their call; one without an id belongs to the call at its own."""
+    """The results with the index, the id and the name of their call. A result without an id belongs to the call at its
+    index.
+    """
     by_id: dict[object, list[int]] = {}
     for i in reversed(range(len(calls))):
         by_id.setdefault(calls[i].call_id, []).append(i)
@@ -162,7 +174,7 @@ def _with_owners(calls: Sequence[Call], results: Sequence[Turn]) -> list[_OwnedR
         owners = by_id.get(call_id)
         owner = position if owners is None and call_id is None and position < len(calls) else None
         if owners is not None:
-            owner = owners.pop() if len(owners) > 1 else owners[0]  # of calls with one id each gets a result
+            owner = owners.pop() if len(owners) > 1 else owners[0]  # calls with the same id get one result each
         extra: dict[str, object] = {"tool_call_id": "" if owner is None else calls[owner].call_id, **result.extra}
         if owner is not None:
             extra = {"name": calls[owner].name, **extra}
@@ -171,7 +183,7 @@ def _with_owners(calls: Sequence[Call], results: Sequence[Turn]) -> list[_OwnedR
 
 
 def _with_results(turn: Turn, results: Sequence[_OwnedResult], traits: TemplateTraits) -> Iterable[Turn]:
-    """A turn and its results; where a template shows single calls, call after call with its results."""
+    """A turn and its results. If the template shows one call per message, each call is followed by its results."""
     of_call: dict[int | None, list[Turn]] = {}
     for owner, result in results:
         of_call.setdefault(owner if traits.single_calls else None, []).append(
@@ -190,14 +202,14 @@ def _is_shown(result: Turn, traits: TemplateTraits) -> bool:
 
 
 def _spoken(result: Turn) -> Turn:
-    """The result of a tool in the user's words."""
+    """The result of a tool as a message of the user."""
     name = result.extra.get("name")
     title = f"Result of {name}:" if isinstance(name, str) and name else "Result of a tool:"
     return Turn("user", joined([title, result.content]))
 
 
 def _shown_apart(turns: Iterable[Turn], traits: TemplateTraits) -> Iterable[Turn]:
-    """Text and calls of an answer as two turns where the template would drop the calls beside a text."""
+    """Text and calls of an answer as two turns, if the template would drop the calls next to a text."""
     for turn in turns:
         if (traits.null_content or traits.text_apart) and turn.calls and turn.content:
             yield replace(turn, calls=[])
@@ -207,12 +219,12 @@ def _shown_apart(turns: Iterable[Turn], traits: TemplateTraits) -> Iterable[Turn
 
 
 def _written(turn: Turn, traits: TemplateTraits) -> dict[str, object]:
-    """The turn in the words of the template."""
+    """The turn as a message with the fields that the template reads."""
     content, reasoning = turn.content, turn.reasoning
     if turn.calls and content and traits.joins_reasoning:
         content, reasoning = "", "\n\n".join(filter(None, (reasoning, text_of(content))))
     shaped = _shaped(content, turn.role, traits)
-    message: dict[str, object] = {"role": OwnText(turn.role), "content": shaped, **turn.extra}
+    message: dict[str, object] = {"role": TrustedText(turn.role), "content": shaped, **turn.extra}
     if reasoning and traits.reasoning_field is not None:
         message[traits.reasoning_field] = reasoning
     elif reasoning and traits.reasoning_parts:
@@ -223,10 +235,10 @@ def _written(turn: Turn, traits: TemplateTraits) -> dict[str, object]:
             message["content"] = None
         message["tool_calls"] = [_written_call(call, traits) for call in turn.calls]
     if isinstance(message["content"], list):
-        message["content"] = [with_own_names(part) for part in message["content"] if isinstance(part, Mapping)]
+        message["content"] = [with_trusted_names(part) for part in message["content"] if isinstance(part, Mapping)]
     if traits.short_ids and isinstance(message.get("tool_call_id"), str):
         message["tool_call_id"] = _short(str(message["tool_call_id"]))
-    return with_own_names(message)
+    return with_trusted_names(message)
 
 
 def _written_call(call: Call, traits: TemplateTraits) -> dict[str, object]:
@@ -236,12 +248,12 @@ def _written_call(call: Call, traits: TemplateTraits) -> dict[str, object]:
     elif isinstance(arguments, str) and not traits.raw_arguments:
         arguments = {RAW_NAME: arguments}
     call_id = _short(call.call_id) if traits.short_ids else call.call_id
-    function = with_own_names({"name": call.name, "arguments": arguments})
-    return with_own_names({"id": call_id, "type": "function", "function": function, **call.extra})
+    function = with_trusted_names({"name": call.name, "arguments": arguments})
+    return with_trusted_names({"id": call_id, "type": "function", "function": function, **call.extra})
 
 
-def _shaped(content: Content, role: str, traits: TemplateTraits) -> Content:
-    """A content that came as parts stays so where the template reads parts; else its text, in lines."""
+def _shaped(content: MessageContent, role: str, traits: TemplateTraits) -> MessageContent:
+    """A content as parts if the template reads parts, otherwise as text, one part per line."""
     if isinstance(content, str):
         only_parts = content and role in traits.part_roles and role not in traits.text_roles
         return [text_part(content)] if only_parts else content
@@ -249,5 +261,5 @@ def _shaped(content: Content, role: str, traits: TemplateTraits) -> Content:
 
 
 def _short(call_id: str) -> str:
-    """An id of nine letters and digits, the same for the same id."""
+    """An id of nine letters and digits. Equal ids give equal results."""
     return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]

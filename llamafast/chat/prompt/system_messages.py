@@ -1,4 +1,4 @@
-"""Where system messages stand: as the client has them if the template shows them there, else where it does."""
+"""Moves system messages that the template would not show where the client has put them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import replace
 from itertools import groupby
 
 from llamafast.chat.prompt.template_traits import TemplateTraits
-from llamafast.chat.prompt.turns import Content, Turn, joined
+from llamafast.chat.prompt.turns import MessageContent, Turn, joined
 
 
-def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[Turn]:
-    """The turns without system messages that the template would refuse or drop; their texts stand in others.
+def with_placed_system_messages(turns: Iterable[Turn], traits: TemplateTraits) -> list[Turn]:
+    """The turns without system messages that the template would refuse or drop. Their texts are moved to other turns.
 
-    Those at the head are joined. A later one goes into the user's message behind it, else into the one before it, so
-    that the beginning of the prompt stays what it was; where neither is there it becomes a message of the user. Behind
-    a call or its results, where a template takes no user, it goes into the first message. In no template does one stand
-    between a call and its results.
+    System messages at the beginning are joined. A later one is joined with the user message after it, otherwise with
+    the one before it, so that the beginning of the prompt does not change. If neither exists it becomes a user message.
+    After a call or its results, if the template accepts no user message there, it is joined with the first message. No
+    template accepts a system message between a call and its results, so it is moved after them.
     """
-    turns = list(_behind_results(turns))
+    turns = list(_after_results(turns))
     num_heads = next((i for i, turn in enumerate(turns) if not turn.is_system), len(turns))
     if num_heads > 1 and not traits.several_systems:
         turns[:num_heads] = [_as_one(turns[:num_heads])]
@@ -28,7 +28,7 @@ def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[T
     elif traits.late_systems:
         return turns
     placed = turns[:num_heads]
-    for_first: list[Content] = []
+    for_first: list[MessageContent] = []
     late: Turn | None = None
     for is_system, group in groupby(turns[num_heads:], lambda turn: turn.is_system):
         if is_system:
@@ -49,8 +49,8 @@ def with_systems_placed(turns: Iterable[Turn], traits: TemplateTraits) -> list[T
     return placed
 
 
-def alternating(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]:
-    """The turns, those of one speaker in a row joined where the template refuses or drops one of them."""
+def with_joined_turns(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]:
+    """The turns. Those of one role in a row are joined if the template refuses or drops one of them."""
     row: list[Turn] = []
     for turn in turns:
         is_apart = bool(turn.calls) and not traits.text_beside
@@ -62,8 +62,8 @@ def alternating(turns: Iterable[Turn], traits: TemplateTraits) -> Iterator[Turn]
         yield _as_one(row)
 
 
-def _behind_results(turns: Iterable[Turn]) -> Iterator[Turn]:
-    """The turns, system messages between a call and its results moved behind those."""
+def _after_results(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """The turns. System messages between a call and its results are moved after the results."""
     held: list[Turn] = []
     has_calls = False
     for turn in turns:
@@ -78,19 +78,19 @@ def _behind_results(turns: Iterable[Turn]) -> Iterator[Turn]:
     yield from held
 
 
-def _place(late: Turn, placed: list[Turn], for_first: list[Content], traits: TemplateTraits) -> None:
-    """Put the text of a later system message before the end of `placed`, or leave it in for_first; both IN/OUT."""
+def _place(late: Turn, placed: list[Turn], for_first: list[MessageContent], traits: TemplateTraits) -> None:
+    """Move the text of a late system message to the end of `placed`, or to for_first (both IN and OUT)."""
     last = placed[-1] if placed else None
     if last is not None and last.role == "user":
         placed[-1] = replace(last, content=joined([last.content, late.content]))
-    elif last is not None and (last.role == "tool" or last.calls) and not traits.user_behind_result:
+    elif last is not None and (last.role == "tool" or last.calls) and not traits.user_after_result:
         for_first.append(late.content)
     else:
         placed.append(Turn("user", late.content))
 
 
 def _as_one(turns: Sequence[Turn]) -> Turn:
-    """Turns of one role as one."""
+    """Turns of one role as one turn."""
     if len(turns) == 1:
         return turns[0]
     return Turn(

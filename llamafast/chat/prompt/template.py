@@ -1,4 +1,4 @@
-"""ChatTemplate: messages to prompt text through the model's Jinja template, with Hugging Face's semantics."""
+"""ChatTemplate: renders messages to a prompt with the model's Jinja template, as Hugging Face does."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-from llamafast.chat.prompt.template_limits import BoundedEnvironment, TemplateLimitError, start
+from llamafast.chat.prompt.template_limits import BoundedEnvironment, TemplateLimitError, start_budget
 from llamafast.chat.prompt.template_traits import TemplateTraits, find_traits
 from llamafast.chat.prompt.turns import SYSTEM_ROLES
 
 Message = Mapping[str, object]
 
-# A turn adds no more messages than this, most often: an answer, results of tools, a question.
+# A turn usually adds at most this many messages: an answer, results of tools, a question.
 _NUM_ENDS = 4
 
-# What an expression in a template can raise, given odd values: all of it is the request's fault, not the server's.
+# The errors that an expression in a template raises for unexpected values. They are faults of the request, not of the
+# server.
 _RENDER_ERRORS = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -36,31 +37,38 @@ _RENDER_ERRORS = (
 
 
 class TemplateError(ValueError):
-    """The template does not compile or fails on a request. Of a raise_exception the text is the template's own."""
+    """The template does not compile, or fails for a request. A raise_exception call sets the text itself."""
 
 
 class TemplateCostError(TemplateError):
-    """The template takes more steps, or writes more text, than a conversation of that size may cost."""
+    """A rendering takes more steps or writes more text than a conversation of its size allows."""
 
 
 class ChatTemplate:
-    """A compiled chat template. Rendering is thread-safe and changes none of its arguments.
+    """A compiled chat template. Rendering is thread-safe and does not change its arguments.
 
-    source is the operator's or the GGUF's; it runs in Jinja's immutable sandbox, within limits. Beside Jinja's own it
-    may use loop controls, `{% generation %}`, raise_exception, strftime_now, a plain `tojson`, and `from_json`.
+    source: the Jinja source, from the operator or from the GGUF. It runs in Jinja's immutable sandbox, within limits.
+        It may use loop controls, `{% generation %}`, raise_exception, strftime_now, a plain `tojson`, and `from_json`.
+    bos_token, eos_token: the texts of these tokens, as template variables.
     Raises TemplateError if source does not compile. Source: Hugging Face transformers, apply_chat_template.
     """
 
     def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
         self.source = source
         self._special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        start()  # constant expressions are computed here
+        start_budget()  # the compiler computes constant expressions
         try:
             self._template = _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"chat template, line {error.lineno}: {error.message}") from error
-        except (SyntaxError, RecursionError, ValueError, OverflowError, MemoryError) as error:  # Python's own
-            raise TemplateError(f"chat template: it cannot be compiled: {error}") from None
+        except (
+            SyntaxError,
+            RecursionError,
+            ValueError,
+            OverflowError,
+            MemoryError,
+        ) as error:  # raised by Python's compiler
+            raise TemplateError(f"chat template: cannot be compiled: {error}") from None
 
     def render(
         self,
@@ -75,8 +83,9 @@ class ChatTemplate:
     ) -> str:
         """The prompt for messages. kwargs become template variables.
 
-        continue_final_message leaves the last message open, for the model to go on with its text; there is then no
-        generation prompt. Raises TemplateError if the template refuses or fails, or has no text to continue.
+        continue_final_message: leave the last message open, so that the model continues its text. There is then no
+            generation prompt.
+        Raises TemplateError if the template refuses the messages or fails, or if there is no text to continue.
         """
         variables: dict[str, object] = {
             **self._special_tokens,
@@ -88,21 +97,21 @@ class ChatTemplate:
         }
         if not continue_final_message:
             return self._render(variables, messages)
-        marker = f"<{secrets.token_hex(8)}> "  # nobody's text holds it; the space shows whether the template trims
+        marker = f"<{secrets.token_hex(8)}> "  # no other text contains it; the space shows whether the template trims
         marked, final_text = _mark_end(messages, marker)
         return _cut_at(marker, self._render({**variables, "messages": marked}, marked), final_text)
 
     def message_ends(self, messages: Sequence[Message], text: str, /, **kwargs: object) -> list[int]:
-        """Places in text = render(messages, ...) behind which another conversation may go on otherwise, ascending.
+        """Offsets in text = render(messages, ...) after which another conversation may continue differently, ascending.
 
-        They are the end of what comes before the conversation (system message, tools), and of the last few messages:
-        those before them were the last ones in earlier turns. Only those that the template really writes as they
-        would be written without what follows.
+        They are the end of the part before the conversation (system message, tools), and the ends of the last few
+        messages. Earlier messages were the last ones in earlier turns. An offset is included only if the template
+        writes the text before it in the same way without the text after it.
         """
         num_system = 0
         while num_system < len(messages) and messages[num_system].get("role") in SYSTEM_ROLES:
             num_system += 1
-        # Not the system message alone: many templates refuse to do without a user.
+        # A system message alone does not do, because many templates require a user.
         other = self._prefix([*messages[:num_system], {"role": "user", "content": ""}], kwargs)
         shorter = min(len(other), len(text))
         ends = {next((i for i in range(shorter) if other[i] != text[i]), shorter)}
@@ -114,7 +123,7 @@ class ChatTemplate:
 
     @cached_property
     def traits(self) -> TemplateTraits:
-        """What the template reads. Found on first use, by some sixty small renderings."""
+        """What the template reads. It is found on first use, by about sixty small renderings."""
         tree = _ENVIRONMENT.parse(self.source)
         attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
         variables = frozenset(meta.find_undeclared_variables(tree))
@@ -122,7 +131,7 @@ class ChatTemplate:
 
     @cached_property
     def literals(self) -> frozenset[str]:
-        """The texts that stand in the source: between the tags, and as strings."""
+        """The texts in the source: template data and string constants."""
         tree = _ENVIRONMENT.parse(self.source)
         strings = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
         return frozenset(strings | {node.data for node in tree.find_all(nodes.TemplateData)})
@@ -134,14 +143,14 @@ class ChatTemplate:
             return None
 
     def _prefix(self, messages: Sequence[Message], kwargs: Mapping[str, object]) -> str:
-        """A part of a conversation; empty where the template refuses it."""
+        """The text of the first messages; "" if the template refuses them."""
         try:
             return self.render(messages, add_generation_prompt=False, **kwargs)  # type: ignore[arg-type]
         except TemplateError:
             return ""
 
     def _render(self, variables: dict[str, object], messages: Sequence[Message]) -> str:
-        start(messages)
+        start_budget(messages)
         try:
             return self._template.render(variables)
         except TemplateError:
@@ -153,7 +162,7 @@ class ChatTemplate:
 
 
 def _mark_end(messages: Sequence[Message], marker: str) -> tuple[list[Message], str]:
-    """Copy messages with marker behind the last message's text; also that text."""
+    """Copies of the messages with marker after the text of the last message, and that text."""
     if not messages:
         raise TemplateError("continue_final_message needs at least one message")
     content = messages[-1].get("content")
@@ -169,7 +178,7 @@ def _mark_end(messages: Sequence[Message], marker: str) -> tuple[list[Message], 
 
 
 def _cut_at(marker: str, prompt: str, final_text: str) -> str:
-    """The prompt up to marker; trimmed there if the template trimmed the marker's trailing space."""
+    """The prompt up to marker. It is stripped at its end if the template stripped the space after marker."""
     end = prompt.rfind(marker.rstrip())
     if end < 0 or final_text.strip() not in prompt:
         raise TemplateError("continue_final_message: the template does not keep the last message's text")
@@ -177,7 +186,7 @@ def _cut_at(marker: str, prompt: str, final_text: str) -> str:
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's words for training; a prompt needs only what is inside."""
+    """`{% generation %}` marks the assistant's text for training. A prompt contains only its body."""
 
     tags = {"generation"}  # noqa: RUF012 - the type is Jinja's
 
@@ -202,7 +211,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes HTML and sorts keys: the model would read another text than it was trained on.
+    # Jinja's own filter escapes HTML and sorts keys. The model was trained on text without that.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -1,4 +1,6 @@
-"""What a chat template may cost: Jinja's sandbox with a budget for steps and for text, so that every rendering ends."""
+"""The cost limits of a chat template: Jinja's sandbox with a budget of steps and characters, so that each rendering
+ends.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,18 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# One unit is a step of the template (a block, a turn of a loop, a call), or so many characters that it makes.
+# One unit is a step of the template (a block, an iteration of a loop, a call), or this many characters of new text.
 _CHARS_PER_UNIT = 64
 _BASE_UNITS = 500_000
 _UNITS_PER_MESSAGE = 200
-# Each character of a conversation may be written, cut and put together several times.
+# Each character of a conversation may be written, cut and joined several times.
 _CHARS_PER_INPUT_UNIT = 8
 
-# A step may still compare long texts. CPU time of this thread: a loaded machine makes no difference to it.
+# A step may still compare long texts. The CPU time of this thread does not depend on the load of the machine.
 _CPU_S_PER_UNIT = 4e-6
 _STEPS_PER_LOOK = 64
 
-# What is made of fewer characters is paid by the step alone.
+# Shorter results cost nothing but the step.
 _SMALL_CHARS = 512
 
 _NUMBERS = re.compile(r"\d+")
@@ -33,11 +35,11 @@ _NESTED_FORMAT = re.compile(r"\{[^{}]*\{")
 
 
 class TemplateLimitError(ValueError):
-    """A rendering takes too many steps or makes too much text."""
+    """A rendering takes too many steps or writes too much text."""
 
 
 class _Budget(threading.local):
-    """What is left for the rendering that runs in this thread."""
+    """The budget that is left for the rendering in this thread."""
 
     left = _BASE_UNITS
     end_s = float("inf")
@@ -46,8 +48,8 @@ class _Budget(threading.local):
 _budget = _Budget()
 
 
-def start(messages: Sequence[Mapping[str, object]] = ()) -> None:
-    """Give this thread's next rendering, or compilation, what a conversation of this size may cost."""
+def start_budget(messages: Sequence[Mapping[str, object]] = ()) -> None:
+    """Set the budget of this thread's next rendering or compilation, by the size of the conversation."""
     num_chars = num_parts = 0
     for message in messages:
         content = message.get("content")
@@ -77,7 +79,7 @@ def _spend_chars(num_chars: int) -> None:
 
 
 def _spend_on(*values: object) -> int:
-    """Spend what these values, and all that they hold, take as text; the units."""
+    """Spend the units for the text of these values and all values inside them. Returns the units."""
     stack: list[object] = list(values)
     spent, left = 0, _budget.left
     while stack:
@@ -102,7 +104,7 @@ def _spend_on(*values: object) -> int:
 
 
 def _step() -> bool:
-    """Count one step; True."""
+    """Count one step. Returns True."""
     left = _budget.left = _budget.left - 1
     if left < 0 or (not left % _STEPS_PER_LOOK and time.thread_time() > _budget.end_s):
         _fail()
@@ -110,12 +112,12 @@ def _step() -> bool:
 
 
 def _text(value: object) -> str:
-    """What an expression writes."""
+    """The text that an expression writes."""
     return value if type(value) is str else str(_paid(value))
 
 
 def _add(left: Any, right: Any) -> Any:
-    """`a + b`."""
+    """The result of `a + b`."""
     result = left + right
     if type(result) is str:
         if len(result) > _SMALL_CHARS:
@@ -126,7 +128,7 @@ def _add(left: Any, right: Any) -> Any:
 
 
 def _join_texts(values: Iterable[object]) -> str:
-    """`a ~ b`."""
+    """The result of `a ~ b`."""
     text = "".join([value if type(value) is str else str(_paid(value)) for value in values])
     if len(text) > _SMALL_CHARS:
         _spend_chars(len(text))
@@ -134,26 +136,27 @@ def _join_texts(values: Iterable[object]) -> str:
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox; a rendering that goes beyond its budget ends with TemplateLimitError.
+    """Jinja's immutable sandbox. A rendering that exceeds its budget ends with TemplateLimitError.
 
-    Steps are counted where blocks of statements begin. What can make much at once (repetition, powers, widths, joining,
-    text of nested lists) is paid before it is made. filters: beside Jinja's own. No lipsum.
+    filters: additional filters.
+    Steps are counted at the beginning of each block of statements. Operations with large results (repetition, powers,
+    widths, joining, text of nested lists) are charged before they run. The global lipsum is removed.
     """
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})  # and so not computed by the compiler
+    intercepted_binops = frozenset({"+", "*", "**", "%"})  # the compiler does not compute these
 
     def __init__(self, filters: Mapping[str, Callable[..., object]], **options: Any) -> None:
         super().__init__(**options)
         self.filters.update(filters)
         self.code_generator_class = _CountingCodeGenerator
-        # What the compiled templates call: found at once in the instance.
+        # The compiled templates call these. Instance attributes are found fastest.
         self.step, self.text, self.add, self.join_texts = _step, _text, _add, _join_texts
         self.globals.pop("lipsum", None)
         for name in _TEXT_FILTERS & self.filters.keys():
             self.filters[name] = _bounded_filter(name, self.filters[name])
 
     def concat(self, pieces: Iterable[str]) -> str:
-        """Join what a template, a macro or a block writes."""
+        """Join the texts that a template, a macro or a block writes."""
         texts: list[str] = []
         num_chars = 0
         for text in pieces:
@@ -165,7 +168,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Pay for what an operator makes, then apply it."""
+        """Charge for the result of an operator, then apply it."""
         if operator == "%" and isinstance(left, (str, bytes)):
             _spend_format(left, right)
         elif operator == "*":
@@ -175,7 +178,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Count the call, and pay for what a method of a text makes."""
+        """Count the call, and charge for the result of a string method."""
         _step()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, (str, bytes)):
@@ -193,17 +196,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return result
 
     def call_filter(self, *args: Any, **kwargs: Any) -> Any:
-        """A filter that another one applies to each item."""
+        """Apply a filter for another filter, to one item."""
         _step()
         return super().call_filter(*args, **kwargs)
 
     def call_test(self, *args: Any, **kwargs: Any) -> Any:
-        """A test that a filter applies to each item."""
+        """Apply a test for a filter, to one item."""
         _step()
         return super().call_test(*args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """str.format, paid by its fields, their widths, and what is put into them."""
+        """str.format, charged for its fields, their widths and its arguments."""
         write = super().wrap_str_format(value)
         if write is None:
             return None
@@ -212,7 +215,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         @wraps(write)
         def bounded(*args: Any, **kwargs: Any) -> str:
             if _NESTED_FORMAT.search(text.replace("{{", "")):
-                raise TemplateLimitError("a width that is itself a field")
+                raise TemplateLimitError("a format width must not be a field")
             _spend_format(text, (args, kwargs))
             return write(*args, **kwargs)
 
@@ -225,7 +228,7 @@ class _CountingCodeGenerator(CodeGenerator):
         super().blockvisit(nodes, frame)
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        if node.test is not None:  # what it refuses reaches no block
+        if node.test is not None:  # items that the test rejects reach no block
             step = nodes.Call(nodes.EnvironmentAttribute("step"), [], [], None, None, lineno=node.lineno)
             node.test = nodes.And(step, node.test, lineno=node.lineno)
         super().visit_For(node, frame)
@@ -249,7 +252,7 @@ class _CountingCodeGenerator(CodeGenerator):
 
 
 def _paid(value: object) -> object:
-    """What is about to become text, once that is paid: lists may hold one another many times over."""
+    """The value, after a charge for its text. Lists may contain each other many times."""
     if not isinstance(value, (str, int, float, Undefined)):
         _spend_on(value)
     return value
@@ -260,7 +263,7 @@ def _product_chars(left: object, right: object) -> int:
         if isinstance(other, int) and isinstance(one, (str, bytes)):
             return len(one) * max(other, 0)
         if isinstance(other, int) and isinstance(one, (list, tuple)):
-            # What the items take as text too: the list may be written.
+            # The list may be written, so the text of its items counts.
             return (8 * len(one) + _CHARS_PER_UNIT * _spend_on(one)) * max(other, 0)
     if isinstance(left, int) and isinstance(right, int):
         return _power_chars(max(left.bit_length(), right.bit_length()))
@@ -268,12 +271,12 @@ def _product_chars(left: object, right: object) -> int:
 
 
 def _power_chars(num_bits: int) -> int:
-    """What computing with so many bits costs, in characters: it grows with their square."""
+    """The cost of computing with this many bits, in characters. It grows with the square."""
     return num_bits * num_bits // 1024
 
 
 def _spend_format(text: str | bytes, values: object) -> None:
-    """Of a format: its fields, each of which may take all of the values, and all the numbers that may be widths."""
+    """Charge for a format: each field may take all values, and each number may be a width."""
     plain = text if isinstance(text, str) else text.decode("latin-1")
     num_fields = plain.count("%") + plain.count("{")
     widths = sum(int(number) for number in _NUMBERS.findall(plain) if len(number) < 19)
@@ -298,7 +301,7 @@ def _replaced_chars(text: Any, args: Sequence[Any]) -> int:
 
 
 def _method_chars(name: str, owner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """Characters that owner.name(*args) can make beyond those it has; of a filter, owner is the value as text."""
+    """The number of characters that owner.name(*args) may add. For a filter, owner is the value as text."""
     if name in ("center", "ljust", "rjust", "zfill"):
         return _int(args, kwargs, 0, "width", 80)
     if name == "expandtabs":
@@ -313,9 +316,9 @@ def _method_chars(name: str, owner: Any, args: Sequence[Any], kwargs: Mapping[st
 
 
 def _filter_chars(name: str, value: Any, args: Sequence[Any], kwargs: Mapping[str, Any], num_values: int) -> int:
-    """Characters, or what is as dear, that value|name(*args) makes beyond what its arguments hold.
+    """The number of characters that value|name(*args) may add to its arguments, or an equal cost.
 
-    num_values: about how many values they hold, inner ones too.
+    num_values: the approximate number of values in the arguments, including inner ones.
     """
     if name == "join":
         separator = args[0] if args else kwargs.get("d", "")
@@ -342,7 +345,7 @@ def _filter_chars(name: str, value: Any, args: Sequence[Any], kwargs: Mapping[st
     return _method_chars(name, str(value), args, kwargs) if name == "center" else 0
 
 
-# Jinja's filters that make text or lists from what they get; the others give a part of it, or a number.
+# Jinja's filters that create text or lists. The others return a part of their input, or a number.
 # fmt: off
 _TEXT_FILTERS = frozenset((
     "batch", "capitalize", "center", "e", "escape", "forceescape", "format", "indent", "int", "join", "list", "lower",
@@ -353,13 +356,13 @@ _TEXT_FILTERS = frozenset((
 
 
 def _bounded_filter(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, paid for its arguments as text, for what it multiplies, and for its result."""
+    """The filter, charged for the text of its arguments, for what it multiplies, and for its result."""
     first = 1 if hasattr(apply, "jinja_pass_arg") else 0
 
     @wraps(apply)
     def bounded(*args: Any, **kwargs: Any) -> Any:
         value, *rest = args[first:]
-        if isinstance(value, Iterator) and name != "tojson":  # which refuses it
+        if isinstance(value, Iterator) and name != "tojson":  # tojson refuses iterators
             value = list(value)
         num_values = _spend_on(value, *rest, *kwargs.values())
         num_chars = _filter_chars(name, value, rest, kwargs, num_values)

@@ -1,19 +1,19 @@
-"""What a chat template reads: found once, by looking into its source and by rendering small conversations."""
+"""TemplateTraits: what a chat template reads. Found once, from its source and by rendering small conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llamafast.chat.prompt.template_places import VALUE, Places
+from llamafast.chat.prompt.shown_messages import VALUE, ShownMessages
 from llamafast.chat.prompt.tool_documents import find_gaps
 
-# Fields under which templates read the reasoning of an earlier answer, the usual one first.
+# The fields in which templates read the reasoning of an earlier answer. The most common one is first.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
 
 Message = Mapping[str, object]
 Tools = Sequence[object] | None
-# Messages and tools -> text; None where the template refuses.
+# (messages, tools) -> the rendered text; None if the template refuses them.
 Render = Callable[[Sequence[Message], Tools], str | None]
 _Probe = Callable[[Sequence[Message], bool], str | None]
 
@@ -41,31 +41,35 @@ TOOLS = [
 
 @dataclass(frozen=True, slots=True)
 class TemplateTraits:
-    """How messages must look for one template.
+    """The form that messages must have for one template. "It" is the template.
 
-    variables: what it reads beside the messages (tools, enable_thinking ...).
-    reasoning_field: where it looks for the reasoning of an earlier answer; None if nowhere.
-    reasoning_parts: it takes that reasoning as a part of the content instead, of type "thinking".
-    knows_developer: it names the role and shows it; for others such messages are system messages.
-    shows_system, several_systems, late_systems: it shows such a message at the head, one behind the other there, and
-    anywhere.
-    user_behind_result: it takes a user's message behind the result of a tool.
-    single_roles: of two messages in a row of such a role (user, assistant) it refuses or drops one.
-    filler: what an answer without text has to say. user_first: it wants a user, if a silent one, before a first answer
-    of "text", of "calls". needs_user: it wants one in every conversation.
-    shows_results, lone_results: it shows the result of a tool behind its call, and without one; nameless_results: also
-    if that does not name its tool.
-    part_roles, text_roles: roles whose content it reads as a list of parts, as one text; most read both.
-    text_arguments: it wants a call's arguments as JSON text, not as an object.
-    raw_arguments: such a text that is no JSON object comes out as it is.
-    null_content: it shows the calls of a message only where the content is null.
-    text_apart: it drops the text beside calls, but not that of a message before them, wherever that is.
-    text_beside: it does not drop it, or shows it so.
+    variables: the variables that it reads in addition to the messages (tools, enable_thinking ...).
+    reasoning_field: the field in which it reads the reasoning of an earlier answer. None: it reads none.
+    reasoning_parts: it reads that reasoning as a content part of type "thinking" instead.
+    knows_developer: it names the role developer and shows such messages. If not, they become system messages.
+    shows_system: it shows a system message at the beginning.
+    several_systems: it shows two system messages there, one after the other.
+    late_systems: it shows a system message anywhere.
+    user_after_result: it accepts a user message after the result of a tool.
+    single_roles: roles (user, assistant) of which it refuses or drops one of two messages in a row.
+    filler: the text that an answer without text must have.
+    user_first: kinds of answers ("text", "calls") before which it requires a user message, which may be empty.
+    needs_user: it requires a user message in every conversation.
+    shows_results: it shows the result of a tool after its call.
+    lone_results: it shows a result without a call.
+    nameless_results: it shows such a result also without the name of the tool.
+    part_roles: roles whose content it reads as a list of parts.
+    text_roles: roles whose content it reads as one text. Most templates read both forms.
+    text_arguments: it requires the arguments of a call as JSON text, not as an object.
+    raw_arguments: it writes such a text unchanged if it is not a JSON object.
+    null_content: it shows the calls of a message only if its content is null.
+    text_apart: it drops the text next to calls, but shows it as a separate message before them.
+    text_beside: it shows the text next to calls, or as a separate message.
     single_calls: it shows one call per message.
-    joins_reasoning: beside a call it takes reasoning, but no content with it.
-    short_ids: it insists on call ids of nine letters or digits.
-    empty_tools: without tools it needs an empty list of them.
-    tool_gaps: what it insists on in a tool (tool_documents.py).
+    joins_reasoning: next to a call it accepts reasoning, but not reasoning and content.
+    short_ids: it requires call ids of nine letters or digits.
+    empty_tools: without tools it requires an empty list.
+    tool_gaps: what it requires in a tool (tool_documents.py).
     """
 
     variables: frozenset[str] = frozenset({"tools"})
@@ -75,7 +79,7 @@ class TemplateTraits:
     shows_system: bool = True
     several_systems: bool = True
     late_systems: bool = True
-    user_behind_result: bool = True
+    user_after_result: bool = True
     single_roles: frozenset[str] = frozenset()
     filler: str = ""
     user_first: frozenset[str] = frozenset()
@@ -98,7 +102,7 @@ class TemplateTraits:
 
 
 def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]) -> TemplateTraits:
-    """The traits of the template behind render. names: the attributes and the strings in its source."""
+    """The traits of the template that render uses. names: the attributes and the strings in its source."""
     empty_tools = render([_USER], None) is None and render([_USER], []) is not None
 
     def probe(messages: Sequence[Message], with_tools: bool) -> str | None:
@@ -112,7 +116,7 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
     field = _reasoning_field(probe, answered, names)
     reads_text = reads_calls and not null_content
     joins, text_apart, text_beside = _beside_calls(probe, answered, field) if reads_text else (False, False, True)
-    places = Places(probe, answered)
+    places = ShownMessages(probe, answered)
     knows_developer = "developer" in names and places.shows_head("developer")
     systems = ("system", "developer") if knows_developer else ("system",)
     return TemplateTraits(
@@ -123,7 +127,7 @@ def find_traits(render: Render, variables: frozenset[str], names: frozenset[str]
         shows_system=places.shows_head("system"),
         several_systems=places.shows_several(systems),
         late_systems=places.shows_late(systems),
-        user_behind_result=places.shows_user_behind_result,
+        user_after_result=places.shows_user_after_result,
         single_roles=places.single_roles,
         filler=places.filler,
         user_first=places.user_first,
@@ -163,13 +167,13 @@ def _with_id(turn: Message, call: Message) -> Message:
 
 
 def _call_shape(probe: _Probe) -> tuple[bool, bool, bool]:
-    """(arguments as text, content null, whether calls are read at all): the first way that shows all of a call."""
+    """(arguments as text, content null, whether calls are read at all), of the first form that shows a whole call."""
     for as_text in (False, True):
         for content in ("", None):
             turn = {"role": "assistant", "content": content}
             call = _call(_NAME, _VALUE, _SHORT_ID, as_text)
             text = probe([_USER, {**turn, "tool_calls": [call]}, _result(_SHORT_ID)], True)
-            # Tools are written into the prompt too: the value can only come from the call.
+            # The prompt also contains the tools, but the value can only come from the call.
             if text is not None and _VALUE in text and f"{{'{_KEY}'" not in text and "None" not in text:
                 return as_text, content is None, True
     return False, False, False
@@ -182,7 +186,9 @@ def _reads_two(probe: _Probe, turn: Message, as_text: bool) -> bool:
 
 
 def _reasoning_field(probe: _Probe, answered: Sequence[Message], names: frozenset[str]) -> str | None:
-    """The field whose text comes out; else the first that is named, for it may come out in other conversations."""
+    """The field whose text is rendered; otherwise the first that the source names, since another conversation may show
+    it.
+    """
     named = [field for field in REASONING_FIELDS if field in names]
     question, turn, result = answered
     for field in named:
@@ -190,7 +196,7 @@ def _reasoning_field(probe: _Probe, answered: Sequence[Message], names: frozense
         last = {"role": "assistant", "content": "probe_answer", field: _THOUGHT}
         if any(_THOUGHT in (probe(messages, True) or "") for messages in ([question, thinking, result], [_USER, last])):
             return field
-    # `thinking` alone is more often a part's type, or a switch.
+    # `thinking` alone is more often the type of a part, or a switch.
     return named[0] if named and named != ["thinking"] else None
 
 
@@ -201,7 +207,7 @@ def _reads_thinking_part(probe: _Probe) -> bool:
 
 
 def _reads(probe: _Probe, role: str, answered: Sequence[Message], *, as_parts: bool) -> bool:
-    """Whether all of a content comes out, and nothing of how Python writes a list."""
+    """Whether the whole content is rendered, and not as a Python list."""
     texts = ["probe_first", "probe_last"]
     content: object = [{"type": "text", "text": text} for text in texts] if as_parts else " ".join(texts)
     message = {"role": role, "content": content}
@@ -211,7 +217,7 @@ def _reads(probe: _Probe, role: str, answered: Sequence[Message], *, as_parts: b
         text = probe([*answered[:2], _result(_SHORT_ID, content=content)], True)
     else:
         text = probe([message] if role == "user" else [_USER, message, _USER], False)
-    # In quotes they are a list as Python or JSON writes it.
+    # In quotes the texts are a list in Python's or JSON's notation.
     return text is not None and all(t in text and f"'{t}'" not in text and f'"{t}"' not in text for t in texts)
 
 
@@ -221,7 +227,7 @@ def _shows_raw(probe: _Probe, turn: Message) -> bool:
 
 
 def _beside_calls(probe: _Probe, answered: Sequence[Message], field: str | None) -> tuple[bool, bool, bool]:
-    """(joins_reasoning, text_apart, text_beside): what becomes of a text beside calls that is not shown there."""
+    """(joins_reasoning, text_apart, text_beside): what happens to a text next to calls that is not shown there."""
     question, turn, result = answered
     thinking = {} if field is None else {field: _THOUGHT}
     shows_thinking = _THOUGHT in (probe([question, {**turn, **thinking}, result], True) or "")

@@ -1,18 +1,18 @@
-"""Tools as a chat template can read them: what it cannot do without is filled in, for the template only."""
+"""Tools as the chat template reads them. What the template requires is added, for the template only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from llamafast.chat.prompt.turns import OwnText, with_own_names
-from llamafast.json_schema.walk import DEFINITIONS, PARTS, ROWS, TABLES, mapped
+from llamafast.chat.prompt.turns import TrustedText, with_trusted_names
+from llamafast.json_schema.subschemas import DEFINITIONS, PARTS, ROWS, TABLES, map_subschemas
 
 Document = Mapping[str, object]
 
 _NO_ARGUMENTS: Document = MappingProxyType({"type": "object", "properties": {}})
 _WORDS = {
-    word: OwnText(word)
+    word: TrustedText(word)
     for word in (
         *TABLES, *DEFINITIONS, *ROWS, *PARTS,
         "type", "description", "enum", "const", "required", "default", "format", "pattern", "title",
@@ -31,7 +31,7 @@ def _with(schema: object) -> Document:
     return _function(description="A probe.", parameters={"type": "object", "properties": {"probe_key": schema}})
 
 
-# Tools that lack something, or say it in a rare way, each with a name for that.
+# Tools that lack something or have a rare form, by a name for that.
 _GAPS: Mapping[str, Document] = MappingProxyType(
     {
         "description": _function(parameters=dict(_NO_ARGUMENTS)),
@@ -47,32 +47,34 @@ _GAPS: Mapping[str, Document] = MappingProxyType(
 
 
 def find_gaps(takes: Callable[[Document], bool]) -> frozenset[str]:
-    """The names of what a template insists on in a tool; takes: whether it takes one. Empty if it takes none at all."""
+    """The names of what a template requires in a tool. takes: whether it accepts a tool. Empty if it accepts no tool at
+    all.
+    """
     if not takes(_with({"type": "string", "description": "A probe.", "additionalProperties": {}})):
         return frozenset()
     return frozenset(name for name, document in _GAPS.items() if not takes(document))
 
 
 def filled_tools(tools: Sequence[Document], gaps: frozenset[str]) -> list[dict[str, object]]:
-    """Copies of tools in OpenAI's shape, without nulls, and with what the template insists on."""
+    """Copies of tools in OpenAI's format, without nulls, and with what the template requires."""
     return [_filled(tool, gaps) for tool in tools]
 
 
-def with_own_keywords(tool: object) -> object:
-    """A copy of a tool in which JSON Schema's keywords and types are no client's texts."""
+def with_trusted_keywords(tool: object) -> object:
+    """A copy of a tool in which JSON Schema's keywords and types are trusted texts."""
     if not isinstance(tool, Mapping):
         return tool
     function = tool.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("parameters"), Mapping):
-        return with_own_names(tool)
+        return with_trusted_names(tool)
     parameters = _own_words(function["parameters"])
-    return with_own_names({**tool, "function": with_own_names({**function, "parameters": parameters})})
+    return with_trusted_names({**tool, "function": with_trusted_names({**function, "parameters": parameters})})
 
 
 def _own_words(schema: object) -> object:
     if not isinstance(schema, Mapping):
         return schema
-    parts = mapped(schema, _own_words)
+    parts = map_subschemas(schema, _own_words)
     types = schema.get("type")
     if isinstance(types, list):
         parts["type"] = [_WORDS.get(name, name) for name in types]
@@ -84,7 +86,7 @@ def _own_words(schema: object) -> object:
 def _filled(tool: Document, gaps: frozenset[str]) -> dict[str, object]:
     function = tool.get("function")
     if not isinstance(function, Mapping):
-        return with_own_names(tool)
+        return with_trusted_names(tool)
     filled = {name: value for name, value in function.items() if value is not None}
     if "description" in gaps:
         filled.setdefault("description", "")
@@ -95,13 +97,13 @@ def _filled(tool: Document, gaps: frozenset[str]) -> dict[str, object]:
         if "properties" in gaps:
             parameters = {**parameters, "properties": parameters.get("properties") or {}}
         if not gaps <= {"description", "parameters", "properties"}:
-            parameters = mapped(parameters, lambda part: _schema_filled(part, gaps))
+            parameters = map_subschemas(parameters, lambda part: _schema_filled(part, gaps))
         filled["parameters"] = parameters
-    return with_own_names({**tool, "function": with_own_names(filled)})
+    return with_trusted_names({**tool, "function": with_trusted_names(filled)})
 
 
 def _schema_filled(schema: object, gaps: frozenset[str]) -> object:
-    """A schema below the parameters, and all in it."""
+    """A schema below the parameters, and all schemas inside it."""
     if isinstance(schema, bool) and gaps & {"objects", "items"}:
         schema = {}
     if not isinstance(schema, Mapping):
@@ -112,7 +114,7 @@ def _schema_filled(schema: object, gaps: frozenset[str]) -> object:
         filled["type"] = next((name for name in types if name != "null"), "null")
     if "descriptions" in gaps:
         filled.setdefault("description", "")
-    filled = mapped(filled, lambda part: _schema_filled(part, gaps))
+    filled = map_subschemas(filled, lambda part: _schema_filled(part, gaps))
     if "additional" in gaps and not isinstance(filled.get("additionalProperties"), Mapping):
         filled["additionalProperties"] = {}
     return filled

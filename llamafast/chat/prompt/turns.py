@@ -1,24 +1,24 @@
-"""Turns: the messages of a conversation on their way to the template, and the calls in them."""
+"""Turn: a message of a conversation before the template reads it. Call: a tool call in such a message."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-Content = str | list[object]
+MessageContent = str | list[object]
 
 SYSTEM_ROLES = ("system", "developer")
 
 
-class OwnText(str):
-    """A text that is ours, or one of a closed list such as a role: no client's, so it is not marked as theirs."""
+class TrustedText(str):
+    """A text that no client wrote, or one of a closed list such as a role. Control tokens in it are not marked."""
 
     __slots__ = ()
 
 
-# Names of fields in OpenAI's messages and tools, with those under which templates read reasoning; and types of parts.
+# The names of the fields of OpenAI's messages and tools, of reasoning fields, and the types of parts.
 _WORDS = {
-    word: OwnText(word)
+    word: TrustedText(word)
     for word in (
         "role", "content", "name", "tool_calls", "tool_call_id", "id", "type", "function", "arguments", "text",
         "description", "parameters", "reasoning_content", "reasoning", "thinking", "thought",
@@ -26,8 +26,8 @@ _WORDS = {
 }  # fmt: skip
 
 
-def with_own_names(fields: Mapping[str, object]) -> dict[str, object]:
-    """A copy in which the names of known fields, and the type, are our own texts."""
+def with_trusted_names(fields: Mapping[str, object]) -> dict[str, object]:
+    """A copy in which the names of known fields, and the type, are trusted texts."""
     own: dict[str, object] = {_WORDS.get(name, name): value for name, value in fields.items()}
     if isinstance(kind := own.get("type"), str):
         own[_WORDS["type"]] = _WORDS.get(kind, kind)
@@ -36,7 +36,14 @@ def with_own_names(fields: Mapping[str, object]) -> dict[str, object]:
 
 @dataclass(slots=True)
 class Call:
-    """call_id as the client has it; arguments_text as well."""
+    """A tool call in an earlier answer.
+
+    call_id: the id from the client.
+    name: the name of the function.
+    arguments: the arguments as an object, or the text itself if it is not a JSON object.
+    arguments_text: the arguments as text.
+    extra: other fields of the call.
+    """
 
     call_id: str
     name: str
@@ -47,29 +54,36 @@ class Call:
 
 @dataclass(slots=True)
 class Turn:
-    """One message. extra: fields that reach the template as they are."""
+    """One message.
+
+    role: system, developer, user, assistant or tool.
+    content: a text or a list of parts.
+    reasoning: the reasoning of an answer.
+    calls: the tool calls of an answer.
+    extra: fields that the template gets unchanged.
+    """
 
     role: str
-    content: Content
+    content: MessageContent
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     extra: dict[str, object] = field(default_factory=dict)
 
     @property
     def is_system(self) -> bool:
-        """Whether it tells the model how to behave."""
+        """Whether it is an instruction to the model."""
         return self.role in SYSTEM_ROLES
 
 
-def text_of(content: Content) -> str:
-    """The text of a content; that of parts in lines."""
+def text_of(content: MessageContent) -> str:
+    """The text of a content. Parts are joined by line breaks."""
     if isinstance(content, str):
         return content
     return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
 
 
-def joined(contents: Iterable[Content]) -> Content:
-    """Contents as paragraphs of one; it is parts where one of them is."""
+def joined(contents: Iterable[MessageContent]) -> MessageContent:
+    """Contents as paragraphs of one content. It is a list of parts if one of them is."""
     shown = [content for content in contents if content]
     texts = [content for content in shown if isinstance(content, str)]
     if len(texts) == len(shown):
@@ -84,5 +98,5 @@ def joined(contents: Iterable[Content]) -> Content:
 
 
 def text_part(text: str) -> dict[str, str]:
-    """A text as a part of a content."""
+    """A text as a content part."""
     return {"type": "text", "text": text}

@@ -1,1 +1,1 @@
-"""Answers into events: the readers that the formats are made of."""
+"""Parsers that turn the text of an answer into events. The formats are built from them."""

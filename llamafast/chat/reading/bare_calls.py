@@ -1,32 +1,33 @@
-"""Calls that nothing marks: an answer that begins as one is one, if it calls a tool that there is."""
+"""Calls without a marker: an answer that begins like a call is one if it calls a tool of the request."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from llamafast.chat.reading.machine import MalformedError, Wait
-from llamafast.chat.reading.python_calls import PythonMachine
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.python_calls import PythonCallParser
 
 
-class BareMachine(PythonMachine):
-    """Reads calls at the beginning of a part, and behind markers. firsts: what a bare call may begin with.
+class BareCallParser(PythonCallParser):
+    """Reads calls at the beginning of a part, and after markers.
 
-    `call` gets that for a marker, and stands behind it. keys: the members of bare calls in JSON; empty: any.
+    beginnings: the texts that may begin a bare call. `call` gets one of them as its marker, after it has been consumed.
+    keys: the members that a bare JSON call may have. Empty: any member.
     """
 
-    firsts: ClassVar[tuple[str, ...]]
+    beginnings: ClassVar[tuple[str, ...]]
     keys: ClassVar[tuple[str, ...]] = ()
     is_bare = False
 
     def run(self) -> Wait[None]:
-        """The whole text."""
+        """Read the whole text."""
         if self._opened is not None:
             yield from self.reasoning(self._opened.close)
         is_between = True
         while True:
             if is_between:
-                yield from self.between()
-                first = "" if self.tools is None else (yield from self.standing(self.firsts))
+                yield from self.skip_between_parts()
+                first = "" if self.tools is None else (yield from self.peek_any(self.beginnings))
                 if first:
                     self.at += len(first)
                     is_between = yield from self._try_call(first)
@@ -39,12 +40,12 @@ class BareMachine(PythonMachine):
                 yield from self.accept_end(";")
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
-        """The head of a call is read. Raises MalformedError where only a tool may be called."""
+        """The head of a call has been read. Raises MalformedError if a bare call names no tool of the request."""
         if self.is_bare and all(tool.name != name for tool in self.tools or ()):
             raise MalformedError
         super().start_call(name, call_id)
 
     def _member(self, key: str) -> Wait[None]:
-        if self.is_bare and self.keys and key not in self.keys:  # an answer in JSON need not wait for its end
+        if self.is_bare and self.keys and key not in self.keys:  # an answer in JSON must not wait for its end
             raise MalformedError
         yield from super()._member(key)

@@ -1,105 +1,108 @@
-"""Calls that are JSON objects: {"name": ..., "arguments": {...}}, one or a list of them."""
+"""Calls in JSON: {"name": ..., "arguments": {...}}, one or a list of them."""
 
 from __future__ import annotations
 
 import json
 from typing import ClassVar
 
-from llamafast.chat.reading.machine import Machine, MalformedError, Wait
-from llamafast.chat.reading.value_types import loads
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, Wait
+from llamafast.chat.strict_json import loads
 
 
-class JsonMachine(Machine):
-    """Reads calls in JSON. The keys may come in any order: arguments before the name wait for it.
+class JsonCallParser(AnswerParser):
+    """Reads calls in JSON. The keys may be in any order. Arguments before the name wait until the name is known.
 
-    Arguments may be a JSON string that holds an object. Null, an empty string and no such member are {}, even if the
-    tool requires arguments: the model says that there are none. No value at all is {} if the tool requires none.
+    Arguments may be a JSON string that contains an object. Null, an empty string and a missing member mean {}, even if
+    the tool requires arguments, because the model says that there are none. A missing value means {} only if the tool
+    requires none.
     """
 
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
     arguments_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
-    id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they come before the name
-    ends_with_arguments: ClassVar[bool] = True  # no member stands behind them, as a rule
+    id_keys: ClassVar[tuple[str, ...]] = ()  # known only if they precede the name
+    ends_with_arguments: ClassVar[bool] = True  # usually no member follows them
 
     def json_calls(self, is_list: bool = False) -> Wait[None]:
-        """One call, several in a row, or a list of them: what separates them may be white space or commas.
+        """Read one call, several in a row, or a list of them. White space or commas separate them.
 
-        is_list: the list's bracket was taken already.
+        is_list: the opening bracket of the list has been consumed.
         """
         yield from self.space()
         is_list = is_list or (yield from self.accept("["))
         while True:
             yield from self.space()
             yield from self.json_call()
-            char = yield from self._behind_call(is_list)
+            char = yield from self._after_call(is_list)
             if char not in (",", "{"):
                 return
 
-    def _behind_call(self, is_list: bool) -> Wait[str]:
-        """Take a comma or a list's end, and brackets too many; gives the comma or end, or what stands there."""
+    def _after_call(self, is_list: bool) -> Wait[str]:
+        """Consume a comma, the end of a list and superfluous brackets. Returns the comma, the end, or the next
+        character.
+        """
         while True:
             yield from self.space()
             char = yield from self.peek()
             if char in ",]":
                 self.at += 1
-                self.settle()
+                self.commit()
             if char != "]" or is_list:
                 return char
 
     def json_call(self) -> Wait[None]:
-        """One call."""
+        """Read one call."""
         self._named, self._id, self._arguments = "", None, None
         self._is_odd = self._is_empty = self._has_object = False
         yield from self.expect("{")
         yield from self._members()
         if not self._named:
             raise MalformedError
-        # A value that is missing may be lost; a member that is missing was left out.
+        # A missing value may have been lost. A missing member was left out on purpose.
         if self._arguments is None and not self._has_object and not (self._is_empty and self.needs_arguments):
-            self.pass_nothing()
-        self.is_whole = self._arguments is not None or self.is_whole
-        # A brace too many that stands within the arguments makes members of the call of the rest.
-        yield from self.no_more('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
+            self.pass_empty_arguments()
+        self.has_all_arguments = self._arguments is not None or self.has_all_arguments
+        # A superfluous brace inside the arguments turns the rest of them into members of the call.
+        yield from self.skip_stray_brackets('":' + "}" * self._is_odd + "{" * self._is_empty, "}")
         if self.text[self.at] == ",":
             yield from self._another()
-        self.end_call(self.is_whole)
+        self.end_call(self.has_all_arguments)
 
     def _another(self) -> Wait[None]:
-        """A comma behind a call is followed by another one, not by a member of this. It is not taken."""
-        self.settle()
+        """Check that another call follows the comma, not a member of this one. The comma is not consumed."""
+        self.commit()
         self.at += 1
         try:
             yield from self.space()
             has_member = (yield from self.peek()) == '"'
         finally:
-            self.go_back()
+            self.roll_back()
         if has_member:
-            self.is_whole = False
+            self.has_all_arguments = False
             raise MalformedError
 
     _named: str
     _id: str | None
-    _arguments: str | None  # what waits for the name; empty: they are out
-    _is_odd: bool  # other members stand behind the arguments
-    _is_empty: bool  # nothing stands where the arguments should
+    _arguments: str | None  # text that waits for the name; empty: it has been passed on
+    _is_odd: bool  # other members follow the arguments
+    _is_empty: bool  # the value of the arguments is missing
     _has_object: bool  # another member than the arguments is an object
 
     def json_string(self) -> Wait[str]:
-        """A string's value."""
+        """The value of a string."""
         if (yield from self.peek()) != '"':
             raise MalformedError
         return str(json.loads((yield from self._json_text())))
 
     def _members(self) -> Wait[None]:
-        """What stands in an object, up to its end, or to where its closing brace is missing."""
+        """Read the members of an object, up to its end or to the place where its closing brace is missing."""
         yield from self.space()
         if (yield from self.accept("}")):
             return
         while True:
             yield from self.space()
             if self._is_over and (yield from self.peek()) == "{":
-                return  # the next call
-            self.is_whole = False
+                return  # the next call begins
+            self.has_all_arguments = False
             key = yield from self.json_string()
             yield from self.space()
             yield from self.expect(":")
@@ -109,15 +112,15 @@ class JsonMachine(Machine):
             if (yield from self.accept("}")):
                 return
             if not (yield from self.accept(",")):
-                if self._is_over and (yield from self.standing(("]", *self.closers))):
+                if self._is_over and (yield from self.peek_any(("]", *self.closers))):
                     return
-                self.is_whole = False
+                self.has_all_arguments = False
                 raise MalformedError
 
     @property
     def _is_over(self) -> bool:
-        """Whether the call is complete but for its closing brace."""
-        return self.ends_with_arguments and self._arguments == "" and self.is_whole
+        """Whether only the closing brace of the call is missing."""
+        return self.ends_with_arguments and self._arguments == "" and self.has_all_arguments
 
     def _member(self, key: str) -> Wait[None]:
         char = yield from self.peek()
@@ -130,7 +133,7 @@ class JsonMachine(Machine):
             if self._arguments:
                 self.arguments(self._arguments)
                 self._arguments = ""
-                self.hold()
+                self.hold_back_closer()
         elif key in self.arguments_keys and self._arguments is None:
             yield from self._read_arguments(char)
         elif key in self.id_keys and char == '"':
@@ -146,14 +149,14 @@ class JsonMachine(Machine):
             return
         if char == "{" and self._named:
             yield from self.json_object()
-            self._arguments, self.is_whole = "", self.scanner.is_clear
+            self._arguments, self.has_all_arguments = "", self.scanner.is_clear
             return
         text = _object_text((yield from self._json_text()))
         if not text:
             raise MalformedError
         if self._named:
             self.arguments(text)
-            self.hold()
+            self.hold_back_closer()
             text = ""
         self._arguments = text
 
@@ -164,7 +167,9 @@ class JsonMachine(Machine):
 
 
 def _object_text(text: str) -> str:
-    """The arguments that a JSON value stands for: an object, null, or a string that holds one; "": it is none."""
+    """The arguments that a JSON value means, as text. It is an object, null, or a string that contains one; ""
+    otherwise.
+    """
     try:
         value = loads(text)
         if isinstance(value, str):

@@ -1,11 +1,11 @@
-"""JsonScanner: follows one JSON value through a text that comes in pieces."""
+"""JsonScanner: follows one JSON value through a text that arrives in pieces."""
 
 from __future__ import annotations
 
 import re
 from json.encoder import encode_basestring
 
-# Longer numbers and deeper values than json.loads takes everywhere.
+# json.loads does not accept longer numbers and deeper values everywhere.
 _MAX_ATOM = 1000
 _MAX_DEPTH = 200
 
@@ -13,18 +13,19 @@ _space = re.compile(r"[ \t\n\r]*").match
 _plain = re.compile(r'[^"\\\x00-\x1f]*').match
 _word = re.compile(r"[-+.0-9A-Za-z]*").match
 _hex = re.compile(r"[0-9a-fA-F]*").match
-# Behind a backslash these mean something else in other languages; all others but JSON's own stand for themselves.
+# After a backslash these have a meaning in other languages. Other characters mean themselves there.
 _UNCLEAR = frozenset("xuUNave0123456789")
 _atom = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null").fullmatch
 
 
 class JsonScanner:
-    """Where a JSON value ends, or goes wrong. O(1) per character; keeps nothing of the text but a begun number.
+    """Finds the end of a JSON value, or the place of a mistake. It takes O(1) time per character and stores only a
+    number that has begun.
 
-    is_lenient: within strings raw control characters are taken, and backslashes that escape nothing. Then scan() stops
-    before such a character, and `instead` is what JSON has for it; whoever passes that on sets it to "" and goes on
-    behind the character. is_clear: a brace that is missing can only be the last one, since no object within an object
-    has two members.
+    is_lenient: accept raw control characters in strings, and backslashes that escape nothing. scan() then stops before
+        such a character, and `instead` is its JSON form. The caller passes `instead` on, sets it to "" and continues
+        after the character.
+    is_clear: only the last brace can be missing, because no object inside an object has two members.
 
     Source: RFC 8259.
     """
@@ -49,15 +50,15 @@ class JsonScanner:
         self.is_clear = True
         self.instead = ""
         self._is_lenient = is_lenient
-        self._counts: list[int] = []  # of members, of all that is open
+        self._counts: list[int] = []  # the number of members of each open object or array
         self._step = self._value
-        self._open: list[str] = []  # what closes the objects and arrays around
+        self._open: list[str] = []  # the closing bracket of each open object or array
         self._begun = ""
         self._num_hex = 0
         self._is_key = False
 
     def scan(self, text: str, at: int) -> int:
-        """Go on at text[at]. Returns the place behind the last character that belongs to the value."""
+        """Continue at text[at]. Returns the offset after the last character of the value."""
         end = len(text)
         while at < end and not self.is_done and not self.is_wrong and not self.instead:
             at = self._step(text, at)
@@ -65,7 +66,7 @@ class JsonScanner:
 
     @property
     def lacks_a_brace(self) -> bool:
-        """Whether one brace would end the value here, and it is clear which."""
+        """Whether one brace would end the value here, and only one place for it is possible."""
         return self._open == ["}"] and self._step == self._next and self.is_clear
 
     def _value(self, text: str, at: int) -> int:
@@ -87,7 +88,7 @@ class JsonScanner:
         return at + 1
 
     def _first(self, text: str, at: int) -> int:
-        """Behind a bracket."""
+        """After an opening bracket."""
         at = _skip_space(text, at)
         if at == len(text):
             return at
@@ -116,7 +117,7 @@ class JsonScanner:
         return at + 1
 
     def _next(self, text: str, at: int) -> int:
-        """Behind a member."""
+        """After a member."""
         at = _skip_space(text, at)
         if at == len(text):
             return at
@@ -187,7 +188,7 @@ class JsonScanner:
             self.is_done = True
 
     def _replace(self, at: int, instead: str) -> int:
-        """The character at this place is no JSON."""
+        """The character at this offset is not JSON."""
         if not self._is_lenient:
             return self._fail(at)
         self.instead = instead

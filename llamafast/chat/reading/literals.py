@@ -1,4 +1,4 @@
-"""Values that a model writes in its own notation (Python literals, Gemma's), turned into JSON while they come."""
+"""LiteralReader: turns values in a notation other than JSON (Python's, Gemma's) into JSON, piece by piece."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ _CLOSERS = {"{": "}", "[": "]", "(": ")"}
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How values are written. quotes: what opens and closes a string; those in escaped take backslash escapes.
+    """How values are written.
 
-    has_bare_strings: a word that is no constant and no number is a string; otherwise it is a mistake.
+    quotes: texts that open and close a string.
+    escaped: the quotes whose strings have backslash escapes.
+    has_bare_strings: a word that is neither a constant nor a number is a string. Otherwise it is a mistake.
     """
 
     quotes: tuple[str, ...]
@@ -34,10 +36,12 @@ GEMMA = Notation(('<|"|>', '"'), ('"',), has_bare_strings=True)
 
 
 class LiteralReader:
-    """Reads one object, piece by piece: JSON text comes out, the same however the text is cut.
+    """Reads one object, piece by piece, and returns JSON text. The result does not depend on how the text is cut.
 
-    root "{": the object stands in braces (doubled ones, and brackets, are taken too). root "(": the text behind the
-    opening parenthesis of a call, `a=1, b='x')`. is_complete: the object is over; is_broken: it went wrong.
+    root "{": the object is in braces. Doubled braces and brackets are accepted too.
+    root "(": the text follows the opening parenthesis of a call, as in `a=1, b='x')`.
+    is_complete: the object has ended.
+    is_broken: the text is not in the notation.
     """
 
     __slots__ = ("_expects", "_is_doubled", "_is_headless", "_notation", "_quote", "_stack", "is_broken", "is_complete")
@@ -46,17 +50,17 @@ class LiteralReader:
         self.is_complete = False
         self.is_broken = False
         self._notation = notation
-        self._is_headless = root == "("  # the object's opening brace is still to be written
-        # What closes all that is open, objects with a "=" before it.
+        self._is_headless = root == "("  # the opening brace of the object has to be written
+        # The closing bracket of each open object or array. Objects have a "=" before it.
         self._stack = ["=)"] if self._is_headless else []
         self._expects = "first" if self._is_headless else "root"
         self._quote = ""
         self._is_doubled = False
 
     def read(self, text: str, at: int) -> tuple[str, int]:
-        """(JSON text, the place up to which text[at:] is read).
+        """Read text[at:]. Returns (JSON text, the offset up to which text is read).
 
-        What is not read, if the object is neither over nor broken, may go on: it must begin the next text.
+        Unread text may continue, unless the object is complete or broken. The next text must begin with it.
         """
         out = ["{"] if self._is_headless else []
         self._is_headless = False
@@ -68,7 +72,7 @@ class LiteralReader:
         return "".join(out), at
 
     def _read(self, text: str, at: int, out: list[str]) -> int:
-        """The place behind the next piece; -1: it may go on."""
+        """The offset after the next piece. -1: the piece may continue."""
         space = _SPACE.match(text, at)
         if space is not None:
             return space.end()
@@ -112,7 +116,7 @@ class LiteralReader:
         return self._passed(word.end() - 1, out, _json_word(word[0], self._notation) or "", "comma")
 
     def _quote_at(self, text: str, at: int) -> str | None:
-        """The quote that begins here, "" if none does; None: it may."""
+        """The quote that begins here; "" if none does; None if one may begin here."""
         for quote in self._notation.quotes:
             if text.startswith(quote, at):
                 return quote
@@ -179,7 +183,7 @@ def _read_escape(text: str, at: int, out: list[str]) -> int:
     code, kind = match[0][1:], match[0][1]
     if kind in "xuU" or kind in "01234567":
         point = int(code[1:], 16) if kind in "xuU" else int(code, 8)
-        # Half of a pair is no character: JSON has a way to write it.
+        # Half of a surrogate pair is not a character, but JSON can write it.
         is_half = 0xD800 <= point <= 0xDFFF
         out.append(f"\\u{point:04x}" if is_half else _json_inside(chr(point) if point <= 0x10FFFF else match[0]))
     else:

@@ -1,4 +1,4 @@
-"""Markers: the texts between which a model's output changes its meaning, found as they come."""
+"""Markers: finds the texts that structure a model's output, in text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import re
 
 
 class Markers:
-    """A set of markers, none of them the beginning of another."""
+    """A set of markers. None of them is the beginning of another."""
 
-    __slots__ = ("_first", "_search", "longest", "texts")
+    __slots__ = ("_beginnings", "_first", "_search", "longest", "texts")
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
         self.longest = max(map(len, texts), default=0)
-        # An empty class of characters is no regex: (?!) matches nowhere.
-        firsts = "".join(sorted({re.escape(text[0]) for text in texts}))
-        self._first = re.compile(f"[{firsts}]" if firsts else "(?!)").search
+        self._beginnings = frozenset(text[:n] for text in texts for n in range(1, len(text)))
+        # An empty character class is not a valid regex. (?!) matches nowhere.
+        beginnings = "".join(sorted({re.escape(text[0]) for text in texts}))
+        self._first = re.compile(f"[{beginnings}]" if beginnings else "(?!)").search
         self._search = re.compile("|".join(map(re.escape, texts)) if texts else "(?!)").search
 
     def find(self, text: str, at: int, end: int | None = None) -> tuple[int, str | None]:
-        """(where the first marker behind `at` begins, that marker), in text up to `end`.
+        """(the offset of the first marker at or after `at`, that marker), in text up to `end`.
 
-        Without one: (where the end of that may begin one, else the end; None).
+        Without one: (the offset where the text may begin a marker, otherwise its end; None).
         """
         end = len(text) if end is None else min(end, len(text))
         first = self._first(text, at, end)
@@ -34,8 +35,7 @@ class Markers:
         start = max(start, end - self.longest + 1)
         while (first := self._first(text, start, end)) is not None:
             start = first.start()
-            begun = text[start:end]
-            if any(marker.startswith(begun) for marker in self.texts):
+            if text[start:end] in self._beginnings:
                 return start, None
             start += 1
         return end, None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 
-from llamafast.chat.reading.json_calls import JsonMachine
+from llamafast.chat.reading.answer_parser import Wait
+from llamafast.chat.reading.json_calls import JsonCallParser
 from llamafast.chat.reading.literals import PYTHON, LiteralReader
-from llamafast.chat.reading.machine import Wait
 
 _name = re.compile(r"[\w.:/-]*")
 
 
-class PythonMachine(JsonMachine):
-    """Reads a list of calls; some models write JSON into it."""
+class PythonCallParser(JsonCallParser):
+    """Reads a list of Python calls. Some models write JSON into it."""
 
     def python_calls(self) -> Wait[None]:
-        """The list, behind white space."""
+        """Read the list. White space may precede it."""
         yield from self.space()
         yield from self.expect("[")
         while True:
@@ -30,26 +30,28 @@ class PythonMachine(JsonMachine):
         yield from self.expect("]")
 
     def python_call(self) -> Wait[None]:
-        """One call."""
+        """Read one call."""
         name = yield from self.word(_name)
         yield from self.expect("(")
         self.start_call(name)
-        yield from self.literal(LiteralReader(PYTHON, "("))
-        yield from self.no_more("=:'\"", ")}", has_words=True)
+        yield from self.literal_arguments(LiteralReader(PYTHON, "("))
+        yield from self.skip_stray_brackets("=:'\"", ")}", has_words=True)
         if self.text[self.at] == ",":
             yield from self._another_call()
         self.end_call()
 
     def _another_call(self) -> Wait[None]:
-        """What follows a comma must be a call, or the list's end; it is not taken. MalformedError if it is not."""
-        self.settle()
+        """Check that a call or the end of the list follows the comma. Raises MalformedError if not. Nothing is
+        consumed.
+        """
+        self.commit()
         self.at += 1
-        self.is_whole = False
+        self.has_all_arguments = False
         yield from self.space()
         try:
             if (yield from self.peek()) not in "{]":
                 yield from self.word(_name)
                 yield from self.expect("(")
         finally:
-            self.go_back()
-        self.is_whole = True
+            self.roll_back()
+        self.has_all_arguments = True

@@ -1,4 +1,4 @@
-"""Calls whose arguments are bare text between tags, of which models leave out the closing ones."""
+"""Calls whose arguments are bare text between tags. Models sometimes omit the closing tags."""
 
 from __future__ import annotations
 
@@ -8,43 +8,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.machine import Machine, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.answer_parser import AnswerParser, MalformedError, TextEnd, Wait
+from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.reading.markers import Markers
 from llamafast.chat.tools import Tool
 
 _LONGEST_TAG = 60  # in characters
-_LIKE = 0.8  # of 1: a tag with one wrong character is more like it
+_LIKE = 0.8  # of 1: a tag with one wrong character is more similar than that
 
 
 @dataclass(frozen=True, slots=True)
 class ValueEnds:
-    """What ends a value: its closing tag, `close`; where that is missing, what begins the next argument or ends a call.
+    """The texts that end a value: its closing tag, or, if that is missing, the next argument or the end of the call.
 
-    call_closes: the tags that end calls. never: tags that no value holds, but in a call that it quotes. has_lines: the
-    line breaks at a value's ends belong to its tags. call_open: what stands before a call's name; "": none is quoted.
+    close: the closing tag.
+    opener: the text that begins the next argument.
+    call_closes: the tags that end a call.
+    has_lines: the line breaks at both ends of a value belong to its tags.
+    forbidden: tags that no value contains, except in a call that it quotes.
+    call_open: the text before the name of a call. Empty: values quote no calls.
     """
 
     close: str
     opener: str = ""
     call_closes: tuple[str, ...] = ()
     has_lines: bool = False
-    never: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
     call_open: str = ""
     markers: Markers = field(init=False)
 
     def __post_init__(self) -> None:
         others = [text for text in (self.opener, *self.call_closes) if text]
         quoted = [self.call_open] if self.call_open else []
-        others = [*(f"\n{text}" for text in others), *others, *self.never, *quoted]
+        others = [*(f"\n{text}" for text in others), *others, *self.forbidden, *quoted]
         object.__setattr__(self, "markers", Markers(*self._closes, *others))
 
     @property
     def _closes(self) -> tuple[str, ...]:
         return ("\n" + self.close, self.close) if self.has_lines else (self.close,)
 
-    def ahead(self, tools: Sequence[Tool] | None) -> Markers:
-        """What tells whether a value was over that has no closing tag: that tag, openers, and calls of these tools."""
+    def closes_and_calls(self, tools: Sequence[Tool] | None) -> Markers:
+        """The texts that show whether a value without a closing tag had ended: that tag, openers, and calls of these
+        tools.
+        """
         heads = [self.call_open + tool.name for tool in tools or ()] if self.call_open else []
         return Markers(*self._closes, self.opener, *heads)
 
@@ -53,24 +59,24 @@ class ValueEnds:
         return self.close if marker in self._closes else marker.removeprefix("\n")
 
     def is_like_close(self, text: str) -> bool:
-        """Whether a text ends in something like the closing tag."""
+        """Whether a text ends in something similar to the closing tag."""
         last = text.rstrip()[-len(self.close) - 1 :]
         return SequenceMatcher(None, last, self.close).ratio() >= _LIKE
 
 
-class Quotes:
-    """The calls that a value quotes: which of their tags are to come."""
+class QuotedCalls:
+    """The calls that a value quotes, and which of their tags are still to come."""
 
     __slots__ = ("_closes", "_ends", "_num_values", "has_calls")
 
     def __init__(self, ends: ValueEnds) -> None:
         self._ends = ends
-        self._num_values = 0  # that are open
+        self._num_values = 0  # open values
         self._closes = dict.fromkeys(ends.call_closes, 0)
         self.has_calls = False
 
     def take(self, tag: str) -> bool:
-        """Whether a tag within the value belongs to a call that it quotes."""
+        """Whether a tag inside the value belongs to a quoted call."""
         if tag == self._ends.call_open:
             self.has_calls = True
             for text in self._closes:
@@ -89,36 +95,36 @@ class Quotes:
         return is_quoted
 
 
-class TaggedMachine(Machine):
+class TaggedCallParser(AnswerParser):
     """Reads arguments between tags."""
 
     _given: frozenset[str] = frozenset()  # the arguments of the call so far
     _is_mended: bool = False  # a value of the call ended where the next argument began
-    _has_looked: bool = False  # the whole text was read ahead, and no value went on
+    _has_looked: bool = False  # the whole text was read ahead, and no value continued
 
     @property
     @abstractmethod
     def ends(self) -> ValueEnds:
-        """What ends a value."""
+        """The texts that end a value."""
 
     @property
     @abstractmethod
-    def behind_call(self) -> tuple[str, ...]:
-        """What may stand behind the tags that end a call, content aside."""
+    def after_call(self) -> tuple[str, ...]:
+        """Texts other than content that may follow the tags that end a call."""
 
     @abstractmethod
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
-        """The rest of an argument's opening tag: (key, whether it is a string; None: the tag does not say)."""
+        """Read the rest of an argument's opening tag. Returns (key, whether the value is a string, if declared)."""
 
     def closes_call(self) -> Wait[bool]:
-        """Take what ends a call, if it stands here."""
+        """Consume the end of a call, if it is here."""
         for text in self.ends.call_closes:
             if (yield from self.accept(text)):
                 return True
         return False
 
     def tagged_arguments(self, name: str) -> Wait[None]:
-        """The arguments of the call that was started, and the call's end. Where there are none they are {}."""
+        """Read the arguments of the started call, and the end of the call. Without arguments they are {}."""
         writer = ArgumentWriter(name, self.tools)
         self._given, self._is_mended = frozenset(), False
         while True:
@@ -130,21 +136,21 @@ class TaggedMachine(Machine):
             else:
                 raise MalformedError
         self.arguments(writer.close())
-        self.hold()
+        self.hold_back_closer()
         yield from self.space()
-        if (yield from self.standing((self.ends.opener,))):  # its end stood in the wrong place
-            self.is_whole = False
+        if (yield from self.peek_any((self.ends.opener,))):  # the end of the call is in the wrong place
+            self.has_all_arguments = False
             raise MalformedError
         if self._is_mended:
-            self.is_whole = False
+            self.has_all_arguments = False
             if (yield from self.rest_of_value()):
-                self.go_back()
+                self.roll_back()
                 raise MalformedError
-            self.is_whole = True
+            self.has_all_arguments = True
         self.end_call()
 
     def argument(self, writer: ArgumentWriter) -> Wait[None]:
-        """One argument, behind what begins it."""
+        """Read one argument. The text that begins it has been consumed."""
         key, is_string = yield from self.argument_head()
         if key in self._given:
             raise MalformedError
@@ -158,7 +164,7 @@ class TaggedMachine(Machine):
         self.arguments(writer.end())
 
     def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
-        """A value and its closing tag."""
+        """Read a value and its closing tag."""
         if self.ends.has_lines:
             yield from self.accept("\n")
         yield from self.opened_again(key)
@@ -168,16 +174,16 @@ class TaggedMachine(Machine):
             last.append(text)
             self.arguments(writer.add(text))
 
-        quotes = Quotes(self.ends)
+        quotes = QuotedCalls(self.ends)
         while True:
             marker = yield from self.copy(self.ends.markers, add)
             tag = self.ends.tag(marker)
             if quotes.take(tag):
                 if tag == self.ends.close and not (yield from self.has_more_tags()):
-                    return  # what it quotes is no whole call
+                    return  # the quoted text is not a whole call
                 add(marker)
                 continue
-            if tag in self.ends.never:
+            if tag in self.ends.forbidden:
                 raise MalformedError
             if tag == self.ends.close:
                 return
@@ -197,27 +203,27 @@ class TaggedMachine(Machine):
             return
 
     def has_more_tags(self) -> Wait[bool]:
-        """Whether another value ends or begins in the text ahead, of which nothing is taken."""
-        self.settle()
+        """Whether another value ends or begins in the text ahead. Nothing is consumed."""
+        self.commit()
         try:
-            yield from self.copy(self.ends.ahead(None), list[str]().append)
+            yield from self.copy(self.ends.closes_and_calls(None), list[str]().append)
         except TextEnd:
-            self.go_back()
+            self.roll_back()
             return False
-        self.go_back()
+        self.roll_back()
         return True
 
     def rest_of_value(self) -> Wait[str]:
-        """Take what stands up to a closing tag that none of the calls ahead has opened, and that tag; gives the text.
+        """Read the text up to a closing tag that no later call has opened, and that tag; returns the text.
 
-        Empty: there is no such tag, so a value without one was over. MalformedError if that is not clear.
+        Empty: there is no such tag, so the value had ended without one. Raises MalformedError if that is not clear.
         """
-        pieces, ahead = list[str](), self.ends.ahead(self.tools)
+        pieces, closes_and_calls = list[str](), self.ends.closes_and_calls(self.tools)
         num_open, has_calls, has_opener = 0, False, False
-        self.settle()
+        self.commit()
         try:
             while True:
-                marker = yield from self.copy(ahead, pieces.append)
+                marker = yield from self.copy(closes_and_calls, pieces.append)
                 tag = self.ends.tag(marker)
                 if tag == self.ends.close and not num_open:
                     break
@@ -229,39 +235,39 @@ class TaggedMachine(Machine):
                 else:
                     has_calls = True
                     if self._has_looked:
-                        self.go_back()
+                        self.roll_back()
                         return ""
                 pieces.append(marker)
         except TextEnd:
-            self.go_back()
+            self.roll_back()
             self._has_looked = True
             if not has_calls and self._is_text("".join(pieces)):
                 raise MalformedError from None
             return ""
         if has_opener:
-            self.go_back()
+            self.roll_back()
             self._has_looked = True
             raise MalformedError
         return "".join(pieces)
 
     def _is_text(self, text: str) -> bool:
-        """Whether there is more in a text than what ends calls: a value may go on in it."""
-        for tag in (*self.ends.call_closes, *self.behind_call):
+        """Whether a text contains more than ends of calls. A value may continue in it."""
+        for tag in (*self.ends.call_closes, *self.after_call):
             text = text.replace(tag, "")
         return bool(text.strip())
 
     def opened_again(self, key: str) -> Wait[None]:
-        """Take the opening tag of this key as often as the model has written it again."""
-        while self.ends.opener and (yield from self.standing((self.ends.opener,))):
-            self.settle()
+        """Skip the opening tag of this key if the model has repeated it, any number of times."""
+        while self.ends.opener and (yield from self.peek_any((self.ends.opener,))):
+            self.commit()
             self.at += len(self.ends.opener)
             try:
                 again, _ = yield from self.argument_head()
             except MalformedError:
                 again = ""
             if again != key:
-                self.go_back()
-                if again in self.declared:
+                self.roll_back()
+                if again in self.declared_names:
                     raise MalformedError  # the value is missing
                 return
             self._kept = None
@@ -269,28 +275,30 @@ class TaggedMachine(Machine):
                 yield from self.accept("\n")
 
     def ends_before(self, marker: str, writer: ArgumentWriter) -> Wait[bool]:
-        """Whether the value was over before marker, which was taken: then marker is not, else it is of the value."""
+        """Whether the value had ended before the consumed marker. If so, marker is put back; if not, it becomes a part
+        of the value.
+        """
         tag = self.ends.tag(marker)
         key, is_over = "", False
         self.at -= len(marker)
-        self.settle()
+        self.commit()
         self.at += len(marker)
         try:
             if tag == self.ends.opener:
                 key, _ = yield from self.argument_head()
             else:
                 yield from self.space()
-                is_over = bool((yield from self.standing(self.behind_call)))
+                is_over = bool((yield from self.peek_any(self.after_call)))
         except MalformedError:
             pass
         except TextEnd:
             is_over = tag != self.ends.opener and self.at == len(self.text)
             if not is_over:
-                self.go_back()
+                self.roll_back()
                 self.arguments(writer.add(self.text[self.at :]))
                 self.at = len(self.text)
                 raise
-        self.go_back()
+        self.roll_back()
         if key and self._begins_another(key, is_line=tag != marker):
             is_over = True
         self.at += len(marker) - len(tag)
@@ -300,9 +308,9 @@ class TaggedMachine(Machine):
         return is_over
 
     def _begins_another(self, key: str, *, is_line: bool) -> bool:
-        """Whether an opening tag within a value is the next argument's. MalformedError if that is not clear."""
-        declared = self.declared
-        if key not in self._given and (key in declared if declared else is_line):
+        """Whether an opening tag inside a value begins the next argument. Raises MalformedError if unclear."""
+        declared_names = self.declared_names
+        if key not in self._given and (key in declared_names if declared_names else is_line):
             return True
         if is_line:
             raise MalformedError

@@ -1,4 +1,4 @@
-"""TextReader: takes a text apart that comes in pieces, with generators that wait for more of it."""
+"""TextReader: consumes a text that arrives in pieces, with generators that wait for more of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamafast.chat.reading.json_scanner import JsonScanner
 from llamafast.chat.reading.markers import Markers
 
 _T = TypeVar("_T")
-# Yields wherever it needs more text than there is.
+# A generator that yields whenever it needs more text, and returns a value.
 Wait: TypeAlias = Generator[None, None, _T]
 
 _space = re.compile(r"\s*").match
@@ -18,26 +18,26 @@ _MAX_NAME = 256
 
 
 class MalformedError(Exception):
-    """What stands here is not of the format."""
+    """The text here is not in the format."""
 
 
 class TextEnd(Exception):
-    """There will be no more text. Thrown into a generator where it waits."""
+    """The text has ended. It is thrown into a generator that waits."""
 
 
 class TextReader:
-    """A text that is taken from its beginning. What is not taken yet begins at text[at]."""
+    """Consumes a text from its beginning. The unread text begins at text[at]."""
 
     def __init__(self) -> None:
         self.text = ""
         self.at = 0
-        self._num_cut = 0  # characters before text
-        self._kept: list[str] | None = None  # what was taken since settle(), before text[_mark]
+        self._num_cut = 0  # number of characters before text
+        self._kept: list[str] | None = None  # what was consumed since commit(), before text[_mark]
         self._mark = 0
         self.scanner = JsonScanner()  # of the JSON that is being read, or was read last
 
     def add(self, text: str) -> None:
-        """More of it has come."""
+        """Add the next piece of the text."""
         if self._kept is not None:
             self._kept.append(self.text[self._mark : self.at])
             self._mark = 0
@@ -46,7 +46,7 @@ class TextReader:
         self.at = 0
 
     def accept(self, text: str) -> Wait[bool]:
-        """Take text if it stands here."""
+        """Consume text if it is next. Returns whether it was."""
         while not self.text.startswith(text, self.at):
             if len(self.text) - self.at >= len(text) or not text.startswith(self.text[self.at :]):
                 return False
@@ -55,22 +55,22 @@ class TextReader:
         return True
 
     def expect(self, text: str) -> Wait[None]:
-        """Take text, which must stand here."""
+        """Consume text. Raises MalformedError if it is not next."""
         if not (yield from self.accept(text)):
             raise MalformedError
 
     def accept_end(self, text: str) -> Wait[bool]:
-        """Take what closes a call that is over, behind white space. The whole text may end within it."""
+        """Consume text that closes a finished call, after white space. The whole text may end within it."""
         try:
             yield from self.space()
             return (yield from self.accept(text))
         except TextEnd:
             self.at = len(self.text)
-            self.settle()
+            self.commit()
             raise
 
     def space(self) -> Wait[None]:
-        """Take white space."""
+        """Consume white space."""
         while True:
             self.at = self.space_end()
             if self.at < len(self.text):
@@ -78,17 +78,19 @@ class TextReader:
             yield
 
     def space_end(self) -> int:
-        """Where white space that stands here ends, so far."""
+        """The offset where the white space that is next ends, so far."""
         return _end(_space(self.text, self.at))
 
     def peek(self) -> Wait[str]:
-        """The next character, which is not taken."""
+        """The next character. It is not consumed."""
         while self.at == len(self.text):
             yield
         return self.text[self.at]
 
     def word(self, pattern: re.Pattern[str]) -> Wait[str]:
-        """Take all that pattern matches, a repeated class of characters. MalformedError if it is empty or long."""
+        """Consume everything that pattern matches, a repeated character class. Raises MalformedError if it is empty or
+        too long.
+        """
         taken = ""
         while True:
             end = min(_end(pattern.match(self.text, self.at)), self.at + _MAX_NAME - len(taken))
@@ -104,9 +106,9 @@ class TextReader:
         return taken
 
     def copy(self, ends: Markers, sink: Callable[[str], object], most: int | None = None) -> Wait[str]:
-        """Pass on the text up to one of ends; takes that too, and returns it. most: its longest length, in characters.
+        """Pass the text up to one of ends on to sink. Consumes that end and returns it.
 
-        Raises MalformedError if the text is longer.
+        most: the maximum length of the text, in characters. Raises MalformedError if it is longer.
         """
         while True:
             end, marker = ends.find(self.text, self.at, None if most is None else self.at + most + ends.longest)
@@ -128,8 +130,8 @@ class TextReader:
                     self.at = len(self.text)
                 raise
 
-    def standing(self, texts: Iterable[str]) -> Wait[str]:
-        """Which of texts stands here; "" if none does. It is not taken."""
+    def peek_any(self, texts: Iterable[str]) -> Wait[str]:
+        """The one of texts that is next; "" if none is. It is not consumed."""
         while True:
             left = len(self.text) - self.at
             is_open = False
@@ -142,7 +144,9 @@ class TextReader:
             yield
 
     def json(self, sink: Callable[[str], object], *, is_lenient: bool = True) -> Wait[None]:
-        """Pass on one JSON value as it comes. is_lenient: what models get wrong within strings is put right."""
+        """Pass one JSON value on to sink, piece by piece. is_lenient: common mistakes of models in strings are
+        repaired.
+        """
         scanner = self.scanner = JsonScanner(is_lenient=is_lenient)
         while True:
             end = scanner.scan(self.text, self.at)
@@ -160,13 +164,13 @@ class TextReader:
                 return
             yield
 
-    def settle(self) -> None:
-        """What was taken up to here stays taken, even if what follows turns out to be no call."""
+    def commit(self) -> None:
+        """Text consumed so far stays consumed, even if the following text proves not to be a call."""
         self._kept = []
         self._mark = self.at
 
-    def go_back(self) -> None:
-        """To where settle was called last."""
+    def roll_back(self) -> None:
+        """Return to the place where commit() was called last."""
         if self._kept:
             taken = "".join(self._kept) + self.text[self._mark : self.at]
             self._num_cut += self.at - len(taken)

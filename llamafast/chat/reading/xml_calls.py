@@ -1,14 +1,14 @@
-"""Calls whose arguments are elements with bare text in them: <function=NAME><parameter=KEY>VALUE</parameter>..."""
+"""Calls whose arguments are elements that contain bare text: <function=NAME><parameter=KEY>VALUE</parameter>..."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.machine import MalformedError, Wait
+from llamafast.chat.reading.answer_parser import MalformedError, Wait
+from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.reading.markers import Markers
-from llamafast.chat.reading.tagged_calls import TaggedMachine, ValueEnds
+from llamafast.chat.reading.tagged_calls import TaggedCallParser, ValueEnds
 
 _name = re.compile(r'[^<>"\n]*')
 
@@ -17,8 +17,13 @@ _name = re.compile(r'[^<>"\n]*')
 class Elements:
     """How a format writes a call: the texts around names and values.
 
-    outer_close: closes one call or several, "": nothing does. A value's first and last line break belong to the tags
-    where has_lines; has_cdata: it may stand in <![CDATA[..]]>. call_close "": a value ends at its closing tag alone.
+    call_open, call_close: the texts before the name of a call, and at its end. An empty call_close: only its closing
+        tag ends a value.
+    value_open, value_close: the texts before the key of a value, and after the value.
+    name_close: the text after a name or a key.
+    outer_close: the text that closes one or several calls. Empty: there is none.
+    has_lines: the first and the last line break of a value belong to its tags.
+    has_cdata: a value may be in <![CDATA[..]]>.
     """
 
     call_open: str
@@ -33,7 +38,7 @@ class Elements:
     cdata_ends: Markers = field(init=False)
 
     def __post_init__(self) -> None:
-        # Some models forget the inner one of two closing tags.
+        # Some models omit the inner one of two closing tags.
         closes = tuple(text for text in (self.call_close, self.outer_close) if text)
         opener = self.value_open if closes else ""
         call_open = self.call_open if closes else ""
@@ -42,24 +47,26 @@ class Elements:
         object.__setattr__(self, "cdata_ends", Markers("]]>" + self.value_close))
 
 
-class XmlMachine(TaggedMachine):
-    """Reads calls out of elements."""
+class XmlCallParser(TaggedCallParser):
+    """Reads calls from elements."""
 
     elements: Elements
 
     @property
     def ends(self) -> ValueEnds:
-        """What ends a value."""
+        """The texts that end a value."""
         return self.elements.ends
 
     @property
-    def behind_call(self) -> tuple[str, ...]:
-        """What may stand behind the tags that end a call."""
+    def after_call(self) -> tuple[str, ...]:
+        """Texts that may follow the tags that end a call."""
         texts = (self.elements.outer_close, self.elements.call_open, *self.starts.texts, *self.wrappers)
         return tuple(text for text in texts if text)
 
     def xml_call(self, is_call: bool = True) -> Wait[None]:
-        """The rest of a call, behind call_open. Unless it is_call already, its name must be a tool's."""
+        """Read the rest of a call after call_open. Raises MalformedError if neither is_call nor the name is that of a
+        tool.
+        """
         name = yield from self._call_name()
         if not name or not (is_call or any(tool.name == name for tool in self.tools or ())):
             raise MalformedError
@@ -70,7 +77,7 @@ class XmlMachine(TaggedMachine):
         yield from self.tagged_arguments(name)
 
     def xml_calls(self) -> Wait[None]:
-        """Calls up to what closes them."""
+        """Read calls up to the text that closes them."""
         while True:
             yield from self.space()
             yield from self.expect(self.elements.call_open)
@@ -82,13 +89,13 @@ class XmlMachine(TaggedMachine):
                 return
 
     def argument_head(self) -> Wait[tuple[str, bool | None]]:
-        """The rest of an argument's opening tag."""
+        """Read the rest of an argument's opening tag."""
         key = (yield from self.word(_name)).strip()
         yield from self.expect(self.elements.name_close)
         return key, None
 
     def value(self, writer: ArgumentWriter, key: str) -> Wait[None]:
-        """A value and its closing tag."""
+        """Read a value and its closing tag."""
         if self.elements.has_cdata and (yield from self.accept("<![CDATA[")):
             yield from self.copy(self.elements.cdata_ends, lambda text: self.arguments(writer.add(text)))
         else:

@@ -1,1 +1,1 @@
-"""The format that a configuration describes in `model.response_schema`."""
+"""The chat format that a configuration defines in `model.response_schema`."""

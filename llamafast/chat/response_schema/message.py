@@ -1,4 +1,4 @@
-"""A whole answer by its response schema, exactly: what the schema gives, as the events of a message."""
+"""Applies a response schema to a whole answer, exactly. The result is the events of a message."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llamafast.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
-from llamafast.chat.reading.arguments import ArgumentWriter
-from llamafast.chat.reading.value_types import loads
-from llamafast.chat.response_schema.rules import ABSENT, PARSERS, Rule, captured
+from llamafast.chat.reading.argument_writer import ArgumentWriter
+from llamafast.chat.response_schema.schema_nodes import ABSENT, PARSERS, SchemaNode, captured_value
+from llamafast.chat.strict_json import loads
 from llamafast.chat.tools import Tool
 
 REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call that a schema found. start, end: where it stands. arguments: JSON text."""
+class FoundCall:
+    """A call that a schema found.
+
+    name: the name of the function. Empty: the text proved not to be a call.
+    arguments: JSON text.
+    start, end: the range of the call in the text.
+    """
 
     name: str
     arguments: str
@@ -25,11 +30,11 @@ class Call:
     end: int = 0
 
 
-def message_events(root: Rule, text: str, num_prompt: int, tools: Sequence[Tool] | None) -> list[Event]:
-    """The events of a text whose first num_prompt characters are the prompt's end.
+def message_events(root: SchemaNode, text: str, num_prompt: int, tools: Sequence[Tool] | None) -> list[Event]:
+    """The events of a text. Its first num_prompt characters are the end of the prompt and yield no events.
 
-    Of these nothing is told again. A text in which the schema finds nothing is content, and so is
-    what stands behind the last call, and what looks like a call and is none.
+    The whole text is content if the schema finds nothing in it. The text after the last call is content, and so is text
+    that only looks like a call.
     """
     message = root.value(text)
     fields = message if isinstance(message, dict) else {}
@@ -49,7 +54,7 @@ def message_events(root: Rule, text: str, num_prompt: int, tools: Sequence[Tool]
             start += len(content) - len(content.lstrip())
         if any(call.start >= end for call in calls):
             end = start + len(text[start:end].rstrip())
-        if start < 0:  # a parser has changed it: it is no piece of the text
+        if start < 0:  # a parser has changed it, so it is not a piece of the text
             has_content = True
             events.append(Content(content, 0))
         else:
@@ -65,36 +70,36 @@ def message_events(root: Rule, text: str, num_prompt: int, tools: Sequence[Tool]
     return events
 
 
-def item_call(items: Rule, item: str, tools: Sequence[Tool]) -> Call | None:
-    """The call that one item of tool_calls is; None if it is none."""
+def item_call(items: SchemaNode, item: str, tools: Sequence[Tool]) -> FoundCall | None:
+    """The call in one item of tool_calls; None if it is not a call."""
     return _call(items.value(item), items, item, tools)
 
 
-def arguments_rule(items: Rule) -> Rule | None:
-    """The rule of a call's arguments, in a function or beside the name."""
+def arguments_node(items: SchemaNode) -> SchemaNode | None:
+    """The schema node of a call's arguments, inside `function` or next to the name."""
     return items.properties.get("function", items).properties.get("arguments")
 
 
-def _calls(root: Rule, fields: Mapping[str, object], text: str, tools: Sequence[Tool] | None) -> list[Call]:
-    """The calls; those that turn out to be none, or that nobody asked for, have no name."""
-    rule = root.properties.get("tool_calls")
-    if rule is not None and rule.iterator is not None and rule.regex is None and rule.items is not None:
-        calls: list[Call] = []
-        for match in rule.iterator.finditer(text):
-            given = captured(match)
-            call = None if tools is None else _call(rule.items.value(given), rule.items, given, tools)
-            call = call or Call("", "")
-            calls.append(Call(call.name, call.arguments, *match.span()))
+def _calls(root: SchemaNode, fields: Mapping[str, object], text: str, tools: Sequence[Tool] | None) -> list[FoundCall]:
+    """The calls. Those that proved not to be calls, and those of a request without tools, have no name."""
+    node = root.properties.get("tool_calls")
+    if node is not None and node.iterator is not None and node.regex is None and node.items is not None:
+        calls: list[FoundCall] = []
+        for match in node.iterator.finditer(text):
+            given = captured_value(match)
+            call = None if tools is None else _call(node.items.value(given), node.items, given, tools)
+            call = call or FoundCall("", "")
+            calls.append(FoundCall(call.name, call.arguments, *match.span()))
         return calls
     values = fields.get("tool_calls") if tools is not None else None
     values = values if isinstance(values, list) else []
-    found = (_call(value, rule.items if rule else None, value, tools or ()) for value in values)
-    return [Call(call.name, call.arguments, len(text), len(text)) for call in found if call is not None]
+    found = (_call(value, node.items if node else None, value, tools or ()) for value in values)
+    return [FoundCall(call.name, call.arguments, len(text), len(text)) for call in found if call is not None]
 
 
-def _call(value: object, items: Rule | None, given: object, tools: Sequence[Tool]) -> Call | None:
-    rule = arguments_rule(items) if items is not None else None
-    if items is not None and not isinstance(value, dict) and rule is not None and rule.key_value is not None:
+def _call(value: object, items: SchemaNode | None, given: object, tools: Sequence[Tool]) -> FoundCall | None:
+    node = arguments_node(items) if items is not None else None
+    if items is not None and not isinstance(value, dict) and node is not None and node.key_value is not None:
         value = _without_arguments(items, given)
     function = value.get("function", value) if isinstance(value, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
@@ -105,34 +110,34 @@ def _call(value: object, items: Rule | None, given: object, tools: Sequence[Tool
         arguments = _parsed(arguments, name, tools)
     if not isinstance(arguments, dict):
         return None
-    if rule is None or not _is_bare(given, items, rule):
-        return Call(name, json.dumps(arguments, ensure_ascii=False))
+    if node is None or not _is_bare(given, items, node):
+        return FoundCall(name, json.dumps(arguments, ensure_ascii=False))
     writer = ArgumentWriter(name, tools)
     pieces = [
         writer.begin(key) + writer.add(value if isinstance(value, str) else json.dumps(value)) + writer.end()
         for key, value in arguments.items()
     ]
-    return Call(name, "".join(pieces) + writer.close())
+    return FoundCall(name, "".join(pieces) + writer.close())
 
 
-def _is_bare(given: object, items: Rule | None, rule: Rule) -> bool:
-    """Whether a call's arguments are bare text: then the tool's schema says what they are."""
+def _is_bare(given: object, items: SchemaNode | None, node: SchemaNode) -> bool:
+    """Whether the arguments of a call are bare text. The tool's schema then defines their types."""
     function = items.properties.get("function") if items is not None else None
-    parsers = [each.parser for each in (items, function, rule) if each is not None]
+    parsers = [each.parser for each in (items, function, node) if each is not None]
     return isinstance(given, str) and not any(parsers)
 
 
-def _without_arguments(items: Rule, given: object) -> object:
-    """A call of a function without parameters: the regex of its arguments finds none."""
+def _without_arguments(items: SchemaNode, given: object) -> object:
+    """A call of a function without parameters, in which the regex of the arguments matches nothing."""
     function = items.properties.get("function", items)
     name = function.properties["name"].value(given) if "name" in function.properties else ABSENT
-    rule = function.properties["arguments"].key_value
-    has_pairs = rule is not None and isinstance(given, str) and rule.search(given) is not None
+    node = function.properties["arguments"].key_value
+    has_pairs = node is not None and isinstance(given, str) and node.search(given) is not None
     return {"name": name} if isinstance(name, str) and not has_pairs else ABSENT
 
 
 def _parsed(arguments: str, name: str, tools: Sequence[Tool]) -> object:
-    """Arguments that a schema leaves as text."""
+    """The value of arguments that a schema leaves as text."""
     for parse in (_json, PARSERS["gemma4-tool-call"]):
         value = parse(arguments)
         if isinstance(value, dict):
@@ -162,11 +167,11 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(stripped)
 
 
-def _span(root: Rule, name: str, value: str, text: str) -> tuple[int, int]:
-    """Where a field stands in the text; (-1, -1) if it does not stand there so."""
-    rule = root.properties.get(name)
-    if rule is not None and rule.regex is not None and root.regex is None and root.parser is None:
-        match = rule.regex.search(text)
+def _span(root: SchemaNode, name: str, value: str, text: str) -> tuple[int, int]:
+    """The range of a field in the text. (-1, -1): the text does not contain its value."""
+    node = root.properties.get(name)
+    if node is not None and node.regex is not None and root.regex is None and root.parser is None:
+        match = node.regex.search(text)
         if match is not None and not match.re.groupindex:
             return match.span(1 if match.re.groups else 0)
     start = text.find(value)

@@ -1,1 +1,1 @@
-"""What answers look like, one file per API."""
+"""Answers: engine outputs as the JSON documents of each API, and how these documents are framed."""

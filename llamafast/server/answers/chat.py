@@ -8,14 +8,18 @@ import orjson
 
 from llamafast.chat.events import CallArguments, CallStart, Content, Event, ParsedMessage, Reasoning
 from llamafast.request import RequestOutput, TokenLogprob
-from llamafast.server.answers.formatter import Formatter, Header, JsonObject, Options, finite, json_list
-from llamafast.server.chat.choice import ChoiceReader, Reading
+from llamafast.server.answers.answer_reader import AnswerReader
+from llamafast.server.answers.chunks import ChunkFormatter
+from llamafast.server.answers.formatter import JsonObject
+from llamafast.server.answers.logprobs import finite, json_list
+from llamafast.server.answers.options import AnswerHeader, AnswerOptions
+from llamafast.server.chat.choice import ReadOptions
 
 
-class ChatFormatter(Formatter):
-    """Chunks and whole answers in OpenAI's chat shape: both are sums of the same events.
+class ChatFormatter(ChunkFormatter):
+    """Chunks and whole answers of OpenAI's chat API: both are sums of the same events.
 
-    Reasoning stands under `reasoning_content` and under `reasoning`: servers and clients use one or the other.
+    Reasoning has two fields, `reasoning_content` and `reasoning`: servers and clients use one or the other.
     """
 
     id_prefix = "chatcmpl"
@@ -25,18 +29,21 @@ class ChatFormatter(Formatter):
     text_close = b"}"
     last_payload = b'"delta":{}'
 
-    def __init__(self, header: Header, num_choices: int, options: Options, reading: Reading) -> None:
+    def __init__(
+        self, header: AnswerHeader, num_choices: int, options: AnswerOptions, read_options: ReadOptions
+    ) -> None:
         super().__init__(header, num_choices, options)
-        self._reading = reading
+        self._read_options = read_options
         self._wants_logprobs = options.num_logprobs is not None
-        self._readers = [ChoiceReader(reading) for _ in range(num_choices)]
+        self._reader = AnswerReader(read_options, self.progress)
+        self._read = self._reader.read
         self._events: list[list[Event]] = [[] for _ in range(num_choices)]
-        self._logprobs = [_ContentLogprobs() for _ in range(num_choices)]
+        self._kept_logprobs: list[list[TokenLogprob]] = [[] for _ in range(num_choices)]
         self._has_content = [False] * num_choices
 
     def first_payload(self, index: int) -> bytes:
-        """The role chunk. Its content is null, as that of the whole message may be, where calls may take its place."""
-        return b'"delta":{"role":"assistant","content":%b}' % (b"null" if self._reading.calls else b'""')
+        """The role chunk. Its content is null where calls may take the place of content, "" elsewhere."""
+        return b'"delta":{"role":"assistant","content":%b}' % (b"null" if self._read_options.calls else b'""')
 
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
         """One object per token, each with its alternatives."""
@@ -49,25 +56,27 @@ class ChatFormatter(Formatter):
         )
         return {"content": content, "refusal": None}
 
-    def deltas(self, output: RequestOutput) -> Sequence[tuple[bytes, bytes]]:
-        """A chunk for each event that shows; logprobs are those of the content."""
+    def write(self, output: RequestOutput, parts: list[bytes]) -> None:
+        """A chunk for each event that shows; only content has logprobs."""
         index = output.index
-        chunks: list[tuple[bytes, bytes]] = []
         for event in self._read(output):
             if type(event) is Content:
                 self._has_content[index] = True
-                entries = self._logprobs[index].of(event) if self._wants_logprobs else ()
-                chunks.append(self._content(event.text, entries))
+                if self._wants_logprobs:
+                    entries = self._reader.logprobs[index].of(event.text, event.start)
+                    parts += self._content(index, event.text, entries)
+                else:
+                    parts += self.text_chunk(index, event.text)
             elif payload := self._payload(event):
-                chunks.append((payload, b"null"))
+                parts += self.chunk(index, payload)
         if self._choices[index].finish_reason is None:
-            return chunks
-        rest = self._logprobs[index].rest(self._readers[index].num_chars)
+            return
+        reader = self._reader.choices[index]
+        rest = self._reader.logprobs[index].rest(reader.num_chars)
         # Without calls the content of a message is a text, if an empty one.
-        lacks_content = self._reading.calls and not (self._has_content[index] or self._readers[index].num_calls)
+        lacks_content = self._read_options.calls and not (self._has_content[index] or reader.num_calls)
         if rest or lacks_content:
-            chunks.append(self._content("", rest))
-        return chunks
+            parts += self._content(index, "", rest)
 
     def keep(self, output: RequestOutput) -> None:
         """Add an output to the message of its choice."""
@@ -76,21 +85,21 @@ class ChatFormatter(Formatter):
         self._events[index] += events
         if not self._wants_logprobs:
             return
-        choice, logprobs = self._choices[index], self._logprobs[index]
+        kept, logprobs = self._kept_logprobs[index], self._reader.logprobs[index]
         for event in events:
             if type(event) is Content:
-                choice.logprobs += logprobs.of(event)
-        if choice.finish_reason is not None:
-            choice.logprobs += logprobs.rest(self._readers[index].num_chars)
+                kept += logprobs.of(event.text, event.start)
+        if self._choices[index].finish_reason is not None:
+            kept += logprobs.rest(self._reader.choices[index].num_chars)
 
-    def choice(self, index: int, finish: str | None) -> JsonObject:
+    def choice(self, index: int) -> JsonObject:
         """One choice of a whole answer."""
         parsed = ParsedMessage.of(self._events[index])
         content = None if parsed.calls and not parsed.content else parsed.content
         message: JsonObject = {"role": "assistant", "content": content, "refusal": None}
-        if parsed.reasoning and self._reading.shows_reasoning:
+        if parsed.reasoning and self._read_options.shows_reasoning:
             message["reasoning_content"] = message["reasoning"] = parsed.reasoning
-        if parsed.calls and self._reading.is_legacy:
+        if parsed.calls and self._read_options.is_legacy:
             message["function_call"] = {"name": parsed.calls[0].name, "arguments": parsed.calls[0].arguments}
         elif parsed.calls:
             message["tool_calls"] = [
@@ -101,9 +110,14 @@ class ChatFormatter(Formatter):
                 }
                 for call in parsed.calls
             ]
-        entries = self._choices[index].logprobs
-        logprobs = self.logprobs(index, entries) if self._wants_logprobs else None
+        logprobs = self.logprobs(index, self._kept_logprobs[index]) if self._wants_logprobs else None
+        finish = self.finish_reason(index)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+    def finish_reason(self, index: int) -> str | None:
+        """OpenAI's word for the end of a choice: calls have words of their own."""
+        reason = super().finish_reason(index)
+        return None if reason is None else self._reader.choices[index].finish_reason(reason)
 
     def extra_fields(self) -> JsonObject:
         """The logprobs of the prompt, which all choices share."""
@@ -111,79 +125,35 @@ class ChatFormatter(Formatter):
 
     @property
     def num_reasoning_tokens(self) -> int:
-        """Of all choices."""
-        return sum(reader.num_reasoning_tokens for reader in self._readers)
+        """Generated tokens that are reasoning, of all choices."""
+        return self._reader.num_reasoning_tokens
 
-    def _read(self, output: RequestOutput) -> list[Event]:
-        reader, choice = self._readers[output.index], self._choices[output.index]
-        if output.logprobs:
-            self._logprobs[output.index].waiting += output.logprobs
-        events = reader.read(output)
-        if reader.is_over:
-            choice.finish_reason = reader.finish_reason("stop")
-            if output.finish_reason is None:
-                choice.is_over = True
-                self.to_finish.append(output.index)
-        elif choice.finish_reason is not None:
-            choice.finish_reason = reader.finish_reason(choice.finish_reason)
-        return events
-
-    def _content(self, text: str, entries: Sequence[TokenLogprob]) -> tuple[bytes, bytes]:
-        logprobs = orjson.dumps(self.logprobs(0, entries)) if entries else b"null"
-        return self.text_open + orjson.dumps(text) + self.text_close, logprobs
+    def _content(self, index: int, text: str, entries: Sequence[TokenLogprob]) -> tuple[bytes, ...]:
+        """The pieces of a content chunk."""
+        if not entries:
+            return self.text_chunk(index, text)
+        payload = self.text_open + orjson.dumps(text) + self.text_close
+        return self.chunk(index, payload, orjson.dumps(self.logprobs(index, entries)))
 
     def _payload(self, event: Event) -> bytes:
-        """What an event beside content shows; empty for nothing."""
+        """The payload of an event that is no content; empty for an event that does not show."""
         if isinstance(event, Reasoning):
-            if not self._reading.shows_reasoning:
+            if not self._read_options.shows_reasoning:
                 return b""
             text = orjson.dumps(event.text)
             return b'"delta":{"reasoning_content":%b,"reasoning":%b}' % (text, text)
         if isinstance(event, CallStart):
             function = b'{"name":%b,"arguments":""}' % orjson.dumps(event.name)
-            if self._reading.is_legacy:
+            if self._read_options.is_legacy:
                 return b'"delta":{"function_call":%b}' % function
             head = b'"index":%d,"id":%b,"type":"function"' % (event.index, orjson.dumps(event.call_id))
             return b'"delta":{"tool_calls":[{%b,"function":%b}]}' % (head, function)
         if isinstance(event, CallArguments):
             function = b'{"arguments":%b}' % orjson.dumps(event.fragment)
-            if self._reading.is_legacy:
+            if self._read_options.is_legacy:
                 return b'"delta":{"function_call":%b}' % function
             return b'"delta":{"tool_calls":[{"index":%d,"function":%b}]}' % (event.index, function)
         return b""
-
-
-class _ContentLogprobs:
-    """The logprobs of one choice's tokens until it is certain whether their text is content."""
-
-    __slots__ = ("_end", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: list[TokenLogprob] = []
-        self._end = 0  # of the content so far
-
-    def of(self, content: Content) -> list[TokenLogprob]:
-        """Those with text in this piece that no earlier piece had; what lies before it is forgotten."""
-        start, waiting = content.start, self.waiting
-        self._end = end = start + len(content.text)
-        entries = [entry for entry in waiting if start <= entry.text_offset < end]
-        self.waiting = [entry for entry in waiting if entry.text_offset >= end]
-        num_before = next((i for i, entry in enumerate(waiting) if entry.text_offset >= start), len(waiting))
-        if num_before:  # the white space at the beginning of a token may be cut
-            last = waiting[num_before - 1]
-            after = waiting[num_before].text_offset if num_before < len(waiting) else last.text_offset + _length(last)
-            if after > start:
-                entries.insert(0, last)
-        return entries
-
-    def rest(self, num_chars: int) -> list[TokenLogprob]:
-        """Those of tokens without text at the very end, if that is the end of the content."""
-        entries, self.waiting = self.waiting, []
-        return entries if self._end == num_chars else []
-
-
-def _length(entry: TokenLogprob) -> int:
-    return len(entry.token_bytes.decode("utf-8", "replace"))
 
 
 def _token(logprob: float, token_bytes: bytes) -> JsonObject:

@@ -8,24 +8,32 @@ from typing import TypeAlias
 
 import orjson
 
-from llamafast.request import TokenLogprob
-from llamafast.server.answers.formatter import Formatter, Header, JsonObject, Options, finite, json_list
+from llamafast.request import RequestOutput, TokenLogprob
+from llamafast.server.answers.chunks import ChunkFormatter
+from llamafast.server.answers.formatter import JsonObject
+from llamafast.server.answers.logprobs import finite, json_list
+from llamafast.server.answers.options import AnswerHeader, AnswerOptions
 
-# A token, its logprob, its alternatives, where its text starts.
+# A token's text, its logprob, its alternatives, and where its text starts in the completion.
 _Row: TypeAlias = tuple[str, float | None, dict[str, float] | None, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A prompt that is given back. Where its logprobs are too: the first token, and where each token's text starts."""
+    """A prompt that the answer repeats before its own text.
+
+    text: the prompt's text.
+    first_token: the bytes of its first token; needed for logprobs only.
+    offsets: where the text of each of its tokens starts, in characters; needed for logprobs only.
+    """
 
     text: str
     first_token: bytes = b""
     offsets: Sequence[int] = ()
 
 
-class CompletionFormatter(Formatter):
-    """Chunks and whole answers in OpenAI's completions shape. echo: per choice, the prompt before its text."""
+class CompletionFormatter(ChunkFormatter):
+    """Chunks and whole answers of OpenAI's completions API."""
 
     id_prefix = "cmpl"
     object_name = "text_completion"
@@ -34,16 +42,21 @@ class CompletionFormatter(Formatter):
     text_close = b""
     last_payload = b'"text":""'
 
-    def __init__(self, header: Header, num_choices: int, options: Options, echo: Sequence[Echo] = ()) -> None:
+    def __init__(
+        self, header: AnswerHeader, num_choices: int, options: AnswerOptions, echo: Sequence[Echo] = ()
+    ) -> None:
+        """echo: one per choice, or none at all."""
         super().__init__(header, num_choices, options)
         self._echo = echo
+        self._texts: list[list[str]] = [[] for _ in range(num_choices)]
+        self._kept_logprobs: list[list[TokenLogprob]] = [[] for _ in range(num_choices)]
 
     def first_payload(self, index: int) -> bytes:
         """The echoed prompt, if any."""
         return self.text_open + orjson.dumps(self._echo[index].text) if self._echo else b""
 
     def first_logprobs(self, index: int) -> JsonObject | None:
-        """Those of the echoed prompt, if both were asked for."""
+        """The logprobs of the echoed prompt, if the client asked for both."""
         if not self._echo or self._options.num_logprobs is None:
             return None
         return _columns(self._echoed_rows(index))
@@ -52,10 +65,24 @@ class CompletionFormatter(Formatter):
         """Parallel lists over the tokens; each token's alternatives hold the token itself too."""
         return _columns(self._rows(index, entries))
 
-    def choice(self, index: int, finish: str | None) -> JsonObject:
+    def write(self, output: RequestOutput, parts: list[bytes]) -> None:
+        """One chunk, if the output has a text or logprobs."""
+        if output.logprobs:
+            payload = self.text_open + orjson.dumps(output.text) + self.text_close
+            parts += self.chunk(output.index, payload, orjson.dumps(self.logprobs(output.index, output.logprobs)))
+        elif output.text:
+            parts += self.text_chunk(output.index, output.text)
+
+    def keep(self, output: RequestOutput) -> None:
+        """Add an output to the text of its choice."""
+        self._texts[output.index].append(output.text)
+        if output.logprobs:
+            self._kept_logprobs[output.index] += output.logprobs
+
+    def choice(self, index: int) -> JsonObject:
         """One choice of a whole answer."""
-        text = "".join(self._choices[index].texts)
-        rows = self._rows(index, self._choices[index].logprobs)
+        text = "".join(self._texts[index])
+        rows = self._rows(index, self._kept_logprobs[index])
         if self._echo:
             text = self._echo[index].text + text
             rows = self._echoed_rows(index) + rows
@@ -63,7 +90,7 @@ class CompletionFormatter(Formatter):
             "index": index,
             "text": text,
             "logprobs": None if self._options.num_logprobs is None else _columns(rows),
-            "finish_reason": finish,
+            "finish_reason": self.finish_reason(index),
             **self.prompt_logprobs(index),
         }
 
@@ -93,7 +120,7 @@ def _columns(rows: Sequence[_Row]) -> JsonObject:
 
 
 def _token(token_bytes: bytes) -> str:
-    """The token's text, or its bytes where it is only a part of a character: this shape has no bytes field."""
+    """The token's text, or its bytes if it is only a part of a character: this API has no field for bytes."""
     try:
         return token_bytes.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""One choice of a chat as it comes: its parser, what ends it beside the model, and the tokens that were reasoning."""
+"""One choice of a chat: its outputs are parsed into events, ended at a stop or after a call, and counted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from llamafast.tokenizer import StopMatcher
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How the text of a chat's choices is read; each gets a parser of its own.
+class ReadOptions:
+    """How the text of each choice is read.
 
-    stops end the content, never reasoning or calls, and count from min_tokens on; include_stop leaves them in.
-    calls: whether tools may be called; is_parallel False ends the answer behind the first call, is_legacy shows it as
-    a function_call.
+    parser: makes a parser for one choice.
+    stops: texts that end the content of a choice, never its reasoning or its calls.
+    include_stop: the stop that was found stays in the content.
+    min_tokens: stops have no effect before this many tokens.
+    calls: the model may call tools.
+    is_parallel: an answer may hold several calls. False: it ends after the first one.
+    is_legacy: the answer shows its call in OpenAI's older field `function_call`.
+    shows_reasoning: the answer holds the reasoning.
     """
 
     parser: Callable[[], StreamParser]
@@ -32,10 +37,13 @@ class Reading:
 
 
 class ChoiceReader:
-    """Turns the outputs of one choice into events. is_over: a stop or a single call ended it; no output is wanted.
+    """Turns the outputs of one choice into events.
 
-    num_chars: of the text so far. num_reasoning_tokens: the tokens of the reasoning, its closing tag included.
-    has_calls: a complete call was among the events; num_calls: those that began.
+    is_over: a stop or a single call has ended the choice; no further output of it is wanted.
+    num_chars: characters of text so far.
+    num_reasoning_tokens: tokens of the reasoning, its closing tag included.
+    num_calls: calls that have begun.
+    has_calls: a complete call was among the events.
     """
 
     __slots__ = (
@@ -46,8 +54,8 @@ class ChoiceReader:
         "_next",
         "_num_held",
         "_num_tokens",
+        "_options",
         "_parser",
-        "_reading",
         "_stops",
         "has_calls",
         "is_over",
@@ -56,14 +64,14 @@ class ChoiceReader:
         "num_reasoning_tokens",
     )
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._parser = reading.parser()
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+        self._parser = options.parser()
         self._feed = self._parser.feed
-        self._stops = StopMatcher(reading.stops) if reading.stops else None
-        self._is_limited = bool(reading.stops) or reading.calls
-        self._next = 0  # where the content begins that has not come out
-        self._end = -1  # of the content that the matcher has seen
+        self._stops = StopMatcher(options.stops) if options.stops else None
+        self._is_limited = bool(options.stops) or options.calls
+        self._next = 0  # the place of the content that comes out next
+        self._end = -1  # the end of the content that the matcher has seen
         self._num_tokens = 0
         self._num_held = 0  # tokens since the last event
         self._is_reasoning = self._parser.is_reasoning
@@ -74,7 +82,7 @@ class ChoiceReader:
         self.is_over = False
 
     def read(self, output: RequestOutput) -> list[Event]:
-        """What an output adds."""
+        """The events that an output adds."""
         text, num_tokens = output.text, len(output.token_ids)
         events = self._feed(text) if text else []
         self.num_chars += len(text)
@@ -85,23 +93,23 @@ class ChoiceReader:
         if is_last:
             events = [*events, *self._parser.finish()]
         elif len(events) == 1 and type(events[0]) is Content and not self._is_limited and not is_reasoning:
-            self._num_held = 0  # nearly all tokens come this way
+            self._num_held = 0  # the path of nearly all tokens
             return events
         self._count(events, num_tokens, is_reasoning)
         return self._limited(events, is_last) if self._is_limited else events
 
     def finish_reason(self, reason: str) -> str:
-        """OpenAI's word for the end of this choice."""
+        """The finish reason of this choice in OpenAI's chat API. reason: the engine's."""
         if reason != "stop" or not self.has_calls:
             return reason
-        return "function_call" if self._reading.is_legacy else "tool_calls"
+        return "function_call" if self._options.is_legacy else "tool_calls"
 
     def _count(self, events: list[Event], num_tokens: int, is_reasoning: bool) -> None:
-        num_held, self._num_held = self._num_held + num_tokens, 0  # held: the tokens of an opening tag
+        num_held, self._num_held = self._num_held + num_tokens, 0  # tokens of an opening tag are held
         if is_reasoning:
             self.num_reasoning_tokens += num_held
         elif events:
-            # Some formats are read at the end alone: nothing tells their tokens apart but the text.
+            # Some parsers read a choice only at its end. Then the tokens are divided by the lengths of the texts.
             thoughts = sum(len(event.text) for event in events if isinstance(event, Reasoning))
             others = sum(len(event.text) for event in events if isinstance(event, Content))
             others += sum(len(event.fragment) for event in events if isinstance(event, CallArguments))
@@ -110,11 +118,11 @@ class ChoiceReader:
             self._num_held = num_held
 
     def _limited(self, events: list[Event], is_last: bool) -> list[Event]:
-        """The events up to where a stop or a single call ends the choice."""
+        """The events up to the stop or the single call that ends the choice."""
         out: list[Event] = []
         for event in events:
             kind = type(event)
-            if kind is Content and self._stops is not None and self._num_tokens >= self._reading.min_tokens:
+            if kind is Content and self._stops is not None and self._num_tokens >= self._options.min_tokens:
                 assert isinstance(event, Content)
                 self._match(event, out)
             else:
@@ -128,26 +136,26 @@ class ChoiceReader:
 
     def _pass(self, event: Event, out: list[Event]) -> None:
         if isinstance(event, CallStart):
-            if event.index and not self._reading.is_parallel:
+            if event.index and not self._options.is_parallel:
                 self.is_over = True
                 return
             self.num_calls += 1
             event.call_id = event.call_id or f"call_{uuid.uuid4().hex[:24]}"
         elif isinstance(event, CallEnd) and event.is_complete:
             self.has_calls = True
-            self.is_over = not self._reading.is_parallel
+            self.is_over = not self._options.is_parallel
         out.append(event)
 
     def _match(self, event: Content, out: list[Event]) -> None:
         assert self._stops is not None
-        if event.start != self._end:  # something that is no content lies between
+        if event.start != self._end:  # reasoning or a call lies between
             self._flush(out)
             self._next = event.start
         self._end = event.start + len(event.text)
         text, stop = self._stops.add(event.text)
         if stop is not None:
             self.is_over = True
-            text += stop if self._reading.include_stop else ""
+            text += stop if self._options.include_stop else ""
         if text:
             out.append(Content(text, self._next))
             self._next += len(text)

@@ -1,109 +1,115 @@
-"""What the answer of a chat is held to: its constraint and its thinking budget."""
+"""What the model's answer in a chat is held to: tool calls, a constraint on its text, and a limit on its reasoning."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import orjson
 
-from llamafast.chat.enforcing.output_grammar import Answer, CallRules
+from llamafast.chat.enforcing.output_grammar import CallPolicy, ContentConstraint
+from llamafast.chat.tools import Tool
 from llamafast.errors import GrammarError, InvalidRequestError
-from llamafast.grammars.structured import StructuredKind
+from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import ReasoningBudget
 from llamafast.server.chat.prompt import ChatPrompt
-from llamafast.server.constraint import (
-    Compiled,
-    compile_calls,
-    compile_constraint,
-    reasoning_budget,
-    tag_ids,
-    warning_header,
-)
-from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.schemas.structured import Constraint
-from llamafast.server.schemas.tools import ToolUse
-from llamafast.server.state import ServerState
+from llamafast.server.chat.request import ChatRequest
+from llamafast.server.constraint import CompiledConstraint, OutputConstraint, compile_constraint, compile_output
+from llamafast.server.served_model import ServedModel
 
 
-async def compile_rules(
-    state: ServerState, constraint: Constraint | None, use: ToolUse, prompt: ChatPrompt
-) -> Compiled:
-    """The constraint on an answer: calls, where a call is required or enforced; else what a field says.
+def is_constrained(request: ChatRequest) -> bool:
+    """Whether a grammar has to be compiled for the answer."""
+    return request.constraint is not None or request.tools.is_enforced
 
-    With both, the answer is calls or that JSON. Raises InvalidRequestError or GrammarError, naming the client's field.
+
+async def compile_answer(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> CompiledConstraint:
+    """Compile what the answer is held to: calls, if the tool policy is enforced, or else the constraint on its text.
+
+    With tools and a constraint, the answer is calls or the constraint's JSON.
+    Raises InvalidRequestError and GrammarError, which name the client's field, and CompilerBusyError.
     """
-    if use.is_enforced or (use.tools and constraint is not None):
+    tools, constraint = request.tools, request.constraint
+    if not is_constrained(request):
+        return CompiledConstraint()
+    with request.names.in_errors():
+        if constraint is not None and not (tools.is_enforced or tools.tools):
+            return await _compile_text(served, constraint, prompt)
         answer = None
-        if constraint is not None and not use.is_required:
+        if constraint is not None and not tools.is_required:
             answer = _answer(constraint)
             if answer is None or answer.schema is None:
                 raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
-        rules = CallRules(use.is_required, use.is_parallel, use.names, answer)
-        try:
-            return await compile_calls(state.engine, state.chat_format, prompt, use.tools, rules)
-        except GrammarError as exc:
-            if not use.is_legacy or exc.param is None:
-                raise
-            param = exc.param.replace("tools[", "functions[").replace(".function.", ".")
-            param = param.replace("tool_choice", "function_call")
-            raise GrammarError(exc.message.replace(exc.param, param), param=param, code=exc.code) from exc
-    if constraint is None:
-        return Compiled()
-    return await _compile_answer(state, constraint, prompt)
+        rules = CallPolicy(tools.is_required, tools.is_parallel, tools.allowed, answer)
+        return await _compile_calls(served, tools.tools, prompt, rules)
 
 
-def warnings_of(state: ServerState, use: ToolUse, compiled: Compiled) -> dict[str, str]:
-    """The headers that tell what of a request is not kept: parts of its constraint, or the reading of its calls."""
-    if not use.tools or state.chat_format.reads_calls:
-        return compiled.headers
-    unread = warning_header("tools: calls stay in the content, since this model's format of calls is not known")
-    return {"warning": ", ".join(headers["warning"] for headers in (unread, compiled.headers) if headers)}
-
-
-def thinking_budget(state: ServerState, body: ChatBody, prompt: ChatPrompt) -> ReasoningBudget | None:
-    """The limit on the reasoning: the request's, else the operator's. Raises InvalidRequestError."""
-    wanted, settings, tags = body.budget, state.settings, prompt.tags
-    if tags is None and wanted is not None and wanted >= 0:
-        name = body.param_names.get("thinking_budget", "thinking_budget")
+def reasoning_budget(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> ReasoningBudget | None:
+    """The limit on the reasoning: the request's or else the operator's. None: no limit. Raises InvalidRequestError."""
+    budget, defaults, tags = request.reasoning.budget, served.defaults, prompt.tags
+    if tags is None and budget is not None and budget >= 0:
+        name = request.names.of("thinking_budget")
         raise InvalidRequestError(f"'{name}': this model writes no reasoning that could be limited", param=name)
-    limit = settings.reasoning_budget if wanted is None else wanted
+    limit = defaults.reasoning_budget if budget is None else budget
     if tags is None or limit is None or limit < 0:
         return None
-    closing = settings.reasoning_budget_message
+    closing = defaults.reasoning_budget_message
     closing = closing if tags.close in closing else f"{closing}{tags.close}\n\n"
-    return reasoning_budget(state.engine, limit, tags, closing, is_open=prompt.is_reasoning)
+    return ReasoningBudget(limit, prompt.is_reasoning, tags.close, _token_ids(served, closing), tags.open)
 
 
-async def _compile_answer(state: ServerState, constraint: Constraint, prompt: ChatPrompt) -> Compiled:
-    """The constraint on an answer without tools, behind all that the format has before its content."""
-    tags, chat_format = prompt.tags, state.chat_format
-    close = () if tags is None or not prompt.is_reasoning else tag_ids(state.engine, tags.close)
+async def _compile_text(served: ServedModel, constraint: OutputConstraint, prompt: ChatPrompt) -> CompiledConstraint:
+    """Compile a constraint on the content of an answer without tools.
+
+    The constraint begins after the reasoning, and after what the chat format writes before the content.
+    """
+    tags, chat_format = prompt.tags, served.chat_format
+    close = () if tags is None or not prompt.is_reasoning else _token_ids(served, tags.close)
     may_open = prompt.may_reason and not prompt.is_reasoning
     has_head = not prompt.is_continued and (chat_format.is_framed or may_open)
-    # A closing tag of several tokens can be written in several ways.
+    # The model can write a closing tag of several tokens in several ways.
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await compile_calls(state.engine, chat_format, prompt, (), CallRules(answer=answer))
+            return await _compile_calls(served, (), prompt, CallPolicy(answer=answer))
         if chat_format.is_framed or len(close) > 1:
             raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
-    return await compile_constraint(state.engine, constraint, start_after=close)
+    return await compile_constraint(served.engine, constraint, start_after=close)
 
 
-def _unsupported(constraint: Constraint, why: str) -> InvalidRequestError:
+async def _compile_calls(
+    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallPolicy
+) -> CompiledConstraint:
+    """Compile an answer in the syntax of the chat format: calls of these tools, or the answer of the rules."""
+    # A large schema takes longer than other requests should wait.
+    text = await asyncio.to_thread(
+        served.chat_format.grammar, prompt.answer_context, tools, rules, may_reason=prompt.may_reason
+    )
+    param = rules.answer.param if rules.answer is not None and not tools else "tools"
+    return await compile_output(served.engine, StructuredOutput(StructuredKind.LARK, text), param)
+
+
+def _token_ids(served: ServedModel, text: str) -> tuple[int, ...]:
+    """The tokens of a text of ours, its control tokens parsed."""
+    return tuple(served.engine.tokenizer.encode(text, add_special=False, parse_special=True))
+
+
+def _unsupported(constraint: OutputConstraint, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{constraint.param}' {why}", param=constraint.param, code="unsupported_parameter")
 
 
-def _answer(constraint: Constraint) -> Answer | None:
-    """What an answer without calls is; None for what cannot be a part of a larger grammar.
+def _answer(constraint: OutputConstraint) -> ContentConstraint | None:
+    """The constraint as a part of a larger grammar; None if it cannot be one.
 
-    Raises GrammarError for a text that is not what the field takes.
+    Raises GrammarError for a text that is no JSON Schema although the field takes one.
     """
     structured, param = constraint.structured, constraint.param
     if structured.kind is StructuredKind.JSON_OBJECT:
-        return Answer(param, {"type": "object"})
+        return ContentConstraint(param, {"type": "object"})
     if structured.kind is StructuredKind.REGEX:
-        return Answer(param, regex=structured.text)
+        return ContentConstraint(param, regex=structured.text)
     if structured.kind is StructuredKind.CHOICE:
-        return Answer(param, choices=tuple(orjson.loads(structured.text)))
+        return ContentConstraint(param, choices=tuple(orjson.loads(structured.text)))
     if structured.kind is not StructuredKind.JSON_SCHEMA:
         return None
     try:
@@ -112,4 +118,4 @@ def _answer(constraint: Constraint) -> Answer | None:
         raise GrammarError(f"{param}: the schema is not JSON: {exc}", param=param) from exc
     if not isinstance(schema, (dict, bool)):
         raise GrammarError(f"{param}: a schema is an object or a boolean", param=param)
-    return Answer(param, schema, strict=structured.strict)
+    return ContentConstraint(param, schema, strict=structured.strict)

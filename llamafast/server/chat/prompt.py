@@ -1,4 +1,8 @@
-"""A conversation as the engine takes it: rendered, in tokens, with the places where later ones may part from it."""
+"""A conversation as the engine takes it: its text, its tokens, and the places in it.
+
+This is all that rendering a prompt and counting its tokens need. It depends on nothing but the request and the model,
+so it runs in preparation threads.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +12,77 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
-from llamafast.chat.enforcing.call_syntax import ReasoningTags
 from llamafast.chat.prompt.control_texts import ControlTexts, new_mark, strings_in
 from llamafast.chat.prompt.history import content_text, template_messages, template_tools
-from llamafast.chat.prompt.prompt_end import leaves_reasoning_open
+from llamafast.chat.prompt.reasoning_state import leaves_reasoning_open
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
-from llamafast.chat.prompt.tool_documents import with_own_keywords
-from llamafast.errors import ContextLengthError, InvalidRequestError
+from llamafast.chat.prompt.tool_documents import with_trusted_keywords
+from llamafast.chat.reasoning_tags import ReasoningTags
+from llamafast.errors import InvalidRequestError
+from llamafast.request import PromptPlaces
 from llamafast.server.chat.refusals import refusal
+from llamafast.server.chat.request import ChatRequest
 from llamafast.server.receiving.preparation import checkpoint
-from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.state import ServerState
+from llamafast.server.receiving.prompt_size import check_fits
+from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llamafast.engine.async_engine import AsyncEngine
-
-# To find the boundaries of a shorter prompt takes longer than to compute it again.
+# To find the places in a shorter prompt takes longer than to compute it again.
 _MIN_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """text: for whoever reads its end; of a message that goes on inside its reasoning it ends in the opening tag.
+    """The prompt of a conversation, and how it ends.
 
-    tags: of the model's reasoning, None: it writes none; is_reasoning: it is open; may_reason: the model may open it
-    itself. is_continued: the model goes on with a message. boundaries: ascending numbers of tokens.
+    text: the rendered conversation.
+    token_ids: array('i'), the tokens of the text.
+    places: the ends of the head and of messages. None: the prompt is short, or the request does not use the cache.
+    tags: the tags of the model's reasoning. None: the model writes none.
+    is_reasoning: the prompt ends inside reasoning.
+    may_reason: the model may open its reasoning itself.
+    is_continued: the answer continues the last message.
     """
 
     text: str
     token_ids: array[int]
+    places: PromptPlaces | None
     tags: ReasoningTags | None
     is_reasoning: bool
     may_reason: bool
     is_continued: bool
-    boundaries: tuple[int, ...]
+
+    @property
+    def answer_context(self) -> str:
+        """The text before the answer, as the parser and the grammar of a chat format read it.
+
+        The continued message may have opened its reasoning far from its end: then the opening tag follows the text.
+        """
+        return self.text + self.tags.open if self.tags and self.is_reasoning and self.is_continued else self.text
 
 
 @dataclass(frozen=True, slots=True)
 class _Conversation:
-    """What the template gets. kwargs are the client's, defaults the operator's."""
+    """The arguments of the template.
+
+    messages, tools: in the template's own form.
+    variables: the client's variables, by name.
+    defaults: the operator's variables; the client's replace them.
+    """
 
     messages: Sequence[Mapping[str, object]]
     tools: Sequence[object] | None
-    kwargs: Mapping[str, object]
+    variables: Mapping[str, object]
     defaults: Mapping[str, object]
 
     @property
-    def variables(self) -> dict[str, object]:
-        return {"documents": None, **self.defaults, **self.kwargs, "tools": self.tools}
+    def kwargs(self) -> dict[str, object]:
+        """The keyword arguments of ChatTemplate.render that are the same for every part of the conversation."""
+        return {"documents": None, **self.defaults, **self.variables, "tools": self.tools}
 
     def marked(self, texts: ControlTexts, mark: str) -> _Conversation:
-        """A copy with marks in all that the client wrote."""
+        """A copy with marks in every text that the client wrote."""
         try:
             return _Conversation(
                 [
@@ -69,8 +90,9 @@ class _Conversation:
                      for name, value in message.items()}
                     for message in self.messages
                 ],
-                None if self.tools is None else [texts.mark(with_own_keywords(tool), mark) for tool in self.tools],
-                {name: texts.mark(value, mark) for name, value in self.kwargs.items()},  # no template writes the names
+                None if self.tools is None else [texts.mark(with_trusted_keywords(tool), mark) for tool in self.tools],
+                # Not the names of variables: no template writes them.
+                {name: texts.mark(value, mark) for name, value in self.variables.items()},
                 self.defaults,
             )  # fmt: skip
         except RecursionError:
@@ -81,61 +103,46 @@ def _is_answer(message: Mapping[str, object], name: str) -> bool:
     return name == "content" and message.get("role") == "assistant"
 
 
-def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None:
-    """Before anything long is done with it. Raises ContextLengthError for what surely has too many tokens."""
-    if isinstance(prompt, list):
-        if len(prompt) > engine.max_seq_len:
-            raise ContextLengthError(
-                f"{param} has {len(prompt)} tokens; prompt and output together can have {engine.max_seq_len}",
-                param=param,
-            )
-        return
-    # No token has no characters.
-    least = engine.tokenizer.min_tokens(prompt) if len(prompt) > engine.max_seq_len // 4 else 0
-    if least > engine.max_seq_len:
-        raise ContextLengthError(
-            f"{param} has at least {least} tokens; prompt and output together can have {engine.max_seq_len}",
-            param=param,
-        )
+def chat_prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
+    """Render and tokenize a conversation. Raises InvalidRequestError, which names the client's field."""
+    with request.names.in_errors():
+        return _prompt(served, request)
 
 
-def chat_prompt(state: ServerState, body: ChatBody, tools: Sequence[Mapping[str, object]] | None = None) -> ChatPrompt:
-    """Render and tokenize a conversation. tools: those that the model is to see. Raises InvalidRequestError."""
-    template, tokenizer = state.settings.chat_template, state.engine.tokenizer
+def _prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
+    template, tokenizer = served.chat_template, served.engine.tokenizer
     if template is None:
         raise InvalidRequestError("this model has no chat template: use /v1/completions", param="messages")
-    sent = [message.as_sent() for message in body.messages]
     conversation = _Conversation(
-        template_messages(sent, template.traits),
-        _tools(template, tools),
-        body.template_kwargs(template.traits.variables),
-        state.settings.chat_template_kwargs,
+        template_messages(request.messages, template.traits),
+        _tools(template, request.tools.shown),
+        request.variables(template.traits.variables),
+        served.defaults.chat_template_kwargs,
     )
     checkpoint()
-    segments = _rendered(template, conversation, state, body)
+    segments = _rendered(template, conversation, served, request)
     text = "".join(segment for segment, _ in segments)
-    check_fits(state.engine, text, "messages")
+    check_fits(served.engine, text, "messages")
     token_ids = array("i", tokenizer.encode_segments(segments, checkpoint))
-    if body.add_special_tokens and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
+    if request.add_special and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
         token_ids.insert(0, tokenizer.bos_id)
     if not token_ids:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
-    boundaries: tuple[int, ...] = ()
-    if len(token_ids) >= _MIN_TOKENS and body.cache_prompt:
+    places = None
+    if len(token_ids) >= _MIN_TOKENS and request.cache.get("use_cache", True):
         checkpoint()
-        ends = template.message_ends(conversation.messages, text, **conversation.variables)
-        boundaries = _tokens_before(ends, text, token_ids, tokenizer)
-    continued = content_text(conversation.messages[-1]["content"]) if body.continue_final_message else None
-    tags = state.chat_format.reasoning_at(text)
+        ends = template.message_ends(conversation.messages, text, **conversation.kwargs)
+        places = PromptPlaces.of(_tokens_before(ends, text, token_ids, tokenizer))
+    is_continued = request.continue_final_message
+    continued = content_text(conversation.messages[-1]["content"]) if is_continued else None
+    tags = served.chat_format.reasoning_at(text)
     is_reasoning = leaves_reasoning_open(text, tags, continued)
     # The templates of models that reason show them their earlier reasoning.
     may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
-    if tags is not None and is_reasoning and body.continue_final_message:
-        text += tags.open
-    return ChatPrompt(text, token_ids, tags, is_reasoning, may_reason, body.continue_final_message, boundaries)
+    return ChatPrompt(text, token_ids, places, tags, is_reasoning, may_reason, is_continued)
 
 
-def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None) -> Sequence[object] | None:
+def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]]) -> Sequence[object] | None:
     """The tools for the template. Raises InvalidRequestError if it has no place for them."""
     if tools and "tools" not in template.traits.variables:
         raise InvalidRequestError("this model's chat template has no place for tools", param="tools")
@@ -143,50 +150,53 @@ def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]] | None)
 
 
 def _rendered(
-    template: ChatTemplate, conversation: _Conversation, state: ServerState, body: ChatBody
+    template: ChatTemplate, conversation: _Conversation, served: ServedModel, request: ChatRequest
 ) -> list[tuple[str, bool]]:
-    """The prompt in pieces, with whether to parse them: those where the client wrote a control token's text are not."""
-    texts = state.control_texts
-    client = (conversation.messages, conversation.tools, conversation.kwargs)
+    """The prompt in pieces, each with whether its control tokens are parsed: those that the client wrote are not."""
+    texts = served.control_texts
+    client = (conversation.messages, conversation.tools, conversation.variables)
     if not texts.may_be_in(*client):
-        return [(_text_of(template, conversation, body), True)]
-    if sum(map(len, strings_in(*client))) > state.engine.max_seq_len:
-        # Marks can take many times the memory of what they stand in.
-        check_fits(state.engine, _text_of(template, conversation, body), "messages")
+        return [(_text_of(template, conversation, request), True)]
+    if sum(map(len, strings_in(*client))) > served.engine.max_seq_len:
+        # Marks can take many times the memory of the texts that they are put into.
+        check_fits(served.engine, _text_of(template, conversation, request), "messages")
         checkpoint()
     mark = new_mark()
-    text = _text_of(template, conversation.marked(texts, mark), body, mark, given=conversation)
+    text = _text_of(template, conversation.marked(texts, mark), request, mark, unmarked=conversation)
     return texts.segments(text, mark)
 
 
 def _text_of(
     template: ChatTemplate,
     conversation: _Conversation,
-    body: ChatBody,
+    request: ChatRequest,
     mark: str = "",
-    given: _Conversation | None = None,
+    unmarked: _Conversation | None = None,
 ) -> str:
-    """The rendered conversation, with the marks that are in it. given: without them. Raises InvalidRequestError."""
-    generate = not body.continue_final_message if body.add_generation_prompt is None else body.add_generation_prompt
+    """The rendered conversation.
+
+    mark: the mark that is in the conversation's texts; it stays in the result.
+    unmarked: the conversation without marks, for the error.
+    Raises InvalidRequestError if the template refuses the conversation.
+    """
     start_s = time.thread_time()
     try:
         return template.render(
             conversation.messages,
-            add_generation_prompt=generate,
-            continue_final_message=body.continue_final_message,
-            **conversation.variables,  # type: ignore[arg-type]
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            **conversation.kwargs,  # type: ignore[arg-type]
         )
     except TemplateError as exc:
         reason = str(exc).replace(mark, "") if mark else str(exc)
-        sent = [message.as_sent() for message in body.messages]
-        variables = (given or conversation).variables
-        raise refusal(template, sent, variables, reason, time.thread_time() - start_s) from exc
+        kwargs = (unmarked or conversation).kwargs
+        raise refusal(template, request.messages, kwargs, reason, time.thread_time() - start_s) from exc
 
 
-def _tokens_before(places: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """How many tokens lie wholly before each place in the text, but none and all of them."""
+def _tokens_before(ends: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """For each place in the text, the number of tokens that end at it or before; ascending, without none and all."""
     names = tokenizer.table(skip_special=False).token_bytes
-    ends = list(accumulate(len(names[token_id]) for token_id in token_ids))
-    added = ends[-1] - len(text.encode())  # a vocabulary may put a space before a text
-    counts = {bisect_right(ends, len(text[:place].encode()) + added) for place in places}
+    token_ends = list(accumulate(len(names[token_id]) for token_id in token_ids))
+    added = token_ends[-1] - len(text.encode())  # a vocabulary may put a space before a text
+    counts = {bisect_right(token_ends, len(text[:end].encode()) + added) for end in ends}
     return tuple(sorted(counts - {0, len(token_ids)}))

@@ -1,4 +1,4 @@
-"""What a client is told of a conversation that the chat template refuses."""
+"""The error for a conversation that the chat template refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from llamafast.chat.prompt.history import template_messages
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.errors import InvalidRequestError
 
-# CPU time of a refused rendering beyond which the message is not looked for: it takes some ten more of them.
+# CPU time of one rendering, in seconds. If it takes longer, the refused message is not looked for: that takes about ten
+# renderings.
 _MAX_SEARCHED_S = 0.02
 
 
@@ -20,9 +21,14 @@ def refusal(
     reason: str,
     took_s: float,
 ) -> InvalidRequestError:
-    """The error for messages that the template has refused for that reason, after took_s of CPU time.
+    """The error for messages that the template has refused.
 
-    It names the message with which the template first refuses them, if it takes those before it.
+    It names the last message of the shortest beginning that the template refuses for the same reason.
+
+    sent: the messages of the request, as template_messages takes them.
+    variables: the keyword arguments of the rendering.
+    reason: the text of the template's error.
+    took_s: CPU time of the refused rendering, in seconds.
     """
 
     def refuses(messages: Sequence[Mapping[str, object]]) -> bool:

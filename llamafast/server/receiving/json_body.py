@@ -1,4 +1,4 @@
-"""JSON in pieces: what orjson reads of a large text at once holds the GIL for less than some 20 ms."""
+"""Parses large JSON texts in pieces, so that no call of orjson holds the GIL for more than about 20 ms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _PIECE_BYTES = 2**20
 
 
 def loads(raw: bytes, piece: int = _PIECE_BYTES) -> object:
-    """What orjson.loads gives, long strings being read one piece after the other. Raises orjson.JSONDecodeError."""
+    """The result of orjson.loads(raw). Strings longer than `piece` bytes are parsed in pieces.
+
+    Raises orjson.JSONDecodeError.
+    """
     strings = long_strings(raw, piece) if len(raw) > piece else []
     if not strings:
         return orjson.loads(raw)
@@ -38,7 +41,7 @@ def _inside(raw: bytes) -> str:
 
 
 def _put_back(document: list[object], texts: dict[str, str]) -> None:
-    """IN/OUT document: names of texts become the texts."""
+    """IN/OUT document: each name that is a key of `texts` becomes its text."""
     left: list[object] = [document]
     while left:
         part = left.pop()

@@ -1,4 +1,4 @@
-"""Clients that leave before their answer."""
+"""Clients that disconnect before their answer is complete."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ T = TypeVar("T")
 
 
 async def disconnected(receive: Receive) -> None:
-    """Until the client is gone."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_connected(receive: Receive, work: Awaitable[T], on_leave: Callable[[], object] = lambda: None) -> T:
-    """The result of `work`. Raises ClientDisconnect, `work` being cancelled, if the client goes first."""
+    """Return the result of `work`.
+
+    on_leave: called before `work` is cancelled. Raises ClientDisconnect if the client disconnects first, and what
+    `work` raises.
+    """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(disconnected(receive))
     try:
@@ -33,4 +37,4 @@ async def while_connected(receive: Receive, work: Awaitable[T], on_leave: Callab
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
-        del task, gone  # an error's traceback has this frame: it would keep the error, and all that its frames hold
+        del task, gone  # this frame is in the traceback of an error: it would keep the error and all its frames alive

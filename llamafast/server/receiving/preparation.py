@@ -1,4 +1,4 @@
-"""Work on request bodies that would hold the event loop too long: threads of its own, which end with the process."""
+"""Threads for work on request bodies that would take too long on the event loop. They end with the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamafast.server.receiving.leaving import while_connected
 
 T = TypeVar("T")
 
-# Beyond this cost a body waits for the one thread of such bodies, so that ordinary ones never wait behind them.
+# A body of a higher cost goes to the one thread for large bodies, so that ordinary bodies never wait for one.
 _LARGE_COST = 1_000_000
 _NUM_SMALL = 2
 _MAX_SMALL_JOBS = 2048
@@ -30,11 +30,17 @@ _LARGE_BLOCK = 2**20
 
 
 class Abandoned(BaseException):
-    """Nobody waits for this work any more. No error: `except Exception` must not stop it."""
+    """Nobody waits for this work any more. Not an Exception, so that `except Exception` does not catch it."""
 
 
 class _Job:
-    """is_wanted may be cleared by any thread. The work is dropped as soon as it has been done."""
+    """One piece of work.
+
+    is_large: whether it belongs to the thread for large bodies.
+    work: a function; None once it has been called, so that nothing keeps what it holds.
+    future: gets the result on the event loop.
+    is_wanted: whether somebody waits for the result. Any thread may clear it.
+    """
 
     __slots__ = ("future", "is_large", "is_wanted", "loop", "work")
 
@@ -55,7 +61,7 @@ class _Job:
         _current.job = self
         result: object = None
         error: Exception | None = RuntimeError("the work on a request ended in a panic")
-        with suppress(BaseException):  # Rust's panics are no Exception, and the thread has to go on; nor is Abandoned
+        with suppress(BaseException):  # a panic of a Rust library, or Abandoned: neither may end the thread
             result, error = _outcome(work)
         _current.job = None
         with suppress(RuntimeError):  # the loop is closed
@@ -71,9 +77,9 @@ class _Job:
 
 
 class Preparation:
-    """Threads that start when they are first needed. All methods but has_ended() belong to the event loop.
+    """The threads. They start with the first job. All methods but has_ended() belong to the event loop.
 
-    The threads are daemons: what still runs in them when the process ends is lost, and nobody waits for it.
+    The threads are daemons: the end of the process does not wait for their work.
     """
 
     def __init__(self) -> None:
@@ -85,13 +91,15 @@ class Preparation:
 
     @property
     def num_jobs(self) -> int:
-        """Jobs that run or wait."""
+        """The number of jobs that run or wait."""
         return len(self._jobs)
 
     async def run(self, receive: Receive, cost: int, work: Callable[[], T]) -> T:
-        """The result of work() in a thread. cost: about as many characters to tokenize.
+        """The result of work(), which runs in a thread.
 
-        Raises what the work does, ClientDisconnect if the client leaves meanwhile, ShuttingDownError, QueueFullError.
+        receive: of the request; it tells whether the client is still connected. cost: the duration, in the time to
+        tokenize one character. Raises what work() raises, ClientDisconnect if the client leaves first,
+        ShuttingDownError, QueueFullError.
         """
         if self._is_stopped:
             raise ShuttingDownError("the server is shutting down and takes no new requests")
@@ -108,10 +116,10 @@ class Preparation:
         finally:
             job.abandon()
             self._jobs.discard(job)
-            del job  # as in while_connected
+            del job  # the traceback of an error has this frame and would keep the job
 
     def stop(self) -> None:
-        """Take nothing new; whoever waits gets ShuttingDownError, and the threads end at their next checkpoint."""
+        """Refuse new work and fail all jobs with ShuttingDownError. Each thread ends at its next checkpoint."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -122,7 +130,10 @@ class Preparation:
             jobs.put(None)
 
     def has_ended(self, timeout_s: float) -> bool:
-        """Whether no thread is at work any more, waiting for that. Behind stop(), from any thread."""
+        """Wait until all threads have ended, at most timeout_s seconds. Returns whether they have.
+
+        Call it after stop(), from any thread.
+        """
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -140,7 +151,10 @@ class Preparation:
 
 
 def checkpoint() -> None:
-    """Raises Abandoned in a thread whose client has left. Called between pieces of long work; elsewhere no effect."""
+    """Raise Abandoned if the client of this thread's job has left. Without effect in other threads.
+
+    Called between the parts of long work.
+    """
     job: _Job | None = getattr(_current, "job", None)
     if job is not None and not job.is_wanted:
         raise Abandoned
@@ -149,7 +163,7 @@ def checkpoint() -> None:
 def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
-    except Exception as exc:  # it is raised where the result is awaited
+    except Exception as exc:  # run() raises it where the result is awaited
         return None, exc
 
 
@@ -157,14 +171,15 @@ def _serve(jobs: SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
         is_large = job.is_large
-        del job  # while the thread waits, nothing keeps the result
+        del job  # otherwise this variable would keep the result until the next job
         if is_large and gc.get_freeze_count():
-            # Templates leave cycles that hold the conversation. Cheap only where the objects of the start are frozen.
+            # Templates leave reference cycles that hold the conversation. A collection is cheap only because the
+            # objects of the start are frozen.
             gc.collect()
 
 
 def _return_large_blocks() -> None:
-    """Free memory of large blocks goes back at once, whatever was allocated behind them. Only glibc has to be told."""
+    """Have malloc return large blocks to the system as soon as they are freed. Only glibc needs this setting."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 

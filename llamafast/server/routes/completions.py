@@ -16,36 +16,38 @@ from llamafast.errors import InvalidRequestError
 from llamafast.request import Request as EngineRequest
 from llamafast.request import SamplingParams
 from llamafast.server.answers.completions import CompletionFormatter, Echo
-from llamafast.server.answers.formatter import Header
-from llamafast.server.chat.prompt import check_fits
-from llamafast.server.constraint import compile_constraint
-from llamafast.server.delivery import EventStream, whole_answer
+from llamafast.server.answers.options import AnswerHeader
+from llamafast.server.constraint import OutputConstraint, compile_constraint
+from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
+from llamafast.server.receiving.prompt_size import check_fits
 from llamafast.server.schemas.completions import CompletionBody
-from llamafast.server.schemas.structured import Constraint
+from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
+from llamafast.server.submission import submit
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
-# The tokens of prompts whose texts are found for `echo` on the event loop.
+# Up to so many tokens of prompts are turned into `echo` texts on the event loop; more of them, in a thread.
 _INLINE_ECHO = 4000
 
 
 def completions_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The route, served from `state`."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))
     async def create_completion(request: Request) -> Response:
         """Continue one prompt or several."""
-        ready = await state.prepare(request, CompletionBody, lambda body: _ready(state, body))
+        ready = await state.prepare(request, CompletionBody, _ready)
+        served = ready.served
         body, prompts, token_ids, constraint = ready.body, ready.prompts, ready.token_ids, ready.constraint
-        await state.resolve_breakers(request, ready.params)
-        work = compile_constraint(state.engine, constraint)
+        await state.resolve_breakers(request.receive, served, ready.params)
+        work = compile_constraint(served.engine, constraint)
         compiled = await (work if constraint is None else while_connected(request.receive, work))
         params = replace(ready.params, structured=compiled.structured)
-        header = Header.new(CompletionFormatter.id_prefix, state.settings.alias, state.fingerprint)
+        header = AnswerHeader.new(CompletionFormatter.id_prefix, served.names.shown(body.model), served.fingerprint)
         requests = [
             EngineRequest(
                 f"{header.id}-{i}",
@@ -57,17 +59,17 @@ def completions_router(state: ServerState) -> APIRouter:
             )
             for i, ids in enumerate(token_ids)
         ]
-        outputs = await state.submit(requests, params.n, body.param_names)
+        outputs = await submit(served.engine, requests, params.n, body.param_names)
         num_tokens = sum(map(len, token_ids))
-        options = body.options(body.logprobs, num_tokens, constraint)
+        options = body.options(body.logprobs, num_tokens, None if constraint is None else constraint.param)
         echo: Sequence[Echo] = ()
         if body.echo:
-            make = partial(_echoes, state, body, prompts, token_ids)
+            make = partial(_echoes, served, body, prompts, token_ids)
             is_short = num_tokens + len(token_ids) <= _INLINE_ECHO
             echo = make() if is_short else await state.preparation.run(request.receive, num_tokens, make)
         formatter = CompletionFormatter(header, len(prompts) * params.n, options, echo)
         if body.stream:
-            return EventStream(outputs, formatter, state.settings.keepalive_s, compiled.headers)
+            return streamed_answer(outputs, formatter, state.settings.keepalive_s, compiled.headers)
         return await whole_answer(request, outputs, formatter, compiled.headers)
 
     return router
@@ -75,40 +77,56 @@ def completions_router(state: ServerState) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A body, and what follows from it alone. stops: keeps their automaton in its cache until the engine takes it."""
+    """A body, its model, and what follows from both.
 
+    served: the model.
+    body: the validated body.
+    prompts: its prompts, as texts or as token ids.
+    constraint: what it constrains the output to; None for nothing.
+    params: how the engine samples.
+    token_ids: the token ids of each prompt.
+    stops: keeps the automaton of the stop strings in its cache until the engine uses it.
+    """
+
+    served: ServedModel
     body: CompletionBody
     prompts: list[str | list[int]]
-    constraint: Constraint | None
+    constraint: OutputConstraint | None
     params: SamplingParams
     token_ids: list[array[int]]
     stops: StopMatcher
 
 
-def _ready(state: ServerState, body: CompletionBody) -> _Ready:
+def _ready(served: ServedModel, body: CompletionBody) -> _Ready:
     prompts = body.prompts()
     at_most("prompts", len(prompts), caps.MAX_PROMPTS, "prompt")
     constraint = body.constraint()
-    params = state.sampling(body, max_tokens=body.max_tokens, logprobs=body.logprobs, best_of=body.best_of)
-    check_sizes(params, state.engine.tokenizer.n_vocab, len(prompts))
+    params = body.sampling(
+        served.engine.tokenizer,
+        served.defaults.sampling,
+        max_tokens=body.max_tokens,
+        logprobs=body.logprobs,
+        best_of=body.best_of,
+    )
+    check_sizes(params, served.engine.tokenizer.n_vocab, len(prompts))
     at_most("choices of all prompts", params.n * len(prompts), caps.MAX_CHOICES, "n")
-    token_ids = _encode_all(state, prompts, body)
+    token_ids = _encode_all(served, prompts, body)
     if params.prompt_logprobs is not None:
         num_scores = params.n * sum(map(len, token_ids)) * (1 + params.prompt_logprobs)
         at_most("logprobs of prompts in all choices", num_scores, caps.MAX_PROMPT_LOGPROBS, "prompt_logprobs")
-    return _Ready(body, prompts, constraint, params, token_ids, StopMatcher(params.stop))
+    return _Ready(served, body, prompts, constraint, params, token_ids, StopMatcher(params.stop))
 
 
-def _encode_all(state: ServerState, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
+def _encode_all(served: ServedModel, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
     """Token ids of each prompt. Raises InvalidRequestError for an empty one, or an id no token can have."""
     encoded: list[array[int]] = []
     for i, prompt in enumerate(prompts):
         checkpoint()
         param = "prompt" if len(prompts) == 1 else f"prompt[{i}]"
-        check_fits(state.engine, prompt, param)
-        check_fits(state.engine, body.suffix or "", "suffix")
+        check_fits(served.engine, prompt, param)
+        check_fits(served.engine, body.suffix or "", "suffix")
         try:
-            ids = array("i", _encode(state, prompt, body))
+            ids = array("i", _encode(served, prompt, body))
         except OverflowError as exc:
             raise InvalidRequestError(f"{param}: a token id is out of range", param=param) from exc
         if not ids:
@@ -117,8 +135,8 @@ def _encode_all(state: ServerState, prompts: list[str | list[int]], body: Comple
     return encoded
 
 
-def _encode(state: ServerState, prompt: str | list[int], body: CompletionBody) -> list[int]:
-    tokenizer, add_special = state.engine.tokenizer, body.add_special_tokens
+def _encode(served: ServedModel, prompt: str | list[int], body: CompletionBody) -> list[int]:
+    tokenizer, add_special = served.engine.tokenizer, body.add_special_tokens
     if not body.suffix:
         if isinstance(prompt, list):
             return prompt
@@ -133,10 +151,10 @@ def _encode(state: ServerState, prompt: str | list[int], body: CompletionBody) -
 
 
 def _echoes(
-    state: ServerState, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
+    served: ServedModel, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
 ) -> list[Echo]:
     """Per choice, its prompt. The engine has taken the token ids, so all of them exist."""
-    echoes = [_echo(state.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
+    echoes = [_echo(served.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
     return [echo for echo in echoes for _ in range(body.n)]
 
 
@@ -145,12 +163,12 @@ def _echo(tokenizer: Tokenizer, body: CompletionBody, prompt: str | list[int], t
     text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=skip_special)
     if body.logprobs is None:
         return Echo(text)
-    # A control token that is written in a text has a place in it.
+    # In a prompt given as text, the texts of control tokens are part of it.
     detokenizer = Detokenizer(tokenizer, skip_special and not isinstance(prompt, str))
     starts = [0]
     for token_id in token_ids:
         starts.append(starts[-1] + len(detokenizer.add(token_id)))
-    # What the vocabulary puts before a text, BOS or a space, has none.
+    # What the vocabulary adds before a text, a BOS or a space, is not part of it.
     added = starts.pop() + len(detokenizer.flush()) - len(text)
     first = tokenizer.token_bytes_of(token_ids[0], special=True)
     return Echo(text, first, [min(max(0, start - added), len(text)) for start in starts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from llamafast.errors import EngineDeadError, ShuttingDownError
+from llamafast.errors import ShuttingDownError
 from llamafast.server.state import ServerState
 
 
@@ -16,23 +16,24 @@ def health_router(state: ServerState) -> APIRouter:
     @router.get("/healthz")
     @router.head("/health", include_in_schema=False)
     @router.head("/healthz", include_in_schema=False)
-    async def health() -> dict[str, str]:
-        """Whether a restart is needed: 503 once the engine has met a fatal error."""
-        _check_alive(state)
-        return {"status": "ok"}
+    async def health() -> dict[str, object]:
+        """Whether a restart is needed: 503 once all engines have met a fatal error. Names those that have."""
+        dead = state.deaths()
+        return {"status": "degraded", "dead": dead} if dead else {"status": "ok"}
 
     @router.get("/ready")
     @router.head("/ready", include_in_schema=False)
-    async def ready() -> dict[str, str]:
-        """Whether new work is taken: 503 while draining or dead. While the model loads, nothing listens."""
-        _check_alive(state)
-        if not state.engine.ready:
+    async def ready() -> dict[str, object]:
+        """Whether new requests are taken: 503 if no engine takes any. Names the models that take none.
+
+        While the models load, nothing listens.
+        """
+        dead = state.deaths()
+        refusing = [model.alias for model in state.models if not model.engine.ready]
+        if len(refusing) == len(state.models):
             raise ShuttingDownError("the engine is not ready", code="not_ready")
-        return {"status": "ready"}
+        if not refusing:
+            return {"status": "ready"}
+        return {"status": "degraded", "not_ready": {alias: dead.get(alias, "shutting down") for alias in refusing}}
 
     return router
-
-
-def _check_alive(state: ServerState) -> None:
-    if state.engine.dead is not None:
-        raise EngineDeadError(f"the engine is dead: {state.engine.dead}")

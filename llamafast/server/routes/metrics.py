@@ -1,10 +1,10 @@
-"""GET /metrics: the engine's counts in Prometheus text, under vLLM's names."""
+"""GET /metrics: the engines' counts in Prometheus text, under the names of vLLM 0.33 (v1 loggers)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import ProcessCollector
@@ -12,24 +12,132 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from llamafast.cache.disk.disk_cache import DiskCacheStats
+from llamafast.engine.async_engine import AsyncEngine
+from llamafast.engine.metrics import EngineStats, Histogram
 from llamafast.server.state import ServerState
 
-if TYPE_CHECKING:
-    from llamafast.engine.async_engine import AsyncEngine
-    from llamafast.engine.metrics import Histogram
+T = TypeVar("T")
+Source = TypeVar("Source")
+
+# Rows of a family's name, its help text, and how its value is read.
+Table: TypeAlias = Sequence[tuple[str, str, Callable[[Source], T]]]
+# The values of _LABELS, and what a model's values are read from.
+Sources: TypeAlias = Sequence[tuple[tuple[str, ...], Source]]
 
 _LABELS = ("model_name", "engine")
+
+_ENGINE_GAUGES: Table[AsyncEngine, float] = (
+    ("vllm:num_requests_running", "Requests in the batch.", lambda engine: engine.num_running),
+    ("vllm:num_requests_waiting", "Requests in the queue.", lambda engine: engine.num_waiting),
+    ("vllm:kv_cache_usage_perc", "Used share of the KV cells, 0 to 1.", lambda engine: engine.stats.kv_usage),
+    ("vllm:gpu_cache_usage_perc", "Older name of vllm:kv_cache_usage_perc.", lambda engine: engine.stats.kv_usage),
+    (
+        "llamafast:last_step_age_seconds",
+        "Time since the last finished step while requests run; a large value is a stalled engine.",
+        lambda engine: _last_step_age_s(engine),
+    ),
+)
+
+_ENGINE_COUNTERS: Table[EngineStats, float] = (
+    ("vllm:prompt_tokens", "Prompt tokens of started requests.", lambda stats: stats.prompt_tokens),
+    ("vllm:generation_tokens", "Generated tokens.", lambda stats: stats.generation_tokens),
+    ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda stats: stats.prefix_queries),
+    ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", lambda stats: stats.prefix_hits),
+    (
+        "vllm:gpu_prefix_cache_queries",
+        "Older name of vllm:prefix_cache_queries.",
+        lambda stats: stats.prefix_queries,
+    ),
+    ("vllm:gpu_prefix_cache_hits", "Older name of vllm:prefix_cache_hits.", lambda stats: stats.prefix_hits),
+    ("vllm:num_preemptions", "Requests set back to make room.", lambda stats: stats.preemptions),
+    ("llamafast:context_shifts", "Blocks dropped from full contexts.", lambda stats: stats.context_shifts),
+    (
+        "llamafast:prefix_cache_evictions",
+        "Cached prefixes dropped to make room.",
+        lambda stats: stats.prefix_evictions,
+    ),
+    (
+        "llamafast:computed_prompt_tokens",
+        "Prompt tokens computed, including those computed again after a preemption.",
+        lambda stats: stats.computed_prompt_tokens,
+    ),
+    ("llamafast:steps", "Engine steps.", lambda stats: stats.steps),
+)
+
+_LABELLED_COUNTERS: Sequence[tuple[str, str, str, Callable[[EngineStats], Mapping[str, int]]]] = (
+    ("vllm:request_success", "Finished requests.", "finished_reason", lambda stats: stats.finished),
+    (
+        "llamafast:prefix_cache_misses",
+        "Requests by the reason why no more of them was cached.",
+        "reason",
+        lambda stats: stats.prefix_misses,
+    ),
+    (
+        "vllm:admission_rejections",
+        "Requests refused before they are queued.",
+        "reason",
+        lambda stats: {"queue_full": stats.rejections},
+    ),
+)
+
+_DISK_COUNTERS: Table[DiskCacheStats, float] = (
+    ("llamafast:disk_cache_hits", "Requests that began with a state from the disk.", lambda disk: disk.hits),
+    ("llamafast:disk_cache_hit_tokens", "Prompt tokens that came from the disk.", lambda disk: disk.hit_tokens),
+    ("llamafast:disk_cache_misses", "Requests for which the disk had nothing.", lambda disk: disk.misses),
+    ("llamafast:disk_cache_writes", "States written.", lambda disk: disk.writes),
+    ("llamafast:disk_cache_written_bytes", "Bytes written.", lambda disk: disk.written_bytes),
+    ("llamafast:disk_cache_evictions", "States removed to stay under the cap.", lambda disk: disk.evictions),
+    (
+        "llamafast:disk_cache_damaged",
+        "Files removed because their content had changed since they were written.",
+        lambda disk: disk.damaged,
+    ),
+    (
+        "llamafast:disk_cache_foreign",
+        "Files of other models or settings that were skipped.",
+        lambda disk: disk.foreign,
+    ),
+    (
+        "llamafast:disk_cache_dropped",
+        "States not written because the disk was too slow or the cap too small.",
+        lambda disk: disk.dropped,
+    ),
+    ("llamafast:disk_cache_failures", "Errors of the disk.", lambda disk: disk.failures),
+)
+
+_DISK_GAUGES: Table[DiskCacheStats, float] = (
+    ("llamafast:disk_cache_states", "States of this model in the folder.", lambda disk: disk.num_states),
+    ("llamafast:disk_cache_bytes", "Size of the states in the folder, of all models.", lambda disk: disk.num_bytes),
+)
+
+_HISTOGRAMS: Table[EngineStats, Histogram] = (
+    ("vllm:time_to_first_token_seconds", "Arrival to first token.", lambda stats: stats.time_to_first_token),
+    ("vllm:inter_token_latency_seconds", "Between two tokens of a choice.", lambda stats: stats.inter_token_latency),
+    ("vllm:e2e_request_latency_seconds", "Arrival to last token.", lambda stats: stats.e2e_latency),
+    ("vllm:request_queue_time_seconds", "Arrival to first step.", lambda stats: stats.queue_time),
+    ("vllm:request_prefill_time_seconds", "First step to first token.", lambda stats: stats.prefill_time),
+    ("vllm:request_decode_time_seconds", "First token to last.", lambda stats: stats.decode_time),
+    ("vllm:request_prompt_tokens", "Prompt tokens per request.", lambda stats: stats.request_prompt_tokens),
+    (
+        "vllm:request_generation_tokens",
+        "Generated tokens per request.",
+        lambda stats: stats.request_generation_tokens,
+    ),
+    ("vllm:request_params_n", "Choices per request.", lambda stats: stats.request_n),
+    ("vllm:iteration_tokens_total", "Tokens per step.", lambda stats: stats.iteration_tokens),
+)
 
 
 def metrics_router(state: ServerState) -> APIRouter:
     """The route over `state`."""
     router = APIRouter(tags=["health"])
-    state.registry.register(EngineCollector(state.engine, state.settings.alias))
+    state.registry.register(EngineCollector(state))
     ProcessCollector(registry=state.registry)
 
     @router.get("/metrics", response_model=None)
     async def metrics(request: Request) -> Response:
-        """Prometheus text, or OpenMetrics where the client asks for it."""
+        """Prometheus text, or OpenMetrics if the client asks for it."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(state.registry), headers={"content-type": content_type})
 
@@ -37,134 +145,75 @@ def metrics_router(state: ServerState) -> APIRouter:
 
 
 class EngineCollector(Collector):
-    """Reads the engine's counters when it is scraped: a step pays nothing for it. Names: vLLM 0.33, v1 loggers."""
+    """Reads the engines' counters at each scrape, so that a step pays nothing. The alias is the label model_name."""
 
-    def __init__(self, engine: AsyncEngine, model_name: str) -> None:
-        self._engine = engine
-        self._labels = (model_name, "0")
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
 
     def collect(self) -> Iterator[Metric]:
-        """All families, once."""
-        yield from self._gauges()
-        yield from self._counters()
-        yield from self._disk_cache()
-        yield from self._histograms()
+        """Each family once, with the values of all models."""
+        engines = [((model.alias, "0"), model.engine) for model in self._state.models]
+        stats = [(labels, engine.stats) for labels, engine in engines]
+        disks = [(labels, each.disk_cache) for labels, each in stats if each.disk_cache is not None]
+        yield from _gauges(_ENGINE_GAUGES, engines)
+        yield _cells(stats)
+        yield from _counters(_ENGINE_COUNTERS, stats)
+        yield from _labelled_counters(stats)
+        if disks:
+            yield from _counters(_DISK_COUNTERS, disks)
+            yield from _gauges(_DISK_GAUGES, disks)
+        yield from _histograms(stats)
 
-    def _gauges(self) -> Iterator[Metric]:
-        engine, stats = self._engine, self._engine.stats
-        idle = not engine.num_running or not stats.last_step_s
-        values = (
-            ("vllm:num_requests_running", "Requests in the batch.", engine.num_running),
-            ("vllm:num_requests_waiting", "Requests in the queue.", engine.num_waiting),
-            ("vllm:kv_cache_usage_perc", "Used share of the KV cells, 0 to 1.", stats.kv_usage),
-            ("vllm:gpu_cache_usage_perc", "Older name of vllm:kv_cache_usage_perc.", stats.kv_usage),
-            (
-                "llamafast:last_step_age_seconds",
-                "Time since the last finished step while requests run; a large value is a stalled engine.",
-                0.0 if idle else time.monotonic() - stats.last_step_s,
-            ),
-        )
-        for name, text, value in values:
-            gauge = GaugeMetricFamily(name, text, labels=_LABELS)
-            gauge.add_metric(self._labels, value)
-            yield gauge
-        info = GaugeMetricFamily(
-            "vllm:cache_config_info", "KV cells, as blocks of one.", labels=(*_LABELS, "block_size", "num_gpu_blocks")
-        )
-        info.add_metric((*self._labels, "1", str(stats.n_cells)), 1)
-        yield info
 
-    def _disk_cache(self) -> Iterator[Metric]:
-        stats = self._engine.stats.disk_cache
-        if stats is None:
-            return
-        counts = (
-            ("hits", "Requests that began with a state from the disk.", stats.hits),
-            ("hit_tokens", "Prompt tokens that came from the disk.", stats.hit_tokens),
-            ("misses", "Requests for which the disk had nothing.", stats.misses),
-            ("writes", "States written.", stats.writes),
-            ("written_bytes", "Bytes written.", stats.written_bytes),
-            ("evictions", "States removed to stay under the cap.", stats.evictions),
-            ("damaged", "Files removed since they were not what was once written.", stats.damaged),
-            ("foreign", "Files of other models or settings that were skipped.", stats.foreign),
-            ("dropped", "States not written: the disk was too slow, or the cap too small.", stats.dropped),
-            ("failures", "Errors of the disk.", stats.failures),
-        )
-        for name, text, value in counts:
-            counter = CounterMetricFamily(f"llamafast:disk_cache_{name}", text, labels=_LABELS)
-            counter.add_metric(self._labels, value)
-            yield counter
-        for name, text, value in (
-            ("states", "States of this model in the folder.", stats.num_states),
-            ("bytes", "Size of the folder's states, of all models.", stats.num_bytes),
-        ):
-            gauge = GaugeMetricFamily(f"llamafast:disk_cache_{name}", text, labels=_LABELS)
-            gauge.add_metric(self._labels, value)
-            yield gauge
+def _gauges(table: Table[Source, float], sources: Sources[Source]) -> Iterator[Metric]:
+    for name, text, read in table:
+        gauge = GaugeMetricFamily(name, text, labels=_LABELS)
+        for labels, source in sources:
+            gauge.add_metric(labels, read(source))
+        yield gauge
 
-    def _counters(self) -> Iterator[Metric]:
-        stats = self._engine.stats
-        values = (
-            ("vllm:prompt_tokens", "Prompt tokens of started requests.", stats.prompt_tokens),
-            ("vllm:generation_tokens", "Generated tokens.", stats.generation_tokens),
-            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_queries),
-            ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_hits),
-            ("vllm:gpu_prefix_cache_queries", "Older name of vllm:prefix_cache_queries.", stats.prefix_queries),
-            ("vllm:gpu_prefix_cache_hits", "Older name of vllm:prefix_cache_hits.", stats.prefix_hits),
-            ("vllm:num_preemptions", "Requests set back to make room.", stats.preemptions),
-            ("llamafast:context_shifts", "Blocks dropped out of full contexts.", stats.context_shifts),
-            ("llamafast:prefix_cache_evictions", "Cached prefixes dropped to make room.", stats.prefix_evictions),
-            (
-                "llamafast:computed_prompt_tokens",
-                "Prompt tokens computed, those after a preemption included.",
-                stats.computed_prompt_tokens,
-            ),
-            ("llamafast:steps", "Engine steps.", stats.steps),
-        )
-        for name, text, value in values:
-            counter = CounterMetricFamily(name, text, labels=_LABELS)
-            counter.add_metric(self._labels, value)
-            yield counter
-        finished = CounterMetricFamily(
-            "vllm:request_success", "Finished requests.", labels=(*_LABELS, "finished_reason")
-        )
-        for reason, number in stats.finished.items():
-            finished.add_metric((*self._labels, reason), number)
-        yield finished
-        misses = CounterMetricFamily(
-            "llamafast:prefix_cache_misses", "Requests by why no more of them was cached.", labels=(*_LABELS, "reason")
-        )
-        for reason, number in stats.prefix_misses.items():
-            misses.add_metric((*self._labels, reason), number)
-        yield misses
-        rejections = CounterMetricFamily(
-            "vllm:admission_rejections", "Requests refused at the door.", labels=(*_LABELS, "reason")
-        )
-        rejections.add_metric((*self._labels, "queue_full"), stats.rejections)
-        yield rejections
 
-    def _histograms(self) -> Iterator[Metric]:
-        stats = self._engine.stats
-        values = (
-            ("time_to_first_token_seconds", "Arrival to first token.", stats.time_to_first_token),
-            ("inter_token_latency_seconds", "Between two tokens of a choice.", stats.inter_token_latency),
-            ("e2e_request_latency_seconds", "Arrival to last token.", stats.e2e_latency),
-            ("request_queue_time_seconds", "Arrival to first step.", stats.queue_time),
-            ("request_prefill_time_seconds", "First step to first token.", stats.prefill_time),
-            ("request_decode_time_seconds", "First token to last.", stats.decode_time),
-            ("request_prompt_tokens", "Prompt tokens per request.", stats.request_prompt_tokens),
-            ("request_generation_tokens", "Generated tokens per request.", stats.request_generation_tokens),
-            ("request_params_n", "Choices per request.", stats.request_n),
-            ("iteration_tokens_total", "Tokens per step.", stats.iteration_tokens),
-        )
-        for name, text, histogram in values:
-            family = HistogramMetricFamily(f"vllm:{name}", text, labels=_LABELS)
-            family.add_metric(self._labels, _buckets(histogram), histogram.sum)
-            yield family
+def _counters(table: Table[Source, float], sources: Sources[Source]) -> Iterator[Metric]:
+    for name, text, read in table:
+        counter = CounterMetricFamily(name, text, labels=_LABELS)
+        for labels, source in sources:
+            counter.add_metric(labels, read(source))
+        yield counter
+
+
+def _labelled_counters(sources: Sources[EngineStats]) -> Iterator[Metric]:
+    for name, text, label, read in _LABELLED_COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=(*_LABELS, label))
+        for labels, stats in sources:
+            for value, number in read(stats).items():
+                counter.add_metric((*labels, value), number)
+        yield counter
+
+
+def _histograms(sources: Sources[EngineStats]) -> Iterator[Metric]:
+    for name, text, read in _HISTOGRAMS:
+        family = HistogramMetricFamily(name, text, labels=_LABELS)
+        for labels, stats in sources:
+            histogram = read(stats)
+            family.add_metric(labels, _buckets(histogram), histogram.sum)
+        yield family
+
+
+def _cells(sources: Sources[EngineStats]) -> Metric:
+    labels = (*_LABELS, "block_size", "num_gpu_blocks")
+    info = GaugeMetricFamily("vllm:cache_config_info", "KV cells, as blocks of one.", labels=labels)
+    for values, stats in sources:
+        info.add_metric((*values, "1", str(stats.n_cells)), 1)
+    return info
+
+
+def _last_step_age_s(engine: AsyncEngine) -> float:
+    last_step_s = engine.stats.last_step_s
+    return time.monotonic() - last_step_s if engine.num_running and last_step_s else 0.0
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative counts by upper bound, as Prometheus wants them."""
+    """Cumulative counts by upper bound: Prometheus's form."""
     total = 0
     buckets: list[tuple[str, float]] = []
     names = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]

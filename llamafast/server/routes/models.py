@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
 
 
 def models_router(state: ServerState) -> APIRouter:
     """The routes over `state`."""
     router = APIRouter(tags=["models"])
-    card: dict[str, object] = {
-        "id": state.settings.alias,
-        "object": "model",
-        "created": state.settings.created,
-        "owned_by": "llamafast",
-        "max_model_len": state.engine.max_seq_len,
-        "meta": dict(state.settings.meta),
-    }
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, object]:
-        """The one served model."""
-        return {"object": "list", "data": [card]}
+        """A card for each exact name of each model, the alias first."""
+        cards = [_card(model, name) for model in state.models for name in model.names.exact]
+        return {"object": "list", "data": cards}
 
     @router.get("/v1/models/{model_id:path}")
     async def retrieve_model(model_id: str) -> dict[str, object]:
-        """The served model's card; 404 for another name."""
-        state.check_model(model_id)
-        return card
+        """The card of the model that a request with this name gets; 404 if there is none."""
+        return _card(state.model_for(model_id), model_id)
 
     return router
+
+
+def _card(model: ServedModel, name: str) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "llamafast",
+        "max_model_len": model.max_seq_len,
+        "meta": dict(model.meta),
+    }

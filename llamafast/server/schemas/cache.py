@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 from pydantic import BaseModel, Field
 
+from llamafast.request import CacheSettings
+
 _INT32 = 2**31
-
-
-class CacheSettings(TypedDict):
-    """Fields of an engine's Request."""
-
-    cache_salt: str
-    use_cache: bool
-    priority: int
-    n_keep: int | None
 
 
 class CacheFields(BaseModel):
@@ -42,7 +33,7 @@ class CacheFields(BaseModel):
 
     @property
     def cache_settings(self) -> CacheSettings:
-        """The engine's Request in these words."""
+        """These fields by the names of the engine's Request."""
         return {
             "cache_salt": self.cache_salt,
             "use_cache": self.cache_prompt,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llamafast import caps
 from llamafast._json_shape import shape_of
 from llamafast.caps import at_most
-from llamafast.chat.prompt.prompt_end import SWITCHES, wrong_switch
+from llamafast.chat.prompt.reasoning_state import invalid_reasoning_switch
 from llamafast.errors import InvalidRequestError
+from llamafast.server.chat.request import ChatRequest
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
 from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
@@ -37,12 +40,12 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
 }
 
-# render() takes these from elsewhere.
+# The arguments of ChatTemplate.render that other fields give.
 _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 
 
 class ContentPart(BaseModel):
-    """One part of a message; of its kinds only text is supported yet, and an assistant's refusal."""
+    """One part of a message. Only text and the refusal of an assistant are supported yet."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -52,13 +55,13 @@ class ContentPart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_refusal(cls, value: object) -> object:
-        # What was refused is to the model what it said.
+        # To the model a refusal is the text that it answered.
         if isinstance(value, dict) and value.get("type") == "refusal" and "refusal" in value:
             return {"type": "text", "text": value["refusal"]}
         return value
 
     def check(self, path: str) -> None:
-        """Raises InvalidRequestError, naming `path`."""
+        """Raises InvalidRequestError for a part that is not supported. path: the part's place in the body."""
         if self.type != "text":
             raise InvalidRequestError(
                 f"{path}: a part of type '{self.type[:64]}' is not supported yet",
@@ -70,7 +73,7 @@ class ContentPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message. Fields beyond these reach the template as they are (name, reasoning_content ...)."""
+    """One message. All other fields (name, reasoning_content ...) reach the template unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -79,7 +82,7 @@ class ChatMessage(BaseModel):
     tool_calls: Annotated[list[dict[str, object]], IN_PIECES] | None = None
 
     def as_sent(self) -> dict[str, object]:
-        """The message as the client wrote it, every field that it gave."""
+        """The message as template_messages takes it, with every field that the client gave."""
         content = self.content
         parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
         return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
@@ -113,7 +116,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
     def check(self) -> None:
         """Rules between fields. Raises InvalidRequestError."""
         super().check()
-        self.check_reasoning()
+        self.reasoning_settings()
         self._check_sizes()
         for i, message in enumerate(self.messages):
             for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
@@ -129,7 +132,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
                 raise InvalidRequestError(
                     f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
                 )
-        switch = wrong_switch(self.chat_template_kwargs)
+        switch = invalid_reasoning_switch(self.chat_template_kwargs)
         if switch is not None:
             param = f"chat_template_kwargs.{switch}"
             raise InvalidRequestError(f"{param}: must be true or false", param=param)
@@ -154,7 +157,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     @property
     def param_names(self) -> dict[str, str]:
-        """What this request calls fields that the engine knows under other names."""
+        """The names that this request uses for the engine's fields, by the engine's names."""
         limit = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
         names = super().param_names
         budget = names.get("thinking_budget", "thinking_budget")
@@ -162,21 +165,31 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     @property
     def num_logprobs(self) -> int | None:
-        """How many alternatives per token; None is no logprobs at all."""
+        """The number of alternatives per token. None: no logprobs."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def template_kwargs(self, known: Container[str]) -> dict[str, object]:
-        """What the template gets beside the messages and tools. known: the variables that it reads."""
-        given = {
-            name: value
-            for name, value in self.chat_template_kwargs.items()
-            if value is not None or name not in SWITCHES
-        }
-        return {**self.switches(known), **given}
+    def to_chat_request(self) -> ChatRequest:
+        """The conversation that this body asks for. Raises InvalidRequestError."""
+        tools, names = self.tool_policy(), self.tool_field_names
+        adds_prompt = self.add_generation_prompt
+        return ChatRequest(
+            messages=tuple(message.as_sent() for message in self.messages),
+            sampling=partial(self.sampling, max_tokens=self.token_limit, logprobs=self.num_logprobs),
+            tools=tools,
+            constraint=self.constraint(),
+            reasoning=self.reasoning_settings(),
+            template_variables=self.chat_template_kwargs,
+            add_generation_prompt=not self.continue_final_message if adds_prompt is None else adds_prompt,
+            continue_final_message=self.continue_final_message,
+            add_special=self.add_special_tokens,
+            skip_special=self.skip_special_tokens,
+            cache=self.cache_settings,
+            names=replace(names, fields={**self.param_names, **names.fields}),
+        )
 
 
 def _check_arguments(function: object, param: str) -> None:
-    """That the JSON in a string can be read without a long pause."""
+    """Refuse arguments with too many JSON values: to read them would hold all other threads for long."""
     arguments = function.get("arguments") if isinstance(function, dict) else None
     if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 10:
         weight = shape_of(arguments.encode()).weight

@@ -1,4 +1,4 @@
-"""The fields that both completion APIs share, and the policy for all the others."""
+"""The fields that both completion APIs share, and what becomes of fields that are unknown or not supported."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llamafast.errors import InvalidRequestError
-from llamafast.server.answers.formatter import Options
+from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.schemas.cache import CacheFields
 from llamafast.server.schemas.sampling import SamplingFields
-from llamafast.server.schemas.structured import Constraint, StructuredFields
+from llamafast.server.schemas.structured import StructuredFields
 
-# Known fields that cannot be honoured yet, each with the values that ask for nothing.
+# Known fields that are not supported: any value is refused but those listed, which ask for nothing.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
     "guided_whitespace_pattern": (),
     "grammar_lazy": (False,),
@@ -36,10 +36,10 @@ NOT_YET: Mapping[str, tuple[object, ...]] = {
     "return_token_ids": (False,),
 }
 
-# llama-server's name beside vLLM's.
+# llama-server's names for vLLM's fields.
 SPECIAL_ALIASES: Mapping[str, str] = {"add_special": "add_special_tokens"}
 
-# Known fields that change nothing in the answer of a local server.
+# Known fields that are accepted with any value: they change nothing in the answer of a local server.
 NO_OP: frozenset[str] = frozenset(
     {
         "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -52,7 +52,12 @@ BodyT = TypeVar("BodyT", bound="RequestBody")
 
 
 class StreamOptions(BaseModel):
-    """OpenAI's stream options; continuous_usage_stats is vLLM's: usage on every chunk."""
+    """Options of a stream.
+
+    include_usage: a last chunk with the usage (OpenAI's).
+    include_obfuscation: OpenAI's, without effect.
+    continuous_usage_stats: the usage so far on every chunk (vLLM's).
+    """
 
     model_config = ConfigDict(strict=True)
 
@@ -62,7 +67,10 @@ class StreamOptions(BaseModel):
 
 
 class RequestBody(SamplingFields, StructuredFields, CacheFields):
-    """What both APIs take beside the sampling fields, the constraints and what is said to the cache."""
+    """The fields of both APIs: sampling, constraints and cache fields, and those of this class.
+
+    not_yet, no_op: the policy for known fields of the API that have no attribute here.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -76,12 +84,12 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
     )
     skip_special_tokens: bool = Field(True, description="false: control tokens are shown as text.")
 
-    # By the engine's name of a field: what this client calls it.
+    # {the engine's name of a field: the alias that this client used}
     _names_given: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def param_names(self) -> dict[str, str]:
-        """What this request calls fields that the engine knows under other names."""
+        """The request's names of fields, by the engine's names, where they differ."""
         return self._names_given
 
     @property
@@ -95,14 +103,14 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
-    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint: Constraint | None) -> Options:
-        """What the formatter has to know of this request."""
+    def options(self, num_logprobs: int | None, prompt_tokens: int, constraint_param: str | None) -> AnswerOptions:
+        """What the formatter has to know of this request. constraint_param: the field that constrains the output."""
         usage = (self.include_usage, self.continuous_usage)
-        param = None if constraint is None else constraint.param
-        return Options(*usage, num_logprobs, self.prompt_logprobs, prompt_tokens, param, self.return_cache_info)
+        prompt = (self.prompt_logprobs, prompt_tokens)
+        return AnswerOptions(*usage, num_logprobs, *prompt, constraint_param, self.return_cache_info)
 
     def check(self) -> None:
-        """Rules that no single type shows. Raises InvalidRequestError."""
+        """Check the rules that involve several fields. Raises InvalidRequestError."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
         if self.stream and self.prompt_logprobs is not None:
@@ -110,9 +118,9 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
 
 
 def parse_body(document: object, model: type[BodyT]) -> tuple[BodyT, list[str]]:
-    """Validate a JSON document; the body and the names of unknown fields. null counts as absent.
+    """Validate a JSON document. Returns the body and the names of its unknown fields. null counts as absent.
 
-    Raises InvalidRequestError, whose param is the path of the field (`messages[0].content`).
+    Raises InvalidRequestError; its param is the path of the field (`messages[0].content`).
     """
     if not isinstance(document, dict):
         raise InvalidRequestError("the request body must be a JSON object")
@@ -132,7 +140,7 @@ def parse_body(document: object, model: type[BodyT]) -> tuple[BodyT, list[str]]:
 
 
 def _without_aliases(fields: dict[str, object], aliases: Mapping[str, str]) -> dict[str, str]:
-    """Rename aliases. IN/OUT fields; returns {name: alias} of the renamed ones. Raises InvalidRequestError."""
+    """Rename aliases in `fields`, which is changed. Returns {name: alias}. Raises InvalidRequestError."""
     renamed: dict[str, str] = {}
     for alias in aliases.keys() & fields.keys():
         name, value = aliases[alias], fields.pop(alias)
@@ -145,7 +153,7 @@ def _without_aliases(fields: dict[str, object], aliases: Mapping[str, str]) -> d
 
 
 def _readable(exc: ValidationError, document: Mapping[str, object], renamed: Mapping[str, str]) -> InvalidRequestError:
-    """One error for the first wrong field. A union reports each alternative: the deepest place tells most."""
+    """One error for the first wrong field. Of the alternatives of a union, the one with the deepest path is told."""
     errors = exc.errors(include_url=False, include_context=False, include_input=False)
     first = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     places = [_path(error["loc"], document, missing=error["type"] == "missing") for error in first]
@@ -158,7 +166,7 @@ def _readable(exc: ValidationError, document: Mapping[str, object], renamed: Map
 
 
 def _path(loc: tuple[int | str, ...], document: object, *, missing: bool) -> tuple[int | str, ...]:
-    """`loc` without the names of union members, which are no steps into the document. A missing field is its last."""
+    """The path in the document: `loc` without the names of union members. missing: its last part is not there."""
     path: list[int | str] = []
     here = document
     for part in loc[:-1] if missing else loc:

@@ -28,7 +28,7 @@ class CompletionBody(RequestBody):
     no_op: ClassVar[frozenset[str]] = NO_OP | {"continue_final_message", "add_generation_prompt"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **SPECIAL_ALIASES}
 
-    # A union of four list types would try every member on 100,000 token ids: `prompts` tells them apart instead.
+    # A union of four list types would try each type on 100,000 token ids. prompts() tells them apart faster.
     prompt: object = Field(..., description="Text, token ids, or a list of either.", json_schema_extra=_PROMPT_SCHEMA)
     add_special_tokens: bool = Field(
         True,
@@ -42,7 +42,7 @@ class CompletionBody(RequestBody):
     best_of: int | None = Field(None, description="Draw this many, give the n best by mean logprob.")
 
     def check(self) -> None:
-        """Rules between fields. Raises InvalidRequestError."""
+        """Check the rules that involve several fields. Raises InvalidRequestError."""
         super().check()
         if self.echo and self.suffix and self.logprobs is not None:
             raise InvalidRequestError("suffix cannot go with both echo and logprobs", param="suffix")
@@ -53,12 +53,12 @@ class CompletionBody(RequestBody):
 
     @property
     def num_scored(self) -> int | None:
-        """Alternatives for each token of the prompt, also for echo with logprobs; None: the prompt is not scored."""
+        """Number of alternatives per prompt token, for prompt_logprobs and for echo with logprobs; None: no scores."""
         wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
         return max((number for number in wanted if number is not None), default=None)
 
     def prompts(self) -> list[str | list[int]]:
-        """Each prompt as text or token ids. Raises InvalidRequestError."""
+        """The prompts, each a text or a list of token ids. Raises InvalidRequestError."""
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
@@ -78,5 +78,5 @@ class CompletionBody(RequestBody):
 
 
 def _all_of(items: list[object], type_: type) -> bool:
-    # By exact type: a JSON true is no token id.
+    # The exact type: True is an int in Python, but no token id.
     return set(map(type, items)) <= {type_}

@@ -1,4 +1,4 @@
-"""Long lists and objects, validated piece by piece: pydantic holds the GIL while it runs, and collects every fault."""
+"""Validation of long lists and objects in pieces: pydantic holds the GIL during a call, and collects every fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _validated(value: object, handler: ValidatorFunctionWrapHandler) -> object:
             try:
                 done += handler(piece)
             except ValidationError:
-                # Once more, behind what is right, so that the fault is reported at its place.
+                # Validate again after the right pieces, so that the fault has its index in the whole list.
                 return handler(done + piece)
         return done
     if isinstance(value, dict) and len(value) > _PIECE:
@@ -30,4 +30,4 @@ def _validated(value: object, handler: ValidatorFunctionWrapHandler) -> object:
 
 
 IN_PIECES = WrapValidator(_validated)
-"""Of a list or an object: validated so."""
+"""Annotation of a list or an object that is validated in pieces."""

@@ -1,15 +1,13 @@
-"""What a request says about reasoning: how hard, how long, whether to show it. Fields of chats."""
+"""The fields of a chat that control reasoning: its effort, its length, and whether the answer shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamafast.chat.prompt.prompt_end import SWITCHES
-from llamafast.chat.prompt.turns import OwnText
 from llamafast.errors import InvalidRequestError
+from llamafast.server.chat.request import ReasoningSettings
 
 T = TypeVar("T")
 
@@ -23,11 +21,9 @@ BUDGET_ALIASES = {
     "reasoning_budget_tokens": "thinking_budget",
 }
 
-_OFF = ("none", "minimal")
-
 
 class ReasoningOptions(BaseModel):
-    """OpenRouter's object: the same settings under one name."""
+    """OpenRouter's object with the same settings."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -38,7 +34,7 @@ class ReasoningOptions(BaseModel):
 
 
 class ReasoningFields(BaseModel):
-    """Of two fields that say the same thing the values must be equal."""
+    """The fields that control reasoning. Two fields for the same setting must have equal values."""
 
     reasoning_effort: Effort | None = Field(
         None,
@@ -56,44 +52,20 @@ class ReasoningFields(BaseModel):
     include_reasoning: bool | None = Field(None, description="false: the reasoning is not shown, only counted.")
     reasoning: ReasoningOptions | None = Field(None, description="effort, max_tokens, enabled and exclude, as above.")
 
-    @property
-    def shows_reasoning(self) -> bool:
-        """Whether the answer holds the reasoning."""
-        exclude = None if self.reasoning is None or self.reasoning.exclude is None else not self.reasoning.exclude
-        return _agreed("include_reasoning", self.include_reasoning, "reasoning.exclude", exclude) is not False
-
-    @property
-    def budget(self) -> int | None:
-        """The most tokens of reasoning, -1: no limit; None: the request does not say."""
-        inner = None if self.reasoning is None else self.reasoning.max_tokens
-        return _agreed("thinking_budget", self.thinking_budget, "reasoning.max_tokens", inner)
-
-    def check_reasoning(self) -> None:
-        """Raises InvalidRequestError where two fields disagree."""
-        _ = self.shows_reasoning, self.budget, self._effort, self._enabled
-
-    def switches(self, known: Container[str]) -> dict[str, object]:
-        """The template's variables that these fields set. known: those that it reads."""
-        effort, enabled = self._effort, self._enabled
-        if enabled is None and effort is not None:
-            enabled = effort not in _OFF
-        values: dict[str, object] = {} if effort is None else {"reasoning_effort": OwnText(effort)}
-        if enabled is not None:
-            values |= {name: enabled for name in SWITCHES if name in known}
-        return values
-
-    @property
-    def _effort(self) -> Effort | None:
-        inner = None if self.reasoning is None else self.reasoning.effort
-        return _agreed("reasoning_effort", self.reasoning_effort, "reasoning.effort", inner)
-
-    @property
-    def _enabled(self) -> bool | None:
-        inner = None if self.reasoning is None else self.reasoning.enabled
-        return _agreed("enable_thinking", self.enable_thinking, "reasoning.enabled", inner)
+    def reasoning_settings(self) -> ReasoningSettings:
+        """How the model reasons. Raises InvalidRequestError where two fields disagree."""
+        inner = self.reasoning or ReasoningOptions.model_construct()
+        is_shown = None if inner.exclude is None else not inner.exclude
+        return ReasoningSettings(
+            is_shown=_agreed("include_reasoning", self.include_reasoning, "reasoning.exclude", is_shown) is not False,
+            budget=_agreed("thinking_budget", self.thinking_budget, "reasoning.max_tokens", inner.max_tokens),
+            effort=_agreed("reasoning_effort", self.reasoning_effort, "reasoning.effort", inner.effort),
+            is_enabled=_agreed("enable_thinking", self.enable_thinking, "reasoning.enabled", inner.enabled),
+        )
 
 
 def _agreed(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
+    """The value of a setting that two fields may give."""
     if value is not None and other is not None and value != other:
         raise InvalidRequestError(f"'{name}' and '{other_name}' say different things", param=other_name)
     return other if value is None else value

@@ -1,4 +1,4 @@
-"""The sampling fields of both completion APIs, and the engine's settings that they stand for."""
+"""The sampling fields of both completion APIs, and the engine's settings that they become."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from llamafast import caps
 from llamafast.caps import at_most
 from llamafast.errors import InvalidRequestError
-from llamafast.request import SamplingParams
+from llamafast.sampling_params import SAMPLING_SETTINGS, SamplingParams
 from llamafast.server.schemas.pieces import IN_PIECES
+from llamafast.setting_fields import request_fields, with_fields
 
 if TYPE_CHECKING:
     from llamafast.tokenizer import Tokenizer
 
-# Beyond this, one answer would weigh megabytes. OpenAI's limit for chats.
+# OpenAI's limit for chats. More alternatives would make answers of megabytes.
 MAX_LOGPROBS = 20
 
-# More than any vocabulary's longest token.
+# Characters; no vocabulary has a longer token.
 _MAX_TOKEN_CHARS = 4096
 
-# llama.cpp's default seed, as signed and as unsigned number: at every peer it asks for a random one.
+# llama.cpp's default seed as a signed and as an unsigned number. Every other server takes it as "random".
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 
 _TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
@@ -36,54 +37,29 @@ Texts = Annotated[list[str], IN_PIECES]
 TokenIds = Annotated[list[int], IN_PIECES]
 
 
+_DECLARED = request_fields(SAMPLING_SETTINGS.values())
+_DESCRIPTIONS = {s.name: s.description for s in SAMPLING_SETTINGS.values()}
+
+
+@with_fields(_DECLARED)
 class SamplingFields(BaseModel):
-    """How tokens are drawn. Types only; the ranges are checked by the engine, which names the field."""
+    """How tokens are drawn: the fields that SamplingParams declares, and those that requests write in another way.
+
+    The types are checked here. The engine checks the ranges and names the field.
+    """
 
     model_config = ConfigDict(strict=True)
 
-    # Other servers' names for the same settings.
-    aliases: ClassVar[Mapping[str, str]] = {
-        "typ_p": "typical_p",
-        "repeat_penalty": "repetition_penalty",
-        "repeat_last_n": "penalty_last_n",
-    }
+    aliases: ClassVar[Mapping[str, str]] = {alias: s.name for s in SAMPLING_SETTINGS.values() for alias in s.aliases}
+    """Other servers' names for the same settings."""
 
-    n: int = Field(1, description="Choices per prompt.")
-    seed: int | None = Field(
-        None,
-        description="Equal seeds draw equal tokens, as far as the logits are equal: rounding depends on what else is "
-        "computed in the same step, and on what came from the prefix cache. Absent, -1 or 4294967295: a random one.",
-    )
-    temperature: float = Field(
-        1.0,
-        description="0 takes the most likely token; where two are about equally likely, rounding decides, which may "
-        "differ between a prompt from the prefix cache and one computed anew.",
-    )
-    dynatemp_range: float = Field(0.0, description="The temperature moves by this much with the entropy; 0: off.")
-    dynatemp_exponent: float = Field(1.0, description="How the temperature follows the entropy.")
-    top_k: int = Field(0, description="0 or -1 switches the filter off.")
-    top_p: float = Field(1.0, description="Draw among the likeliest tokens that make up this probability; 1: off.")
-    min_p: float = Field(0.0, description="The least probability, relative to the likeliest token; 0: off.")
-    typical_p: float = Field(1.0, description="Locally typical sampling; 1: off. Also `typ_p`.")
-    top_n_sigma: float = Field(-1.0, description="Keep logits within this many deviations of the best; -1: off.")
-    xtc_probability: float = Field(0.0, description="How often the likeliest tokens are excluded; 0: never.")
-    xtc_threshold: float = Field(0.1, description="How likely tokens must be for XTC to exclude them.")
-    mirostat: int = Field(0, description="1 or 2: that version of Mirostat; 0: off.")
-    mirostat_tau: float = Field(5.0, description="Mirostat's wanted surprise, in bits.")
-    mirostat_eta: float = Field(0.1, description="Mirostat's learning rate.")
-    frequency_penalty: float = Field(0.0, description="Taken from a token's logit each time that it occurred.")
-    presence_penalty: float = Field(0.0, description="Taken once from the logit of a token that occurred.")
-    repetition_penalty: float = Field(1.0, description="Also `repeat_penalty`.")
-    penalty_last_n: int = Field(
-        -1, description="Tokens the three penalties look back at; -1: all, 0: none. Also `repeat_last_n`."
-    )
-    dry_multiplier: float = Field(0.0, description="Penalty of a repeated token sequence; 0: off.")
-    dry_base: float = Field(1.75, description="How DRY's penalty grows with the repeated length.")
-    dry_allowed_length: int = Field(2, description="Repeated sequences up to this length cost nothing.")
-    dry_penalty_last_n: int = Field(-1, description="Tokens DRY looks back at; -1: all, 0: none.")
+    if TYPE_CHECKING:  # declared fields that other modules read
+        n: int
+        min_tokens: int
+
     dry_sequence_breakers: Texts = Field(
         default_factory=lambda: list(SamplingParams().dry_sequence_breakers),
-        description="Texts that no repeated sequence reaches across.",
+        description=_DESCRIPTIONS["dry_sequence_breakers"],
     )
     logit_bias: Annotated[dict[str, Bias], IN_PIECES] | Annotated[list[BiasPair], IN_PIECES] = Field(
         default_factory=dict,
@@ -91,21 +67,19 @@ class SamplingFields(BaseModel):
         "As an object, or as a list of pairs.",
     )
     bad_words: Texts = Field(default_factory=list, description="Texts that may not come out.")
-    allowed_token_ids: TokenIds | None = Field(None, description="No other tokens are drawn.")
+    allowed_token_ids: TokenIds | None = Field(None, description=_DESCRIPTIONS["allowed_token_ids"])
     stop: str | Texts = Field(
         default_factory=list, description="Texts that end the answer; in chats its content, never reasoning or calls."
     )
-    stop_token_ids: TokenIds = Field(default_factory=list, description="Tokens that end the answer.")
-    min_tokens: int = Field(0, description="Before this many tokens nothing ends the answer.")
-    ignore_eos: bool = Field(False, description="The model cannot end the answer itself.")
-    include_stop_str_in_output: bool = Field(False, description="The stop stays in the text.")
+    stop_token_ids: TokenIds = Field(default_factory=list, description=_DESCRIPTIONS["stop_token_ids"])
+    include_stop_str_in_output: bool = Field(False, description=_DESCRIPTIONS["include_stop"])
     prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
     )
 
     @property
     def num_scored(self) -> int | None:
-        """Alternatives for each token of the prompt; None: the prompt is not scored."""
+        """Number of alternatives per prompt token; None: the prompt gets no scores."""
         return self.prompt_logprobs
 
     def sampling(
@@ -117,9 +91,9 @@ class SamplingFields(BaseModel):
         logprobs: int | None,
         best_of: int | None = None,
     ) -> SamplingParams:
-        """The settings of every prompt in this body. `defaults` stand where the body is silent.
+        """The sampling settings of every prompt in this body. `defaults` hold where the body has no value.
 
-        Raises InvalidRequestError for a text that names no tokens.
+        Raises InvalidRequestError for a text that is no token.
         """
         at_most("bad_words", len(self.bad_words), caps.MAX_BAD_WORDS)
         num_chars = sum(map(len, self.bad_words))
@@ -128,7 +102,7 @@ class SamplingFields(BaseModel):
         keys = self.logit_bias if isinstance(self.logit_bias, dict) else (pair[0] for pair in self.logit_bias)
         num_chars = sum(len(key) for key in keys if isinstance(key, str))
         at_most("characters in all keys of logit_bias", num_chars, caps.MAX_ALL_BIAS_CHARS, "logit_bias")
-        values = {name: getattr(self, name) for name in _PLAIN}
+        values = {name: getattr(self, name) for name in _DECLARED}
         values |= {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         values["seed"] = None if values["seed"] in _RANDOM_SEEDS else values["seed"]
         return SamplingParams(
@@ -147,19 +121,10 @@ class SamplingFields(BaseModel):
         )
 
 
-# Of one name and one type here and in the engine.
-_PLAIN = (
-    "n", "seed", "temperature", "dynatemp_range", "dynatemp_exponent", "top_k", "top_p", "min_p", "typical_p",
-    "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",
-    "frequency_penalty", "presence_penalty", "repetition_penalty", "penalty_last_n", "dry_multiplier", "dry_base",
-    "dry_allowed_length", "dry_penalty_last_n", "min_tokens", "ignore_eos",
-)  # fmt: skip
-
-
 def _biases(
     given: dict[str, Bias] | list[tuple[int | str, Bias]], tokenizer: Tokenizer
 ) -> tuple[tuple[int, float], ...]:
-    """Pairs of token id and bias. Keys of an object that look like a number are ids; in pairs only numbers are."""
+    """Pairs of token id and bias. A key of an object that is a number is an id; in pairs, only a JSON number is."""
     if isinstance(given, dict):
         pairs = [(int(key) if _TOKEN_ID.fullmatch(key) else key, bias) for key, bias in given.items()]
     else:
@@ -186,12 +151,12 @@ def _only_token(text: str, tokenizer: Tokenizer) -> int:
 
 
 def _spellings(word: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """The token sequences that write a word: at the start of a text, and behind a space."""
+    """The token sequences that write a word: at the start of a text, and after a space."""
     bare = word.lstrip(" ")
     plain, spaced = (
         tuple(tokenizer.encode(text, add_special=False, parse_special=True)) for text in (bare, " " + bare)
     )
     if not bare or not plain:
         raise InvalidRequestError("bad_words: a word must have at least one character", param="bad_words")
-    # A space of its own before the same tokens says nothing new.
+    # If the space is a token of its own, the sequence without it matches both.
     return [plain] if spaced[-len(plain) :] == plain else [plain, spaced]

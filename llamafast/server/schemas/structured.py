@@ -1,9 +1,8 @@
-"""The fields that constrain an output, under each server's names, and the one constraint that they stand for."""
+"""The fields that constrain an output, by the names of several servers, and the one constraint that they give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
@@ -11,24 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamafast.errors import GrammarError, InvalidRequestError
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
+from llamafast.server.constraint import OutputConstraint
 from llamafast.server.schemas.pieces import IN_PIECES
 
-# vLLM's options that say which backend compiles, not what.
+# vLLM's options for the compiler, which do not change what the output has to be.
 _BACKEND_OPTIONS = ("backend", "disable_fallback")
 
 Schema = dict[str, object] | bool | str
 
 
-@dataclass(frozen=True, slots=True)
-class Constraint:
-    """What the output must be, and the path of the client's field that says so."""
-
-    param: str
-    structured: StructuredOutput
-
-
 class JsonSchemaFormat(BaseModel):
-    """OpenAI's named schema. Without strict: true what cannot be enforced is let go of, as OpenAI does."""
+    """OpenAI's named schema. Unless strict is true, what cannot be enforced is dropped, as OpenAI does."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -63,7 +55,7 @@ class StructuredOutputs(BaseModel):
 
 
 class StructuredFields(BaseModel):
-    """Of all these fields a request may use one."""
+    """The fields that constrain an output. A request may use one of them."""
 
     response_format: ResponseFormat | None = Field(
         None, description="json_object and json_schema are enforced; beside tools the answer is calls or that JSON."
@@ -78,15 +70,15 @@ class StructuredFields(BaseModel):
     grammar: str | None = Field(None, description="GBNF, root rule `root`.")
     json_schema: dict[str, object] | bool | None = Field(None, description="A JSON Schema, enforced.")
 
-    def constraint(self) -> Constraint | None:
-        """What the output must be, if anything. Raises InvalidRequestError."""
+    def constraint(self) -> OutputConstraint | None:
+        """What the output must be; None: any text. Raises InvalidRequestError for a wrong one, or for two."""
         constraints = list(self._constraints())
         if len(constraints) > 1:
             first, second = (constraint.param for constraint in constraints[:2])
             raise InvalidRequestError(f"'{second}' cannot go with '{first}': one constraint at a time", param=second)
         return constraints[0] if constraints else None
 
-    def _constraints(self) -> Iterator[Constraint]:
+    def _constraints(self) -> Iterator[OutputConstraint]:
         if self.response_format is not None:
             yield from _of_response_format(self.response_format)
         if self.structured_outputs is not None:
@@ -99,7 +91,7 @@ class StructuredFields(BaseModel):
         yield from _given("json_schema", StructuredKind.JSON_SCHEMA, self.json_schema)
 
 
-def _of_response_format(given: ResponseFormat) -> Iterator[Constraint]:
+def _of_response_format(given: ResponseFormat) -> Iterator[OutputConstraint]:
     if given.type == "json_schema" and given.json_schema is None and given.schema_ is not None:
         strict = (given.model_extra or {}).get("strict") is True
         yield from _given("response_format.schema", StructuredKind.JSON_SCHEMA, given.schema_, strict=strict)
@@ -112,30 +104,30 @@ def _of_response_format(given: ResponseFormat) -> Iterator[Constraint]:
         yield from _given(param, StructuredKind.JSON_SCHEMA, given.json_schema.schema_, strict=strict)
     elif given.type == "json_object":
         if given.schema_ is None:
-            yield Constraint("response_format", StructuredOutput(StructuredKind.JSON_OBJECT))
+            yield OutputConstraint("response_format", StructuredOutput(StructuredKind.JSON_OBJECT))
         yield from _given("response_format.schema", StructuredKind.JSON_SCHEMA, given.schema_)
 
 
-def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Constraint]:
+def _of_structured_outputs(given: StructuredOutputs) -> Iterator[OutputConstraint]:
     for name, value in (given.model_extra or {}).items():
-        # A misspelt name would leave the output free.
+        # Without this error a misspelt name would leave the output unconstrained.
         if value not in (None, False) and name not in _BACKEND_OPTIONS:
             param = f"structured_outputs.{name}"
             raise InvalidRequestError(f"'{param}' is not supported", param=param, code="unsupported_parameter")
     yield from _given("structured_outputs.json", StructuredKind.JSON_SCHEMA, given.json_)
     if given.json_object:
-        yield Constraint("structured_outputs.json_object", StructuredOutput(StructuredKind.JSON_OBJECT))
+        yield OutputConstraint("structured_outputs.json_object", StructuredOutput(StructuredKind.JSON_OBJECT))
     yield from _given("structured_outputs.regex", StructuredKind.REGEX, given.regex)
     yield from _given("structured_outputs.choice", StructuredKind.CHOICE, given.choice)
     yield from _given("structured_outputs.grammar", StructuredKind.GBNF, given.grammar)
 
 
-def _given(param: str, kind: StructuredKind, value: object, *, strict: bool = True) -> Iterator[Constraint]:
-    """The constraint of a field, none if the field is not there. Texts stay as they are, all else becomes JSON."""
+def _given(param: str, kind: StructuredKind, value: object, *, strict: bool = True) -> Iterator[OutputConstraint]:
+    """The constraint of one field, if the field is given. A text stays as it is; any other value becomes JSON."""
     if value is None:
         return
     try:
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
     except orjson.JSONEncodeError as exc:
         raise GrammarError(f"{param}: nested too deeply", param=param) from exc
-    yield Constraint(param, StructuredOutput(kind, text, strict))
+    yield OutputConstraint(param, StructuredOutput(kind, text, strict))

@@ -1,12 +1,12 @@
-"""Whether a tool's parameters are a JSON Schema: the shapes of its keywords, checked before anything reads them."""
+"""Checks that a tool's parameters are a JSON Schema, before any other code reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from llamafast.errors import InvalidRequestError
+from llamafast.json_schema.subschemas import DEFINITIONS, MAX_DEPTH, PARTS, ROWS, TABLES
 from llamafast.json_schema.types import ALL
-from llamafast.json_schema.walk import DEFINITIONS, MAX_DEPTH, PARTS, ROWS, TABLES
 
 _SEVERAL = tuple(name for name in ROWS if name not in PARTS)
 _NAMED = (*TABLES, *DEFINITIONS)
@@ -14,10 +14,11 @@ _STRINGS = ("pattern", "$ref", "format")
 
 
 def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
-    """schema: the parameters of a function; None: no arguments are declared.
+    """Refuse parameters with a keyword of a wrong type.
 
-    Raises InvalidRequestError with OpenAI's code, naming `param`; the message has the place inside.
-    Source: JSON Schema, drafts 4 to 2020-12.
+    schema: the parameters of a function. None: the function declares no arguments.
+    param: the client's field; the error names it, and its message has the place inside.
+    Raises InvalidRequestError with OpenAI's code. Source: JSON Schema, drafts 4 to 2020-12.
     """
     if schema is None:
         return
@@ -40,13 +41,13 @@ def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
 
 
 def _fault_in(schema: Mapping[str, object]) -> str | None:
-    """What is wrong with the keywords of one schema, if anything."""
+    """What is wrong with the keywords of one schema; None: nothing."""
     given = schema.get("type", [])
     types = given if isinstance(given, list) else [given]
     if any(not isinstance(name, str) or name not in ALL for name in types):
         return f"'type' is none of {', '.join(sorted(ALL))}"
     required = schema.get("required", [])
-    # Draft 3 has a boolean here, and tools in the wild still write it.
+    # Draft 3 has a boolean here, and some tools still have one.
     if not isinstance(required, bool) and not (
         isinstance(required, list) and all(isinstance(name, str) for name in required)
     ):
@@ -69,7 +70,7 @@ def _parts(schema: Mapping[str, object]) -> Iterator[tuple[object, str]]:
     for name in PARTS:
         if name in schema:
             part = schema[name]
-            # Draft 4's tuples.
+            # Draft 4: `items` may be a list.
             yield from ((item, f".{name}[{i}]") for i, item in enumerate(part if isinstance(part, list) else ()))
             if not isinstance(part, list):
                 yield part, f".{name}"

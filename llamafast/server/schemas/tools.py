@@ -1,9 +1,8 @@
-"""The fields that say which tools a model may call, and what they come to."""
+"""The fields that say which tools a model may call, and the policy that they give."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
@@ -21,34 +20,15 @@ from llamafast import caps
 from llamafast.caps import at_most
 from llamafast.chat.tools import Tool
 from llamafast.errors import InvalidRequestError
+from llamafast.server.chat.field_names import FieldNames
+from llamafast.server.chat.request import ToolPolicy
 from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.tool_schema import check_parameters
 
 JsonObject = dict[str, object]
 
-# OpenAI's names, and the dots, slashes and colons of MCP servers; nothing that a format could take for a marker.
+# OpenAI's names, and the dots, slashes and colons of MCP servers. No character of a chat format's markers.
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,128}$")]
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """What a request lets the model call; by default nothing.
-
-    shown: the tools as the client wrote them, for the chat template: all of them, so that the beginning of the prompt
-    stays as it was. names: only these may be called; None: all. is_required: one has to be called.
-    """
-
-    tools: tuple[Tool, ...] = ()
-    shown: tuple[JsonObject, ...] = ()
-    names: tuple[str, ...] | None = None
-    is_required: bool = False
-    is_parallel: bool = True
-    is_legacy: bool = False
-
-    @property
-    def is_enforced(self) -> bool:
-        """Whether what the model writes must be constrained."""
-        return self.is_required or self.names is not None or any(tool.strict for tool in self.tools)
 
 
 class FunctionDefinition(BaseModel):
@@ -116,7 +96,7 @@ class NamedTool(BaseModel):
 
 
 class AllowedToolList(BaseModel):
-    """auto: these may be called; required: one of these must be."""
+    """A choice among some of the tools. auto: they may be called; required: one of them must be."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -134,7 +114,7 @@ class AllowedTools(BaseModel):
 
 
 class ToolFields(BaseModel):
-    """OpenAI's tools, and the functions that they were before."""
+    """OpenAI's tools, and the older functions."""
 
     tools: Annotated[list[ToolDefinition], IN_PIECES] = Field(
         default_factory=list,
@@ -150,27 +130,27 @@ class ToolFields(BaseModel):
     )
     function_call: Literal["auto", "none"] | NamedFunction = Field("auto", description="Older `tool_choice`.")
 
-    def tool_use(self) -> ToolUse:
-        """What the model may call. Raises InvalidRequestError."""
-        # Validated in pieces, so that only these know the length.
+    def tool_policy(self) -> ToolPolicy:
+        """Which tools the model sees, and what it may call. Raises InvalidRequestError."""
+        # Validated in pieces: pydantic does not know the length of the whole list.
         at_most("tools", len(self.tools), caps.MAX_TOOLS)
         at_most("functions", len(self.functions), caps.MAX_TOOLS)
         if self.functions:
             if self.tools:
                 raise InvalidRequestError("'functions' is the older name of 'tools': give one", param="functions")
-            return self._of_functions()
+            return self._function_policy()
         if self.function_call not in ("auto", "none"):
             raise InvalidRequestError("function_call needs functions", param="function_call")
         if not self.tools:
             if self.tool_choice not in ("auto", "none"):
                 raise InvalidRequestError("tool_choice needs tools", param="tool_choice")
-            return ToolUse()
+            return ToolPolicy()
         paths = tuple(f"tools[{i}].function" for i in range(len(self.tools)))
         tools = _distinct([definition.function for definition in self.tools], paths)
         _check_bytes(self.tools, "tools")
         choice = self.tool_choice
         if choice == "none":
-            return ToolUse()
+            return ToolPolicy()
         names, is_required = None, choice == "required"
         if isinstance(choice, NamedTool):
             names = _known([choice.function.name], tools, "tool_choice.function.name")
@@ -180,7 +160,7 @@ class ToolFields(BaseModel):
             path = "tool_choice.allowed_tools.tools[{}].function.name"
             names = _known([tool.function.name for tool in allowed.tools], tools, path)
             is_required = allowed.mode == "required"
-        return ToolUse(
+        return ToolPolicy(
             tools,
             tuple(tool.document for tool in self.tools),
             names,
@@ -188,17 +168,25 @@ class ToolFields(BaseModel):
             is_parallel=self.parallel_tool_calls and not isinstance(choice, NamedTool),
         )
 
-    def _of_functions(self) -> ToolUse:
-        tools = _distinct(self.functions, tuple(f"functions[{i}]" for i in range(len(self.functions))))
+    @property
+    def tool_field_names(self) -> FieldNames:
+        """The client's names of the tools and of the tool choice."""
+        if not self.functions:
+            return FieldNames()
+        paths = tuple(f"functions[{i}]" for i in range(len(self.functions)))
+        return FieldNames({"tool_choice": "function_call"}, functions=paths)
+
+    def _function_policy(self) -> ToolPolicy:
+        tools = _distinct(self.functions, self.tool_field_names.functions)
         _check_bytes(self.functions, "functions")
         choice = self.function_call
         if choice == "none":
-            return ToolUse()
+            return ToolPolicy()
         shown: tuple[JsonObject, ...] = tuple({"type": "function", "function": f.document} for f in self.functions)
         if isinstance(choice, NamedFunction):
             names = _known([choice.name], tools, "function_call.name")
-            return ToolUse(tools, shown, names, is_required=True, is_parallel=False, is_legacy=True)
-        return ToolUse(tools, shown, is_parallel=False, is_legacy=True)
+            return ToolPolicy(tools, shown, names, is_required=True, is_parallel=False, is_legacy=True)
+        return ToolPolicy(tools, shown, is_parallel=False, is_legacy=True)
 
 
 def _check_bytes(definitions: Sequence[FunctionDefinition | ToolDefinition], param: str) -> None:
@@ -219,7 +207,10 @@ def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> 
 
 
 def _known(names: Sequence[str], tools: Sequence[Tool], path: str) -> tuple[str, ...]:
-    """The names, each once. path: of the field that says them, {} being the place in a list."""
+    """The names, each once. path: the client's field; {} in it becomes the index in a list.
+
+    Raises InvalidRequestError for the name of no tool.
+    """
     known = {tool.name for tool in tools}
     for i, name in enumerate(names):
         if name not in known:

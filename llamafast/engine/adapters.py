@@ -1,0 +1,38 @@
+"""LoRA adapters: which ones are in use over a context."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llamafast._core import Context
+
+
+class Adapter(NamedTuple):
+    """One LoRA adapter.
+
+    path: a GGUF file.
+    scale: factor of its weights; 1 is as it was trained.
+    """
+
+    path: str
+    scale: float
+
+
+class Adapters:
+    """The adapters that every sequence of a context uses.
+
+    A context has one set of adapters for a whole decode. What was computed under another set is wrong under this one:
+    whoever changes the set empties the memory.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.in_use: tuple[Adapter, ...] = ()
+        self._context = context
+        self._numbers: tuple[int, ...] = ()  # of the adapters in use, as Context.set_loras takes them
+
+    def add(self, adapter: Adapter) -> None:
+        """Load an adapter and use it beside the others. Raises ModelLoadError, ValueError."""
+        numbers = (*self._numbers, self._context.model.load_lora(adapter.path))
+        in_use = (*self.in_use, adapter)
+        self._context.set_loras([(number, used.scale) for number, used in zip(numbers, in_use, strict=True)])
+        self.in_use, self._numbers = in_use, numbers

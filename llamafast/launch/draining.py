@@ -1,0 +1,104 @@
+"""uvicorn's server with another end: running requests finish before the listener closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from llamafast.launch.output import Output
+from llamafast.server.receiving.preparation import Preparation
+from llamafast.server.served_model import ServedModel
+
+# The end of the process waits this long for lines that are not written yet.
+LAST_LINES_S = 2.0
+
+# Their default action ends the process; SIGHUP comes when the terminal of the process is closed.
+_IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains at the first SIGTERM or SIGINT and ends the process at the second.
+
+    While it drains, new requests get 503 and running ones finish; the listener closes after that.
+
+    models: the models whose engines are stopped.
+    preparation: the threads that read large bodies; they are stopped too.
+    deadline_s: the greatest number of seconds that running requests have.
+    greeting: the lines that are written once the server listens.
+    output: takes lines for the operator.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        models: Sequence[ServedModel],
+        preparation: Preparation,
+        *,
+        deadline_s: float,
+        greeting: str,
+        output: Output,
+    ) -> None:
+        super().__init__(config)
+        self._models = models
+        self._preparation = preparation
+        self._deadline_s = deadline_s
+        self._greeting = greeting
+        self._output = output
+        self._drain_task: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then write the greeting."""
+        await super().startup(sockets=sockets)
+        # A full collection visits all objects while all threads wait: leave out those of the start, which stay anyway.
+        gc.collect()
+        gc.freeze()
+        gc.collect()  # resets the collector's counts
+        if self.started:
+            self._output.write(self._greeting)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Install our handlers. uvicorn's would close the listener first and end the process by the signal."""
+        loop = asyncio.get_running_loop()
+        handled = (signal.SIGINT, signal.SIGTERM)
+        for number in handled:
+            loop.add_signal_handler(number, self._on_signal)
+        for number in _IGNORED_SIGNALS:
+            loop.add_signal_handler(number, self._output.write, f"{number.name} is ignored")
+        try:
+            yield
+        finally:
+            for number in (*handled, *_IGNORED_SIGNALS):
+                loop.remove_signal_handler(number)
+
+    def on_death(self, reason: str) -> None:
+        """Called when an engine has died. If none is alive, end the process: only a new one has working engines."""
+        if all(model.death is not None for model in self._models):
+            self.should_exit = True
+
+    def _on_signal(self) -> None:
+        if self._drain_task is not None:
+            self._output.write("stopped at once")
+            self._output.flush(LAST_LINES_S)
+            # Threads inside llama.cpp cannot be interrupted: do not wait for them.
+            os._exit(1)
+        self._drain_task = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        self._preparation.stop()
+        num_requests = sum(model.engine.num_running + model.engine.num_waiting for model in self._models)
+        if num_requests:
+            self._output.write(
+                f"finishing {num_requests} requests, {self._deadline_s:g} s at most; a second signal stops at once"
+            )
+        try:
+            await asyncio.gather(*(model.engine.stop(self._deadline_s) for model in self._models))
+        finally:
+            self.should_exit = True

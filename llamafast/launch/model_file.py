@@ -1,0 +1,33 @@
+"""Where a model's file is on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamafast.errors import ConfigError
+from llamafast.launch.config import BUILT_IN, FileConfig
+from llamafast.launch.hub import find_local, resolve
+
+BUILT_IN_MODEL = Path(__file__).parents[1] / "models" / "tiny-qwen35-f16.gguf"
+
+
+def local_path(source: FileConfig, name: str) -> Path:
+    """The path of the file. Downloads a file of the hub that is not on this machine.
+
+    name: the configuration's name of `source`, for errors. Raises ConfigError, ModelLoadError.
+    """
+    return resolve(source.from_pretrained) if source.from_pretrained is not None else _configured(source, name)
+
+
+def path_if_local(source: FileConfig, name: str) -> Path | None:
+    """As local_path(), but without a connection: None for a file of the hub that is not on this machine."""
+    return find_local(source.from_pretrained) if source.from_pretrained is not None else _configured(source, name)
+
+
+def _configured(source: FileConfig, name: str) -> Path:
+    if source.path == BUILT_IN:
+        return BUILT_IN_MODEL
+    path = Path(str(source.path)).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{name}.path: {path}: no such file")
+    return path

@@ -1,0 +1,52 @@
+"""OpenAI's dialect: the shapes that its chat and completions APIs share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import orjson
+
+from llamafast.server.answers.dialect import Dialect
+from llamafast.server.answers.failure import Failure
+from llamafast.server.answers.formatter import JsonObject
+from llamafast.server.answers.framing import EVENT_STREAM, KEEPALIVE, Framing
+from llamafast.server.answers.usage import AnswerUsage
+
+DONE = b"data: [DONE]\n\n"
+
+
+class OpenAIDialect(Dialect):
+    """Errors are {"error": {...}}. Streams are server-sent events without names and end with [DONE]."""
+
+    framing: ClassVar[Framing] = Framing(EVENT_STREAM, before=b"data: ", after=b"\n\n", end=DONE, keepalive=KEEPALIVE)
+
+    def error_document(self, failure: Failure) -> bytes:
+        """{"error": {"message", "type", "param", "code"}}, with null for what is not known."""
+        return orjson.dumps(
+            {
+                "error": {
+                    "message": failure.message,
+                    "type": failure.type,
+                    "param": failure.param,
+                    "code": failure.code,
+                }
+            }
+        )
+
+
+OPENAI = OpenAIDialect()
+
+
+def usage_object(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
+    """OpenAI's usage object. cache_info: also where and why the cached part of each prompt ends, an extension."""
+    details: JsonObject = {"cached_tokens": usage.cached_tokens}
+    if cache_info:
+        misses = [{"reason": miss.reason.value, "position": miss.position} for miss in usage.misses]
+        details["cache_miss"] = misses[0] if len(misses) == 1 else misses
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }

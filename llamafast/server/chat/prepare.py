@@ -1,0 +1,132 @@
+"""From a ChatRequest to what the engine takes and how the answer is read: the way of every chat API.
+
+There are two steps. draft_chat depends on nothing but the request and the model, and may run in a thread.
+prepare_chat runs on the event loop, and waits for the compilers. An API that only renders a prompt or counts its
+tokens needs neither: it calls chat_prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from starlette.types import Receive
+
+from llamafast.engine.validation import check_sizes
+from llamafast.request import Request as EngineRequest
+from llamafast.request import SamplingParams
+from llamafast.server.chat.choice import ReadOptions
+from llamafast.server.chat.constraint import compile_answer, is_constrained, reasoning_budget
+from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
+from llamafast.server.chat.request import ChatRequest
+from llamafast.server.constraint import CompiledConstraint
+from llamafast.server.receiving.leaving import while_connected
+from llamafast.server.served_model import ServedModel
+from llamafast.server.state import ServerState
+from llamafast.tokenizer import StopMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDraft:
+    """A chat without its compiled constraint.
+
+    served: the model.
+    request: what the client asks.
+    params: the sampling settings, without the constraint and the limit on the reasoning.
+    prompt: the conversation in text and tokens.
+    stops: keeps the automaton of the stop strings in its cache until the answer takes it.
+    """
+
+    served: ServedModel
+    request: ChatRequest
+    params: SamplingParams
+    prompt: ChatPrompt
+    stops: StopMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedChat:
+    """A chat that is ready for the engine.
+
+    engine_request: the prompt, its places, the sampling settings with the limit on the reasoning, and the grammar.
+    prompt: the conversation in text and tokens.
+    constraint: the compiled constraint on the answer, with its warnings.
+    warnings: everything in the request that the answer will not follow, as texts for the client.
+    constraint_param: the client's field to blame if the constraint fails during the answer. None: no constraint.
+    read_options: how the text of the choices is read.
+    """
+
+    engine_request: EngineRequest
+    prompt: ChatPrompt
+    constraint: CompiledConstraint
+    warnings: tuple[str, ...]
+    constraint_param: str | None
+    read_options: ReadOptions
+
+
+def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
+    """Find the sampling settings, render the prompt and tokenize it. Raises InvalidRequestError."""
+    tokenizer = served.engine.tokenizer
+    params = request.sampling(tokenizer, served.defaults.sampling)
+    check_sizes(params, tokenizer.n_vocab)
+    return ChatDraft(served, request, params, chat_prompt(served, request), StopMatcher(params.stop))
+
+
+async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, receive: Receive) -> PreparedChat:
+    """Compile the constraint and build the engine's request.
+
+    request_id: names the request in the engine.
+    receive: tells when the client leaves, as ASGI's receive does. It is called only during work that may take long.
+    Raises InvalidRequestError, which names the client's field, CompilerBusyError, ClientDisconnect, ShuttingDownError.
+    """
+    served, request, params, prompt = draft.served, draft.request, draft.params, draft.prompt
+    await state.resolve_breakers(receive, served, params)
+    work = compile_answer(served, request, prompt)
+    constraint = await (while_connected(receive, work) if is_constrained(request) else work)
+    budget = reasoning_budget(served, request, prompt)
+    engine_request = EngineRequest(
+        request_id,
+        prompt.token_ids,
+        replace(params, structured=constraint.structured, reasoning_budget=budget),
+        skip_special=request.skip_special,
+        shown_ids=served.marker_ids,
+        match_stops=False,
+        grammar=constraint.grammar,
+        places=prompt.places,
+        **request.cache,
+    )
+    return PreparedChat(
+        engine_request,
+        prompt,
+        constraint,
+        _warnings(served, request, constraint),
+        _constraint_param(request, constraint),
+        _read_options(draft),
+    )
+
+
+def _warnings(served: ServedModel, request: ChatRequest, constraint: CompiledConstraint) -> tuple[str, ...]:
+    warnings = list(request.warnings)
+    if request.tools.tools and not served.chat_format.reads_calls:
+        warnings.append("tools: calls stay in the content, since this model's format of calls is not known")
+    return (*warnings, *constraint.warnings)
+
+
+def _constraint_param(request: ChatRequest, constraint: CompiledConstraint) -> str | None:
+    if request.constraint is not None:
+        return request.constraint.param
+    return None if constraint.structured is None else "tools"
+
+
+def _read_options(draft: ChatDraft) -> ReadOptions:
+    request, params, context = draft.request, draft.params, draft.prompt.answer_context
+    chat_format, policy, tools = draft.served.chat_format, request.tools, request.tools.tools or None
+    return ReadOptions(
+        lambda: chat_format.parser(context, tools),
+        stops=params.stop,
+        include_stop=params.include_stop,
+        min_tokens=params.min_tokens,
+        calls=bool(tools),
+        is_parallel=policy.is_parallel,
+        is_legacy=policy.is_legacy,
+        shows_reasoning=request.reasoning.is_shown,
+    )

@@ -1,0 +1,161 @@
+"""A model as the server serves it: the engine, the names, and what is known of its prompts and answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from llamafast.chat.format import ChatFormat
+from llamafast.chat.formats.registry import detect
+from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts
+from llamafast.chat.prompt.template import ChatTemplate
+from llamafast.engine.async_engine import AsyncEngine
+from llamafast.server.model_names import ModelNames
+from llamafast.tokenizer import Tokenizer
+
+# The text that ends reasoning at its limit; the closing tag follows it.
+DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now.\n"
+
+
+class Capability(Enum):
+    """What clients can ask of a model."""
+
+    COMPLETION = "completion"  # continue a text
+    CHAT = "chat"  # answer a conversation: the model has a chat template
+    TOOLS = "tools"  # call tools: the template shows them, and calls can be read from the answer
+    REASONING = "reasoning"  # reason before the answer: the template and the chat format know the same tags
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDefaults:
+    """Settings of requests that do not give them.
+
+    sampling: values by the names of SamplingParams.
+    chat_template_kwargs: variables of the chat template.
+    reasoning_budget: the greatest number of reasoning tokens; None: no limit.
+    reasoning_budget_message: the text that ends reasoning at that limit.
+    """
+
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    reasoning_budget: int | None = None
+    reasoning_budget_message: str = DEFAULT_BUDGET_MESSAGE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """Everything that the server knows of one model. Make it with new().
+
+    engine: runs the model.
+    names: the names under which clients ask for it.
+    capabilities: what clients can ask of it.
+    chat_template: writes conversations as prompts; None: the model has no template and takes no chats.
+    chat_format: reads reasoning, content and tool calls from answers.
+    control_texts: the texts of control tokens that clients must not write.
+    marker_ids: the control tokens that the chat format reads, so answers show them to it.
+    defaults: settings of requests that do not give them.
+    meta: facts about the model for /v1/models.
+    fingerprint: `system_fingerprint` in answers; equal for equal model facts and program versions.
+    created: when the model was loaded, in seconds since 1970.
+    """
+
+    engine: AsyncEngine
+    names: ModelNames
+    capabilities: frozenset[Capability]
+    chat_template: ChatTemplate | None
+    chat_format: ChatFormat
+    control_texts: ControlTexts
+    marker_ids: frozenset[int]
+    defaults: RequestDefaults
+    meta: Mapping[str, int | float | str]
+    fingerprint: str
+    created: int
+
+    @classmethod
+    def new(
+        cls,
+        engine: AsyncEngine,
+        names: ModelNames,
+        *,
+        chat_template: ChatTemplate | None = None,
+        chat_format: ChatFormat | None = None,
+        defaults: RequestDefaults | None = None,
+        parse_special_in_messages: bool = False,
+        meta: Mapping[str, int | float | str] | None = None,
+        created: int = 0,
+        version: str = "",
+    ) -> ServedModel:
+        """Derive the other fields from these. Reads the whole vocabulary, so that no request has to.
+
+        chat_format: None: the one that the template writes. parse_special_in_messages: whether clients may write
+        control tokens. version: of the program; a part of the fingerprint.
+        """
+        tokenizer = engine.tokenizer
+        chat_format = chat_format or detect("" if chat_template is None else chat_template.source)
+        marker_ids = _control_ids(tokenizer, chat_format.markers)
+        for skip_special in (False, True):
+            tokenizer.table(skip_special=skip_special, shown_ids=marker_ids)
+        is_guarded = chat_template is not None and not parse_special_in_messages
+        return cls(
+            engine=engine,
+            names=names,
+            capabilities=_capabilities(chat_template, chat_format),
+            chat_template=chat_template,
+            chat_format=chat_format,
+            control_texts=_control_texts(tokenizer, chat_template if is_guarded else None, chat_format),
+            marker_ids=marker_ids,
+            defaults=defaults or RequestDefaults(),
+            meta=meta or {},
+            fingerprint=_fingerprint(names.alias, version, meta or {}),
+            created=created,
+        )
+
+    @property
+    def alias(self) -> str:
+        """The main name."""
+        return self.names.alias
+
+    @property
+    def death(self) -> str | None:
+        """Why the engine does no more work; None while it does."""
+        return self.engine.death
+
+    @property
+    def max_seq_len(self) -> int:
+        """The greatest number of tokens of one request, prompt and output together."""
+        return self.engine.max_seq_len
+
+
+def _capabilities(template: ChatTemplate | None, chat_format: ChatFormat) -> frozenset[Capability]:
+    found = {Capability.COMPLETION}
+    if template is not None:
+        found.add(Capability.CHAT)
+        if "tools" in template.traits.variables and chat_format.reads_calls:
+            found.add(Capability.TOOLS)
+        # A template of a model that reasons writes the reasoning of earlier turns.
+        if chat_format.reasoning is not None and chat_format.reasoning.open in template.source:
+            found.add(Capability.REASONING)
+    return frozenset(found)
+
+
+def _control_texts(tokenizer: Tokenizer, template: ChatTemplate | None, chat_format: ChatFormat) -> ControlTexts:
+    """The texts that clients must not write in messages for `template`; None: they may write all texts."""
+    if template is None:
+        return ControlTexts(())
+    written = [*template.literals, *chat_format.markers]
+    return ControlTexts(
+        tokenizer.control_texts(), template.literals, likely_control_texts(tokenizer.defined_texts(), written)
+    )
+
+
+def _control_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> frozenset[int]:
+    """The control tokens among `texts`. A text that the vocabulary writes as several tokens is ordinary text."""
+    token_ids = (tokenizer.encode(text, add_special=False, parse_special=True) for text in texts)
+    return frozenset(ids[0] for ids in token_ids if len(ids) == 1 and not tokenizer.is_text(ids[0]))
+
+
+def _fingerprint(alias: str, version: str, meta: Mapping[str, int | float | str]) -> str:
+    facts = repr((alias, version, sorted(meta.items())))
+    return "fp_" + hashlib.sha256(facts.encode()).hexdigest()[:12]
