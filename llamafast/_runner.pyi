@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-from llamafast._core import Batch, Context
+from llamafast._core import Batch, Context, MediaBatch
 from llamafast._sampling import Sampler
 from llamafast.grammars.constraint import Constraint
 
@@ -14,7 +14,7 @@ class Plan(Protocol):
     """What the runner reads of a step's plan; llamafast.engine.plan.StepPlan says what each field means."""
 
     @property
-    def batch(self) -> Batch: ...
+    def batch(self) -> Batch | MediaBatch: ...
     @property
     def samplers(self) -> Sequence[Sampler]: ...
     @property

@@ -16,6 +16,7 @@ from llamafast.sampling_params import ReasoningBudget, SamplingParams
 __all__ = [
     "CacheSettings",
     "FinishReason",
+    "MediaContent",
     "MissReason",
     "PromptPlaces",
     "ReasoningBudget",
@@ -87,6 +88,22 @@ class CacheSettings(TypedDict, total=False):
     n_keep: int | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaContent:
+    """A decoded image or sound. MediaPrompts makes it.
+
+    digest: hash of everything that determines its embeddings.
+    width, height, rgb: of an image: its size in pixels, and its rows of RGB, one byte each.
+    samples: of a sound: array('f'), one channel. None: it is an image.
+    """
+
+    digest: bytes
+    width: int = 0
+    height: int = 0
+    rgb: bytes = b""
+    samples: array[float] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and how to continue it.
@@ -107,6 +124,7 @@ class Request:
     None: up to places.head.
     media: the spans of prompt_token_ids that are rows of media, ascending. Their ids are those of
     cache.prompt.media_ids (Prompt.join makes both). Without media, prompt_token_ids are token ids only.
+    contents: for each span of media, what its embeddings are computed from.
     """
 
     request_id: str
@@ -123,6 +141,7 @@ class Request:
     priority: int = 0
     n_keep: int | None = None
     media: tuple[MediaSpan, ...] = ()
+    contents: tuple[MediaContent, ...] = ()
 
 
 class MissReason(str, Enum):

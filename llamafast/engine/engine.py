@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set, Sized
+from dataclasses import replace
 from functools import partial
 
 from llamafast._core import Batch, Context, Model
@@ -12,9 +13,12 @@ from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.generate import Prompts, make_requests, run_requests
+from llamafast.engine.media_prompts import MediaPrompts
+from llamafast.engine.media_supply import MediaSupply
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.model_info import context_info, model_info
 from llamafast.engine.prepare import prepare_cost, prepare_request
+from llamafast.engine.projector_settings import ProjectorSettings
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.snapshot import EngineSnapshot, closed_snapshot, take_snapshot
 from llamafast.engine.validation import check_request
@@ -41,8 +45,9 @@ class Engine:
     n_seq_max: sequences that run at once.
     adapters: the LoRA adapters in use.
     stats: counters and gauges.
+    media: turns images and sounds into parts of prompts; None: the model has no projector.
     death: why the engine does no more work; None while it does.
-    is_stalled: set by step(): all work waits for the disk.
+    is_stalled: set by step(): all work waits for the disk or for embeddings of media.
     """
 
     _num_runs = 0  # of generate()
@@ -73,11 +78,14 @@ class Engine:
         self.stats = EngineStats(n_cells=self.cache.n_cells)
         self.scheduler = loading.make_scheduler(self.runner, self.batch, self.cache, self.stats, config, limits)
         self.disk: DiskPrefixes | None = None
+        self.media: MediaPrompts | None = None
         self.death: str | None = None
         self.is_stalled = False
         self.adapters: tuple[Adapter, ...] = ()
         self._adapters = Adapters(context)
         self._waiting: Sized = self.scheduler.waiting
+        self._supply: MediaSupply | None = None
+        self._can_wake = False
         self._is_closed = False
 
     def __enter__(self) -> Engine:
@@ -111,6 +119,18 @@ class Engine:
         self._adapters.add(Adapter(path, scale))
         self.adapters = self._adapters.in_use
 
+    def add_projector(self, path: str, settings: ProjectorSettings | None = None) -> None:
+        """Load a projector (an mmproj file): prompts may then have images or sounds.
+
+        Raises ModelLoadError, EngineDeadError, and RuntimeError after the first request or a second time.
+        """
+        self._check_alive()
+        if self.media is not None or self.scheduler.has_work:
+            raise RuntimeError("the projector must be added once, before the first request")
+        self.media, self._supply = loading.load_projector(self.context, path, settings or ProjectorSettings())
+        self.scheduler.attach_media(self._supply, max_whole_rows=self.context.n_ubatch)
+        self.limits = replace(self.limits, takes_media=True)
+
     def open_disk_cache(self, path: str, *, max_bytes: int, min_tokens: int = 128) -> None:
         """Keep prefixes in a folder too, for later processes; close() writes what is not written yet.
 
@@ -126,12 +146,15 @@ class Engine:
         self.stats.disk_cache = disk.disk.stats
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called, from any thread, when a prefix has come from the disk. Without it, step() waits.
+        """Have `wake` called, from any thread, when a prefix has come from the disk, or embeddings of media are there.
 
-        To be called after open_disk_cache().
+        Without it, step() waits. To be called after open_disk_cache() and add_projector().
         """
+        self._can_wake = True
         if self.disk is not None:
             self.disk.call_on_load(wake)
+        if self._supply is not None:
+            self._supply.on_end(wake)
 
     def validate(self, request: Request) -> None:
         """Raises InvalidRequestError or ContextLengthError, naming the field. Works after close(), too."""
@@ -196,9 +219,9 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """One decode, and what it brought. After a fatal error all requests end with ERROR, and `death` says why.
 
-        If all that is left are prompts whose beginning is read from the disk, it waits for that; after on_wake() it
-        sets is_stalled instead. Each step also copies a slice of what is to be stored. Raises EngineDeadError after
-        close().
+        If all that is left are prompts whose beginning is read from the disk, or whose media are being encoded, it waits
+        for that; after on_wake() it sets is_stalled instead. Each step also copies a slice of what is to be stored.
+        Raises EngineDeadError after close().
         """
         if self._is_closed:
             self._check_alive()
@@ -219,9 +242,9 @@ class Engine:
         instant = scheduler.take_instant()
         if self.disk is not None and self.death is None:
             self.disk.copies.step()
-            self.is_stalled = plan is None and not instant and self.disk.is_reading and not self.disk.copies
-            if self.is_stalled and self.disk.on_load is None:
-                self.disk.wait()
+        self.is_stalled = plan is None and not instant and self.death is None and self._waits()
+        if self.is_stalled and not self._can_wake:
+            self._wait()
         return instant + outputs if instant else outputs
 
     def generate(self, prompts: Prompts, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
@@ -276,14 +299,27 @@ class Engine:
             self.grammars.close()
         if self.disk is not None:
             self.disk.close(copy_all=self.death is None)
+        if self._supply is not None:
+            self._supply.close()
         self._is_closed = True
         self.death = self.death or "it is closed"
         self.is_stalled = False
-        self.grammars = self.disk = None
+        self.grammars = self.disk = self.media = self._supply = None
         self._waiting = ()
         self.tokenizer.close()
         for name in ("scheduler", "cache", "batch", "runner", "context", "model", "_adapters"):
             del self.__dict__[name]
+
+    def _waits(self) -> bool:
+        """Whether something outside of the engine's thread is to come, and there is nothing to do before."""
+        reads, copies = (False, False) if self.disk is None else (self.disk.is_reading, bool(self.disk.copies))
+        return (reads or (self._supply is not None and self._supply.is_encoding)) and not copies
+
+    def _wait(self) -> None:
+        if self._supply is not None and self._supply.is_encoding:
+            self._supply.wait()
+        elif self.disk is not None:
+            self.disk.wait()
 
     def _guarded(self, state: RequestState | None, work: Callable[[], None]) -> None:
         """Work for one request: if it raises, that request ends with ERROR, and the others go on."""

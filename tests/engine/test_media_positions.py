@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamafast.cache.prompt import MediaSpan, Prompt
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import InvalidRequestError
-from llamafast.request import FinishReason, PromptPlaces, Request, SamplingParams
+from llamafast.request import FinishReason, MediaContent, PromptPlaces, Request, SamplingParams
 from tests.cache.test_prompt import audio, image
 from tests.engine.fakes import FIRST, Collector, encode, make_engine, scripted
 
@@ -40,7 +40,8 @@ def open_engine(kind: str = "attention", kv_unified: bool = True, draw=None, **s
 def media_request(request_id: str, parts, n: int = 1, max_tokens: int = 6, **fields) -> Request:
     prompt = Prompt.join(parts)
     params = SamplingParams(seed=0, n=n, max_tokens=max_tokens)
-    return Request(request_id, prompt.ids, params, media=prompt.layout.media, **fields)
+    contents = tuple(MediaContent(span.digest) for span in prompt.layout.media)
+    return Request(request_id, prompt.ids, params, media=prompt.layout.media, contents=contents, **fields)
 
 
 def cold(request: Request) -> dict[tuple[str, int], str]:
