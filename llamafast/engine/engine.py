@@ -219,9 +219,9 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """One decode, and what it brought. After a fatal error all requests end with ERROR, and `death` says why.
 
-        If all that is left are prompts whose beginning is read from the disk, or whose media are being encoded, it waits
-        for that; after on_wake() it sets is_stalled instead. Each step also copies a slice of what is to be stored.
-        Raises EngineDeadError after close().
+        If all that is left are prompts whose beginning is read from the disk, or whose media are being encoded, it
+        waits for that; after on_wake() it sets is_stalled instead. Each step also copies a slice of what is to be
+        stored. Raises EngineDeadError after close().
         """
         if self._is_closed:
             self._check_alive()

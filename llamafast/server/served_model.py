@@ -12,6 +12,7 @@ from llamafast.chat.formats.registry import detect
 from llamafast.chat.prompt.control_texts import ControlTexts, likely_control_texts
 from llamafast.chat.prompt.template import ChatTemplate
 from llamafast.engine.async_engine import AsyncEngine
+from llamafast.server.media import MediaLoader
 from llamafast.server.model_names import ModelNames
 from llamafast.tokenizer import Tokenizer
 
@@ -25,6 +26,8 @@ class Capability(Enum):
     COMPLETION = "completion"  # continue a text
     CHAT = "chat"  # answer a conversation: the model has a chat template
     TOOLS = "tools"  # call tools: the template shows them, and calls can be read from the answer
+    IMAGES = "image"  # images in messages
+    AUDIO = "audio"  # sounds in messages
     REASONING = "reasoning"  # reason before the answer: the template and the chat format know the same tags
 
 
@@ -56,6 +59,7 @@ class ServedModel:
     control_texts: the texts of control tokens that clients must not write.
     marker_ids: the control tokens that the chat format reads, so answers show them to it.
     defaults: settings of requests that do not give them.
+    media: loads the images and sounds of requests; None: the model takes none.
     meta: facts about the model for /v1/models.
     fingerprint: `system_fingerprint` in answers; equal for equal model facts and program versions.
     created: when the model was loaded, in seconds since 1970.
@@ -69,6 +73,7 @@ class ServedModel:
     control_texts: ControlTexts
     marker_ids: frozenset[int]
     defaults: RequestDefaults
+    media: MediaLoader | None
     meta: Mapping[str, int | float | str]
     fingerprint: str
     created: int
@@ -83,6 +88,7 @@ class ServedModel:
         chat_format: ChatFormat | None = None,
         defaults: RequestDefaults | None = None,
         parse_special_in_messages: bool = False,
+        media: MediaLoader | None = None,
         meta: Mapping[str, int | float | str] | None = None,
         created: int = 0,
         version: str = "",
@@ -101,12 +107,13 @@ class ServedModel:
         return cls(
             engine=engine,
             names=names,
-            capabilities=_capabilities(chat_template, chat_format),
+            capabilities=_capabilities(chat_template, chat_format, media),
             chat_template=chat_template,
             chat_format=chat_format,
             control_texts=_control_texts(tokenizer, chat_template if is_guarded else None, chat_format),
             marker_ids=marker_ids,
             defaults=defaults or RequestDefaults(),
+            media=media,
             meta=meta or {},
             fingerprint=_fingerprint(names.alias, version, meta or {}),
             created=created,
@@ -128,10 +135,13 @@ class ServedModel:
         return self.engine.max_seq_len
 
 
-def _capabilities(template: ChatTemplate | None, chat_format: ChatFormat) -> frozenset[Capability]:
+def _capabilities(
+    template: ChatTemplate | None, chat_format: ChatFormat, media: MediaLoader | None
+) -> frozenset[Capability]:
     found = {Capability.COMPLETION}
     if template is not None:
         found.add(Capability.CHAT)
+        found |= {Capability(kind) for kind in (() if media is None else media.kinds)}
         if "tools" in template.traits.variables and chat_format.reads_calls:
             found.add(Capability.TOOLS)
         # A template of a model that reasons writes the reasoning of earlier turns.

@@ -134,9 +134,11 @@ def test_name_is_looked_up_once_and_its_judged_address_dialled():
 @pytest.mark.parametrize(
     "url",
     [
-        "", "http://", "ftp://example.com/", "javascript:alert(1)", "//example.com/", "http:///x", "http://user@example.com/",
+        "", "http://", "ftp://example.com/", "javascript:alert(1)", "//example.com/", "http:///x",
+        "http://user@example.com/",
         "http://example.com@evil.com/", "http://exa mple.com/", "http://example.com/\r\nX: y", "http://example.com:99999/",
-        "http://example.com:8080/", "http://exämple.com/", "http://[::1", "http://example.com\\@evil.com/", "http://a/" + "x" * 9000,
+        "http://example.com:8080/", "http://exämple.com/", "http://[::1", "http://example.com\\@evil.com/",
+        "http://a/" + "x" * 9000,
         "gopher://example.com/", "file:///etc/passwd",
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from llamafast.server.answers.dialect import Dialect
 from llamafast.server.answers.failure import Failure
 from llamafast.server.answers.formatter import JsonObject
 from llamafast.server.answers.framing import EVENT_STREAM, KEEPALIVE, Framing
+from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.answers.usage import AnswerUsage
 
 DONE = b"data: [DONE]\n\n"
@@ -37,10 +38,12 @@ class OpenAIDialect(Dialect):
 OPENAI = OpenAIDialect()
 
 
-def usage_object(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
-    """OpenAI's usage object. cache_info: also where and why the cached part of each prompt ends, an extension."""
+def usage_object(usage: AnswerUsage, options: AnswerOptions) -> JsonObject:
+    """OpenAI's usage object. Tokens of images and, if the client asks, the end of the cached part are extensions."""
     details: JsonObject = {"cached_tokens": usage.cached_tokens}
-    if cache_info:
+    if options.image_tokens or options.audio_tokens:
+        details |= {"image_tokens": options.image_tokens, "audio_tokens": options.audio_tokens}
+    if options.cache_info and usage.misses:
         misses = [{"reason": miss.reason.value, "position": miss.position} for miss in usage.misses]
         details["cache_miss"] = misses[0] if len(misses) == 1 else misses
     return {

@@ -11,6 +11,7 @@ from llamafast.chat.prompt.turns import TrustedText
 from llamafast.chat.tools import Tool
 from llamafast.request import CacheSettings, SamplingParams
 from llamafast.server.chat.field_names import FieldNames
+from llamafast.server.chat.media import MediaPart
 from llamafast.server.constraint import OutputConstraint
 from llamafast.tokenizer import Tokenizer
 
@@ -93,6 +94,7 @@ class ChatRequest:
     continue_final_message: the answer continues the last message.
     add_special: the prompt gets a BOS if the vocabulary asks for one and the template has written none.
     skip_special: control tokens of the answer write no text.
+    media: images and sounds; messages hold their marks.
     cache: cache and queue settings of the engine's Request.
     names: the client's names of these fields, for errors.
     warnings: what the client's body asks for and this record leaves out, as texts for the client.
@@ -108,6 +110,7 @@ class ChatRequest:
     continue_final_message: bool = False
     add_special: bool = False
     skip_special: bool = True
+    media: tuple[MediaPart, ...] = ()
     cache: CacheSettings = field(default_factory=CacheSettings)
     names: FieldNames = field(default_factory=FieldNames)
     warnings: tuple[str, ...] = ()
