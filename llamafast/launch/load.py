@@ -20,7 +20,8 @@ from llamafast.host.cpu import default_threads
 from llamafast.launch.chat_setup import chat_format, chat_template
 from llamafast.launch.config import Config, ModelConfig
 from llamafast.launch.greeting import describe
-from llamafast.launch.model_file import BUILT_IN_MODEL, local_path
+from llamafast.launch.media_setup import BUILT_IN_MEDIA, media_loader, projector_settings
+from llamafast.launch.model_file import BUILT_IN_MODEL, local_path, projector_path
 from llamafast.launch.probe import check_model
 from llamafast.request import Request, SamplingParams
 from llamafast.server.model_names import ModelNames
@@ -40,10 +41,13 @@ def load_served_model(config: Config, report: Callable[[str], None]) -> Iterator
     engine_config, thread_source = _with_threads(config.engine_config())
     if config.server.model_probe:
         check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=report)
+    projector = projector_path(model, path)
     with Engine(str(path), engine_config) as engine:
+        if projector is not None:
+            engine.add_projector(str(projector), projector_settings(model.mtmd or BUILT_IN_MEDIA))
         _prepare(engine, config, path, loras)
         served = _served_model(engine, config, path)
-        report(describe(path, engine, served, thread_source=thread_source, has_mtmd=model.mtmd is not None))
+        report(describe(path, engine, served, thread_source=thread_source))
         yield served
 
 
@@ -100,6 +104,7 @@ def _served_model(engine: Engine, config: Config, path: Path) -> ServedModel:
             reasoning_budget_message=DEFAULT_BUDGET_MESSAGE if message is None else message,
         ),
         parse_special_in_messages=model.parse_special_in_messages,
+        media=None if engine.media is None else media_loader(model.mtmd or BUILT_IN_MEDIA, engine.media),
         meta={
             "n_vocab": facts.n_vocab,
             "n_ctx_train": facts.n_ctx_train,

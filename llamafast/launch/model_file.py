@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from llamafast.errors import ConfigError
-from llamafast.launch.config import BUILT_IN, FileConfig
+from llamafast.launch.config import BUILT_IN, FileConfig, ModelConfig
 from llamafast.launch.hub import find_local, resolve
 
 BUILT_IN_MODEL = Path(__file__).parents[1] / "models" / "tiny-qwen35-f16.gguf"
+BUILT_IN_PROJECTOR = BUILT_IN_MODEL.with_name("mmproj-tiny-qwen35-f16.gguf")
 
 
 def local_path(source: FileConfig, name: str) -> Path:
@@ -17,6 +18,15 @@ def local_path(source: FileConfig, name: str) -> Path:
     name: the configuration's name of `source`, for errors. Raises ConfigError, ModelLoadError.
     """
     return resolve(source.from_pretrained) if source.from_pretrained is not None else _configured(source, name)
+
+
+def projector_path(model: ModelConfig, path: Path) -> Path | None:
+    """The projector's file of the model at `path`; None: it has none. Raises ConfigError, ModelLoadError."""
+    if model.mtmd is None:
+        return BUILT_IN_PROJECTOR if path == BUILT_IN_MODEL else None
+    if model.mtmd.mmproj_path == BUILT_IN:
+        return BUILT_IN_PROJECTOR
+    return local_path(model.mtmd.file, "model.mtmd.mmproj")
 
 
 def path_if_local(source: FileConfig, name: str) -> Path | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from llamafast.engine.media_prompts import MediaPrompts
 from llamafast.errors import InvalidRequestError
@@ -17,6 +18,8 @@ from llamafast.media.limits import MediaLimits
 from llamafast.media.local import read_file_url
 from llamafast.media.remote import RemoteMedia
 from llamafast.server.chat.media import LoadedMedia, MediaPart
+
+T = TypeVar("T")
 
 # Pixels of an image that a client wants in low resolution, and of any other one: projectors scale it further down.
 _SMALL_PIXELS = 512 * 512
@@ -32,7 +35,9 @@ class MediaLoader:
     is read.
     """
 
-    def __init__(self, prompts: MediaPrompts, limits: MediaLimits, remote: RemoteMedia | None, root: Path | None) -> None:
+    def __init__(
+        self, prompts: MediaPrompts, limits: MediaLimits, remote: RemoteMedia | None, root: Path | None
+    ) -> None:
         self._prompts = prompts
         self._limits = limits
         self._remote = remote
@@ -72,20 +77,20 @@ class MediaLoader:
                     param=part.param,
                     code="media_too_large",
                 )
-            found[key] = await self._in_thread(self._decoded, part, data)
+            found[key] = await self._in_thread(partial(self._decoded, part, data))
         return [found[part.kind, part.source, part.is_small] for part in parts]
 
     async def _bytes_of(self, part: MediaPart) -> bytes:
         source, param, most = part.source, part.param, self._limits.max_bytes(part.kind)
         head = source[:8].lower()
         if is_data_url(source):
-            return await self._in_thread(data_url_bytes, source, param, most)
+            return await self._in_thread(partial(data_url_bytes, source, param, most))
         if head.startswith("file:"):
             if self._root is None:
                 raise _refused(param, "files of this machine are not read here")
-            return await self._in_thread(read_file_url, source, self._root, param, most)
+            return await self._in_thread(partial(read_file_url, source, self._root, param, most))
         if ":" not in source[:4096] and source:
-            return await self._in_thread(base64_bytes, source, param, most)
+            return await self._in_thread(partial(base64_bytes, source, param, most))
         if self._remote is None:
             raise _refused(param, "URLs are not fetched here")
         return await self._remote.fetch(source, param, most)
@@ -97,9 +102,7 @@ class MediaLoader:
                 samples = decode_audio(data, part.param, self._limits, prompts.sample_rate, prompts.min_samples)
                 content = prompts.audio(samples)
             else:
-                pixels = decode_image(
-                    data, part.param, self._limits, _SMALL_PIXELS if part.is_small else _MAX_PIXELS
-                )
+                pixels = decode_image(data, part.param, self._limits, _SMALL_PIXELS if part.is_small else _MAX_PIXELS)
                 content = prompts.image(pixels.width, pixels.height, pixels.rgb)
             return LoadedMedia(part.kind, content, prompts.parts(content))
         except InvalidRequestError as error:
@@ -107,9 +110,8 @@ class MediaLoader:
                 raise _refused(part.param, error.message) from error
             raise
 
-    async def _in_thread(self, work, *arguments):  # type: ignore[no-untyped-def]
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(work, *arguments))
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def check_kinds(parts: Sequence[MediaPart], kinds: Sequence[str]) -> None:

@@ -181,8 +181,8 @@ def _tokens(
     tokenizer: Tokenizer, segments: Sequence[tuple[str, bool]], request: ChatRequest
 ) -> tuple[array[int], PlacedMedia]:
     """The tokens of all segments, and where the media stand between them."""
-    groups, numbers = cut_at_media(segments, request.media) if request.media else ([segments], [])
-    token_ids, places = array("i"), []
+    groups, numbers = cut_at_media(segments, request.media) if request.media else ([list(segments)], [])
+    token_ids, places = array("i"), list[int]()
     for group in groups:
         token_ids.extend(tokenizer.encode_segments(group, checkpoint))
         if not places and request.add_special and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):

@@ -14,8 +14,8 @@ from llamafast._json_shape import shape_of
 from llamafast.caps import at_most
 from llamafast.chat.prompt.reasoning_state import invalid_reasoning_switch
 from llamafast.errors import InvalidRequestError
-from llamafast.server.chat.request import ChatRequest
 from llamafast.server.chat.media import MediaPart
+from llamafast.server.chat.request import ChatRequest
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
 from llamafast.server.schemas.media import KINDS, media_part
 from llamafast.server.schemas.pieces import IN_PIECES
