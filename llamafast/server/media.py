@@ -60,7 +60,10 @@ class MediaLoader:
                 )
 
     async def load(self, parts: Sequence[MediaPart]) -> list[LoadedMedia]:
-        """The media, in the order of parts. Equal sources are loaded once. Raises InvalidRequestError, QueueFullError."""
+        """The media, in the order of parts. Equal sources are loaded once.
+
+        Raises InvalidRequestError, naming the part, and QueueFullError.
+        """
         self.check(parts)
         found: dict[tuple[str, str, bool], LoadedMedia] = {}
         num_bytes = 0
