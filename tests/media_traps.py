@@ -1,4 +1,4 @@
-"""Inputs for which libmtmd ends the process, given to the façade: run as `python media_traps.py MODEL PROJECTOR NAME...`.
+"""Inputs for which libmtmd ends the process: run as `python media_traps.py MODEL PROJECTOR NAME...`.
 
 Prints each name after the façade has refused the input with an error of ours.
 """
