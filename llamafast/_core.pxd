@@ -47,6 +47,6 @@ cdef class MediaBatch(RowBatch):
     cdef vector[lib.llama_seq_id] seq_ids
     cdef vector[lib.llama_seq_id*] seq_id
     cdef vector[int8_t] logits
-    cdef void seal(self) noexcept
+    cdef int seal(self) except -1
 
 cdef str take_log()                     # what llama.cpp has reported as an error since the last call, in one line

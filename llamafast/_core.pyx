@@ -698,7 +698,7 @@ cdef class MediaBatch(RowBatch):
         self.c.n_tokens = first + stop - start
         return self.c.n_tokens - 1
 
-    cdef void seal(self) noexcept:
+    cdef int seal(self) except -1:
         """Lay out the positions for this number of rows: under M-RoPE section after section, t, y, x and z."""
         cdef int n = self.c.n_tokens, i, k
         self.pos.assign(4 * n if self.uses_mrope else n, 0)
@@ -707,3 +707,4 @@ cdef class MediaBatch(RowBatch):
                 self.pos[k * n + i] = self.staged[4 * i + k]
         self.c.pos = self.pos.data()
         self.c.embd = self.embd.data()
+        return 0

@@ -34,6 +34,8 @@ _SECTIONS: dict[str, Any] = _SCHEMA["$defs"]
 _ANCHORS = {
     "FromPretrained": "from_pretrained",
     "LoraConfig": "modelloras",
+    "MediaConfig": "modelmtmd",
+    "EmbeddingCacheConfig": "modelmtmdembedding_cache",
     "SamplingDefaults": "modelsampling_defaults",
 }
 _RECORDS = {"server": "ServerConfig", "model": "ModelConfig", "disk_cache": "DiskCacheConfig"}
@@ -60,6 +62,10 @@ def config_page() -> str:
         _section("`model.sampling_defaults`", "SamplingDefaults", _SECTIONS["SamplingDefaults"]["properties"]),
         _section("`from_pretrained`", "FromPretrained", _SECTIONS["FromPretrained"]["properties"]),
         _section("`model.loras`", "LoraConfig", _SECTIONS["LoraConfig"]["properties"]),
+        _section("`model.mtmd`", "MediaConfig", _SECTIONS["MediaConfig"]["properties"]),
+        _section(
+            "`model.mtmd.embedding_cache`", "EmbeddingCacheConfig", _SECTIONS["EmbeddingCacheConfig"]["properties"]
+        ),
         _section("`disk_cache`", "DiskCacheConfig", _SECTIONS["DiskCacheConfig"]["properties"]),
     ]
     return "\n".join(parts)

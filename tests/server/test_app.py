@@ -18,6 +18,7 @@ def test_models_lists_the_alias(server):
         "created": 7,
         "owned_by": "llamafast",
         "max_model_len": 512,
+        "input_modalities": ["text"],
         "meta": {"n_ctx": 512},
     }
     assert server.get("/v1/models/tiny").json() == card
