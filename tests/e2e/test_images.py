@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import httpx
-import openai
 import pytest
 from PIL import Image
 
@@ -170,8 +169,8 @@ def test_seventeenth_image_of_a_request_gets_400(server):
 
 
 def test_images_beyond_the_context_get_400(server):
-    parts = [{"type": "image_url", "image_url": {"url": data_url(encoded((2000, 2000), (i, 0, 0)))}} for i in range(12)]
-    answer = post(server, "chat/completions", messages=[{"role": "user", "content": parts}], max_tokens=1)
+    part = {"type": "image_url", "image_url": {"url": data_url(encoded((2000, 2000)))}}
+    answer = post(server, "chat/completions", messages=[{"role": "user", "content": [part] * 12}], max_tokens=1)
     assert refused(answer, "messages", "context_length_exceeded")
 
 
@@ -261,8 +260,3 @@ def test_lab_server_reads_urls_and_files_that_are_allowed(files, tmp_path):
             f"{folder.as_uri()}/../secret.png",
         ):
             assert refused(ask(lab, url), PART, "invalid_image_url")
-        with pytest.raises(openai.BadRequestError):
-            lab.client().chat.completions.create(
-                model="tiny-qwen35",
-                messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": outside}}]}],
-            )
