@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypedDict
@@ -93,14 +93,15 @@ class MediaContent:
     """A decoded image or sound. MediaPrompts makes it.
 
     digest: hash of everything that determines its embeddings.
-    width, height, rgb: of an image: its size in pixels, and its rows of RGB, one byte each.
+    width, height: of an image, in pixels.
+    read_rgb: gives the pixels of an image: rows of RGB, one byte each. It may have to decode the file.
     samples: of a sound: array('f'), one channel. None: it is an image.
     """
 
     digest: bytes
     width: int = 0
     height: int = 0
-    rgb: bytes = b""
+    read_rgb: Callable[[], bytes] = bytes
     samples: array[float] | None = None
 
 

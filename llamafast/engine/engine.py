@@ -128,6 +128,7 @@ class Engine:
         if self.media is not None or self.scheduler.has_work:
             raise RuntimeError("the projector must be added once, before the first request")
         self.media, self._supply = loading.load_projector(self.context, path, settings or ProjectorSettings())
+        self.stats.media = self._supply.encoder.stats
         self.scheduler.attach_media(self._supply, max_whole_rows=self.context.n_ubatch)
         self.limits = replace(self.limits, takes_media=True)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from queue import SimpleQueue
 from typing import NamedTuple
 from weakref import WeakValueDictionary, ref
 
 from llamafast._mtmd import Media, Projector
+from llamafast.engine.metrics import MediaStats
 from llamafast.errors import LlamaFastError, RequestFailedError, request_failure
 from llamafast.request import MediaContent
 
@@ -59,15 +60,6 @@ class EncoderJob:
         return self.encoded is not None or self.error is not None
 
 
-@dataclass(slots=True)
-class EncoderStats:
-    """Counts of one encoder. num_encoded: contents. num_rows: their rows. num_hits: contents that were kept."""
-
-    num_encoded: int = 0
-    num_rows: int = 0
-    num_hits: int = 0
-
-
 class MediaEncoder:
     """Encodes one content after the other, in the order in which they are wanted.
 
@@ -78,22 +70,20 @@ class MediaEncoder:
 
     def __init__(self, projector: Projector, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.num_bytes = 0
-        self.stats = EncoderStats()
-        self.on_end: Callable[[], None] | None = None  # called on the encoder's thread, after each job
+        self.stats = MediaStats()
+        self._on_end: Callable[[], None] | None = None
         self._projector = projector
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._jobs: WeakValueDictionary[bytes, EncoderJob] = WeakValueDictionary()
         self._kept: OrderedDict[bytes, Encoded] = OrderedDict()
         self._queue: SimpleQueue[ref[EncoderJob] | None] = SimpleQueue()
-        self._num_queued = 0
         self._thread: threading.Thread | None = None
 
     @property
     def is_busy(self) -> bool:
-        """Whether a job has not ended. If so, on_end is still to be called."""
-        return self._num_queued > 0
+        """Whether a job has not ended. If so, call_on_end()'s call is still to come."""
+        return self.stats.num_waiting > 0
 
     def want(self, content: MediaContent) -> EncoderJob:
         """The job of a content: one that has ended, one that runs already, or a new one."""
@@ -107,18 +97,22 @@ class MediaEncoder:
             if job is not None and job.error is None:
                 return job
             job = self._jobs[content.digest] = EncoderJob(content)
-            self._num_queued += 1
+            self.stats.num_waiting += 1
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="llamafast-encoder", daemon=True)
             self._thread.start()
         self._queue.put(ref(job))
         return job
 
+    def call_on_end(self, call: Callable[[], None]) -> None:
+        """Have `call` called on the encoder's thread after each job. Before the first job."""
+        self._on_end = call
+
     def wait(self) -> None:
         """Wait until a job ends, if there is one."""
         with self._ended:
-            before = self._num_queued
-            self._ended.wait_for(lambda: self._num_queued < before or not before)
+            before = self.stats.num_waiting
+            self._ended.wait_for(lambda: self.stats.num_waiting < before or not before)
 
     def close(self) -> None:
         """End the thread, after the encoding that runs, and forget everything."""
@@ -129,7 +123,7 @@ class MediaEncoder:
             self._thread.join()
             self._thread = None
         self._kept.clear()
-        self.num_bytes = 0
+        self.stats.num_bytes = 0
 
     def _run(self) -> None:
         while (reference := self._queue.get()) is not None:
@@ -138,13 +132,14 @@ class MediaEncoder:
                 self._encode(job)
             del job
             with self._ended:
-                self._num_queued -= 1
+                self.stats.num_waiting -= 1
                 self._ended.notify_all()
-            if self.on_end is not None:
-                self.on_end()
+            if self._on_end is not None:
+                self._on_end()
 
     def _encode(self, job: EncoderJob) -> None:
         encoded: dict[bytes, EncodedRows] = {}
+        start_s = time.monotonic()
         try:
             media = cut(self._projector, job.content)
             for chunk in media.chunks:
@@ -153,10 +148,12 @@ class MediaEncoder:
                 encoded[digest] = EncodedRows(rows, chunk.offsets, chunk.is_causal)
         except Exception as error:
             failure = request_failure(error)
+            self.stats.num_failed += 1
             job.error = RequestFailedError(failure.message) if failure.status >= 500 else failure
             return
         with self._lock:
             self.stats.num_encoded += 1
+            self.stats.encode_s += time.monotonic() - start_s
             self.stats.num_rows += sum(chunk.n_rows for chunk in media.chunks)
             self._keep(job.content.digest, encoded)
             job.encoded = encoded
@@ -166,17 +163,17 @@ class MediaEncoder:
         if size > self.max_bytes or digest in self._kept:
             return
         self._kept[digest] = encoded
-        self.num_bytes += size
-        while self.num_bytes > self.max_bytes:
+        self.stats.num_bytes += size
+        while self.stats.num_bytes > self.max_bytes:
             _, dropped = self._kept.popitem(last=False)
-            self.num_bytes -= _size(dropped)
+            self.stats.num_bytes -= _size(dropped)
 
 
 def cut(projector: Projector, content: MediaContent) -> Media:
     """The content as chunks, ready to be encoded."""
     if content.samples is not None:
         return projector.audio(content.samples)
-    return projector.image(content.width, content.height, content.rgb)
+    return projector.image(content.width, content.height, content.read_rgb())
 
 
 def _size(encoded: Encoded) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Callable
 from hashlib import blake2b
 
 from llamafast._core import libllama_version
@@ -34,10 +35,13 @@ class MediaPrompts:
         # What is equal under this key has equal embeddings.
         self._key = f"{fingerprint(projector.path)} {libllama_version()} {settings}".encode()
 
-    def image(self, width: int, height: int, rgb: bytes) -> MediaContent:
-        """An image as content of a prompt. rgb: shape (height, width, 3), one byte each."""
+    def image(self, width: int, height: int, rgb: bytes, read_rgb: Callable[[], bytes] | None = None) -> MediaContent:
+        """An image as content of a prompt. rgb: shape (height, width, 3), one byte each.
+
+        read_rgb: gives these bytes again, so that the content need not keep them; None: it keeps them.
+        """
         digest = self._digest(b"image", struct.pack("<II", width, height), rgb)
-        return MediaContent(digest, width=width, height=height, rgb=rgb)
+        return MediaContent(digest, width=width, height=height, read_rgb=read_rgb or (lambda: rgb))
 
     def audio(self, samples: array[float]) -> MediaContent:
         """A sound as content of a prompt. samples: array('f'), one channel at sample_rate."""

@@ -29,7 +29,7 @@ class MediaSupply:
 
     def on_end(self, call: Callable[[], None]) -> None:
         """Have `call` called, from another thread, after each encoding."""
-        self.encoder.on_end = call
+        self.encoder.call_on_end(call)
 
     def wait(self) -> None:
         """Wait until an encoding ends, if one runs."""
@@ -47,6 +47,10 @@ class MediaSupply:
             if error is not None:
                 failed.append((sequence, error))
         return failed
+
+    def clear(self) -> None:
+        """Empty the batch for a new step."""
+        self.batch.clear()
 
     def is_ready(self, sequence: Sequence) -> bool:
         """Whether the next row of a prompt is a media row that can be computed."""

@@ -38,7 +38,7 @@ class StepPlanner:
         self.pacer = pacer
         self.equal_lengths = equal_lengths
         self.media: MediaSupply | None = None
-        self.max_whole_rows = batch.n_tokens_max  # of media chunks that are computed in one pass
+        self.max_whole_rows = 0  # of media chunks that are computed in one pass
         self.clock = time.monotonic
         self.num_reserved = 0  # sequence ids promised to the forks of prompts
         self.num_forced = 0  # at most so many tokens were appended without a draw, and are not computed yet
@@ -75,6 +75,10 @@ class StepPlanner:
     def num_rows(self) -> int:
         """Rows of the step that was planned last."""
         return self._num_rows
+
+    def attach_media(self, media: MediaSupply, *, max_whole_rows: int) -> None:
+        """Take prompts with media. max_whole_rows: of media chunks in one pass. Before the first prompt."""
+        self.media, self.max_whole_rows = media, max_whole_rows
 
     def enter(self, sequence: Sequence) -> None:
         """Add a prompt. It is due when the prompts have got as many tokens as it needs, from now on.
@@ -186,7 +190,7 @@ class StepPlanner:
         """Rows of media alone, of all prompts that are ready and whose rows attend in one way."""
         media = self.media
         assert media is not None
-        media.batch.clear()
+        media.clear()
         ready = [sequence for sequence in self._prefilling if media.is_ready(sequence)]
         is_causal = media.is_causal(ready[0])
         ready = [sequence for sequence in ready if media.is_causal(sequence) == is_causal]

@@ -76,7 +76,7 @@ class Scheduler:
 
     def attach_media(self, media: MediaSupply, *, max_whole_rows: int) -> None:
         """Take prompts with media. max_whole_rows: of a media chunk in one pass. Before the first request."""
-        self.planner.media, self.planner.max_whole_rows = media, max_whole_rows
+        self.planner.attach_media(media, max_whole_rows=max_whole_rows)
 
     def add(self, state: RequestState) -> None:
         """Queue a request that prepare_request made ready."""

@@ -25,6 +25,9 @@ T = TypeVar("T")
 _SMALL_PIXELS = 512 * 512
 _MAX_PIXELS = 16_000_000
 
+# Bytes of an image's pixels that a waiting request keeps.
+_MAX_KEPT_BYTES = 2**20
+
 _NUM_THREADS = 2
 
 
@@ -105,8 +108,12 @@ class MediaLoader:
                 samples = decode_audio(data, part.param, self._limits, prompts.sample_rate, prompts.min_samples)
                 content = prompts.audio(samples)
             else:
-                pixels = decode_image(data, part.param, self._limits, _SMALL_PIXELS if part.is_small else _MAX_PIXELS)
-                content = prompts.image(pixels.width, pixels.height, pixels.rgb)
+                most = _SMALL_PIXELS if part.is_small else _MAX_PIXELS
+                decode = partial(decode_image, data, part.param, self._limits, most)
+                pixels = decode()
+                # A request may wait for long. While it does, it keeps the file instead of many pixels.
+                read_rgb = (lambda: decode().rgb) if len(pixels.rgb) > _MAX_KEPT_BYTES else None
+                content = prompts.image(pixels.width, pixels.height, pixels.rgb, read_rgb)
             return LoadedMedia(part.kind, content, prompts.parts(content))
         except InvalidRequestError as error:
             if error.param is None:

@@ -94,6 +94,9 @@ class FakeSupply:
         self._num_looks += 1
         return []
 
+    def clear(self) -> None:
+        self.batch.clear()
+
     def is_ready(self, sequence) -> bool:
         is_media = sequence.layout.span_at(sequence.slot.length) is not None
         return is_media and (self._num_looks + sequence.slot.seq_id) % self._period == 0

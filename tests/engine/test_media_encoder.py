@@ -79,14 +79,14 @@ def test_least_recently_used_result_goes_first(encoder):
         finish(encoder, encoder.want(content(n)))
     encoder.want(content(40))
     finish(encoder, encoder.want(content(30)))
-    assert encoder.num_bytes == 4 * 70
+    assert encoder.stats.num_bytes == 4 * 70
     assert [encoder.want(content(n)).has_ended for n in (40, 30)] == [True, True]
 
 
 def test_result_above_the_limit_is_given_and_not_kept(encoder):
     job = encoder.want(content(101))
     finish(encoder, job)
-    assert (job.encoded is not None, encoder.num_bytes) == (True, 0)
+    assert (job.encoded is not None, encoder.stats.num_bytes) == (True, 0)
 
 
 def test_job_that_nobody_holds_is_not_encoded(encoder, projector):
@@ -100,7 +100,7 @@ def test_job_that_nobody_holds_is_not_encoded(encoder, projector):
 
 def test_end_of_a_job_is_told_and_leaves_the_encoder_idle(encoder):
     told = threading.Event()
-    encoder.on_end = told.set
+    encoder.call_on_end(told.set)
     finish(encoder, encoder.want(content(1)))
     assert told.wait(10)
     assert not encoder.is_busy

@@ -67,7 +67,8 @@ class PreparedChat:
 def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
     """Find the sampling settings, render the prompt and tokenize it. Raises InvalidRequestError."""
     tokenizer = served.engine.tokenizer
-    check_kinds(request.media, () if served.media is None else served.media.kinds)
+    with request.names.in_errors():
+        check_kinds(request.media, () if served.media is None else served.media.kinds)
     params = request.sampling(tokenizer, served.defaults.sampling)
     check_sizes(params, tokenizer.n_vocab)
     return ChatDraft(served, request, params, chat_prompt(served, request), StopMatcher(params.stop))
