@@ -22,7 +22,9 @@ from llamafast._mtmd import Projector
 from llamafast._runner import ModelRunner
 from llamafast._sampling import Sampler
 from llamafast.engine.plan import StepKind, StepPlan
-from llamafast.errors import ModelLoadError
+from llamafast.errors import InvalidRequestError, ModelLoadError
+from tests.tiny_models import write_attention_model
+from tests.tiny_projectors import write_hearing_projector, write_seeing_projector
 
 MODELS = Path(llamafast.__file__).parent / "models"
 MODEL, PROJECTOR = str(MODELS / "tiny-qwen35-f16.gguf"), str(MODELS / "mmproj-tiny-qwen35-f16.gguf")
@@ -103,15 +105,17 @@ def test_handles_are_freed(projector):
     assert _mtmd.live_handles() == before
 
 
-def reference_logits(texts: list[list[int]], images: list[tuple[int, int, bytes]]) -> list[float]:
+def reference_logits(
+    files: tuple[str, str], texts: list[list[int]], images: list[tuple[int, int, bytes]]
+) -> list[float]:
     """The logits after text, image, text, image, ..., text, by mtmd's own evaluation."""
-    model = raw.llama_model_load_from_file(MODEL.encode(), raw.llama_model_default_params())
+    model = raw.llama_model_load_from_file(files[0].encode(), raw.llama_model_default_params())
     params = raw.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads, params.n_threads_batch = 512, 128, 128, 1, 1
     context = raw.llama_init_from_model(model, params)
     settings = mtmd.mtmd_context_params_default()
     settings.n_threads = 1
-    own = mtmd.mtmd_init_from_file(PROJECTOR.encode(), model, settings)
+    own = mtmd.mtmd_init_from_file(files[1].encode(), model, settings)
     place = ctypes.c_int32(0)
     for number, text in enumerate(texts):
         batch = raw.llama_batch_init(len(text), 0, 1)
@@ -178,6 +182,65 @@ def our_logits(
 def test_logits_after_two_images_are_those_of_mtmd(projector, step):
     texts = [[5, 6, 7], [40, 41, 42, 43, 44], [9, 10]]
     images = [(96, 64, pixels(96, 64)), (64, 160, pixels(64, 160))]
-    expected = reference_logits(texts, images)
+    expected = reference_logits((MODEL, PROJECTOR), texts, images)
     found = our_logits(projector, texts, images, step)
     assert max(abs(one - other) for one, other in zip(expected, found, strict=True)) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> tuple[str, str, str]:
+    """A model with plain positions, a projector for it that sees, and one that hears."""
+    paths = [str(tmp_path_factory.mktemp("plain") / f"{name}.gguf") for name in ("model", "sees", "hears")]
+    write_attention_model(paths[0])
+    write_seeing_projector(paths[1])
+    write_hearing_projector(paths[2])
+    return paths[0], paths[1], paths[2]
+
+
+def test_logits_of_rows_that_attend_to_each_other_are_those_of_mtmd(plain):
+    projector = Projector(Model(plain[0]), plain[1])
+    texts, images = [[5, 6, 7], [40, 41], [9, 10]], [(96, 64, pixels(96, 64)), (64, 160, pixels(64, 160))]
+    assert not projector.image(*images[0]).chunks[0].is_causal
+    found = our_logits(projector, texts, images, 128)
+    expected = reference_logits((plain[0], plain[1]), texts, images)
+    assert max(abs(one - other) for one, other in zip(expected, found, strict=True)) < 1e-3
+
+
+def test_rows_that_attend_to_each_other_differ_from_causal_ones(plain):
+    projector = Projector(Model(plain[0]), plain[1])
+    media = projector.image(64, 64, pixels(64, 64))
+    rows = projector.encode(media, media.chunks[0])
+    logits = []
+    for is_causal in (False, True):
+        runner, batch = ModelRunner(Context(projector.model, n_ctx=64)), MediaBatch(16, projector.model)
+        batch.extend(rows, None, 0, 16, 0, 0, is_causal)
+        sampler = Sampler(projector.model.n_vocab, seed=0)
+        runner.step(StepPlan(StepKind.MEDIA, batch, rows=[15], samplers=[sampler]))
+        text = Batch(4)
+        text.add(5, 16, 0)
+        runner.step(StepPlan(StepKind.DECODE, text, rows=[0], samplers=[sampler]))
+        logits.append(runner.logits(0))
+    assert logits[0] != logits[1]
+
+
+@pytest.mark.parametrize(("seconds", "num_chunks"), [(0.11, 1), (1.0, 1), (31.0, 2)])
+def test_sound_is_cut_into_windows(plain, seconds, num_chunks):
+    projector = Projector(Model(plain[0]), plain[2])
+    assert (projector.sees, projector.hears, projector.sample_rate) == (False, True, 16_000)
+    chunks = projector.audio(array("f", [0.1] * int(seconds * 16_000))).chunks
+    assert [(chunk.n_rows, chunk.n_pos, chunk.is_causal) for chunk in chunks] == [(750, 750, True)] * num_chunks
+
+
+@pytest.mark.parametrize(
+    "samples", [[], [0.1], [0.1] * 319, [0.1] * 1599, [0.1] * 1599 + [math.nan], [math.inf] * 9000]
+)
+def test_sound_that_would_end_libmtmd_is_refused(plain, samples):
+    with pytest.raises(InvalidRequestError, match="sound"):
+        Projector(Model(plain[0]), plain[2]).audio(array("f", samples))
+
+
+def test_projector_of_another_width_is_refused(plain, tmp_path):
+    path = str(tmp_path / "wide.gguf")
+    write_seeing_projector(path, n_out=128)
+    with pytest.raises(ModelLoadError, match="cannot load the projector"):
+        Projector(Model(plain[0]), path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from array import array
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from llamafast.engine.plan import StepKind
 from llamafast.errors import InvalidRequestError, RequestFailedError
 from llamafast.request import FinishReason, Request, SamplingParams
 from tests.engine.fakes import Collector
+from tests.tiny_models import write_attention_model
+from tests.tiny_projectors import write_hearing_projector, write_seeing_projector
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -155,6 +158,66 @@ def test_preempted_requests_with_images_end_as_alone():
         with open_engine(enable_prefix_cache=False) as engine:
             alone = Collector().run(engine, ask(engine, str(i), item, ignore_eos=True, max_tokens=75))
         assert together.text[str(i), 0] == alone.text[str(i), 0]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> dict[str, str]:
+    """A model with plain positions, and projectors for it."""
+    folder = tmp_path_factory.mktemp("plain")
+    paths = {name: str(folder / f"{name}.gguf") for name in ("model", "sees", "hears")}
+    write_attention_model(paths["model"])
+    write_seeing_projector(paths["sees"])
+    write_hearing_projector(paths["hears"])
+    return paths
+
+
+def plain_engine(plain, projector: str, **settings) -> Engine:
+    settings = {"n_ctx": 2048, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 4, "threads": 1, **settings}
+    engine = Engine(plain["model"], EngineConfig(**settings))
+    engine.add_projector(plain[projector])
+    return engine
+
+
+def plain_request(engine: Engine, request_id: str, content, question: str) -> Request:
+    parts = engine.media.parts(content)
+    prompt = Prompt.join([encode(engine, "look: "), *parts, encode(engine, question)])
+    contents = tuple(content for _ in prompt.layout.media)
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    return Request(request_id, prompt.ids, params, media=prompt.layout.media, contents=contents)
+
+
+def test_images_whose_rows_attend_to_each_other_share_steps_and_prefixes(plain):
+    def requests(engine):
+        contents = [engine.media.image(64, 64, bytes([shade]) * 64 * 64 * 3) for shade in (0, 90, 200)]
+        return [plain_request(engine, str(i), contents[i % 3], f"question {i}?") for i in range(6)]
+
+    with plain_engine(plain, "sees") as engine:
+        warm = Collector().run(engine, *requests(engine))
+        assert engine.scheduler.planner.media.encoder.stats.num_encoded == 3
+        assert any(usage.cached_tokens >= 16 for usage in warm.usage.values())
+    with plain_engine(plain, "sees", enable_prefix_cache=False, n_seq_max=1) as engine:
+        cold = Collector().run(engine, *requests(engine))
+    assert warm.text == cold.text
+
+
+def test_image_whose_rows_do_not_fit_a_pass_is_refused(plain):
+    with plain_engine(plain, "sees", n_ubatch=15) as engine, pytest.raises(InvalidRequestError, match="n_ubatch"):
+        engine.media.parts(engine.media.image(64, 64, bytes(64 * 64 * 3)))
+
+
+def test_second_question_about_a_sound_computes_no_row_of_it(plain):
+    def requests(engine):
+        content = engine.media.audio(array("f", [(i % 50) / 50 for i in range(16_000)]))
+        return [plain_request(engine, str(i), content, f"question {i}?") for i in range(2)]
+
+    with plain_engine(plain, "hears") as engine:
+        first, second = requests(engine)
+        Collector().run(engine, first)
+        warm = Collector().run(engine, second)
+        assert warm.usage["1"].cached_tokens >= second.media[0].end
+    with plain_engine(plain, "hears", enable_prefix_cache=False) as engine:
+        cold = Collector().run(engine, requests(engine)[1])
+    assert warm.text == cold.text
 
 
 class Faulty:
