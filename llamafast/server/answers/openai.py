@@ -1,4 +1,4 @@
-"""OpenAI's dialect: the shapes that its chat and completions APIs share."""
+"""OpenAI's dialect: errors, streams and the usage object of its chat and completions APIs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OpenAIDialect(Dialect):
     framing: ClassVar[Framing] = Framing(EVENT_STREAM, before=b"data: ", after=b"\n\n", end=DONE, keepalive=KEEPALIVE)
 
     def error_document(self, failure: Failure) -> bytes:
-        """{"error": {"message", "type", "param", "code"}}, with null for what is not known."""
+        """{"error": {"message", "type", "param", "code"}}. Unknown values are null."""
         return orjson.dumps(
             {
                 "error": {
@@ -39,7 +39,11 @@ OPENAI = OpenAIDialect()
 
 
 def usage_object(usage: AnswerUsage, options: AnswerOptions) -> JsonObject:
-    """OpenAI's usage object. Tokens of images and, if the client asks, the end of the cached part are extensions."""
+    """OpenAI's usage object.
+
+    Extensions: the tokens of images and sounds, and, if the client asks for it, `cache_miss`: where and why the cached
+    part of each prompt ends.
+    """
     details: JsonObject = {"cached_tokens": usage.cached_tokens}
     if options.image_tokens or options.audio_tokens:
         details |= {"image_tokens": options.image_tokens, "audio_tokens": options.audio_tokens}
