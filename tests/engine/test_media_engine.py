@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from array import array
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llamafast.cache.prompt import MediaSpan, Prompt
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.plan import StepKind
 from llamafast.errors import InvalidRequestError, RequestFailedError
-from llamafast.request import FinishReason, Request, SamplingParams
+from llamafast.request import FinishReason, PromptPlaces, Request, SamplingParams
 from tests.engine.fakes import Collector
 from tests.tiny_models import write_attention_model
 from tests.tiny_projectors import write_hearing_projector, write_seeing_projector
@@ -58,8 +59,9 @@ def ask(engine: Engine, request_id: str, item, question: str | None = None, **pa
     return Request(request_id, prompt.ids, params, media=prompt.layout.media, contents=contents)
 
 
-def test_images_of_several_requests_at_once_give_the_recorded_answers():
-    with open_engine() as engine:
+@pytest.mark.parametrize("settings", [{}, {"kv_unified": False, "n_ctx": 1200}, {"n_batch": 7}])
+def test_images_of_several_requests_at_once_give_the_recorded_answers(settings):
+    with open_engine(**settings) as engine:
         collector = Collector().run(engine, *(ask(engine, str(i), item) for i, item in enumerate(PLAIN)))
         texts = [collector.text[str(i), 0] for i in range(len(PLAIN))]
     assert texts == [item["expected"] for item in PLAIN]
@@ -198,6 +200,22 @@ def test_images_whose_rows_attend_to_each_other_share_steps_and_prefixes(plain):
     with plain_engine(plain, "sees", enable_prefix_cache=False, n_seq_max=1) as engine:
         cold = Collector().run(engine, *requests(engine))
     assert warm.text == cold.text
+
+
+def test_restart_reads_an_image_from_the_disk(tmp_path):
+    item = PLAIN[-1]
+    texts = []
+    for question in (None, "What do you see?"):
+        with open_engine() as engine:
+            engine.open_disk_cache(str(tmp_path), max_bytes=10**8, min_tokens=8)
+            request = ask(engine, "0", item, question)
+            request = replace(request, places=PromptPlaces.of((request.media[0].end,)))
+            collector = Collector().run(engine, request)
+            texts.append(collector.text["0", 0])
+            cached, num_encoded = collector.usage["0"].cached_tokens, engine.stats.media.num_encoded
+    assert (cached, num_encoded) == (request.media[0].end, 0)
+    with open_engine(enable_prefix_cache=False) as engine:
+        assert texts[1] == Collector().run(engine, ask(engine, "0", item, "What do you see?")).text["0", 0]
 
 
 def test_image_whose_rows_do_not_fit_a_pass_is_refused(plain):
