@@ -40,7 +40,12 @@ _ANCHORS = {
     "EmbeddingCacheConfig": "modelmtmdembedding_cache",
     "SamplingDefaults": "modelsampling_defaults",
 }
-_RECORDS = {"server": "ServerConfig", "model": "ModelConfig", "disk_cache": "DiskCacheConfig"}
+_RECORDS = {
+    "server": "ServerConfig",
+    "model": "ModelConfig",
+    "mtmd": "MediaConfig",
+    "disk_cache": "DiskCacheConfig",
+}
 _OPTIONS = {(_RECORDS[section], field): name for name, (section, field) in OPTIONS.items()}
 _BY_KEY: Mapping[str, EngineSetting] = {s.key or s.name: s for s in ENGINE_SETTINGS.values()}
 _OF_GROUP = {group: [key for key, s in _BY_KEY.items() if s.group is group and s.section == "model"] for group in Group}

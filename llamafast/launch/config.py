@@ -86,17 +86,19 @@ class MediaConfig(_Section):
     """The projector (mmproj file) of a model that takes images or sounds, and what requests may bring."""
 
     mmproj_path: str | None = Field(
-        default=None, description=f"The projector's file. `{BUILT_IN}`: the one of the model inside the package."
+        default=None,
+        description="Path of the projector's file (mmproj). Absent: that of the model inside the package, if it is "
+        "used.",
     )
     mmproj_from_pretrained: FromPretrained | None = Field(default=None, description="Where the hub has that file.")
     batch_max_tokens: Count = Field(default=1024, description="Of no effect: one image or sound is encoded at a time.")
-    image_min_tokens: int | None = Field(
+    image_min_tokens: Annotated[int | None, HasOption()] = Field(
         default=None, ge=1, le=16384, description="Least rows of an image; smaller ones are scaled up."
     )
-    image_max_tokens: int | None = Field(
+    image_max_tokens: Annotated[int | None, HasOption()] = Field(
         default=None, ge=1, le=16384, description="Most rows of an image; larger ones are scaled down."
     )
-    max_images: int = Field(default=16, ge=0, description="Images of one request.")
+    max_images: Annotated[int, HasOption()] = Field(default=16, ge=0, description="Images of one request.")
     max_audios: int = Field(default=4, ge=0, description="Sounds of one request.")
     image_max_bytes: Count = Field(default=20 * 2**20, description="Maximum bytes of an image's file.")
     audio_max_bytes: Count = Field(default=100 * 2**20, description="Maximum bytes of a sound's file.")
@@ -104,15 +106,15 @@ class MediaConfig(_Section):
     image_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Seconds to fetch a file, from the name lookup to the last byte."
     )
-    allowed_media_domains: tuple[str, ...] | None = Field(
+    allowed_media_domains: Annotated[tuple[str, ...] | None, HasOption(str)] = Field(
         default=None,
         description="Hosts from which files are fetched, `*.example.com` for all below one. Absent: all hosts with "
         "public addresses. Empty: none.",
     )
-    media_allow_private: bool = Field(
+    media_allow_private: Annotated[bool, HasOption()] = Field(
         default=False, description="Fetch files from private addresses and other ports too: for closed networks."
     )
-    allowed_local_media_path: str | None = Field(
+    allowed_local_media_path: Annotated[str | None, HasOption()] = Field(
         default=None, description="The folder whose files `file:` URLs may name. Absent: none."
     )
     embedding_cache: EmbeddingCacheConfig = Field(
@@ -120,14 +122,16 @@ class MediaConfig(_Section):
     )
 
     @model_validator(mode="after")
-    def _exactly_one_projector(self) -> MediaConfig:
-        if (self.mmproj_path is None) == (self.mmproj_from_pretrained is None):
-            raise ValueError("give exactly one of mmproj_path and mmproj_from_pretrained")
+    def _at_most_one_projector(self) -> MediaConfig:
+        if self.mmproj_path is not None and self.mmproj_from_pretrained is not None:
+            raise ValueError("give mmproj_path or mmproj_from_pretrained, not both")
         return self
 
     @property
-    def file(self) -> FileConfig:
-        """The projector's file."""
+    def file(self) -> FileConfig | None:
+        """The projector's file; None: the configuration names none."""
+        if self.mmproj_path is None and self.mmproj_from_pretrained is None:
+            return None
         return FileConfig(path=self.mmproj_path, from_pretrained=self.mmproj_from_pretrained)
 
 

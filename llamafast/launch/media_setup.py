@@ -7,12 +7,12 @@ from pathlib import Path
 from llamafast.engine.media_prompts import MediaPrompts
 from llamafast.engine.projector_settings import ProjectorSettings
 from llamafast.errors import ConfigError
-from llamafast.launch.config import BUILT_IN, MediaConfig
+from llamafast.launch.config import MediaConfig
 from llamafast.media.limits import MediaLimits
 from llamafast.media.remote import RemoteMedia, RemotePolicy
 from llamafast.server.media import MediaLoader
 
-BUILT_IN_MEDIA = MediaConfig(mmproj_path=BUILT_IN)
+BUILT_IN_MEDIA = MediaConfig()
 """The configuration of the built-in model if there is none."""
 
 
