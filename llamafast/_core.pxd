@@ -1,4 +1,4 @@
-"""C face of the façade, for other Cython modules of ours."""
+"""C interface of the façade, for llamafast's other Cython modules."""
 
 from libc.stdint cimport int8_t, int32_t
 from libcpp.vector cimport vector
@@ -49,4 +49,6 @@ cdef class MediaBatch(RowBatch):
     cdef vector[int8_t] logits
     cdef int seal(self) except -1
 
-cdef str take_log()                     # what llama.cpp has reported as an error since the last call, in one line
+cdef str take_log()                     # llama.cpp's error messages since the last call, in one line
+cdef void log_line(lib.ggml_log_level level, const char* text, void* data) noexcept nogil   # takes a library's log
+cdef int check_gguf(str path) except -1

@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 
 cimport cython
 cimport llamafast._mtmd_lib as lib
-from llamafast._core cimport Model
+from llamafast._core cimport Model, check_gguf, log_line, take_log
 from llamafast._llama cimport LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED
 
 import array as _array
@@ -19,36 +19,6 @@ import os
 from dataclasses import dataclass
 
 from llamafast.errors import RequestFailedError, InvalidRequestError, ModelLoadError
-
-cdef extern from *:
-    """
-    #include <cstdio>
-    #include <cstdlib>
-    #include <mutex>
-    #include <string>
-    #include "mtmd.h"
-    // libmtmd has a log of its own. Error lines are kept until someone asks for them; nothing is printed.
-    static std::mutex llamafast_mtmd_mutex;
-    static std::string llamafast_mtmd_errors;
-    static bool llamafast_mtmd_echo = false;
-    static void llamafast_mtmd_log(ggml_log_level level, const char * text, void *) {
-        std::lock_guard<std::mutex> lock(llamafast_mtmd_mutex);
-        if (llamafast_mtmd_echo) { fputs(text, stderr); }
-        if (level == GGML_LOG_LEVEL_ERROR && llamafast_mtmd_errors.size() < 4096) { llamafast_mtmd_errors += text; }
-    }
-    static std::string llamafast_mtmd_take() {
-        std::lock_guard<std::mutex> lock(llamafast_mtmd_mutex);
-        std::string taken; taken.swap(llamafast_mtmd_errors); return taken;
-    }
-    static void llamafast_mtmd_log_start(bool echo) {
-        llamafast_mtmd_echo = echo; mtmd_log_set(llamafast_mtmd_log, nullptr);
-    }
-    """
-    cdef cppclass cpp_string "std::string":
-        const char* c_str()
-        size_t size()
-    cpp_string llamafast_mtmd_take() nogil
-    void llamafast_mtmd_log_start(bint echo) nogil
 
 cdef enum:
     MAX_SIDE = 65_536               # pixels; libmtmd multiplies both sides as 32-bit integers
@@ -62,18 +32,13 @@ MIN_AUDIO_S = 0.1
 cdef int num_projectors = 0, num_media = 0
 cdef array.array FLOATS = _array.array("f"), INTS = _array.array("i")
 
-llamafast_mtmd_log_start(os.environ.get("LLAMAFAST_LLAMA_LOG", "0") not in ("", "0"))
+# libmtmd has a log of its own.
+lib.mtmd_log_set(log_line, NULL)
 
 
 def live_handles() -> dict[str, int]:
     """How many native objects are alive, by class. For leak tests."""
     return {"Projector": num_projectors, "Media": num_media}
-
-
-cdef str take_log():
-    cdef cpp_string text = llamafast_mtmd_take()
-    lines = text.c_str()[:text.size()].decode("utf-8", "replace").strip().splitlines()
-    return "; ".join(line.strip() for line in lines[max(0, len(lines) - 3):]) if lines else "libmtmd gave no reason"
 
 
 @dataclass(frozen=True)
@@ -171,7 +136,7 @@ cdef class Projector:
             params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else LLAMA_FLASH_ATTN_TYPE_DISABLED
         raw = os.fsencode(self.path)
         c_path = raw
-        llamafast_mtmd_take()
+        take_log()
         with nogil:
             self.ptr = lib.mtmd_init_from_file(c_path, model.ptr, params)
         if self.ptr is NULL:
@@ -248,7 +213,7 @@ cdef class Projector:
         ptr = lib.mtmd_input_chunks_get(media.ptr, number)
         n = <size_t> chunk.n_rows * self.model.n_embd_inp
         out = array.clone(FLOATS, n, zero=False)
-        llamafast_mtmd_take()
+        take_log()
         with nogil:
             status = lib.mtmd_encode_chunk(self.ptr, ptr)
             result = lib.mtmd_get_output_embd(self.ptr) if status == 0 else NULL
@@ -271,7 +236,7 @@ cdef class Projector:
         part.bitmap = bitmap
         media.projector = self
         media.has_data = has_data
-        llamafast_mtmd_take()
+        take_log()
         try:
             media.ptr = lib.mtmd_input_chunks_init()
             num_media += 1
@@ -334,14 +299,3 @@ cdef int checked_tokens(str name, value, int default) except? -2:
     if not 1 <= value <= MAX_TOKENS:
         raise ModelLoadError(f"{name} is {value}; it must be 1 to {MAX_TOKENS}")
     return value
-
-
-cdef int check_gguf(str path) except -1:
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelLoadError(f"cannot read {path}: {error.strerror}") from None
-    if magic != b"GGUF":
-        raise ModelLoadError(f"{path} is not a GGUF file")
-    return 0

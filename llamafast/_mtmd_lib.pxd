@@ -3,11 +3,9 @@
 from libc.stdint cimport int32_t, uint32_t
 from libcpp cimport bool as cbool
 
-from llamafast._llama cimport llama_flash_attn_type, llama_model, llama_pos, llama_token
+from llamafast._llama cimport ggml_log_level, llama_flash_attn_type, llama_model, llama_pos, llama_token
 
 cdef extern from "mtmd.h" nogil:
-    ctypedef enum ggml_log_level:
-        GGML_LOG_LEVEL_ERROR
     ctypedef enum mtmd_input_chunk_type:
         MTMD_INPUT_CHUNK_TYPE_TEXT
         MTMD_INPUT_CHUNK_TYPE_IMAGE
