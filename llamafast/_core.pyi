@@ -12,11 +12,13 @@ class Model:
     n_vocab: int
     n_ctx_train: int
     n_embd: int
+    n_embd_inp: int  # numbers in a row of embeddings
     n_layer: int
     n_params: int
     n_swa: int
     size_bytes: int
     description: str
+    uses_mrope: bool  # a row of embeddings has four positions
     is_recurrent: bool
     is_hybrid: bool
     has_encoder: bool
@@ -128,6 +130,28 @@ class Batch:
         """Append one row. Returns its index."""
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
         """Append token_ids[start:stop] (array('i')) at positions pos, pos + 1, ... Returns the last row's index."""
+
+class MediaBatch:
+    """Rows of embeddings of one decode. Holds at most n_tokens_max rows, all of one kind of attention."""
+
+    num_tokens: int
+    n_tokens_max: int
+    n_embd: int
+    is_causal: bool
+    uses_mrope: bool
+    def __init__(self, n_tokens_max: int, model: Model) -> None: ...
+    def clear(self) -> None: ...
+    def extend(
+        self,
+        rows: array[float],
+        offsets: array[int] | None,
+        start: int,
+        stop: int,
+        pos: int,
+        seq_id: int,
+        is_causal: bool = True,
+    ) -> int:
+        """Append rows [start, stop) of a chunk whose first row has position pos; the index of the last one."""
 
 def live_handles() -> dict[str, int]: ...
 def libllama_version() -> str: ...

@@ -53,6 +53,7 @@ cdef extern from *:
         const char* c_str()
         size_t size()
     cpp_string llamafast_log_take() nogil
+    void llamafast_log(lib.ggml_log_level level, const char* text, void* data) noexcept nogil
     void llamafast_log_start(bint echo) nogil
     void llamafast_host_bytes(const lib.llama_context* ctx, size_t* out) except +
     const char* LLAMAFAST_LLAMA_CPP_PYTHON
@@ -79,6 +80,10 @@ def libllama_version() -> str:
 def supports_gpu_offload() -> bool:
     """Whether libllama was built with a GPU backend and finds a GPU."""
     return lib.llama_supports_gpu_offload()
+
+
+cdef void log_line(lib.ggml_log_level level, const char* text, void* data) noexcept nogil:
+    llamafast_log(level, text, data)
 
 
 cdef str take_log():
@@ -192,6 +197,9 @@ cdef class Model:
         self.n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.n_ctx_train = lib.llama_model_n_ctx_train(self.ptr)
         self.n_embd = lib.llama_model_n_embd(self.ptr)
+        self.n_embd_inp = lib.llama_model_n_embd_inp(self.ptr)
+        rope_type = lib.llama_model_rope_type(self.ptr)
+        self.uses_mrope = rope_type in (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE)
         self.n_layer = lib.llama_model_n_layer(self.ptr)
         self.n_swa = lib.llama_model_n_swa(self.ptr)
         self.is_recurrent = lib.llama_model_is_recurrent(self.ptr)
@@ -563,8 +571,21 @@ cdef lib.ggml_type ggml_type_of(str name, int value) except *:
     return <lib.ggml_type> value
 
 
+cdef class RowBatch:
+    """Rows of one decode; at most n_tokens_max. is_causal: a row attends only to the rows before it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows in use."""
+        return self.c.n_tokens
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        self.c.n_tokens = 0
+
+
 @cython.final
-cdef class Batch:
+cdef class Batch(RowBatch):
     """The rows (token, position, sequence id) of one decode, at most n_tokens_max."""
 
     def __cinit__(self, int n_tokens_max):
@@ -575,6 +596,7 @@ cdef class Batch:
         if self.c.token is NULL:
             raise MemoryError()
         self.n_tokens_max = n_tokens_max
+        self.is_causal = True
         num_batches += 1
 
     def __dealloc__(self):
@@ -582,15 +604,6 @@ cdef class Batch:
         if self.c.token is not NULL:
             lib.llama_batch_free(self.c)
             num_batches -= 1
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of rows."""
-        return self.c.n_tokens
-
-    def clear(self) -> None:
-        """Remove all rows."""
-        self.c.n_tokens = 0
 
     def add(self, int token_id, int pos, int seq_id) -> int:
         """Append one row. Returns its index. Raises ValueError if the batch is full."""
@@ -627,3 +640,80 @@ cdef class Batch:
             self.c.logits[row] = 0
             self.c.n_tokens = row + 1
         return self.c.n_tokens - 1
+
+
+@cython.final
+cdef class MediaBatch(RowBatch):
+    """Rows of embeddings of one decode; at most n_tokens_max, and all of one kind of attention.
+
+    The arrays are its own: llama_batch_init allocates one position per row, and under M-RoPE a row has four.
+    """
+
+    def __cinit__(self, int n_tokens_max, Model model not None):
+        cdef int i
+        if n_tokens_max < 1:
+            raise ValueError("a batch holds at least one row")
+        self.n_tokens_max = n_tokens_max
+        self.n_embd = model.n_embd_inp
+        self.uses_mrope = model.uses_mrope
+        self.is_causal = True
+        self.n_seq_id.assign(n_tokens_max, 1)
+        self.seq_ids.assign(n_tokens_max, 0)
+        self.logits.assign(n_tokens_max, 0)
+        for i in range(n_tokens_max):
+            self.seq_id.push_back(&self.seq_ids[i])
+        self.c.n_seq_id = self.n_seq_id.data()
+        self.c.seq_id = self.seq_id.data()
+        self.c.logits = self.logits.data()
+
+    def extend(self, array.array rows not None, array.array offsets, int start, int stop, int pos, int seq_id,
+               bint is_causal=True) -> int:
+        """Append rows [start, stop) of a chunk whose first row has position pos; the index of the last one.
+
+        rows: array('f'), shape (n_rows, n_embd), the embeddings of the whole chunk. offsets: as in MediaChunk.
+        is_causal: False: the chunk must go into one batch whole. Raises ValueError for a wrong range, arrays that do
+        not fit, a full batch, or rows of both kinds of attention.
+        """
+        cdef int n_rows = <int> (len(rows) // self.n_embd), first = self.c.n_tokens, i, k
+        cdef int* from_first = NULL
+        if rows.ob_descr.typecode != c'f' or len(rows) % self.n_embd:
+            raise ValueError(f"rows must be an array('f') of rows of {self.n_embd} numbers")
+        if offsets is not None:
+            if offsets.ob_descr.typecode != c'i' or len(offsets) != 3 * n_rows:
+                raise ValueError(f"offsets must be an array('i') of 3 x {n_rows} numbers")
+            from_first = offsets.data.as_ints
+        if offsets is not None and not self.uses_mrope:
+            raise ValueError("the offsets are of another kind of model")
+        if not 0 <= start < stop <= n_rows:
+            raise ValueError(f"range [{start}, {stop}) of {n_rows} rows")
+        if stop - start > self.n_tokens_max - first:
+            raise ValueError(f"the batch is full ({self.n_tokens_max} rows)")
+        if not is_causal and stop - start != n_rows:
+            raise ValueError("a chunk whose rows attend to later ones is computed whole")
+        if first and is_causal != self.is_causal:
+            raise ValueError("causal rows and others do not share a batch")
+        self.is_causal = is_causal
+        self.embd.resize(<size_t> (first + stop - start) * self.n_embd)
+        self.staged.resize(4 * (first + stop - start))
+        memcpy(self.embd.data() + <size_t> first * self.n_embd, rows.data.as_floats + <size_t> start * self.n_embd,
+               <size_t> (stop - start) * self.n_embd * sizeof(float))
+        for i in range(start, stop):
+            for k in range(4):
+                if from_first is NULL:
+                    self.staged[4 * (first + i - start) + k] = pos + i
+                else:
+                    self.staged[4 * (first + i - start) + k] = pos + from_first[k * n_rows + i] if k < 3 else 0
+            self.seq_ids[first + i - start] = seq_id
+        self.c.n_tokens = first + stop - start
+        return self.c.n_tokens - 1
+
+    cdef int seal(self) except -1:
+        """Lay out the positions for this number of rows: under M-RoPE section after section, t, y, x and z."""
+        cdef int n = self.c.n_tokens, i, k
+        self.pos.assign(4 * n if self.uses_mrope else n, 0)
+        for i in range(n):
+            for k in range(4 if self.uses_mrope else 1):
+                self.pos[k * n + i] = self.staged[4 * i + k]
+        self.c.pos = self.pos.data()
+        self.c.embd = self.embd.data()
+        return 0

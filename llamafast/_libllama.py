@@ -1,4 +1,7 @@
-"""Finds the libllama of llama-cpp-python, checks its version and loads it before `_core` is imported."""
+"""Finds the libllama of llama-cpp-python, checks its version and loads it before `_core` is imported.
+
+libmtmd, from the same folder, is loaded before `_mtmd` is imported.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 REQUIREMENT = "llama-cpp-python"
-_LINKED = ("llamafast._core", "llamafast._runner")
+_LINKED = ("llamafast._core", "llamafast._encoder", "llamafast._runner", "llamafast._mtmd")
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
@@ -78,5 +81,8 @@ class CoreFinder:
                 f"run Python in another folder, or with PYTHONSAFEPATH=1"
             )
         if name in _LINKED:
-            load(find_libllama(pinned_version()))
+            libllama = find_libllama(pinned_version())
+            load(libllama)
+            if name == "llamafast._mtmd":
+                load(libllama.with_name(f"libmtmd{SUFFIX}"))
         return None

@@ -121,6 +121,11 @@ cdef extern from "llama.h" nogil:
     bint llama_supports_gpu_offload()
     int32_t llama_model_n_embd(const llama_model* model)
     int32_t llama_model_n_embd_out(const llama_model* model)
+    int32_t llama_model_n_embd_inp(const llama_model* model)
+    ctypedef enum llama_rope_type:
+        LLAMA_ROPE_TYPE_MROPE
+        LLAMA_ROPE_TYPE_IMROPE
+    llama_rope_type llama_model_rope_type(const llama_model* model)
     int32_t llama_model_n_layer(const llama_model* model)
     int32_t llama_model_n_swa(const llama_model* model)
     uint64_t llama_model_size(const llama_model* model)
@@ -186,6 +191,7 @@ cdef extern from "llama.h" nogil:
     llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max)
     void llama_batch_free(llama_batch batch)
     int32_t llama_decode(llama_context* ctx, llama_batch batch) except +
+    void llama_set_causal_attn(llama_context* ctx, cbool causal_attn)
     void llama_synchronize(llama_context* ctx) except +
     float* llama_get_logits_ith(llama_context* ctx, int32_t i) except +
     float* llama_get_embeddings_seq(llama_context* ctx, llama_seq_id seq_id) except +

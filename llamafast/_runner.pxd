@@ -5,7 +5,7 @@ from libcpp.vector cimport vector
 
 cimport llamafast._kernels as kernels
 cimport llamafast._sampling as sampling
-from llamafast._core cimport Batch, Context
+from llamafast._core cimport Context, RowBatch
 
 cdef struct AskedScore:                 # request: logprob and rank of `token` after batch row `row`, and the n_top best
     int32_t row, token, n_top
@@ -38,12 +38,12 @@ cdef class ModelRunner:
     cdef vector[float*] sorted_logits
     cdef vector[sampling.SamplerState*] sorted_states
     cdef list runs(self)
-    cdef int read_draws(self, Batch batch, rows, samplers, drafts, constraints) except -1
+    cdef int read_draws(self, RowBatch batch, rows, samplers, drafts, constraints) except -1
     cdef int read_scored(self, scored) except -1
-    cdef int check_batch(self, Batch batch) except -1
-    cdef int mark_outputs(self, Batch batch) except -1
-    cdef int draw(self, Batch batch, int32_t n_threads) except -1 nogil
+    cdef int check_batch(self, RowBatch batch) except -1
+    cdef int mark_outputs(self, RowBatch batch) except -1
+    cdef int draw(self, RowBatch batch, int32_t n_threads) except -1 nogil
     cdef int find_logits(self) except -1 nogil
     cdef bint is_independent(self) except -1 nogil
-    cdef int settle_run(self, Batch batch, Py_ssize_t i, constraint) except -1
+    cdef int settle_run(self, RowBatch batch, Py_ssize_t i, constraint) except -1
     cdef int32_t settle(self, Py_ssize_t i, int32_t place, constraint) except -2

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-from llamafast._core import Batch, Context
+from llamafast._core import Batch, Context, MediaBatch
 from llamafast._sampling import Sampler
 from llamafast.grammars.constraint import Constraint
 
@@ -14,7 +14,7 @@ class Plan(Protocol):
     """The fields of a StepPlan that the runner reads. llamafast.engine.plan.StepPlan documents them."""
 
     @property
-    def batch(self) -> Batch: ...
+    def batch(self) -> Batch | MediaBatch: ...
     @property
     def samplers(self) -> Sequence[Sampler]: ...
     @property

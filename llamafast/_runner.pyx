@@ -11,7 +11,7 @@ cimport cython
 cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
 cimport llamafast._sampling as sampling
-from llamafast._core cimport Batch, Context, take_log
+from llamafast._core cimport Context, MediaBatch, RowBatch, take_log
 
 import array as _array
 
@@ -108,8 +108,8 @@ cdef class ModelRunner:
         would make llama.cpp abort the process: too many rows or outputs, a token or sequence id out of range.
         """
         cdef Context context = self.context
-        cdef Batch batch = plan.batch
-        cdef lib.llama_batch c = batch.c
+        cdef RowBatch batch = plan.batch
+        cdef lib.llama_batch c
         cdef int32_t n_threads
         cdef int status
         cdef int64_t start, middle, end
@@ -117,12 +117,17 @@ cdef class ModelRunner:
         self.read_draws(batch, plan.rows, plan.samplers, plan.drafts, plan.constraints)
         self.read_scored(plan.scored)
         self.mark_outputs(batch)
+        c = batch.c
         n_threads = min(context.threads, context.threads_batch) if c.n_tokens > 1 else context.threads
         with nogil:
             start = lib.llama_time_us()
+            if not batch.is_causal:
+                lib.llama_set_causal_attn(context.ptr, False)
             status = lib.llama_decode(context.ptr, c)
             if status == 0:
                 lib.llama_synchronize(context.ptr)
+            if not batch.is_causal:
+                lib.llama_set_causal_attn(context.ptr, True)
             middle = lib.llama_time_us()
             if status == 0:
                 status = score_rows(context.ptr, self.asked, self.scored, context.model.n_vocab)
@@ -151,19 +156,25 @@ cdef class ModelRunner:
                 runs.append([self.drawn[first + k] for k in range(self.lengths[i])])
         return runs
 
-    cdef int check_batch(self, Batch batch) except -1:
+    cdef int check_batch(self, RowBatch batch) except -1:
         cdef Context context = self.context
         cdef int n_tokens = batch.c.n_tokens, n_vocab = context.model.n_vocab, i
         if not 1 <= n_tokens <= context.n_batch:
             raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
+        if not batch.is_causal and n_tokens > context.n_ubatch:
+            raise ValueError(f"{n_tokens} rows that attend to later ones; n_ubatch is {context.n_ubatch}")
+        if isinstance(batch, MediaBatch):
+            if (<MediaBatch> batch).n_embd != context.model.n_embd_inp:
+                raise ValueError("the batch is for another model")
+            (<MediaBatch> batch).seal()
         for i in range(n_tokens):
-            if not 0 <= batch.c.token[i] < n_vocab:
+            if batch.c.token is not NULL and not 0 <= batch.c.token[i] < n_vocab:
                 raise ValueError(f"row {i}: token id {batch.c.token[i]} is not in [0, {n_vocab})")
             if not 0 <= batch.c.seq_id[i][0] < context.n_seq_max or batch.c.pos[i] < 0:
                 raise ValueError(f"row {i}: sequence {batch.c.seq_id[i][0]}, position {batch.c.pos[i]}")
         return 0
 
-    cdef int read_draws(self, Batch batch, rows, samplers, drafts, constraints) except -1:
+    cdef int read_draws(self, RowBatch batch, rows, samplers, drafts, constraints) except -1:
         """Check the draws of a plan. OUT samplers, states, is_constrained, starts, rows."""
         cdef Py_ssize_t n_draws = len(samplers), i
         cdef int32_t n_vocab = self.context.model.n_vocab, n_tokens = batch.c.n_tokens, row, place = 0, k, n
@@ -178,6 +189,8 @@ cdef class ModelRunner:
         for i, n in drafts:
             if not 0 <= i < n_draws or n < 0:
                 raise ValueError(f"sampler {i} of {n_draws}: {n} drafted tokens")
+            if batch.c.token is NULL and n:
+                raise ValueError("a batch of media has no drafts")
             self.starts[i] += n
         self.rows.clear()
         for i in range(n_draws):
@@ -212,7 +225,7 @@ cdef class ModelRunner:
         self.scored.resize(self.asked.size())
         return 0
 
-    cdef int mark_outputs(self, Batch batch) except -1:
+    cdef int mark_outputs(self, RowBatch batch) except -1:
         """Mark the rows that need logits: those that are drawn from or scored."""
         cdef int n_outputs = 0
         cdef int32_t row
@@ -230,7 +243,7 @@ cdef class ModelRunner:
             raise ValueError(f"{n_outputs} output rows; n_outputs_max is {self.context.n_outputs_max}")
         return 0
 
-    cdef int draw(self, Batch batch, int32_t n_threads) except -1 nogil:
+    cdef int draw(self, RowBatch batch, int32_t n_threads) except -1 nogil:
         """Draw at all places; constrained draws only at their first place, without accepting. OUT drawn, lengths, kept.
 
         Returns a status: 0, or -100 if logits are missing.
@@ -290,7 +303,7 @@ cdef class ModelRunner:
         n_shared = self.states.size() - (self.groups.size() - 1)        # draws from the same row as the draw before
         return n_distinct == n_places - n_shared
 
-    cdef int settle_run(self, Batch batch, Py_ssize_t i, constraint) except -1:
+    cdef int settle_run(self, RowBatch batch, Py_ssize_t i, constraint) except -1:
         """Like draw_run, for a constrained draw after its first token was drawn. OUT drawn, lengths, kept."""
         cdef int32_t place = self.starts[i], end = self.starts[i + 1], token
         cdef sampling.SamplerState* state = self.states[i]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypedDict
@@ -16,6 +16,7 @@ from llamafast.sampling_params import ReasoningBudget, SamplingParams
 __all__ = [
     "CacheSettings",
     "FinishReason",
+    "MediaContent",
     "MissReason",
     "PromptPlaces",
     "ReasoningBudget",
@@ -93,6 +94,23 @@ class CacheSettings(TypedDict, total=False):
     n_keep: int | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaContent:
+    """A decoded image or sound. MediaPrompts makes it.
+
+    digest: hash of everything that determines its embeddings.
+    width, height: of an image, in pixels.
+    read_rgb: gives the pixels of an image: rows of RGB, one byte each. It may have to decode the file.
+    samples: of a sound: array('f'), one channel. None: it is an image.
+    """
+
+    digest: bytes
+    width: int = 0
+    height: int = 0
+    read_rgb: Callable[[], bytes] = bytes
+    samples: array[float] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt, and the settings of its continuation.
@@ -113,6 +131,7 @@ class Request:
     None: the tokens up to places.head.
     media: the spans of prompt_token_ids that are rows of media, ascending. The ids of these rows come from
     cache.prompt.media_ids; Prompt.join makes ids and spans. All other ids are token ids.
+    contents: for each span of media, the content that its embeddings are computed from.
     """
 
     request_id: str
@@ -129,6 +148,7 @@ class Request:
     priority: int = 0
     n_keep: int | None = None
     media: tuple[MediaSpan, ...] = ()
+    contents: tuple[MediaContent, ...] = ()
 
 
 class MissReason(str, Enum):

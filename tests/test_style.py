@@ -49,7 +49,7 @@ def cython_functions(path: Path) -> Iterator[tuple[str, int]]:
     """(first line, number of lines) of each function: it ends before the next line that is not indented further."""
     lines = path.read_text().splitlines()
     for start, line in enumerate(lines):
-        match = re.match(r"(\s*)(?:def|cdef|cpdef)\b[^=]*\(", line)
+        match = re.match(r"(\s*)(?:def|cdef|cpdef)\b(?! class)[^=]*\(", line)
         if match is None:
             continue
         indent, end = len(match[1]), start + 1

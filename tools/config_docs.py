@@ -36,9 +36,16 @@ _SECTIONS: dict[str, Any] = _SCHEMA["$defs"]
 _ANCHORS = {
     "FromPretrained": "from_pretrained",
     "LoraConfig": "modelloras",
+    "MediaConfig": "modelmtmd",
+    "EmbeddingCacheConfig": "modelmtmdembedding_cache",
     "SamplingDefaults": "modelsampling_defaults",
 }
-_RECORDS = {"server": "ServerConfig", "model": "ModelConfig", "disk_cache": "DiskCacheConfig"}
+_RECORDS = {
+    "server": "ServerConfig",
+    "model": "ModelConfig",
+    "mtmd": "MediaConfig",
+    "disk_cache": "DiskCacheConfig",
+}
 _OPTIONS = {(_RECORDS[section], field): name for name, (section, field) in OPTIONS.items()}
 _BY_KEY: Mapping[str, EngineSetting] = {s.key or s.name: s for s in ENGINE_SETTINGS.values()}
 _OF_GROUP = {group: [key for key, s in _BY_KEY.items() if s.group is group and s.section == "model"] for group in Group}
@@ -62,6 +69,10 @@ def config_page() -> str:
         _section("`model.sampling_defaults`", "SamplingDefaults", _SECTIONS["SamplingDefaults"]["properties"]),
         _section("`from_pretrained`", "FromPretrained", _SECTIONS["FromPretrained"]["properties"]),
         _section("`model.loras`", "LoraConfig", _SECTIONS["LoraConfig"]["properties"]),
+        _section("`model.mtmd`", "MediaConfig", _SECTIONS["MediaConfig"]["properties"]),
+        _section(
+            "`model.mtmd.embedding_cache`", "EmbeddingCacheConfig", _SECTIONS["EmbeddingCacheConfig"]["properties"]
+        ),
         _section("`disk_cache`", "DiskCacheConfig", _SECTIONS["DiskCacheConfig"]["properties"]),
         _section("`responses_store`", "ResponsesStoreConfig", _SECTIONS["ResponsesStoreConfig"]["properties"]),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import shake_256
@@ -88,6 +88,12 @@ class Layout:
             if start < span.end:
                 return min(end, span.end if start >= span.start else span.start)
         return end
+
+    def span_at(self, index: int) -> MediaSpan | None:
+        """The span of the row at an index; None if it is text."""
+        num_spans = bisect_right(self._starts, index)
+        span = self.media[num_spans - 1] if num_spans else None
+        return span if span is not None and index < span.end else None
 
     def common(self, other: Layout, num_rows: int) -> int:
         """Number of leading rows, at most num_rows, with the same media in both layouts. It splits no span.

@@ -18,6 +18,7 @@ class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
     tokenizer: the engine's tokenizer. It stops working when the engine is closed.
     max_seq_len: tokens of prompt and output of one sequence.
     model_info, context_info: facts about the model and its memory.
+    media: turns images and sounds into parts of prompts; None: the model has no projector.
     """
 
     def __init__(self, engine: Engine, *, max_queued_requests: int | None = None) -> None:
@@ -27,6 +28,7 @@ class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
         self.max_seq_len = engine.max_seq_len
         self.model_info = engine.model_info
         self.context_info = engine.context_info
+        self.media = engine.media
         self._compile = engine.compile_grammar_async
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:

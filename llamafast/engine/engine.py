@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set, Sized
+from dataclasses import replace
 from functools import partial
 
 from llamafast._core import Batch, Context, Model
@@ -12,9 +13,12 @@ from llamafast.engine.adapters import Adapter, Adapters
 from llamafast.engine.config import EngineConfig
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.generate import Prompts, make_requests, run_requests
+from llamafast.engine.media_prompts import MediaPrompts
+from llamafast.engine.media_supply import MediaSupply
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.model_info import context_info, model_info
 from llamafast.engine.prepare import prepare_cost, prepare_request
+from llamafast.engine.projector_settings import ProjectorSettings
 from llamafast.engine.sequence import RequestState
 from llamafast.engine.snapshot import EngineSnapshot, closed_snapshot, take_snapshot
 from llamafast.engine.validation import check_request
@@ -42,8 +46,9 @@ class Engine:
     n_seq_max: maximum number of sequences that run at once.
     adapters: the LoRA adapters in use.
     stats: counters and gauges.
+    media: turns images and sounds into parts of prompts; None: the model has no projector.
     death: the reason why the engine stopped working; None while it works.
-    is_stalled: set by step(); whether all work waits for the disk.
+    is_stalled: set by step(); whether all work waits for the disk or for embeddings of media.
     """
 
     _num_runs = 0  # calls of generate()
@@ -74,11 +79,14 @@ class Engine:
         self.stats = EngineStats(n_cells=self.cache.n_cells)
         self.scheduler = loading.make_scheduler(self.runner, self.batch, self.cache, self.stats, config, limits)
         self.disk: DiskPrefixes | None = None
+        self.media: MediaPrompts | None = None
         self.death: str | None = None
         self.is_stalled = False
         self.adapters: tuple[Adapter, ...] = ()
         self._adapters = Adapters(context)
         self._waiting: Sized = self.scheduler.waiting
+        self._supply: MediaSupply | None = None
+        self._can_wake = False
         self._is_closed = False
 
     def __enter__(self) -> Engine:
@@ -112,6 +120,19 @@ class Engine:
         self._adapters.add(Adapter(path, scale))
         self.adapters = self._adapters.in_use
 
+    def add_projector(self, path: str, settings: ProjectorSettings | None = None) -> None:
+        """Load a projector (an mmproj file): prompts may then have images or sounds.
+
+        Raises ModelLoadError, EngineDeadError, and RuntimeError after the first request or a second time.
+        """
+        self._check_alive()
+        if self.media is not None or self.scheduler.has_work:
+            raise RuntimeError("the projector must be added once, before the first request")
+        self.media, self._supply = loading.load_projector(self.context, path, settings or ProjectorSettings())
+        self.stats.media = self._supply.encoder.stats
+        self.scheduler.attach_media(self._supply, max_whole_rows=self.context.n_ubatch)
+        self.limits = replace(self.limits, takes_media=True)
+
     def open_disk_cache(self, path: str, *, max_bytes: int, min_tokens: int = 128) -> None:
         """Also keep prefixes in a folder, for later processes. close() writes the remaining ones.
 
@@ -127,12 +148,15 @@ class Engine:
         self.stats.disk_cache = disk.disk.stats
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Set the function that is called when a read from the disk has ended; any thread may call it.
+        """Set the function that is called when a read from the disk or an encoding of media has ended.
 
-        Without it, step() waits for the disk. Call it after open_disk_cache().
+        Any thread may call it. Without it, step() waits. Call it after open_disk_cache() and add_projector().
         """
+        self._can_wake = True
         if self.disk is not None:
             self.disk.call_on_load(wake)
+        if self._supply is not None:
+            self._supply.on_end(wake)
 
     def validate(self, request: Request) -> None:
         """Check a request. Raises InvalidRequestError or ContextLengthError with the field. Works after close()."""
@@ -197,9 +221,9 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Compute one step and return its outputs. A fatal error ends all requests with ERROR and sets `death`.
 
-        If all requests wait for reads from the disk, step() waits for one of them, too; after on_wake() it sets
-        is_stalled instead. Each step also copies a slice of the states that are to be stored. Raises EngineDeadError
-        after close().
+        If all requests wait for reads from the disk or for encodings of media, step() waits for one of them, too; after
+        on_wake() it sets is_stalled instead. Each step also copies a slice of the states that are to be stored. Raises
+        EngineDeadError after close().
         """
         if self._is_closed:
             self._check_alive()
@@ -220,9 +244,9 @@ class Engine:
         instant = scheduler.take_instant()
         if self.disk is not None and self.death is None:
             self.disk.copies.step()
-            self.is_stalled = plan is None and not instant and self.disk.is_reading and not self.disk.copies
-            if self.is_stalled and self.disk.on_load is None:
-                self.disk.wait()
+        self.is_stalled = plan is None and not instant and self.death is None and self._waits()
+        if self.is_stalled and not self._can_wake:
+            self._wait()
         return instant + outputs if instant else outputs
 
     def generate(self, prompts: Prompts, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
@@ -277,14 +301,27 @@ class Engine:
             self.grammars.close()
         if self.disk is not None:
             self.disk.close(copy_all=self.death is None)
+        if self._supply is not None:
+            self._supply.close()
         self._is_closed = True
         self.death = self.death or "it is closed"
         self.is_stalled = False
-        self.grammars = self.disk = None
+        self.grammars = self.disk = self.media = self._supply = None
         self._waiting = ()
         self.tokenizer.close()
         for name in ("scheduler", "cache", "batch", "runner", "context", "model", "_adapters"):
             del self.__dict__[name]
+
+    def _waits(self) -> bool:
+        """Whether something outside of the engine's thread is to come, and there is nothing to do before."""
+        reads, copies = (False, False) if self.disk is None else (self.disk.is_reading, bool(self.disk.copies))
+        return (reads or (self._supply is not None and self._supply.is_encoding)) and not copies
+
+    def _wait(self) -> None:
+        if self._supply is not None and self._supply.is_encoding:
+            self._supply.wait()
+        elif self.disk is not None:
+            self.disk.wait()
 
     def _guarded(self, state: RequestState | None, work: Callable[[], None]) -> None:
         """Call `work`. If it raises, the request ends with ERROR; the other requests continue."""

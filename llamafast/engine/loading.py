@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamafast._core import Batch, Context, Model, supports_gpu_offload
+from llamafast._core import Batch, Context, MediaBatch, Model, supports_gpu_offload
+from llamafast._mtmd import Projector
 from llamafast._runner import ModelRunner
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
@@ -14,10 +15,14 @@ from llamafast.engine.adapters import Adapter
 from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
+from llamafast.engine.media_encoder import MediaEncoder
+from llamafast.engine.media_prompts import MediaPrompts
+from llamafast.engine.media_supply import MediaSupply
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.plan import max_output_rows
 from llamafast.engine.planner import StepPlanner
+from llamafast.engine.projector_settings import ProjectorSettings
 from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits
@@ -127,6 +132,21 @@ def make_scheduler(
         equal_lengths=equal_lengths,
     )
     return Scheduler(cache, planner, stats, n_seq_max=limits.n_seq_max, context_shift=context_shift)
+
+
+def load_projector(context: Context, path: str, settings: ProjectorSettings) -> tuple[MediaPrompts, MediaSupply]:
+    """The projector of a GGUF file: what cuts media, and what gives the embeddings to steps. Raises ModelLoadError."""
+    projector = Projector(
+        context.model,
+        path,
+        threads=settings.threads or max(1, context.threads // 2),
+        image_min_tokens=settings.image_min_tokens,
+        image_max_tokens=settings.image_max_tokens,
+        use_gpu=settings.use_gpu,
+    )
+    prompts = MediaPrompts(projector, settings.key, context.n_ubatch)
+    encoder = MediaEncoder(projector, settings.max_cache_bytes)
+    return prompts, MediaSupply(encoder, MediaBatch(context.n_batch, context.model))
 
 
 def open_disk(

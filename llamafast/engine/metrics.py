@@ -59,6 +59,27 @@ def _tokens() -> Histogram:
 
 
 @dataclass(slots=True)
+class MediaStats:
+    """Counters and gauges of the encoder of images and sounds.
+
+    num_encoded, num_failed: files encoded, and files of which the encoding failed.
+    num_rows: rows of embeddings that the encodings gave.
+    encode_s: seconds of all encodings, with the preparation of pixels and samples.
+    num_hits: files whose embeddings were kept from an earlier encoding.
+    num_waiting: files that wait for their encoding, or are being encoded.
+    num_bytes: bytes of the embeddings that are kept.
+    """
+
+    num_encoded: int = 0
+    num_failed: int = 0
+    num_rows: int = 0
+    encode_s: float = 0.0
+    num_hits: int = 0
+    num_waiting: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(slots=True)
 class EngineStats:
     """Counters, gauges and histograms. Counters only grow; gauges describe the last step. Times are in seconds.
 
@@ -78,6 +99,7 @@ class EngineStats:
     embedding_inputs: inputs of those requests.
     finished: requests by FinishReason.
     disk_cache: counters of the disk cache; None without one.
+    media: counters of the encoder; None without a projector.
 
     Gauges:
     num_running: sequences that run.
@@ -115,6 +137,7 @@ class EngineStats:
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
 
     disk_cache: DiskCacheStats | None = None
+    media: MediaStats | None = None
 
     num_running: int = 0
     num_waiting: int = 0

@@ -83,6 +83,15 @@ def ordered_chunks(remaining: list[int], budget: int) -> list[int]:
     return chunks
 
 
+def whole_chunks(remaining: list[int], room: int) -> list[int]:
+    """Rows for each prompt, shape (n,): all that it has left, or none. The first one gets its rows in any case."""
+    chunks: list[int] = []
+    for n in remaining:
+        chunks.append(n if n <= room or not chunks else 0)
+        room -= chunks[-1]
+    return chunks
+
+
 def equal_chunks(remaining: list[int], budget: int, must_serve_first: bool) -> list[int]:
     """Tokens for each prompt, shape (n,): each served prompt gets the same number, the others 0.
 

@@ -6,7 +6,7 @@ from collections import abc
 from enum import Enum
 from typing import NamedTuple
 
-from llamafast._core import Batch
+from llamafast._core import Batch, MediaBatch
 from llamafast._sampling import Sampler
 from llamafast.cache.slots import Slot
 from llamafast.engine.scoring import AskedScore, Score, num_scored_rows
@@ -19,6 +19,7 @@ class StepKind(Enum):
 
     DECODE = 0  # the next rows of the running sequences, with chunks of prompts if the memory allows both in one step
     EQUAL_CHUNKS = 1  # only chunks of prompts, all of the same length
+    MEDIA = 2  # only rows of media, of one prompt or several
 
 
 class Chunk(NamedTuple):
@@ -73,7 +74,12 @@ class StepPlan:
     )
 
     def __init__(
-        self, kind: StepKind, batch: Batch, *, rows: abc.Sequence[int] = (), samplers: abc.Sequence[Sampler] = ()
+        self,
+        kind: StepKind,
+        batch: Batch | MediaBatch,
+        *,
+        rows: abc.Sequence[int] = (),
+        samplers: abc.Sequence[Sampler] = (),
     ) -> None:
         self.kind = kind
         self.batch = batch

@@ -8,6 +8,7 @@ from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.context_shift import ContextShift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.live_requests import LiveRequests
+from llamafast.engine.media_supply import MediaSupply
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.plan import StepPlan
 from llamafast.engine.planner import StepPlanner
@@ -73,6 +74,10 @@ class Scheduler:
         self.waiting.attach_disk(disk)
         self.live.attach_disk(disk)
 
+    def attach_media(self, media: MediaSupply, *, max_whole_rows: int) -> None:
+        """Take prompts with media. max_whole_rows: of a media chunk in one pass. Before the first request."""
+        self.planner.attach_media(media, max_whole_rows=max_whole_rows)
+
     def add(self, state: RequestState) -> None:
         """Queue a request from prepare_request."""
         self.live.add(state)
@@ -113,6 +118,9 @@ class Scheduler:
             self._shift_full(self.context_shift)
         if self.waiting and not (self.waiting.is_closed and self.planner.num_active):
             self._admit()
+        media = self.planner.media
+        for sequence, error in media.refresh(self.planner.prefilling) if media is not None else ():
+            self.live.note_failure(sequence.state, error)
         self.live.end_failed()
         return self.planner.plan()
 
@@ -125,7 +133,7 @@ class Scheduler:
 
         If only one sequence is active, it ends, because no other sequence can free cells for it.
         """
-        if self.cache.give_way(self.planner.batch.num_tokens):
+        if self.cache.give_way(self.planner.num_rows):
             return
         active = [*self.prefilling, *self.running]
         last = max(active, key=lambda sequence: sequence.rank)

@@ -123,6 +123,8 @@ def _check_media(request: Request, limits: Limits) -> array[int]:
     """Check the media of a prompt. Returns the token ids of its text."""
     if not limits.takes_media:
         raise InvalidRequestError("this model takes no images and no audio", param="media")
+    if len(request.contents) != len(request.media):
+        raise InvalidRequestError("media: each span needs its content", param="media")
     fault = media_fault(request.prompt_token_ids, request.media)
     if fault is not None:
         raise InvalidRequestError(f"media: {fault}", param="media")

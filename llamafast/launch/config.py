@@ -75,6 +75,66 @@ class FileConfig(_Section):
         return self
 
 
+class EmbeddingCacheConfig(_Section):
+    """Where embeddings of images and sounds are kept."""
+
+    path: str | None = Field(default=None, description="Of no effect: embeddings are kept in memory.")
+    max_bytes: int = Field(default=256 * 2**20, ge=0, description="Maximum bytes of embeddings in memory.")
+
+
+class MediaConfig(_Section):
+    """The projector (mmproj file) of a model that takes images or sounds, and what requests may bring."""
+
+    mmproj_path: str | None = Field(
+        default=None,
+        description="Path of the projector's file (mmproj). Absent: that of the model inside the package, if it is "
+        "used.",
+    )
+    mmproj_from_pretrained: FromPretrained | None = Field(default=None, description="Where the hub has that file.")
+    batch_max_tokens: Count = Field(default=1024, description="Of no effect: one image or sound is encoded at a time.")
+    image_min_tokens: Annotated[int | None, HasOption()] = Field(
+        default=None, ge=1, le=16384, description="Least rows of an image; smaller ones are scaled up."
+    )
+    image_max_tokens: Annotated[int | None, HasOption()] = Field(
+        default=None, ge=1, le=16384, description="Most rows of an image; larger ones are scaled down."
+    )
+    max_images: Annotated[int, HasOption()] = Field(default=16, ge=0, description="Images of one request.")
+    max_audios: int = Field(default=4, ge=0, description="Sounds of one request.")
+    image_max_bytes: Count = Field(default=20 * 2**20, description="Maximum bytes of an image's file.")
+    audio_max_bytes: Count = Field(default=100 * 2**20, description="Maximum bytes of a sound's file.")
+    video_max_bytes: Count = Field(default=512 * 2**20, description="Of no effect: videos are not supported yet.")
+    image_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Seconds to fetch a file, from the name lookup to the last byte."
+    )
+    allowed_media_domains: Annotated[tuple[str, ...] | None, HasOption(str)] = Field(
+        default=None,
+        description="Hosts from which files are fetched, `*.example.com` for all below one. Absent: all hosts with "
+        "public addresses. Empty: none.",
+    )
+    media_allow_private: Annotated[bool, HasOption()] = Field(
+        default=False, description="Fetch files from private addresses and other ports too: for closed networks."
+    )
+    allowed_local_media_path: Annotated[str | None, HasOption()] = Field(
+        default=None, description="The folder whose files `file:` URLs may name. Absent: none."
+    )
+    embedding_cache: EmbeddingCacheConfig = Field(
+        default=EmbeddingCacheConfig(), description="How many embeddings are kept for later prompts."
+    )
+
+    @model_validator(mode="after")
+    def _at_most_one_projector(self) -> MediaConfig:
+        if self.mmproj_path is not None and self.mmproj_from_pretrained is not None:
+            raise ValueError("give mmproj_path or mmproj_from_pretrained, not both")
+        return self
+
+    @property
+    def file(self) -> FileConfig | None:
+        """The projector's file; None: the configuration names none."""
+        if self.mmproj_path is None and self.mmproj_from_pretrained is None:
+            return None
+        return FileConfig(path=self.mmproj_path, from_pretrained=self.mmproj_from_pretrained)
+
+
 class LoraConfig(FileConfig):
     """A LoRA adapter that is applied to every request."""
 
@@ -163,8 +223,8 @@ class ModelConfig(FileConfig):
         default=None, description="The text that ends the reasoning at its limit. Absent: a built-in sentence."
     )
     loras: tuple[LoraConfig, ...] = Field(default=(), description="LoRA adapters that are applied to every request.")
-    mtmd: dict[str, JsonValue] | None = Field(
-        default=None, description="The image and audio encoder. Not supported yet; the start prints a warning."
+    mtmd: MediaConfig | None = Field(
+        default=None, description="Images and sounds. Absent: the model takes text only; the built-in one takes images."
     )
     gguf_sampling_defaults: Annotated[bool, HasOption()] = Field(
         default=True,

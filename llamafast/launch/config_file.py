@@ -80,9 +80,12 @@ def _read(path: Path) -> dict[str, JsonValue]:
 def _merged(section: JsonValue, fields: Mapping[str, JsonValue]) -> JsonValue:
     if section is not None and not isinstance(section, dict):
         return section
-    merged = {**(section or {}), **fields}
-    if "path" in fields:
-        merged.pop("from_pretrained", None)
+    merged = dict(section or {})
+    for name, value in fields.items():
+        merged[name] = _merged(merged.get(name), value) if isinstance(value, dict) else value
+    for path, other in (("path", "from_pretrained"), ("mmproj_path", "mmproj_from_pretrained")):
+        if path in fields:
+            merged.pop(other, None)
     return merged
 
 

@@ -14,11 +14,10 @@ from llamafast.server.served_model import Capability, ServedModel
 _QUESTION = "What is the capital of France?"
 
 
-def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: str, has_mtmd: bool) -> str:
+def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: str) -> str:
     """A description of the loaded model, in lines.
 
     thread_source: the reason for the number of threads.
-    has_mtmd: the configuration has an image encoder, which is not used.
     """
     model, context = engine.model_info, engine.context_info
     kind = model.description.replace(" ?B", "")  # llama.cpp writes this for an unknown size
@@ -32,8 +31,8 @@ def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: 
     ]
     if hides_calls(served.chat_format, served.chat_template):
         lines.append(f"tools    {UNKNOWN_CALLS}")
-    if has_mtmd:
-        lines.append("images   not supported yet: model.mtmd is not used, and requests with images get a 400")
+    if served.media is not None:
+        lines.append(f"media    {', '.join(served.media.kinds)}")
     return "\n".join(lines)
 
 

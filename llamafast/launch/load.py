@@ -24,7 +24,8 @@ from llamafast.host.cpu import default_threads
 from llamafast.launch.chat_setup import chat_format, chat_template
 from llamafast.launch.config import Config, ModelConfig
 from llamafast.launch.greeting import describe, describe_encoder
-from llamafast.launch.model_file import BUILT_IN_MODEL, local_path
+from llamafast.launch.media_setup import BUILT_IN_MEDIA, media_loader, projector_settings
+from llamafast.launch.model_file import BUILT_IN_MODEL, local_path, projector_path
 from llamafast.launch.probe import check_model
 from llamafast.request import Request, SamplingParams
 from llamafast.server.model_names import ModelNames
@@ -44,15 +45,18 @@ def load_served_model(config: Config, report: Callable[[str], None]) -> Iterator
     engine_config, thread_source = _with_threads(config.engine_config())
     if config.server.model_probe:
         check_model(path, engine_config, loras, is_known=path == BUILT_IN_MODEL, report=report)
+    projector = projector_path(model, path)
     with open_engine(str(path), engine_config) as engine:
         if isinstance(engine, Encoder):
             _check_encoder(config)
             served = _served_encoder(engine, config, path)
             report(describe_encoder(path, engine, thread_source=thread_source))
         else:
+            if projector is not None:
+                engine.add_projector(str(projector), projector_settings(model.mtmd or BUILT_IN_MEDIA))
             _prepare(engine, config, loras)
             served = _served_model(engine, config, path)
-            report(describe(path, engine, served, thread_source=thread_source, has_mtmd=model.mtmd is not None))
+            report(describe(path, engine, served, thread_source=thread_source))
         yield served
 
 
@@ -94,6 +98,8 @@ def _check_encoder(config: Config) -> None:
     """Raise ConfigError for settings that a model of embeddings cannot honour."""
     if config.model.loras:
         raise ConfigError("model.loras: adapters of models that make embeddings are not supported yet")
+    if config.model.mtmd is not None:
+        raise ConfigError("model.mtmd: a model that makes embeddings takes no images; remove it")
     if config.disk_cache is not None:
         raise ConfigError("disk_cache: a model that makes embeddings keeps no prefixes; remove it")
 
@@ -126,6 +132,7 @@ def _served_model(engine: Engine, config: Config, path: Path) -> ServedModel:
             reasoning_budget_message=DEFAULT_BUDGET_MESSAGE if message is None else message,
         ),
         parse_special_in_messages=model.parse_special_in_messages,
+        media=None if engine.media is None else media_loader(model.mtmd or BUILT_IN_MEDIA, engine.media),
         meta=_meta(facts),
         created=int(time.time()),
         version=llamafast.__version__,

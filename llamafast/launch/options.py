@@ -16,13 +16,19 @@ from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 from typer.models import OptionInfo
 
-from llamafast.launch.config import DiskCacheConfig, ModelConfig, ServerConfig
+from llamafast.launch.config import DiskCacheConfig, MediaConfig, ModelConfig, ServerConfig
 from llamafast.launch.config_file import Overrides
 from llamafast.setting_fields import HasOption
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
-_SECTIONS: Mapping[str, type[BaseModel]] = {"server": ServerConfig, "model": ModelConfig, "disk_cache": DiskCacheConfig}
+# "mtmd" is a section of "model".
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "server": ServerConfig,
+    "model": ModelConfig,
+    "mtmd": MediaConfig,
+    "disk_cache": DiskCacheConfig,
+}
 
 
 def _option(flag: str, help_text: str) -> OptionInfo:
@@ -46,6 +52,9 @@ def overrides(options: Mapping[str, JsonValue]) -> Overrides:
             is_list = _is_list(_SECTIONS[section].model_fields[field])
             items: JsonValue = [item.strip() for item in str(value).split(",")] if is_list else value
             found.setdefault(section, {})[field] = items
+    media = found.pop("mtmd", None)
+    if media is not None:
+        found["model"]["mtmd"] = media
     return found
 
 
@@ -71,6 +80,7 @@ def _options() -> Iterator[tuple[str, tuple[str, str]]]:
 OPTIONS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "path"),
     "disk_cache": ("disk_cache", "path"),
+    "mmproj": ("mtmd", "mmproj_path"),
     **dict(_options()),
 }
 """The section and the field of each option, by the option's name."""
@@ -86,8 +96,8 @@ def _parameter(name: str, field: FieldInfo) -> Parameter:
 
 
 def _is_list(field: FieldInfo) -> bool:
-    annotation: object = field.annotation
-    return get_origin(annotation) is tuple
+    annotation: Any = field.annotation
+    return tuple in (get_origin(annotation), *map(get_origin, get_args(annotation)))  # a tuple, or a tuple or None
 
 
 def _type(field: FieldInfo) -> type:

@@ -16,6 +16,7 @@ from llamafast.engine.async_encoder import AsyncEncoder
 from llamafast.engine.async_engine import AsyncEngine
 from llamafast.engine.engine_thread import EngineThread
 from llamafast.errors import InvalidRequestError
+from llamafast.server.media import MediaLoader
 from llamafast.server.model_names import ModelNames
 from llamafast.tokenizer import Tokenizer
 
@@ -30,6 +31,8 @@ class Capability(Enum):
     CHAT = "chat"  # answer a conversation: the model has a chat template
     TOOLS = "tools"  # call tools: the template shows them, and calls can be read from the answer
     EMBEDDINGS = "embeddings"  # make vectors of texts
+    IMAGES = "image"  # images in messages
+    AUDIO = "audio"  # sounds in messages
     REASONING = "reasoning"  # reason before the answer: the template and the chat format know the same tags
 
 
@@ -63,6 +66,7 @@ class ServedModel:
     marker_ids: the control tokens that the chat format reads, so answers show them to it.
     defaults: default values of request fields.
     prompts: texts that a request for embeddings can have put before its inputs, by name.
+    media: loads the images and sounds of requests; None: the model takes none.
     meta: facts about the model for /v1/models.
     fingerprint: `system_fingerprint` in answers; equal for equal model facts and program versions.
     created: when the model was loaded, in seconds since 1970.
@@ -78,6 +82,7 @@ class ServedModel:
     marker_ids: frozenset[int]
     defaults: RequestDefaults
     prompts: Mapping[str, str]
+    media: MediaLoader | None
     meta: Mapping[str, int | float | str]
     fingerprint: str
     created: int
@@ -92,6 +97,7 @@ class ServedModel:
         chat_format: ChatFormat | None = None,
         defaults: RequestDefaults | None = None,
         parse_special_in_messages: bool = False,
+        media: MediaLoader | None = None,
         meta: Mapping[str, int | float | str] | None = None,
         created: int = 0,
         version: str = "",
@@ -112,13 +118,14 @@ class ServedModel:
             text_engine=engine,
             encoder=None,
             names=names,
-            capabilities=_capabilities(chat_template, chat_format),
+            capabilities=_capabilities(chat_template, chat_format, media),
             chat_template=chat_template,
             chat_format=chat_format,
             control_texts=_control_texts(tokenizer, chat_template if is_guarded else None, chat_format),
             marker_ids=marker_ids,
             defaults=defaults or RequestDefaults(),
             prompts={},
+            media=media,
             meta=meta or {},
             fingerprint=_fingerprint(names.alias, version, meta or {}),
             created=created,
@@ -147,6 +154,7 @@ class ServedModel:
             marker_ids=frozenset(),
             defaults=RequestDefaults(),
             prompts=prompts or {},
+            media=None,
             meta=meta or {},
             fingerprint=_fingerprint(names.alias, version, meta or {}),
             created=created,
@@ -201,10 +209,13 @@ class ServedModel:
         return self.engine.max_seq_len if self.encoder is None else self.encoder.max_seq_len
 
 
-def _capabilities(template: ChatTemplate | None, chat_format: ChatFormat) -> frozenset[Capability]:
+def _capabilities(
+    template: ChatTemplate | None, chat_format: ChatFormat, media: MediaLoader | None
+) -> frozenset[Capability]:
     found = {Capability.COMPLETION}
     if template is not None:
         found.add(Capability.CHAT)
+        found |= {Capability(kind) for kind in (() if media is None else media.kinds)}
         if "tools" in template.traits.variables and chat_format.reads_calls:
             found.add(Capability.TOOLS)
         # The template of a reasoning model writes the reasoning of earlier turns.

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from llamafast._sampling import Sampler
 from llamafast.cache.prompt import MediaSpan
+from llamafast.engine import packing
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import DecodeError, GrammarError, request_failure
@@ -73,6 +74,40 @@ class FakeBatch:
                 number = min(first + number, span.last_t_offset) - min(first, span.last_t_offset)
             self.add(token_ids[i], pos + number, seq_id)
         return len(self.rows) - 1
+
+
+class FakeSupply:
+    """Embeddings of media that are ready at every `period`-th look at a prompt that needs them.
+
+    is_whole: the rows of a span attend to later ones: it is computed in one step.
+    """
+
+    is_encoding = False
+
+    def __init__(self, batch: FakeBatch, period: int = 3, is_whole: bool = False) -> None:
+        self.batch = batch
+        self._period = period
+        self._is_whole = is_whole
+        self._num_looks = 0
+
+    def refresh(self, prompts):
+        self._num_looks += 1
+        return []
+
+    def clear(self) -> None:
+        self.batch.clear()
+
+    def is_ready(self, sequence) -> bool:
+        is_media = sequence.layout.span_at(sequence.slot.length) is not None
+        return is_media and (self._num_looks + sequence.slot.seq_id) % self._period == 0
+
+    def is_causal(self, sequence) -> bool:
+        return not self._is_whole
+
+    def extend(self, sequence, num_rows: int) -> int:
+        span = sequence.layout.span_at(sequence.slot.length)
+        assert not self._is_whole or num_rows == span.n_rows, "a part of a span that is computed whole"
+        return packing.extend(self.batch, sequence, num_rows)
 
 
 class FakeSampler:

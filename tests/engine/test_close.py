@@ -20,6 +20,7 @@ INTEGER = StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}')
 REFUSED = {
     "add": lambda engine: engine.add(make_request("1")),
     "add_adapter": lambda engine: engine.add_adapter("a.gguf"),
+    "add_projector": lambda engine: engine.add_projector("p.gguf"),
     "check_free": lambda engine: engine.check_free(),
     "check_integrity": lambda engine: engine.check_integrity(),
     "compile_grammar": lambda engine: engine.compile_grammar(INTEGER),

@@ -17,7 +17,7 @@ MODULES = sorted(ENGINE.glob("*.py"))
 RECORDS = {
     "sequence": "Sequence", "first": "Sequence", "state": "RequestState", "output": "RequestOutput",
     "held": "RequestOutput", "plan": "StepPlan", "stats": "EngineStats or DiskCacheStats, counters",
-    "_stats": "EngineStats, counters", "new": "_Copy", "copy": "_Copy", "known": "_Known",
+    "_stats": "EngineStats, counters", "new": "_Copy", "copy": "_Copy", "known": "_Known", "job": "EncoderJob",
 }  # fmt: skip
 # Fields that AsyncEngine sets in its engine.
 KNOWN = {("async_engine.py", "engine.disk.on_load"), ("async_engine.py", "engine.is_stalled")}

@@ -117,14 +117,32 @@ def test_serve_option_over_environment_over_file(
 
 
 def test_serve_every_option_reaches_a_field(asked: list[Config]) -> None:
-    config = Config.model_validate({"model": {"path": "m"}, "disk_cache": {"path": "p"}})
+    config = Config.model_validate({"model": {"path": "m", "mtmd": {}}, "disk_cache": {"path": "p"}})
+    sections = {
+        "server": config.server,
+        "model": config.model,
+        "mtmd": config.model.mtmd,
+        "disk_cache": config.disk_cache,
+    }
     assert cli.serve.__annotations__.keys() - {"context", "config", "return"} == OPTIONS.keys()
-    assert [field for section, field in OPTIONS.values() if not hasattr(getattr(config, section), field)] == []
+    assert [field for section, field in OPTIONS.values() if not hasattr(sections[section], field)] == []
 
 
 def test_serve_disk_cache_options_make_the_section(asked: list[Config]) -> None:
     serve("--disk-cache", "here", "--disk-cache-max-bytes", "1000")
     assert asked[0].disk_cache == DiskCacheConfig(path="here", max_bytes=1000, min_tokens=128)
+
+
+def test_serve_options_of_images_change_the_section_in_the_file(asked: list[Config], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    hub = {"repo_id": "o/r", "filename": "f"}
+    media: dict[str, object] = {"mmproj_from_pretrained": hub, "image_max_bytes": 7, "image_max_tokens": 5}
+    path.write_text(json.dumps({"model": {"path": "m", "mtmd": media}}))
+    serve(str(path), "--mmproj", "p.gguf", "--image-max-tokens", "9", "--allowed-media-domains", "a.com,*.b.com")
+    found = asked[0].model.mtmd
+    assert found is not None
+    assert (found.mmproj_path, found.mmproj_from_pretrained, found.image_max_bytes) == ("p.gguf", None, 7)
+    assert (found.image_max_tokens, found.allowed_media_domains) == (9, ("a.com", "*.b.com"))
 
 
 def test_serve_aliases_option_is_split_at_commas(asked: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:

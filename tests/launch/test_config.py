@@ -107,10 +107,12 @@ def test_load_config_every_field_is_read(tmp_path: Path) -> None:
     document: JsonValue = {"server": {"host": "0.0.0.0", "port": 9000}, "model": MODEL, "disk_cache": None}
     config = load_config(write(tmp_path, document))
     read = config.model.model_dump(mode="json", include=set(MODEL))
-    pieces = {name: read[name] for name in ("loras", "sampling_defaults")}
+    pieces = {name: read[name] for name in ("loras", "sampling_defaults", "mtmd")}
     pieces["chat_template"] = "{{ bos_token }}{{ messages[0].content }}"
     assert (config.server.host, config.server.port) == ("0.0.0.0", 9000)
     assert read == {**MODEL, **pieces}
+    assert config.model.mtmd is not None
+    assert config.model.mtmd.mmproj_path == "p"
     assert [lora.scale for lora in config.model.loras] == [1.0, 0.5]
     assert config.model.sampling_defaults.model_dump(exclude_none=True) == MODEL["sampling_defaults"]
 

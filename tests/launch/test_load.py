@@ -74,4 +74,4 @@ def test_load_served_model_reports_each_model(loaded: list[tuple[ServedModel, st
 
 
 def test_load_served_model_knows_what_the_built_in_model_can_do(loaded: list[tuple[ServedModel, str]]) -> None:
-    assert loaded[0][0].capabilities == set(Capability) - {Capability.EMBEDDINGS}
+    assert loaded[0][0].capabilities == set(Capability) - {Capability.AUDIO, Capability.EMBEDDINGS}

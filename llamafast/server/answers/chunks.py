@@ -167,7 +167,7 @@ class ChunkFormatter(Formatter):
         tail = self._tail
         if self._options.continuous_usage:
             usage = self.progress.usage.running(self._options.prompt_tokens, self.num_reasoning_tokens)
-            tail = b'],"usage":%b}%b' % (orjson.dumps(usage_object(usage)), self.framing.after)
+            tail = b'],"usage":%b}%b' % (orjson.dumps(usage_object(usage, self._options)), self.framing.after)
         return b',"logprobs":%b,"finish_reason":%b}%b' % (logprobs, finish, tail)
 
     def _new_text_closing(self) -> bytes:
@@ -185,4 +185,4 @@ class ChunkFormatter(Formatter):
 
     def _usage(self) -> JsonObject:
         usage = self.progress.usage.total(self.num_reasoning_tokens)
-        return usage_object(usage, cache_info=self._options.cache_info)
+        return usage_object(usage, self._options)

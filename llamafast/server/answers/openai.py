@@ -10,6 +10,7 @@ from llamafast.server.answers.dialect import Dialect
 from llamafast.server.answers.failure import Failure
 from llamafast.server.answers.formatter import JsonObject
 from llamafast.server.answers.framing import EVENT_STREAM, KEEPALIVE, Framing
+from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.answers.usage import AnswerUsage
 
 DONE = b"data: [DONE]\n\n"
@@ -37,13 +38,16 @@ class OpenAIDialect(Dialect):
 OPENAI = OpenAIDialect()
 
 
-def usage_object(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
+def usage_object(usage: AnswerUsage, options: AnswerOptions) -> JsonObject:
     """OpenAI's usage object.
 
-    cache_info: add `cache_miss`, an extension: where and why the cached part of each prompt ends.
+    Extensions: the tokens of images and sounds, and, if the client asks for it, `cache_miss`: where and why the cached
+    part of each prompt ends.
     """
     details: JsonObject = {"cached_tokens": usage.cached_tokens}
-    if cache_info:
+    if options.image_tokens or options.audio_tokens:
+        details |= {"image_tokens": options.image_tokens, "audio_tokens": options.audio_tokens}
+    if options.cache_info and usage.misses:
         details["cache_miss"] = cache_misses(usage)
     return {
         "prompt_tokens": usage.prompt_tokens,

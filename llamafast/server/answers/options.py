@@ -39,6 +39,7 @@ class AnswerOptions:
     prompt_tokens: tokens of all prompts.
     constraint: the path of the request field that constrains the output; None for no constraint.
     cache_info: the usage tells where and why the cached part of each prompt ends.
+    image_tokens, audio_tokens: rows of all prompts that are images, sounds.
     """
 
     include_usage: bool = False
@@ -48,3 +49,5 @@ class AnswerOptions:
     prompt_tokens: int = 0
     constraint: str | None = None
     cache_info: bool = False
+    image_tokens: int = 0
+    audio_tokens: int = 0

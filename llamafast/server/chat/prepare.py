@@ -19,6 +19,7 @@ from llamafast.server.chat.constraint import compile_answer, is_constrained, rea
 from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.constraint import CompiledConstraint
+from llamafast.server.media import check_kinds
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
@@ -67,6 +68,8 @@ class PreparedChat:
 def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
     """Find the sampling settings, render the prompt and tokenize it. Raises InvalidRequestError."""
     tokenizer = served.engine.tokenizer
+    with request.names.in_errors():
+        check_kinds(request.media, () if served.media is None else served.media.kinds)
     params = request.sampling(tokenizer, served.defaults.sampling)
     check_sizes(params, tokenizer.n_vocab)
     return ChatDraft(served, request, params, chat_prompt(served, request), StopMatcher(params.stop))
@@ -81,6 +84,9 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
     """
     served, request, params, prompt = draft.served, draft.request, draft.params, draft.prompt
     await state.resolve_breakers(receive, served, params)
+    if served.media is not None and request.media:
+        with request.names.in_errors():
+            prompt = prompt.with_media(await while_connected(receive, served.media.load(request.media)))
     work = compile_answer(served, request, prompt)
     constraint = await (while_connected(receive, work) if is_constrained(request) else work)
     budget = reasoning_budget(served, request, prompt)
@@ -93,6 +99,8 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
         match_stops=False,
         grammar=constraint.grammar,
         places=prompt.places,
+        media=prompt.spans,
+        contents=prompt.contents,
         **request.cache,
     )
     return PreparedChat(

@@ -9,9 +9,10 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from llamafast.cache.prompt import MediaSpan
 from llamafast.chat.prompt.control_texts import ControlTexts, new_mark, strings_in
 from llamafast.chat.prompt.history import content_text, template_messages, template_tools
 from llamafast.chat.prompt.reasoning_state import leaves_reasoning_open
@@ -19,7 +20,17 @@ from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.chat.prompt.tool_documents import with_trusted_keywords
 from llamafast.chat.reasoning_tags import ReasoningTags
 from llamafast.errors import InvalidRequestError
-from llamafast.request import PromptPlaces
+from llamafast.request import MediaContent, PromptPlaces
+from llamafast.server.chat.media import (
+    NO_MEDIA,
+    LoadedMedia,
+    PlacedMedia,
+    contents_of,
+    cut_at_media,
+    joined_prompt,
+    moved_places,
+    without_marks,
+)
 from llamafast.server.chat.refusals import refusal
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.receiving.preparation import checkpoint
@@ -36,7 +47,10 @@ class ChatPrompt:
     """The prompt of a conversation.
 
     text: the rendered conversation.
-    token_ids: array('i'), the tokens of the text.
+    token_ids: array('i'), the tokens of the text; with_media() adds the ids of media rows.
+    media: where the images and sounds of the request stand.
+    spans, contents: the media rows in token_ids, and what they are computed from; empty before with_media().
+    num_media_rows: number of rows by kind, `image` and `audio`.
     places: where the head and the messages end, in tokens. None: the prompt is short, or the request does not use the
     cache.
     tags: the tags around the model's reasoning. None: the model writes no reasoning.
@@ -52,6 +66,27 @@ class ChatPrompt:
     is_reasoning: bool
     may_reason: bool
     is_continued: bool
+    media: PlacedMedia = NO_MEDIA
+    spans: tuple[MediaSpan, ...] = ()
+    contents: tuple[MediaContent, ...] = ()
+    num_media_rows: Mapping[str, int] = field(default_factory=dict)
+
+    def with_media(self, loaded: Sequence[LoadedMedia]) -> ChatPrompt:
+        """The prompt with the rows of its media. loaded: one for each media part of the request."""
+        if not loaded:
+            return self
+        prompt = joined_prompt(self.token_ids, self.media, loaded)
+        num_rows: dict[str, int] = {}
+        for one in loaded:
+            num_rows[one.kind] = num_rows.get(one.kind, 0) + one.num_rows
+        return replace(
+            self,
+            token_ids=prompt.ids,
+            places=moved_places(self.places, self.media, loaded),
+            spans=prompt.layout.media,
+            contents=contents_of(self.media, loaded),
+            num_media_rows=num_rows,
+        )
 
     @property
     def answer_context(self) -> str:
@@ -121,26 +156,41 @@ def _prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
     )
     checkpoint()
     segments = _rendered(template, conversation, served, request)
-    text = "".join(segment for segment, _ in segments)
+    marked = text = "".join(segment for segment, _ in segments)
     check_fits(served.engine, text, "messages")
-    token_ids, segments = _known_start(tokenizer, segments, text, request.known_ids)
-    token_ids += array("i", tokenizer.encode_segments(segments, checkpoint))
-    if request.add_special and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
-        token_ids.insert(0, tokenizer.bos_id)
-    if not token_ids:
+    token_ids, media = _tokens(tokenizer, segments, text, request)
+    if not token_ids and not request.media:
         raise InvalidRequestError("the messages render to an empty prompt", param="messages")
     places = None
-    if len(token_ids) >= _MIN_TOKENS and request.cache.get("use_cache", True):
+    if (len(token_ids) >= _MIN_TOKENS or request.media) and request.cache.get("use_cache", True):
         checkpoint()
-        ends = template.message_ends(conversation.messages, text, **conversation.kwargs)
+        ends = template.message_ends(conversation.messages, marked, **conversation.kwargs)
+        text, ends = without_marks(marked, ends, request.media)
         places = PromptPlaces.of(_tokens_before(ends, text, token_ids, tokenizer))
+    text, _ = without_marks(marked, (), request.media)
     is_continued = request.continue_final_message
     continued = content_text(conversation.messages[-1]["content"]) if is_continued else None
     tags = served.chat_format.reasoning_at(text)
     is_reasoning = leaves_reasoning_open(text, tags, continued)
     # The templates of reasoning models write the reasoning of earlier turns.
     may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
-    return ChatPrompt(text, token_ids, places, tags, is_reasoning, may_reason, is_continued)
+    return ChatPrompt(text, token_ids, places, tags, is_reasoning, may_reason, is_continued, media)
+
+
+def _tokens(
+    tokenizer: Tokenizer, segments: list[tuple[str, bool]], text: str, request: ChatRequest
+) -> tuple[array[int], PlacedMedia]:
+    """The tokens of all segments, and the places of the media between them. text: that of the segments."""
+    token_ids, places = array("i"), list[int]()
+    if not request.media:  # the rows of media are in no text
+        token_ids, segments = _known_start(tokenizer, segments, text, request.known_ids)
+    groups, numbers = cut_at_media(segments, request.media) if request.media else ([list(segments)], [])
+    for group in groups:
+        token_ids.extend(tokenizer.encode_segments(group, checkpoint))
+        if not places and request.add_special and tokenizer.add_bos and token_ids[:1] != array("i", [tokenizer.bos_id]):
+            token_ids.insert(0, tokenizer.bos_id)
+        places.append(len(token_ids))
+    return token_ids, PlacedMedia(tuple(numbers), tuple(places[:-1]))
 
 
 def _known_start(

@@ -12,6 +12,7 @@ from llamafast.chat.prompt.turns import TrustedText
 from llamafast.chat.tools import Tool
 from llamafast.request import CacheSettings, SamplingParams
 from llamafast.server.chat.field_names import FieldNames
+from llamafast.server.chat.media import MediaPart
 from llamafast.server.constraint import OutputConstraint
 from llamafast.tokenizer import Tokenizer
 
@@ -96,6 +97,7 @@ class ChatRequest:
     skip_special: the texts of control tokens are left out of the answer.
     known_ids: the tokens of a prompt and the answer to it. A prompt that begins with their text has these tokens: the
     model may have written a text with other tokens than the tokenizer would. None: nothing is known.
+    media: the images and sounds; the messages contain their marks.
     cache: cache and queue settings of the engine's Request.
     names: the client's names of these fields, for errors.
     warnings: one text for the client for each part of its body that this record leaves out.
@@ -112,6 +114,7 @@ class ChatRequest:
     add_special: bool = False
     skip_special: bool = True
     known_ids: array[int] | None = None
+    media: tuple[MediaPart, ...] = ()
     cache: CacheSettings = field(default_factory=CacheSettings)
     names: FieldNames = field(default_factory=FieldNames)
     warnings: tuple[str, ...] = ()

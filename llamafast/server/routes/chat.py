@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 
 from llamafast.server.answers.chat import ChatFormatter
@@ -30,6 +32,8 @@ def chat_router(state: ServerState) -> APIRouter:
         num_choices, names = drafted.params.n, drafted.request.names.fields
         outputs = await submit(served.engine, [chat.engine_request], num_choices, names)
         options = body.options(body.num_logprobs, len(chat.prompt.token_ids), chat.constraint_param)
+        rows = chat.prompt.num_media_rows
+        options = replace(options, image_tokens=rows.get("image", 0), audio_tokens=rows.get("audio", 0))
         formatter = ChatFormatter(header, num_choices, options, chat.read_options)
         headers = warning_headers(chat.warnings)
         if body.stream:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from llamafast.cache.disk.disk_cache import DiskCacheStats
 from llamafast.engine.engine_thread import EngineThread
-from llamafast.engine.metrics import EngineStats, Histogram
+from llamafast.engine.metrics import EngineStats, Histogram, MediaStats
 from llamafast.server.state import ServerState
 
 T = TypeVar("T")
@@ -118,6 +118,19 @@ _DISK_GAUGES: Table[DiskCacheStats, float] = (
     ("llamafast:disk_cache_bytes", "Size of the states in the folder, of all models.", lambda disk: disk.num_bytes),
 )
 
+_MEDIA_COUNTERS: Table[MediaStats, float] = (
+    ("llamafast:media_encoded", "Images and sounds encoded.", lambda media: media.num_encoded),
+    ("llamafast:media_failed", "Images and sounds of which the encoding failed.", lambda media: media.num_failed),
+    ("llamafast:media_rows", "Rows of embeddings computed.", lambda media: media.num_rows),
+    ("llamafast:media_encode_seconds", "Time of all encodings.", lambda media: media.encode_s),
+    ("llamafast:media_hits", "Images and sounds whose embeddings were kept.", lambda media: media.num_hits),
+)
+
+_MEDIA_GAUGES: Table[MediaStats, float] = (
+    ("llamafast:media_waiting", "Images and sounds that wait for their encoding.", lambda media: media.num_waiting),
+    ("llamafast:media_kept_bytes", "Size of the embeddings in memory.", lambda media: media.num_bytes),
+)
+
 _HISTOGRAMS: Table[EngineStats, Histogram] = (
     (
         "vllm:time_to_first_token_seconds",
@@ -181,6 +194,10 @@ class EngineCollector(Collector):
         if disks:
             yield from _counters(_DISK_COUNTERS, disks)
             yield from _gauges(_DISK_GAUGES, disks)
+        media = [(labels, each.media) for labels, each in stats if each.media is not None]
+        if media:
+            yield from _counters(_MEDIA_COUNTERS, media)
+            yield from _gauges(_MEDIA_GAUGES, media)
         yield from _histograms(stats)
 
 

@@ -33,5 +33,6 @@ def _card(model: ServedModel, name: str) -> dict[str, object]:
         "created": model.created,
         "owned_by": "llamafast",
         "max_model_len": model.max_seq_len,
+        "input_modalities": ["text", *(() if model.media is None else model.media.kinds)],
         "meta": dict(model.meta),
     }

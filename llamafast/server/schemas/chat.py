@@ -14,8 +14,10 @@ from llamafast._json_shape import shape_of
 from llamafast.caps import at_most
 from llamafast.chat.prompt.reasoning_state import invalid_reasoning_switch
 from llamafast.errors import InvalidRequestError
+from llamafast.server.chat.media import MediaPart
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
+from llamafast.server.schemas.media import KINDS, media_part
 from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
 from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
@@ -45,7 +47,7 @@ _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_pr
 
 
 class ContentPart(BaseModel):
-    """One part of a message: a text, or the refusal of an assistant. No other kinds are supported yet."""
+    """One part of a message: a text, the refusal of an assistant, an image or a sound."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -62,9 +64,11 @@ class ContentPart(BaseModel):
 
     def check(self, path: str) -> None:
         """Raise InvalidRequestError if the part is not supported. path: the path of the part in the body."""
+        if self.type in KINDS:
+            return  # to_chat_request() reads it
         if self.type != "text":
             raise InvalidRequestError(
-                f"{path}: a part of type '{self.type[:64]}' is not supported yet; use 'text'",
+                f"{path}: a part of type '{self.type[:64]}' is not supported",
                 param=path,
                 code="unsupported_content",
             )
@@ -86,6 +90,23 @@ class ChatMessage(BaseModel):
         content = self.content
         parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
         return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
+
+    def with_marks(self, path: str, media: list[MediaPart]) -> dict[str, object]:
+        """As as_sent(), with a mark in place of each image or sound. OUT media: they are appended to it.
+
+        path: the message's place in the body. Raises InvalidRequestError.
+        """
+        message, content = self.as_sent(), self.content
+        if not isinstance(content, list) or not any(part.type in KINDS for part in content):
+            return message
+        parts: list[object] = []
+        for j, part in enumerate(content):
+            fields = part.model_dump(exclude_unset=True)
+            if part.type in KINDS:
+                media.append(media_part(fields, self.role, f"{path}.content[{j}]"))
+                fields = {"type": "text", "text": media[-1].mark}
+            parts.append(fields)
+        return {**message, "content": parts}
 
 
 class ChatBody(ToolFields, ReasoningFields, RequestBody):
@@ -179,8 +200,11 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         """The body as a ChatRequest. Raises InvalidRequestError."""
         tools, names = self.tool_policy(), self.tool_field_names
         adds_prompt = self.add_generation_prompt
+        media: list[MediaPart] = []
+        messages = tuple(message.with_marks(f"messages[{i}]", media) for i, message in enumerate(self.messages))
         return ChatRequest(
-            messages=tuple(message.as_sent() for message in self.messages),
+            messages=messages,
+            media=tuple(media),
             sampling=partial(self.sampling, max_tokens=self.token_limit, logprobs=self.num_logprobs),
             tools=tools,
             constraint=self.constraint(),
