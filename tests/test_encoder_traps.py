@@ -75,8 +75,11 @@ def test_encoder_input_beyond_training_is_never_taken(path):
         assert encoder.max_seq_len == N_CTX_TRAIN
 
 
-def test_encoder_without_pooling_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("pooling", "message"), [(PoolingType.NONE, "set model.pooling_type"), (PoolingType.RANK, "rank documents")]
+)
+def test_encoder_that_makes_no_vectors_is_refused(tmp_path, pooling, message):
     path = tmp_path / "encoder.gguf"
-    write_encoder_model(path, pooling=PoolingType.NONE)
-    with pytest.raises(ModelLoadError, match="pooling"):
+    write_encoder_model(path, pooling=pooling)
+    with pytest.raises(ModelLoadError, match=message):
         Encoder(str(path), EngineConfig(n_ctx=64))

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from llamafast._core import Context, Model, supports_gpu_offload
-from llamafast._encoder import POOLING_LAST, POOLING_MEAN, EncoderRunner
+from llamafast._encoder import POOLING_LAST, POOLING_MEAN, POOLING_RANK, EncoderRunner
 from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.embedding import FLOAT_BYTES, EmbeddingJob, EmbeddingOutput, EmbeddingRequest
 from llamafast.engine.metrics import EngineStats
@@ -70,6 +70,7 @@ class Encoder:
         config = config or EngineConfig()
         model = Model(model, **config.values(Group.MODEL)) if isinstance(model, str) else model
         self.config = config
+        _check_pooling(model, config)
         self._context: Context | None = make_encoder_context(model, config)
         self._runner: EncoderRunner | None = EncoderRunner(self._context)
         _check_vocabulary(model)
@@ -325,6 +326,15 @@ def longest_input(model: Model, config: EngineConfig) -> int:
     most_bytes = _MAX_OUTPUT_BYTES if makes_embeddings(model) else _MAX_LOGIT_BYTES
     fitting = max(config.n_batch, most_bytes // (FLOAT_BYTES * model.n_vocab))
     return min(model.n_ctx_train, config.n_ctx or min(_DEFAULT_MAX_TOKENS, fitting))
+
+
+def _check_pooling(model: Model, config: EngineConfig) -> None:
+    """Raise ModelLoadError if an encoder makes no vector of an input."""
+    pooling_type = _pooling(model, config)
+    if pooling_type == POOLING_RANK:
+        raise ModelLoadError(f"{model.path}: pooling type rank: models that rank documents are not supported yet")
+    if makes_embeddings(model) and pooling_type not in _POOLED:
+        raise ModelLoadError(f"{model.path}: the file has no pooling type; set model.pooling_type")
 
 
 def _check_vocabulary(model: Model) -> None:
