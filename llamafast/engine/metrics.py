@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from llamafast.cache.disk.disk_cache import DiskCacheStats
 from llamafast.request import MissReason
 
-# Upper bounds as vLLM has them, with finer steps below for small models.
+# vLLM's upper bounds, with finer steps below for small models.
 _LATENCY_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 640.0, 2560.0,
 )  # fmt: skip
@@ -60,7 +60,7 @@ def _tokens() -> Histogram:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters only grow; gauges describe the last step. Times are in seconds.
+    """Counters, gauges and histograms. Counters only grow; gauges describe the last step. Times are in seconds.
 
     Counters:
     prompt_tokens: tokens of the prompts of admitted requests.
@@ -69,7 +69,7 @@ class EngineStats:
     prefix_hits: prompt tokens that came from the prefix cache.
     prefix_evictions: finished prefixes that were dropped, or cut.
     prefix_misses: admitted requests by MissReason.
-    computed_prompt_tokens: prompt tokens computed, after a preemption a second time.
+    computed_prompt_tokens: prompt tokens computed; a preempted prompt counts again.
     preemptions: sequences that went back to the queue because no cells were left.
     context_shifts: times that a sequence lost old tokens because its context was full.
     rejections: requests refused because the queue was full.
@@ -78,7 +78,7 @@ class EngineStats:
     disk_cache: counters of the disk cache; None without one.
 
     Gauges:
-    num_running: sequences that compute.
+    num_running: sequences that run.
     num_waiting: sequences in the waiting queue.
     num_cells: KV cells in use.
     n_cells: KV cells in all.

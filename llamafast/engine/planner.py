@@ -1,4 +1,4 @@
-"""The planner: decides what the next step computes, and keeps the lists of running sequences and of prompts."""
+"""StepPlanner: plans the next step, and keeps the lists of running sequences and of prompts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llamafast.engine.plan import Chunk, StepKind, StepPlan
 from llamafast.engine.sequence import Sequence
 from llamafast.request import SequenceStatus
 
-# Steps of equal prompt chunks that may go by without the first prompt.
+# Steps of equal prompt chunks that may pass without the first prompt.
 _MAX_PASSED = 2
 
 
 class StepPlanner:
-    """Owns the running sequences and the prompts, and fills the batch. Planning changes neither lists nor sequences.
+    """Owns the lists of running sequences and of prompts, and fills the batch. plan() does not change the lists.
 
-    A step takes one token of each running sequence. The pacer says how many prompt tokens it may take beside them; they
-    go to the prompts in the order in which these are due. Memories that want ubatches of equal length (`equal_lengths`)
-    get steps of two kinds in turn: decode rows, and equal prompt chunks.
+    A step computes one token of each running sequence, and prompt tokens up to the pacer's limit. The prompts get them
+    in their order of service (see enter). Memories that need ubatches of equal length (`equal_lengths`) alternate
+    between two kinds of steps: decode rows, and equal prompt chunks.
     """
 
     def __init__(self, batch: Batch, *, n_outputs_max: int, pacer: StepPacer, equal_lengths: bool) -> None:
@@ -34,13 +34,13 @@ class StepPlanner:
         self.equal_lengths = equal_lengths
         self.clock = time.monotonic
         self.num_reserved = 0  # sequence ids promised to the forks of prompts
-        self.num_forced = 0  # at most so many tokens were appended without a draw, and are not computed yet
+        self.num_forced = 0  # upper bound of the tokens appended without a draw and not computed yet
         self._running: list[Sequence] = []  # by sequence id
-        self._prefilling: list[Sequence] = []  # the prompt that is served first comes first
+        self._prefilling: list[Sequence] = []  # in order of service
         self._num_computed = 0  # prompt tokens of all steps
-        self._started_s = 0.0  # when the step was planned
+        self._started_s = 0.0  # time when the step was planned
         self._decode_turn = False
-        self._decodes: StepPlan | None = None  # the plan of a row per running sequence, until these change
+        self._decodes: StepPlan | None = None  # the plan of one row per running sequence, until the list changes
 
     @property
     def running(self) -> abc.Sequence[Sequence]:
@@ -49,36 +49,36 @@ class StepPlanner:
 
     @property
     def prefilling(self) -> abc.Sequence[Sequence]:
-        """The prompts that are being computed, the one served first in front. Only the planner changes this list."""
+        """The prompts that are being computed, in order of service. Only the planner changes this list."""
         return self._prefilling
 
     @property
     def num_active(self) -> int:
-        """Sequences that hold a sequence id."""
+        """Number of sequences that hold a sequence id."""
         return len(self._running) + len(self._prefilling)
 
     @property
     def num_promised(self) -> int:
-        """Cells that the next steps take: one per running sequence, and those of the prompts."""
+        """Cells that the next steps need: one per running sequence, and one per uncomputed row of the prompts."""
         return len(self._running) + sum(sequence.num_remaining for sequence in self._prefilling)
 
     def enter(self, sequence: Sequence) -> None:
-        """Add a prompt. It is due when the prompts have got as many tokens as it needs, from now on.
+        """Add a prompt. It is due when the prompts have computed as many more tokens as it needs.
 
-        So the one with the least left goes first, and those that wait gain on later ones token by token: a prompt that
-        comes after a prompt's worth of tokens can no longer overtake it. The request's priority comes before all that.
+        Prompts are served by priority, then by due. So a short prompt is served before a long one, but no prompt
+        waits forever: a prompt that arrives later than it is due cannot overtake it.
         """
         sequence.due = self._num_computed + sequence.num_remaining
         insort(self._prefilling, sequence, key=lambda other: (other.state.request.priority, other.due))
         self.num_reserved += len(sequence.forks)
 
     def start(self, sequence: Sequence) -> None:
-        """Add a sequence whose prompt is computed: it takes part in each step from now on."""
+        """Add a sequence with a computed prompt to the running ones. It takes part in each following step."""
         insort(self._running, sequence, key=lambda other: other.slot.seq_id)
         self._decodes = None
 
     def leave(self, sequence: Sequence) -> None:
-        """Take out a running sequence or a prompt, as its status says."""
+        """Remove a running sequence or a prompt, depending on its status."""
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
             self._decodes = None
@@ -95,7 +95,7 @@ class StepPlanner:
         return _PLANS[self._next_kind()](self)
 
     def done(self, plan: StepPlan) -> None:
-        """Learn from a step. Call it after the step, before its tokens are taken."""
+        """Note the duration of a step. Call it after the step, before its tokens are taken."""
         ms = (self.clock() - self._started_s) * 1000
         num_tokens = sum(chunk.num_tokens for chunk in plan.chunks) if plan.chunks else 0
         num_rows = self.batch.num_tokens - num_tokens
@@ -112,21 +112,21 @@ class StepPlanner:
             first.num_passed = 0 if is_served else first.num_passed + 1
 
     def note_forced(self, num_tokens: int) -> None:
-        """A running sequence has appended so many tokens without a draw: the next step computes them too."""
+        """Note tokens that a running sequence has appended without a draw: the next step computes them too."""
         self.num_forced += num_tokens
 
     def forced_bounds(self, num_others: int) -> tuple[int, int]:
-        """How many forced tokens, (least, most), a sequence may append. num_others: rows of other sequences."""
+        """How many forced tokens (least, most) a sequence may append. num_others: rows of other sequences."""
         room = self.batch.n_tokens_max - num_others - self.num_forced
         return packing.forced_bounds(len(self._running), room, self.equal_lengths)
 
     def check_integrity(self) -> None:
-        """Assert that the lists are in order. For tests and debug runs."""
+        """Assert that the lists are consistent. For tests and debug runs."""
         ids = [sequence.slot.seq_id for sequence in self._running]
         assert ids == sorted(ids), "running is out of order"
         assert self.num_reserved == sum(len(sequence.forks) for sequence in self._prefilling)
-        num_behind = sum(sequence.num_remaining - 1 for sequence in self._running)
-        assert 0 <= num_behind <= self.num_forced, "a running sequence has tokens that nobody computes"
+        num_uncomputed = sum(sequence.num_remaining - 1 for sequence in self._running)
+        assert 0 <= num_uncomputed <= self.num_forced, "a running sequence has tokens that no step computes"
 
     def _next_kind(self) -> StepKind:
         """The kind of the next step while there are prompts."""
@@ -136,11 +136,11 @@ class StepPlanner:
         return StepKind.DECODE if self._decode_turn else StepKind.EQUAL_CHUNKS
 
     def _plan_decode(self) -> StepPlan:
-        """A row of each running sequence; beside them chunks of the prompts, as far as memory and pacer allow."""
+        """A row of each running sequence, and chunks of the prompts if memory and pacer allow them."""
         plan = self._start_decode()
         num_rows = len(self._running) + self.num_forced
         if self.equal_lengths:
-            # One token is as long as a decode row.
+            # A chunk of one token has the length of a decode row.
             return self._add_chunks(plan, [int(num_tokens == 1) for num_tokens in self._remaining()])
         if self._running and self.pacer.must_see_decode(num_rows):
             return plan
@@ -148,7 +148,7 @@ class StepPlanner:
         return self._add_chunks(plan, ordered_chunks(self._remaining(), min(self._budget(), room)))
 
     def _plan_equal_chunks(self) -> StepPlan:
-        """Chunks of the prompts alone, all of one length."""
+        """Only chunks of prompts, all of the same length."""
         must_serve_first = self._prefilling[0].num_passed >= _MAX_PASSED
         chunks = equal_chunks(self._remaining(), self._budget(), must_serve_first)
         return self._add_chunks(StepPlan(StepKind.EQUAL_CHUNKS, self.batch), chunks)
@@ -157,14 +157,14 @@ class StepPlanner:
         return packing.remaining_tokens(self._prefilling, self.n_outputs_max - len(self._running))
 
     def _budget(self) -> int:
-        """Prompt tokens that the next step may take."""
+        """Maximum prompt tokens of the next step."""
         room = self.batch.n_tokens_max
         if not self._running:
             return room
         return min(room, self.pacer.budget(len(self._running) + self.num_forced, len(self._prefilling)))
 
     def _start_decode(self) -> StepPlan:
-        """A plan of the rows of the running sequences. Most steps share one plan: it is not to be changed."""
+        """A plan of the rows of the running sequences. Most steps share one plan object: do not change it."""
         plan = self._decodes
         if plan is None:
             plan = self._decodes = self._decode_plan(list(self._running))
@@ -187,10 +187,10 @@ class StepPlanner:
         return plan
 
     def _add_chunks(self, plan: StepPlan, lengths: list[int]) -> StepPlan:
-        """The plan with lengths[i] tokens of each prompt too, shape (len(self.prefilling),)."""
+        """A copy of the plan with lengths[i] tokens of prompt i added, shape (len(self.prefilling),)."""
         plan = copy(plan)
         served = [(sequence, n) for sequence, n in zip(self._prefilling, lengths, strict=True) if n]
-        # Ascending sequence ids: only so can sequences with a stream each share a ubatch.
+        # By sequence id: sequences with separate streams can only share a ubatch in ascending order.
         served.sort(key=lambda pair: pair[0].slot.seq_id)
         chunks = plan.chunks = [Chunk(sequence, n, packing.extend(self.batch, sequence, n)) for sequence, n in served]
         scored = [asked for chunk in chunks for asked in packing.asked_scores(chunk)]

@@ -1,4 +1,4 @@
-"""What the operator reads at the start: the loaded model, and a request that works."""
+"""The lines for the operator at the start: the loaded model, and an example request."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ _QUESTION = "What is the capital of France?"
 
 
 def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: str, has_mtmd: bool) -> str:
-    """What was loaded, in lines.
+    """A description of the loaded model, in lines.
 
-    thread_source: why there are so many threads. has_mtmd: the configuration has an image encoder, which is not used.
+    thread_source: the reason for the number of threads.
+    has_mtmd: the configuration has an image encoder, which is not used.
     """
     model, context = engine.model_info, engine.context_info
-    kind = model.description.replace(" ?B", "")  # llama.cpp writes this for a size that it has no name for
+    kind = model.description.replace(" ?B", "")  # llama.cpp writes this for an unknown size
     lines = [
         f"model    {path}",
         f"         {kind}, {model.n_params:,} parameters, {model.size_bytes / 2**20:,.1f} MiB",
         f"context  {context.n_ctx} tokens for {engine.n_seq_max} sequences, {context.memory_kind} memory, "
         f"batches of {context.n_batch}",
         f"threads  {context.threads} ({thread_source})",
-        f"answers  {served.chat_format.name}",
+        f"format   {served.chat_format.name}",
     ]
     if hides_calls(served.chat_format, served.chat_template):
         lines.append(f"tools    {UNKNOWN_CALLS}")
@@ -36,7 +37,7 @@ def describe(path: Path, engine: Engine, served: ServedModel, *, thread_source: 
 
 
 def greeting(url: str, models: Sequence[ServedModel]) -> str:
-    """Where the server is, and a request to its first model."""
+    """The address of the server, and an example request to its first model."""
     first = models[0]
     body: dict[str, object] = {"model": first.alias}
     if Capability.CHAT in first.capabilities:

@@ -1,4 +1,4 @@
-"""From the configuration of a model to a model that can be served."""
+"""Loads a model from its configuration into a ServedModel."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from llamafast.server.served_model import DEFAULT_BUDGET_MESSAGE, RequestDefault
 def load_served_model(config: Config, report: Callable[[str], None]) -> Iterator[ServedModel]:
     """Load the model of `config`. Leaving the context frees it. May be called for several configurations.
 
-    report: takes lines for the operator: progress, then a description of what was loaded. Raises ConfigError,
-    ModelLoadError.
+    report: takes lines for the operator: progress, then a description of the loaded model.
+    Raises ConfigError, ModelLoadError.
     """
     model = config.model
     path = local_path(model, "model")
@@ -48,12 +48,12 @@ def load_served_model(config: Config, report: Callable[[str], None]) -> Iterator
 
 
 def names_of(model: ModelConfig, path: Path) -> ModelNames:
-    """The names of the configuration; without an alias the name of the file at `path` is the alias."""
+    """The names of the configuration. Without an alias, the name of the file at `path` is the alias."""
     return ModelNames.of(model.alias or os.fsencode(path.stem).decode("utf-8", "replace"), model.aliases)
 
 
 def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
-    """Sampling settings of silent requests: the GGUF's, then the configuration's over them. Raises ConfigError."""
+    """Default sampling settings: those of the GGUF, overridden by the configuration. Raises ConfigError."""
     given: dict[str, float] = model.sampling_defaults.model_dump(exclude_none=True)
     values = {**(engine.model_info.sampling_defaults if model.gguf_sampling_defaults else {}), **given}
     params: dict[str, Any] = dict(values)
@@ -68,7 +68,7 @@ def sampling_defaults(model: ModelConfig, engine: Engine) -> dict[str, float]:
 
 
 def _with_threads(config: EngineConfig) -> tuple[EngineConfig, str]:
-    """The config with a number of threads, and where the number comes from."""
+    """The config with a number of threads, and the reason for the number."""
     threads, source = (config.threads, "as configured") if config.threads else default_threads()
     return replace(config, threads=threads, threads_batch=config.threads_batch or threads), source
 

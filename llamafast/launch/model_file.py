@@ -1,4 +1,4 @@
-"""Where a model's file is on this machine."""
+"""Finds the local file of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def local_path(source: FileConfig, name: str) -> Path:
 
 
 def path_if_local(source: FileConfig, name: str) -> Path | None:
-    """As local_path(), but without a connection: None for a file of the hub that is not on this machine."""
+    """As local_path(), but without a connection. None for a file of the hub that is not on this machine."""
     return find_local(source.from_pretrained) if source.from_pretrained is not None else _configured(source, name)
 
 
@@ -29,5 +29,5 @@ def _configured(source: FileConfig, name: str) -> Path:
         return BUILT_IN_MODEL
     path = Path(str(source.path)).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{name}.path: {path}: no such file")
+        raise ConfigError(f"{name}.path: {path}: the file does not exist")
     return path

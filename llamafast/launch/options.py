@@ -1,4 +1,4 @@
-"""The options of `llamafast serve`, made from the fields of the configuration that have one.
+"""The options of `llamafast serve`, made from the fields of the configuration that declare an option.
 
 Each option can also come from the environment: --n-ctx from LLAMAFAST_N_CTX.
 """
@@ -50,7 +50,7 @@ def overrides(options: Mapping[str, JsonValue]) -> Overrides:
 
 
 def with_options(command: CommandT) -> CommandT:
-    """Decorator of a typer command: an option for each field that has one. They come as keyword arguments."""
+    """Decorator of a typer command: adds the options, which the command gets as keyword arguments."""
     added = [_parameter(name, _SECTIONS[section].model_fields[field]) for name, (section, field) in OPTIONS.items()]
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
@@ -101,7 +101,7 @@ def _type(field: FieldInfo) -> type:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    """The default in brackets. What 0 or an absent value means is in the description."""
+    """The default in brackets. The description explains 0 and an absent value."""
     value = field.get_default()
     if isinstance(value, bool):
         return " [on]" if value else " [off]"

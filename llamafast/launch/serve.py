@@ -1,4 +1,4 @@
-"""From a Config to a running server, and how its process ends."""
+"""Runs the server for a Config, and ends its process."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from llamafast.server.responses.service import failed_by_restart
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerSettings
 
-# The time that open connections have after the last request: they send their last bytes.
+# Seconds that open connections get to send their last bytes after the last request.
 _FLUSH_S = 5
 
-# Threads that prepare requests notice within this time that nobody waits for them, unless a library call takes longer.
+# Seconds in which a thread that prepares a request notices that it is abandoned, unless a library call takes longer.
 _ABANDONED_S = 0.5
 
 
 def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT, finish what runs, and return.
+    """Serve until SIGTERM or SIGINT, finish the running requests, and return.
 
     Raises ConfigError, ModelLoadError, EngineDeadError.
     """
@@ -69,7 +69,7 @@ def _run(
     listener: socket.socket,
     output: Output,
 ) -> tuple[Preparation, str | None]:
-    """Serve the models. Returns the threads that prepared requests, and why engines died, None if none did."""
+    """Serve the models. Returns the preparation threads, and the reasons why engines died, or None."""
     server = config.server
     listen(listener)
     log_to(output, Output(2), access_log=server.access_log)
@@ -108,7 +108,7 @@ def _run(
 
 
 def _deaths(models: Sequence[ServedModel]) -> str | None:
-    """Why engines died, of several models with the name of each; None if none did."""
+    """The reasons why engines died, with the names of the models if there are several; None if none died."""
     if len(models) == 1:
         return None if models[0].death is None else f"the engine died: {models[0].death}"
     return "; ".join(f"the engine of '{m.alias}' died: {m.death}" for m in models if m.death is not None) or None
@@ -117,7 +117,7 @@ def _deaths(models: Sequence[ServedModel]) -> str | None:
 def _end(preparation: Preparation, death: str | None, output: Output) -> None:
     """Raise EngineDeadError if engines died. Ends the process here if a thread still prepares a request.
 
-    A thread inside the tokenizer reads memory that the ordinary end of the process frees.
+    Such a thread may still read memory that a normal end of the process frees.
     """
     if not preparation.has_ended(_ABANDONED_S):
         output.flush(LAST_LINES_S)

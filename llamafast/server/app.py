@@ -31,15 +31,18 @@ def create_app(
     settings: ServerSettings | None = None,
     response_store: ResponseStore | None = None,
 ) -> FastAPI:
-    """OpenAI's API over one model or several; the first one answers requests that name none.
+    """Make the application that serves OpenAI's API over one or several models.
 
-    The lifespan starts the engines that do not run yet, and stops all of them. uvicorn ends the lifespan late: it
-    closes its listener, waits for open answers, and only then ends the lifespan. To keep the listener open while
-    running answers finish, call app.state.preparation.stop() on SIGTERM, await
-    engine.stop(settings.shutdown_deadline_s) for each engine, and let uvicorn exit after that; new requests get 503
-    meanwhile. Otherwise uvicorn's `timeout_graceful_shutdown` limits the running answers.
+    models: at least one. The first one answers requests that name no model.
+    settings: settings of HTTP. None: the defaults.
+    response_store: stores the responses of /v1/responses; the caller closes it after the lifespan. None: no responses
+    are stored.
 
-    response_store: keeps the responses of /v1/responses; the caller closes it after the lifespan. None: none is kept.
+    The lifespan starts the engines that do not run yet, and stops all engines at its end. uvicorn first closes its
+    listener, then waits for open answers, and only then ends the lifespan. To refuse new requests with a 503 while
+    running answers finish, do three things on SIGTERM: call app.state.preparation.stop(), await
+    engine.stop(settings.shutdown_deadline_s) for each engine, and then let uvicorn exit. Without these steps uvicorn's
+    `timeout_graceful_shutdown` limits the running answers.
 
     Raises ValueError if two models have the same name.
     """

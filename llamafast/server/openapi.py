@@ -1,4 +1,4 @@
-"""The request bodies in the OpenAPI document. The routes read bodies without FastAPI, so it does not know them."""
+"""Adds the request bodies to the OpenAPI document. The routes read bodies without FastAPI, which would add them."""
 
 from __future__ import annotations
 

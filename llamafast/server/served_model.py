@@ -1,4 +1,4 @@
-"""A model as the server serves it: the engine, the names, and what is known of its prompts and answers."""
+"""The record of a served model: its engine, its names, its chat template and format, and its defaults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_BUDGET_MESSAGE = "\n\nConsidering the limited time, I have to answer now
 
 
 class Capability(Enum):
-    """What clients can ask of a model."""
+    """A kind of request that a model takes."""
 
     COMPLETION = "completion"  # continue a text
     CHAT = "chat"  # answer a conversation: the model has a chat template
@@ -30,7 +30,7 @@ class Capability(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RequestDefaults:
-    """Settings of requests that do not give them.
+    """Default values of request fields.
 
     sampling: values by the names of SamplingParams.
     chat_template_kwargs: variables of the chat template.
@@ -49,13 +49,13 @@ class ServedModel:
     """Everything that the server knows of one model. Make it with new().
 
     engine: runs the model.
-    names: the names under which clients ask for it.
-    capabilities: what clients can ask of it.
-    chat_template: writes conversations as prompts; None: the model has no template and takes no chats.
+    names: the names by which clients select it.
+    capabilities: the kinds of requests that it takes.
+    chat_template: renders conversations as prompts; None: the model has no template and takes no chats.
     chat_format: reads reasoning, content and tool calls from answers.
     control_texts: the texts of control tokens that clients must not write.
     marker_ids: the control tokens that the chat format reads, so answers show them to it.
-    defaults: settings of requests that do not give them.
+    defaults: default values of request fields.
     meta: facts about the model for /v1/models.
     fingerprint: `system_fingerprint` in answers; equal for equal model facts and program versions.
     created: when the model was loaded, in seconds since 1970.
@@ -87,10 +87,11 @@ class ServedModel:
         created: int = 0,
         version: str = "",
     ) -> ServedModel:
-        """Derive the other fields from these. Reads the whole vocabulary, so that no request has to.
+        """Make a record and derive its other fields. Reads the whole vocabulary, so that no request has to.
 
-        chat_format: None: the one that the template writes. parse_special_in_messages: whether clients may write
-        control tokens. version: of the program; a part of the fingerprint.
+        chat_format: None: the format that matches the template.
+        parse_special_in_messages: clients may write control tokens in messages.
+        version: the version of the program, a part of the fingerprint.
         """
         tokenizer = engine.tokenizer
         chat_format = chat_format or detect("" if chat_template is None else chat_template.source)
@@ -119,7 +120,7 @@ class ServedModel:
 
     @property
     def death(self) -> str | None:
-        """Why the engine does no more work; None while it does."""
+        """The reason why the engine has died; None while it lives."""
         return self.engine.death
 
     @property
@@ -134,14 +135,14 @@ def _capabilities(template: ChatTemplate | None, chat_format: ChatFormat) -> fro
         found.add(Capability.CHAT)
         if "tools" in template.traits.variables and chat_format.reads_calls:
             found.add(Capability.TOOLS)
-        # A template of a model that reasons writes the reasoning of earlier turns.
+        # The template of a reasoning model writes the reasoning of earlier turns.
         if chat_format.reasoning is not None and chat_format.reasoning.open in template.source:
             found.add(Capability.REASONING)
     return frozenset(found)
 
 
 def _control_texts(tokenizer: Tokenizer, template: ChatTemplate | None, chat_format: ChatFormat) -> ControlTexts:
-    """The texts that clients must not write in messages for `template`; None: they may write all texts."""
+    """The texts of control tokens that clients must not write in messages. template: None if there are no messages."""
     if template is None:
         return ControlTexts(())
     written = [*template.literals, *chat_format.markers]

@@ -55,7 +55,7 @@ class MediaBench:
         slot = self.cache.open(match)
         assert self.memory.seq_pos_max(slot.seq_id) == slot.layout.pos_max(slot.length)
         assert list(self.memory.history(slot.seq_id)) == list(prompt.ids[: slot.length])
-        self.cache.announce(slot, prompt.ids, ends, prompt.layout)
+        self.cache.announce(slot, prompt.ids, ends, layout=prompt.layout)
         live = Live(slot, prompt)
         self.live.append(live)
         return live

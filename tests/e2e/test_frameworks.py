@@ -1,4 +1,4 @@
-"""One round trip through each framework that people use: a question, a tool call, its result (`make test-clients`)."""
+"""One round trip through each framework: a question, a tool call, its result (`make test-clients`)."""
 
 from __future__ import annotations
 

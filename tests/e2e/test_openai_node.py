@@ -69,7 +69,7 @@ def test_node_tools_and_reasoning_streamed_equal_whole_and_the_runner_answers(se
 
 
 def plain(choice):
-    """What both ways must agree on: all but the calls' ids."""
+    """The parts that must be equal, streamed and whole: everything except the calls' ids."""
     message = choice["message"]
     calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or []]
     return message["content"], calls, choice["finish_reason"]

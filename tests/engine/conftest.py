@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llamafast.engine import sequence
+from llamafast.engine import prepare
 from tests.engine.fakes import FakeSampler
 
 
 @pytest.fixture(autouse=True)
 def fake_sampler(request, monkeypatch):
     if "native" not in request.fixturenames:
-        monkeypatch.setattr(sequence, "Sampler", FakeSampler)
+        monkeypatch.setattr(prepare, "Sampler", FakeSampler)
 
 
 @pytest.fixture

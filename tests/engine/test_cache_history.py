@@ -8,6 +8,7 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamafast.engine import packing
 from llamafast.engine.engine import EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
@@ -57,9 +58,11 @@ class History:
 
     def __init__(self, kind: str, kv_unified: bool, n_ctx: int, max_checkpoint_bytes: int, **settings) -> None:
         n_ctx = n_ctx if kv_unified else 6 * n_ctx
-        config = EngineConfig(n_seq_max=4, max_checkpoint_bytes=max_checkpoint_bytes, checkpoint_every=48, **settings)
+        self.config = EngineConfig(
+            n_seq_max=4, max_checkpoint_bytes=max_checkpoint_bytes, checkpoint_every=48, **settings
+        )
         context = {"n_ctx": n_ctx, "kind": kind, "kv_unified": kv_unified, "n_batch": 24, "n_seq_max": 6}
-        self.engine = make_engine(config=config, **context)
+        self.engine = make_engine(config=self.config, **context)
         self.collector = Collector()
         self.expected: dict[str, list[str]] = {}
         self.prompts: list[str] = []
@@ -89,9 +92,10 @@ class History:
         self.engine.add(request)
         self.prompts.append(prompt)
         if limit:
-            cold = make_engine(config=EngineConfig(n_seq_max=n, enable_prefix_cache=False), n_ctx=2000, n_seq_max=n)
-            cold.scheduler.max_seq_len = self.engine.max_seq_len
-            texts = Collector().run(cold, replace(request, priority=0)).text
+            cold = replace(self.config, n_seq_max=n, enable_prefix_cache=False, max_seq_len=self.engine.max_seq_len)
+            cold_engine = make_engine(config=cold, n_ctx=2000, n_seq_max=n)
+            with patch.object(packing, "_MAX_FORCED", 0):  # token by token
+                texts = Collector().run(cold_engine, replace(request, priority=0)).text
             self.expected[request_id] = [texts[request_id, i] for i in range(n)]
             return
         num_kept = None
@@ -124,6 +128,7 @@ class History:
         context, cache = self.engine.context, self.engine.cache
         assert context.memory_kind == "recurrent" or cache.num_cells == len(context.cells)
         for slot in cache.slots():
+            assert slot.length <= self.engine.max_seq_len, "a sequence is longer than its context"
             assert slot.num_listed <= context.moved.get(slot.seq_id, slot.length), "moved cells can be found"
 
     def finish(self) -> None:
@@ -147,7 +152,7 @@ def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_
 @given(OPERATIONS, st.booleans(), st.sampled_from([150, 250, 600]), st.sampled_from([24, 60, 100]))
 def test_cache_random_history_with_context_shift_gives_what_each_gives_alone(operations, kv_unified, n_ctx, max_len):
     long = [
-        (*operation[:3], 5 * operation[3], *operation[4:6]) if operation[0] == "add" else operation
+        (*operation[:3], 5 * operation[3], *operation[4:]) if operation[0] == "add" else operation
         for operation in operations
     ]
     history = History("attention", kv_unified, n_ctx, 0, context_shift=True, max_seq_len=max_len)

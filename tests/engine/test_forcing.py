@@ -58,6 +58,31 @@ def test_forced_tokens_stop_at_a_stop_token() -> None:
     assert (outputs.text["0", 0], outputs.usage["0"].completion_tokens) == ("ABCDE", 6)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_forced_tokens_fill_the_context_with_a_cold_prompt_and_a_cached_one(n) -> None:
+    engine = make_engine(n_ctx=24)
+    request = request_for(engine, "x" * 22, n=n)
+    for _ in range(2):
+        outputs = Collector().run(engine, request)
+        assert set(outputs.text.values()) == {"AB"}
+        assert {output.finish_reason for output in outputs.finished.values()} == {FinishReason.LENGTH}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_forced_tokens_shift_a_full_context_where_drawn_tokens_do(n, monkeypatch) -> None:
+    # The drawn letters depend on all tokens in the context.
+    structured = StructuredOutput(StructuredKind.GBNF, 'root ::= ("ABCDEFGH" [a-z]{3}){4}')
+    config = EngineConfig(n_seq_max=4, context_shift=True, max_seq_len=16)
+    texts = []
+    for most in (64, 0):
+        monkeypatch.setattr(packing, "_MAX_FORCED", most)
+        engine = make_engine(config=config, n_ctx=100, n_batch=64)
+        texts.append(Collector().run(engine, request_for(engine, n=n, max_tokens=44, structured=structured)).text)
+        assert engine.stats.context_shifts >= 3 * n
+    assert texts[0] == texts[1]
+    assert {len(text) for text in texts[0].values()} == {44}
+
+
 def test_nothing_is_forced_where_logprobs_are_asked_for() -> None:
     _, steps = fake_run(logprobs=1)
     assert max(sum(counts.values()) for counts in steps[1:]) == 1

@@ -183,6 +183,6 @@ def test_computed_tokens_count_what_a_preemption_repeats():
 def test_announced_prompt_has_the_boundaries_and_the_end_of_its_places(places, expected):
     engine = open_engine(KINDS[0])
     announced, announce = [], engine.cache.announce
-    engine.cache.announce = lambda *args: announced.append(args[2:]) or announce(*args)
+    engine.cache.announce = lambda *args: announced.append(args[2:4]) or announce(*args)
     Collector().run(engine, replace(make_request("0", "p" * 10, max_tokens=2), places=places))
     assert announced == [expected]

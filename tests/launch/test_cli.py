@@ -24,7 +24,7 @@ from llamafast.launch.model_file import BUILT_IN_MODEL
 from llamafast.launch.options import OPTIONS
 from tests.tiny_models import write_encoder_model
 
-# The child processes run the llamafast under test, not the source folder that they would find in the current folder.
+# The child processes run the installed llamafast under test, not the source code in the current folder.
 ELSEWHERE = tempfile.gettempdir()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(llamafast.__file__).parents[1])}
 ENDLESS = {"prompt": "Tell me a story.", "max_tokens": 30000, "ignore_eos": True, "stream": True}
@@ -76,7 +76,7 @@ class Served:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
-    """What would be served."""
+    """The configuration that would be served."""
     configs: list[Config] = []
     monkeypatch.setattr(llamafast.launch.serve, "serve", configs.append)
     for name in [name for name in os.environ if name.startswith("LLAMAFAST_")]:
@@ -141,7 +141,7 @@ def test_version_option_prints_version() -> None:
     ("arguments", "code", "message"),
     [
         (["none.json"], 2, "none.json: No such file or directory"),
-        (["--model", "none.gguf"], 2, "model.path: none.gguf: no such file"),
+        (["--model", "none.gguf"], 2, "model.path: none.gguf: the file does not exist"),
         (["--model", str(Path(__file__))], 1, "test_cli.py"),
         (["--disk-cache", __file__], 2, "disk_cache.path: " + __file__),
         (["--disk-cache-max-bytes", "5"], 2, "disk_cache.path: missing"),
@@ -198,7 +198,7 @@ def test_serve_malformed_environment_is_a_wrong_configuration(
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (MemoryError(), 1, "there is not enough memory"),
+        (MemoryError(), 1, "not enough memory"),
         (PermissionError(13, "Permission denied", "model.gguf"), 1, "model.gguf: Permission denied"),
         (RuntimeError("can't start new thread"), 1, "RuntimeError: can't start new thread"),
         (KeyboardInterrupt(), 130, ""),
@@ -276,7 +276,7 @@ def test_serve_lora_in_config_changes_the_answer(tmp_path: Path) -> None:
     ("deadline_s", "signals", "code"),
     [
         ("0.2", 1, 0),  # the running request is aborted at the deadline
-        ("60", 2, 1),  # the second signal waits for nobody
+        ("60", 2, 1),  # the second signal does not wait
     ],
 )
 def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code: int) -> None:

@@ -1,4 +1,4 @@
-"""Reading the configuration: every field of the file format, precedence, and what the errors say."""
+"""Reading the configuration: every field of the file format, precedence, and error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamafast.launch.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 
-# Each field of `model` in the file format, at a value that a server without images, drafts or embeddings can honour.
+# Each field of `model` in the file format, with a value that needs no images, draft models or embeddings.
 MODEL: dict[str, JsonValue] = {
     "path": "model.gguf",
     "alias": "name",
@@ -224,10 +224,10 @@ def test_load_config_enumeration_takes_name_or_number(tmp_path: Path, field: str
             {"model": {"path": "m", "loras": [{"path": "a", "scal": 1}]}},
             "model.loras.0.scal: unknown field; did you mean scale?",
         ),
-        ({"model": {}}, "model: give exactly one of path and from_pretrained"),
+        ({"model": {}}, "model: set exactly one of path and from_pretrained"),
         (
             {"model": {"path": "m", "from_pretrained": {"repo_id": "o/r", "filename": "f"}}},
-            "model: give exactly one of path and from_pretrained",
+            "model: set exactly one of path and from_pretrained",
         ),
         ({"model": {"from_pretrained": {"repo_id": "o/r"}}}, "model.from_pretrained.filename: missing"),
         ({}, "model: missing"),
@@ -237,7 +237,7 @@ def test_load_config_enumeration_takes_name_or_number(tmp_path: Path, field: str
         ({"model": {"path": "m"}, "server": {"port": 70000}}, "server.port: should be less than or equal to 65535"),
         ({"model": {"path": "m", "type_k": "q9"}}, "model.type_k: 'q9' is none of f32 (0), f16 (1)"),
         ({"model": {"path": "m", "n_ctx": 2**31}}, "model.n_ctx: should be less than 2147483648"),
-        ([], "a JSON object is needed"),
+        ([], "the file must contain a JSON object"),
     ],
 )
 def test_load_config_wrong_document_names_field(tmp_path: Path, document: JsonValue, message: str) -> None:

@@ -15,7 +15,7 @@ from llamafast.server.served_model import Capability, ServedModel
 from llamafast.server.state import ServerSettings, ServerState
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-# The names under which llama-cpp-python's example server lists the models of its configurations.
+# The names that llama-cpp-python's example server lists for the models of its configurations.
 EXAMPLE_SERVER_NAMES = {
     "bge-small-en-v1.5": "bge-small-en-v1.5",
     "gemma-4-12b-it-qat": "gemma-4-12b-it-qat",
@@ -39,7 +39,7 @@ def test_names_without_an_alias_begin_with_the_name_of_the_file() -> None:
 
 @pytest.fixture(scope="module")
 def loaded() -> list[tuple[ServedModel, str]]:
-    """Two models that were loaded in one process, and what was reported of each."""
+    """Two models loaded in one process, and the lines reported for each."""
     fields = {"path": "built-in", "n_ctx": 256, "n_seq_max": 1, "threads": 1}
     lines: list[str] = []
     with ExitStack() as stack:

@@ -20,7 +20,7 @@ from llamafast.server.chat.choice import ReadOptions
 
 
 class ItemKind(Enum):
-    """What an item holds."""
+    """The kind of an item's content."""
 
     MESSAGE = "message"
     REASONING = "reasoning"
@@ -28,7 +28,7 @@ class ItemKind(Enum):
 
 
 class ItemStatus(Enum):
-    """How far an item is. INCOMPLETE: the answer broke off inside it."""
+    """The state of an item. INCOMPLETE: the answer ended inside it."""
 
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
@@ -41,10 +41,10 @@ class Item:
 
     index: the item's place in the answer.
     id: 32 hexadecimal digits; a dialect puts its own prefix before them.
-    kind: what the text is.
+    kind: the kind of the text.
     status: IN_PROGRESS from ItemStarted to ItemDone.
     name: the tool of a call; "" for other items.
-    call_id: the id of a call that its result will name; "" for other items.
+    call_id: the id of a call, which the client's tool result repeats; "" for other items.
     text: the whole text, or the whole arguments of a call as JSON text; "" before ItemDone.
     """
 
@@ -87,7 +87,7 @@ ItemEvent: TypeAlias = ItemStarted | ItemDelta | ItemDone
 
 
 class ItemReader:
-    """Turns one choice's parser events into items. At most one item is open at a time, so items end in their order.
+    """Turns one choice's parser events into items. At most one item is open at a time, so items end in order.
 
     items: all items so far.
     """
@@ -99,7 +99,7 @@ class ItemReader:
         self._pieces: list[str] = []  # the text of the open item
 
     def read(self, events: Iterable[Event]) -> list[ItemEvent]:
-        """What the events add."""
+        """The item events that these parser events cause."""
         out: list[ItemEvent] = []
         for event in events:
             if isinstance(event, Content):
@@ -115,9 +115,9 @@ class ItemReader:
         return out
 
     def finish(self, reason: FinishReason) -> list[ItemEvent]:
-        """The end of the choice: an open item is complete only if the reason is STOP.
+        """End the choice. An open item is complete only if the reason is STOP.
 
-        An answer without any item gets an empty message, but for ABORT and ERROR.
+        An answer without items gets an empty message, except after ABORT and ERROR.
         """
         out: list[ItemEvent] = []
         if not self.items and reason in (FinishReason.STOP, FinishReason.LENGTH):
@@ -154,7 +154,7 @@ class ItemReader:
 class AnswerItems:
     """Turns the outputs of a chat with one choice into items.
 
-    reader: the parser's side: reasoning tokens, and the logprobs of a message's deltas.
+    reader: reads the outputs; has the number of reasoning tokens and the logprobs of a message's deltas.
     """
 
     __slots__ = ("_items", "_progress", "_shows_reasoning", "reader")
@@ -171,7 +171,7 @@ class AnswerItems:
         return self._items.items
 
     def read(self, outputs: Iterable[RequestOutput]) -> list[ItemEvent]:
-        """What a delivery adds. When the engine gives up, progress.error is set and an open item ends incomplete."""
+        """The item events of one delivery. After an engine error, progress.error is set and the open item ends."""
         out: list[ItemEvent] = []
         for output in outputs:
             choice = self._progress.note(output)

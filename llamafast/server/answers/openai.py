@@ -1,4 +1,4 @@
-"""OpenAI's dialect: the shapes that its chat and completions APIs share."""
+"""OpenAI's dialect: errors, streams and the usage object of its chat and completions APIs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OpenAIDialect(Dialect):
     framing: ClassVar[Framing] = Framing(EVENT_STREAM, before=b"data: ", after=b"\n\n", end=DONE, keepalive=KEEPALIVE)
 
     def error_document(self, failure: Failure) -> bytes:
-        """{"error": {"message", "type", "param", "code"}}, with null for what is not known."""
+        """{"error": {"message", "type", "param", "code"}}. Unknown values are null."""
         return orjson.dumps(
             {
                 "error": {
@@ -38,7 +38,10 @@ OPENAI = OpenAIDialect()
 
 
 def usage_object(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
-    """OpenAI's usage object. cache_info: also where and why the cached part of each prompt ends, an extension."""
+    """OpenAI's usage object.
+
+    cache_info: add `cache_miss`, an extension: where and why the cached part of each prompt ends.
+    """
     details: JsonObject = {"cached_tokens": usage.cached_tokens}
     if cache_info:
         details["cache_miss"] = cache_misses(usage)

@@ -1,4 +1,4 @@
-"""What an answer repeats of its request, and what the client wants to see of it."""
+"""The fields that all chunks of an answer repeat, and the parts of an answer that the client asks for."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class AnswerHeader:
 
     @classmethod
     def new(cls, prefix: str, model: str, system_fingerprint: str) -> AnswerHeader:
-        """A header with a new id and the present time."""
+        """A header with a new id and the current time. prefix: the beginning of the id."""
         return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model, system_fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What the client wants to see.
+    """The parts of an answer that the client asks for.
 
     include_usage: a stream ends with a chunk that holds the usage.
     continuous_usage: every chunk holds the usage so far.

@@ -1,7 +1,6 @@
-"""A conversation as the engine takes it: its text, its tokens, and the places in it.
+"""Renders and tokenizes a conversation, and finds the ends of its messages.
 
-This is all that rendering a prompt and counting its tokens need. It depends on nothing but the request and the model,
-so it runs in preparation threads.
+It depends only on the request and the model, so it can run in a thread.
 """
 
 from __future__ import annotations
@@ -28,18 +27,19 @@ from llamafast.server.receiving.prompt_size import check_fits
 from llamafast.server.served_model import ServedModel
 from llamafast.tokenizer import Tokenizer
 
-# To find the places in a shorter prompt takes longer than to compute it again.
+# Tokens. For a shorter prompt, finding the places takes longer than computing the prompt again.
 _MIN_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """The prompt of a conversation, and how it ends.
+    """The prompt of a conversation.
 
     text: the rendered conversation.
     token_ids: array('i'), the tokens of the text.
-    places: the ends of the head and of messages. None: the prompt is short, or the request does not use the cache.
-    tags: the tags of the model's reasoning. None: the model writes none.
+    places: where the head and the messages end, in tokens. None: the prompt is short, or the request does not use the
+    cache.
+    tags: the tags around the model's reasoning. None: the model writes no reasoning.
     is_reasoning: the prompt ends inside reasoning.
     may_reason: the model may open its reasoning itself.
     is_continued: the answer continues the last message.
@@ -57,7 +57,7 @@ class ChatPrompt:
     def answer_context(self) -> str:
         """The text before the answer, as the parser and the grammar of a chat format read it.
 
-        The continued message may have opened its reasoning far from its end: then the opening tag follows the text.
+        If the prompt ends inside reasoning that a continued message opened earlier, the opening tag is appended.
         """
         return self.text + self.tags.open if self.tags and self.is_reasoning and self.is_continued else self.text
 
@@ -66,9 +66,9 @@ class ChatPrompt:
 class _Conversation:
     """The arguments of the template.
 
-    messages, tools: in the template's own form.
+    messages, tools: in the form that the template expects.
     variables: the client's variables, by name.
-    defaults: the operator's variables; the client's replace them.
+    defaults: the operator's variables, by name. The client's variables override them.
     """
 
     messages: Sequence[Mapping[str, object]]
@@ -91,7 +91,7 @@ class _Conversation:
                     for message in self.messages
                 ],
                 None if self.tools is None else [texts.mark(with_trusted_keywords(tool), mark) for tool in self.tools],
-                # Not the names of variables: no template writes them.
+                # Names of variables get no marks: no template writes them.
                 {name: texts.mark(value, mark) for name, value in self.variables.items()},
                 self.defaults,
             )  # fmt: skip
@@ -138,7 +138,7 @@ def _prompt(served: ServedModel, request: ChatRequest) -> ChatPrompt:
     continued = content_text(conversation.messages[-1]["content"]) if is_continued else None
     tags = served.chat_format.reasoning_at(text)
     is_reasoning = leaves_reasoning_open(text, tags, continued)
-    # The templates of models that reason show them their earlier reasoning.
+    # The templates of reasoning models write the reasoning of earlier turns.
     may_reason = tags is not None and tags.open in template.source and not text.rstrip().endswith(tags.close)
     return ChatPrompt(text, token_ids, places, tags, is_reasoning, may_reason, is_continued)
 
@@ -159,22 +159,22 @@ def _known_start(
 
 
 def _tools(template: ChatTemplate, tools: Sequence[Mapping[str, object]]) -> Sequence[object] | None:
-    """The tools for the template. Raises InvalidRequestError if it has no place for them."""
+    """The tools in the form that the template expects. Raises InvalidRequestError if it does not read tools."""
     if tools and "tools" not in template.traits.variables:
-        raise InvalidRequestError("this model's chat template has no place for tools", param="tools")
+        raise InvalidRequestError("this model's chat template does not support tools", param="tools")
     return template_tools(tools, template.traits)
 
 
 def _rendered(
     template: ChatTemplate, conversation: _Conversation, served: ServedModel, request: ChatRequest
 ) -> list[tuple[str, bool]]:
-    """The prompt in pieces, each with whether its control tokens are parsed: those that the client wrote are not."""
+    """The prompt in pieces. The flag of a piece: its control tokens are parsed. In texts of clients they are not."""
     texts = served.control_texts
     client = (conversation.messages, conversation.tools, conversation.variables)
     if not texts.may_be_in(*client):
         return [(_text_of(template, conversation, request), True)]
     if sum(map(len, strings_in(*client))) > served.engine.max_seq_len:
-        # Marks can take many times the memory of the texts that they are put into.
+        # Marks can take many times the memory of the texts that contain them.
         check_fits(served.engine, _text_of(template, conversation, request), "messages")
         checkpoint()
     mark = new_mark()
@@ -191,8 +191,8 @@ def _text_of(
 ) -> str:
     """The rendered conversation.
 
-    mark: the mark that is in the conversation's texts; it stays in the result.
-    unmarked: the conversation without marks, for the error.
+    mark: the mark in the conversation's texts. The result contains it too.
+    unmarked: the conversation without marks, for errors.
     Raises InvalidRequestError if the template refuses the conversation.
     """
     start_s = time.thread_time()
@@ -210,7 +210,7 @@ def _text_of(
 
 
 def _tokens_before(ends: Sequence[int], text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """For each place in the text, the number of tokens that end at it or before; ascending, without none and all."""
+    """For each end in the text, the number of tokens that end at it or before. Ascending; 0 and all are left out."""
     names = tokenizer.table(skip_special=False).token_bytes
     token_ends = list(accumulate(len(names[token_id]) for token_id in token_ids))
     added = token_ends[-1] - len(text.encode())  # a vocabulary may put a space before a text

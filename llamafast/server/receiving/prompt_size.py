@@ -1,4 +1,4 @@
-"""Prompts that are too long for the context, refused before they are tokenized."""
+"""Refuses prompts that are too long for the context before they are tokenized."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llamafast.errors import ContextLengthError
 
 
 def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None:
-    """Refuse a prompt that is certainly too long, before any long work on it.
+    """Refuse a prompt that cannot fit into the context.
 
     prompt: a text or token ids. param: the client's field. Raises ContextLengthError.
     """

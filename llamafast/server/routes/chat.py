@@ -17,7 +17,7 @@ from llamafast.server.submission import submit
 
 
 def chat_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The router with this route. It serves the models of `state`."""
     router = APIRouter(tags=["chat"])
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=body_docs(ChatBody))

@@ -20,9 +20,9 @@ from llamafast.server.state import ServerState
 T = TypeVar("T")
 Source = TypeVar("Source")
 
-# Rows of a family's name, its help text, and how its value is read.
+# Rows of a table: the name of a metric family, its help text, and a function that reads its value.
 Table: TypeAlias = Sequence[tuple[str, str, Callable[[Source], T]]]
-# The values of _LABELS, and what a model's values are read from.
+# For each model: the values of _LABELS, and the object that its metrics are read from.
 Sources: TypeAlias = Sequence[tuple[tuple[str, ...], Source]]
 
 _LABELS = ("model_name", "engine")
@@ -50,7 +50,11 @@ _ENGINE_COUNTERS: Table[EngineStats, float] = (
         lambda stats: stats.prefix_queries,
     ),
     ("vllm:gpu_prefix_cache_hits", "Older name of vllm:prefix_cache_hits.", lambda stats: stats.prefix_hits),
-    ("vllm:num_preemptions", "Requests set back to make room.", lambda stats: stats.preemptions),
+    (
+        "vllm:num_preemptions",
+        "Preempted requests: their cells were freed for others, and they wait again.",
+        lambda stats: stats.preemptions,
+    ),
     ("llamafast:context_shifts", "Blocks dropped from full contexts.", lambda stats: stats.context_shifts),
     (
         "llamafast:prefix_cache_evictions",
@@ -69,7 +73,7 @@ _LABELLED_COUNTERS: Sequence[tuple[str, str, str, Callable[[EngineStats], Mappin
     ("vllm:request_success", "Finished requests.", "finished_reason", lambda stats: stats.finished),
     (
         "llamafast:prefix_cache_misses",
-        "Requests by the reason why no more of them was cached.",
+        "Requests by the reason why the rest of their prompt was not cached.",
         "reason",
         lambda stats: stats.prefix_misses,
     ),
@@ -82,9 +86,9 @@ _LABELLED_COUNTERS: Sequence[tuple[str, str, str, Callable[[EngineStats], Mappin
 )
 
 _DISK_COUNTERS: Table[DiskCacheStats, float] = (
-    ("llamafast:disk_cache_hits", "Requests that began with a state from the disk.", lambda disk: disk.hits),
+    ("llamafast:disk_cache_hits", "Requests that started from a state on the disk.", lambda disk: disk.hits),
     ("llamafast:disk_cache_hit_tokens", "Prompt tokens that came from the disk.", lambda disk: disk.hit_tokens),
-    ("llamafast:disk_cache_misses", "Requests for which the disk had nothing.", lambda disk: disk.misses),
+    ("llamafast:disk_cache_misses", "Requests for which the disk had no usable state.", lambda disk: disk.misses),
     ("llamafast:disk_cache_writes", "States written.", lambda disk: disk.writes),
     ("llamafast:disk_cache_written_bytes", "Bytes written.", lambda disk: disk.written_bytes),
     ("llamafast:disk_cache_evictions", "States removed to stay under the cap.", lambda disk: disk.evictions),
@@ -95,7 +99,7 @@ _DISK_COUNTERS: Table[DiskCacheStats, float] = (
     ),
     (
         "llamafast:disk_cache_foreign",
-        "Files of other models or settings that were skipped.",
+        "Files of other models or settings, which were skipped.",
         lambda disk: disk.foreign,
     ),
     (
@@ -112,12 +116,24 @@ _DISK_GAUGES: Table[DiskCacheStats, float] = (
 )
 
 _HISTOGRAMS: Table[EngineStats, Histogram] = (
-    ("vllm:time_to_first_token_seconds", "Arrival to first token.", lambda stats: stats.time_to_first_token),
-    ("vllm:inter_token_latency_seconds", "Between two tokens of a choice.", lambda stats: stats.inter_token_latency),
-    ("vllm:e2e_request_latency_seconds", "Arrival to last token.", lambda stats: stats.e2e_latency),
-    ("vllm:request_queue_time_seconds", "Arrival to first step.", lambda stats: stats.queue_time),
-    ("vllm:request_prefill_time_seconds", "First step to first token.", lambda stats: stats.prefill_time),
-    ("vllm:request_decode_time_seconds", "First token to last.", lambda stats: stats.decode_time),
+    (
+        "vllm:time_to_first_token_seconds",
+        "Time from arrival to the first token.",
+        lambda stats: stats.time_to_first_token,
+    ),
+    (
+        "vllm:inter_token_latency_seconds",
+        "Time between two tokens of a choice.",
+        lambda stats: stats.inter_token_latency,
+    ),
+    ("vllm:e2e_request_latency_seconds", "Time from arrival to the last token.", lambda stats: stats.e2e_latency),
+    ("vllm:request_queue_time_seconds", "Time from arrival to the first step.", lambda stats: stats.queue_time),
+    (
+        "vllm:request_prefill_time_seconds",
+        "Time from the first step to the first token.",
+        lambda stats: stats.prefill_time,
+    ),
+    ("vllm:request_decode_time_seconds", "Time from the first token to the last.", lambda stats: stats.decode_time),
     ("vllm:request_prompt_tokens", "Prompt tokens per request.", lambda stats: stats.request_prompt_tokens),
     (
         "vllm:request_generation_tokens",
@@ -130,7 +146,7 @@ _HISTOGRAMS: Table[EngineStats, Histogram] = (
 
 
 def metrics_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The router with this route. It reads the models of `state`."""
     router = APIRouter(tags=["health"])
     state.registry.register(EngineCollector(state))
     ProcessCollector(registry=state.registry)
@@ -145,7 +161,7 @@ def metrics_router(state: ServerState) -> APIRouter:
 
 
 class EngineCollector(Collector):
-    """Reads the engines' counters at each scrape, so that a step pays nothing. The alias is the label model_name."""
+    """Reads the engines' counters at each scrape, so that steps have no extra cost. model_name is the alias."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -201,7 +217,7 @@ def _histograms(sources: Sources[EngineStats]) -> Iterator[Metric]:
 
 def _cells(sources: Sources[EngineStats]) -> Metric:
     labels = (*_LABELS, "block_size", "num_gpu_blocks")
-    info = GaugeMetricFamily("vllm:cache_config_info", "KV cells, as blocks of one.", labels=labels)
+    info = GaugeMetricFamily("vllm:cache_config_info", "The KV cells, as blocks of one cell.", labels=labels)
     for values, stats in sources:
         info.add_metric((*values, "1", str(stats.n_cells)), 1)
     return info
@@ -213,7 +229,7 @@ def _last_step_age_s(engine: AsyncEngine) -> float:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative counts by upper bound: Prometheus's form."""
+    """Cumulative counts by upper bound, as Prometheus takes them."""
     total = 0
     buckets: list[tuple[str, float]] = []
     names = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]

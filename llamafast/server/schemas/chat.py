@@ -40,12 +40,12 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
 }
 
-# The arguments of ChatTemplate.render that other fields give.
+# Arguments of ChatTemplate.render that other fields set.
 _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 
 
 class ContentPart(BaseModel):
-    """One part of a message. Only text and the refusal of an assistant are supported yet."""
+    """One part of a message: a text, or the refusal of an assistant. No other kinds are supported yet."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -55,16 +55,16 @@ class ContentPart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_refusal(cls, value: object) -> object:
-        # To the model a refusal is the text that it answered.
+        # The model reads a refusal as the text of its earlier answer.
         if isinstance(value, dict) and value.get("type") == "refusal" and "refusal" in value:
             return {"type": "text", "text": value["refusal"]}
         return value
 
     def check(self, path: str) -> None:
-        """Raises InvalidRequestError for a part that is not supported. path: the part's place in the body."""
+        """Raise InvalidRequestError if the part is not supported. path: the path of the part in the body."""
         if self.type != "text":
             raise InvalidRequestError(
-                f"{path}: a part of type '{self.type[:64]}' is not supported yet",
+                f"{path}: a part of type '{self.type[:64]}' is not supported yet; use 'text'",
                 param=path,
                 code="unsupported_content",
             )
@@ -73,7 +73,7 @@ class ContentPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message. All other fields (name, reasoning_content ...) reach the template unchanged."""
+    """One message. Other fields (name, reasoning_content ...) are given to the template unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -82,39 +82,46 @@ class ChatMessage(BaseModel):
     tool_calls: Annotated[list[dict[str, object]], IN_PIECES] | None = None
 
     def as_sent(self) -> dict[str, object]:
-        """The message as template_messages takes it, with every field that the client gave."""
+        """The message with every field that the client gave, as template_messages takes it."""
         content = self.content
         parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
         return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
 
 
 class ChatBody(ToolFields, ReasoningFields, RequestBody):
-    """OpenAI's fields and vLLM's extra sampling and template fields."""
+    """The body of a chat: OpenAI's fields and vLLM's extra sampling and template fields."""
 
     not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = _NOT_YET_CHAT
     no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES, **SPECIAL_ALIASES}
 
     messages: Annotated[list[ChatMessage], IN_PIECES] = Field(
-        min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
+        min_length=1,
+        description="The conversation. content is a text or a list of text parts; reasoning_content is read, too.",
     )
     max_tokens: int | None = Field(None, description="Older name of max_completion_tokens.")
     max_completion_tokens: int | None = Field(
-        None, description="The most tokens of the answer, its reasoning included; absent: up to the context's end."
+        None, description="Maximum tokens of the answer, reasoning included. Absent: until the context is full."
     )
-    logprobs: bool = Field(False, description="Logprobs of the content's tokens.")
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
-    chat_template_kwargs: dict[str, object] = Field(default_factory=dict, description="Variables of the template.")
-    add_generation_prompt: bool | None = Field(None, description="Whether the prompt asks for an answer.")
-    continue_final_message: bool = Field(False, description="The answer goes on with the last message.")
+    logprobs: bool = Field(False, description="Return the logprobs of the content's tokens.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Number of alternatives per token; needs logprobs."
+    )
+    chat_template_kwargs: dict[str, object] = Field(
+        default_factory=dict, description="Variables for the chat template."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="End the prompt with the beginning of an answer. Default: not continue_final_message."
+    )
+    continue_final_message: bool = Field(False, description="Continue the last message.")
     add_special_tokens: bool = Field(
         False,
-        description="true: the prompt gets a BOS if its vocabulary asks for one and the template has written none. "
+        description="true: add a BOS if the vocabulary requires one and the template has not written it. "
         "Also `add_special`.",
     )
 
     def check(self) -> None:
-        """Rules between fields. Raises InvalidRequestError."""
+        """Check rules that involve several fields. Raises InvalidRequestError."""
         super().check()
         self.reasoning_settings()
         self._check_sizes()
@@ -130,7 +137,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         for name in _RESERVED_KWARGS:
             if name in self.chat_template_kwargs:
                 raise InvalidRequestError(
-                    f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
+                    f"chat_template_kwargs must not contain '{name}'", param=f"chat_template_kwargs.{name}"
                 )
         switch = invalid_reasoning_switch(self.chat_template_kwargs)
         if switch is not None:
@@ -152,12 +159,12 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     @property
     def token_limit(self) -> int | None:
-        """max_completion_tokens, or its older name."""
+        """max_completion_tokens, or else max_tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def param_names(self) -> dict[str, str]:
-        """The names that this request uses for the engine's fields, by the engine's names."""
+        """The names that this request uses for fields, by the engine's names of the fields."""
         limit = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
         names = super().param_names
         budget = names.get("thinking_budget", "thinking_budget")
@@ -169,7 +176,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def to_chat_request(self) -> ChatRequest:
-        """The conversation that this body asks for. Raises InvalidRequestError."""
+        """The body as a ChatRequest. Raises InvalidRequestError."""
         tools, names = self.tool_policy(), self.tool_field_names
         adds_prompt = self.add_generation_prompt
         return ChatRequest(
@@ -189,9 +196,11 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
 
 def _check_arguments(function: object, param: str) -> None:
-    """Refuse arguments with too many JSON values: to read them would hold all other threads for long."""
+    """Refuse arguments with too many JSON values: reading them would block all other threads for long."""
     arguments = function.get("arguments") if isinstance(function, dict) else None
     if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 10:
         weight = shape_of(arguments.encode()).weight
         if weight > caps.MAX_ARGUMENTS_WEIGHT:
-            raise InvalidRequestError(f"{param}: too many JSON values", param=param)
+            raise InvalidRequestError(
+                f"{param}: too many JSON values; the limit is about {caps.MAX_ARGUMENTS_WEIGHT}", param=param
+            )
