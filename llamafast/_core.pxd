@@ -1,4 +1,4 @@
-"""C face of the façade, for other Cython modules of ours."""
+"""C interface of the façade, for llamafast's other Cython modules."""
 
 from libcpp.vector cimport vector
 
@@ -31,4 +31,4 @@ cdef class Batch:
     cdef lib.llama_batch c
     cdef readonly int n_tokens_max
 
-cdef str take_log()                     # what llama.cpp has reported as an error since the last call, in one line
+cdef str take_log()                     # llama.cpp's error messages since the last call, in one line

@@ -1,4 +1,4 @@
-"""The façade over libllama. Nothing outside calls llama.h. Objects are not thread-safe unless said."""
+"""The façade over libllama. Objects are thread-safe only where their docstring says so."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class Model:
     add_bos: bool
     add_eos: bool
     fim_ids: tuple[int, int, int]
-    suppress_ids: tuple[int, ...]  # never to be drawn (tokenizer.ggml.suppress_tokens)
+    suppress_ids: tuple[int, ...]  # must never be drawn (tokenizer.ggml.suppress_tokens)
     def __init__(
         self,
         path: str,
@@ -104,7 +104,7 @@ class Context:
         yarn_orig_ctx: int | None = None,
     ) -> None: ...
     def host_bytes(self) -> tuple[int, int, int]:
-        """Bytes in this machine's memory, not on a GPU: of the weights, of the KV memory and of a step's work."""
+        """Bytes of host memory, without GPU memory: (weights, KV memory, buffers of a step)."""
     def clear(self) -> None: ...
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
@@ -117,16 +117,16 @@ class Context:
     def set_loras(self, scales: Sequence[tuple[int, float]]) -> None: ...
 
 class Batch:
-    """Rows of one decode. Holds at most n_tokens rows."""
+    """The rows of one decode, at most n_tokens_max."""
 
     num_tokens: int
     n_tokens_max: int
     def __init__(self, n_tokens_max: int) -> None: ...
     def clear(self) -> None: ...
     def add(self, token_id: int, pos: int, seq_id: int) -> int:
-        """Append one row; its index."""
+        """Append one row. Returns its index."""
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
-        """Append token_ids[start:stop] (array('i')) at pos, pos+1, ...; the index of the last row."""
+        """Append token_ids[start:stop] (array('i')) at positions pos, pos + 1, ... Returns the last row's index."""
 
 def live_handles() -> dict[str, int]: ...
 def libllama_version() -> str: ...

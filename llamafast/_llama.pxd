@@ -1,4 +1,4 @@
-"""Declarations only: the part of llama.h that we call. `except +` on all that can throw."""
+"""Declarations of the used part of llama.h. Functions that can throw have `except +`."""
 
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool

@@ -1,4 +1,4 @@
-"""C face of the model runner."""
+"""C interface of the model runner."""
 
 from libc.stdint cimport int32_t, int64_t
 from libcpp.vector cimport vector
@@ -7,7 +7,7 @@ cimport llamafast._kernels as kernels
 cimport llamafast._sampling as sampling
 from llamafast._core cimport Batch, Context
 
-cdef struct AskedScore:                 # logprob and rank of `token` after batch row `row`, and the n_top best
+cdef struct AskedScore:                 # request: logprob and rank of `token` after batch row `row`, and the n_top best
     int32_t row, token, n_top
 
 cdef cppclass Score:
@@ -16,7 +16,8 @@ cdef cppclass Score:
     vector[int32_t] top_ids
     vector[float] top_logprobs
 
-# Of the last step. A draw is one sampler's part of it; its places are the rows that it reads: one, and one per draft.
+# A draw is the sampling of one sampler in a step. Its places are the rows that it reads: one, plus one per draft. The
+# vectors describe the last step.
 cdef class ModelRunner:
     cdef readonly Context context
     cdef readonly double decode_s, sample_s
@@ -25,15 +26,15 @@ cdef class ModelRunner:
     cdef list samplers                                  # per draw: keeps the states alive
     cdef vector[sampling.SamplerState*] states          # per draw
     cdef vector[char] is_constrained                    # per draw
-    cdef vector[int32_t] starts                         # per draw its first place, and the number of places at the end
-    cdef vector[int32_t] lengths                        # per draw how many tokens it has accepted
-    cdef vector[int32_t] rows                           # per place
+    cdef vector[int32_t] starts                         # per draw: its first place; at the end: the number of places
+    cdef vector[int32_t] lengths                        # per draw: number of accepted tokens
+    cdef vector[int32_t] rows                           # per place: its batch row
     cdef vector[float*] logits_of                       # per place
     cdef vector[int32_t] drawn                          # per place
-    cdef vector[Score] kept                             # per place, where the sampler keeps logprobs
+    cdef vector[Score] kept                             # per place, if the sampler has logprobs
     cdef vector[AskedScore] asked
     cdef vector[Score] scored                           # per asked score
-    cdef vector[int32_t] groups                         # first draws of those that share rows
+    cdef vector[int32_t] groups                         # first draw of each group of draws that share a row
     cdef vector[float*] sorted_logits
     cdef vector[sampling.SamplerState*] sorted_states
     cdef list runs(self)

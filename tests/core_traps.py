@@ -1,4 +1,4 @@
-"""Each trap of llama.h sprung through ctypes, without our guards: run as `python core_traps.py NAME MODEL`.
+"""Makes calls through ctypes that llama.h answers with an abort, without our guards: `python core_traps.py NAME MODEL`.
 
 Exit 0 means that libllama survived and accepted the call, 3 that it refused; a signal means that the process died.
 """

@@ -1,4 +1,4 @@
-"""The documentation: examples parse, links lead somewhere, every file is named, lines are short."""
+"""The documentation: examples parse, links are valid, every file is named, lines are short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def examples(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub names the page's headings."""
+    """GitHub's anchors of the page's headings."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 

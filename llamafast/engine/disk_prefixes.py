@@ -84,7 +84,7 @@ class DiskPrefixes:
 
     def save(self, sequence: Sequence, slot: Slot) -> None:
         """Store the rows of a slot before it is parked, if enough of them are new and its state can be read."""
-        tokens = self._wanted(sequence, slot)
+        tokens = self._ids_to_store(sequence, slot)
         if tokens is not None and self._cache.reuse:
             self.copies.add(tokens, sequence.state.request.cache_salt, slot.layout.upto(len(tokens)))
         elif tokens is not None:  # the slot will not be parked
@@ -97,14 +97,14 @@ class DiskPrefixes:
         last row, which is always computed again.
         """
         slot = sequence.slot
-        if slot.length == _place(sequence) and not self.disk.can_cut:
-            tokens = self._wanted(sequence, slot)
+        if slot.length == _num_to_store(sequence) and not self.disk.can_cut:
+            tokens = self._ids_to_store(sequence, slot)
             if tokens is not None:
                 self.copies.copy_now(slot, tokens, sequence.state.request.cache_salt)
 
     def plan_checkpoint(self, sequence: Sequence) -> None:
         """Make a chunk of the prompt end at the place where save_checkpoint() stores its state."""
-        slot, place = sequence.slot, _place(sequence)
+        slot, place = sequence.slot, _num_to_store(sequence)
         if not self.disk.can_cut and place < sequence.num_prompt:
             slot.add_place(place)
 
@@ -114,7 +114,7 @@ class DiskPrefixes:
             self.copies.flush()
         self.disk.close()
 
-    def _wanted(self, sequence: Sequence, slot: Slot) -> array[int] | None:
+    def _ids_to_store(self, sequence: Sequence, slot: Slot) -> array[int] | None:
         """The ids of a slot's rows if their state can be read and the disk cache wants them; else None."""
         request = sequence.state.request
         tokens = sequence.token_ids[: slot.layout.round_down(slot.length)]
@@ -166,7 +166,7 @@ class DiskPrefixes:
         return read
 
 
-def _place(sequence: Sequence) -> int:
+def _num_to_store(sequence: Sequence) -> int:
     """Number of rows of a prompt to store. The next prompt is likely to differ after them."""
     places = sequence.state.request.places
     return sequence.layout.round_down(sequence.num_prompt - 1 if places is None else places.end)

@@ -92,7 +92,7 @@ def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> N
     }
     largest = max(sizes, key=lambda name: sizes[name])
     num_entries = sum(sizes.values()) * max(params.n, params.best_of or 0) * num_prompts
-    at_most(f"entries of {largest} and the like in all choices", num_entries, caps.MAX_SAMPLER_ENTRIES, largest)
+    at_most(f"list entries of all choices (most in {largest})", num_entries, caps.MAX_SAMPLER_ENTRIES, largest)
 
 
 def _check_prompt(request: Request, limits: Limits) -> None:

@@ -105,7 +105,7 @@ class WaitingQueue(deque[Sequence]):
         layout = sequence.layout
         match = cache.match(sequence.reusable_ids, salt, layout) if loaded is None else Match(loaded.length, loaded)
         is_first = not sequence.state.scheduled_s
-        why = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
+        reason = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
         places = sequence.state.request.places
         boundaries, end = ((), 0) if places is None else (places.boundaries, places.end)
@@ -118,7 +118,7 @@ class WaitingQueue(deque[Sequence]):
         if self._disk is not None:
             self._disk.plan_checkpoint(sequence)
         if is_first:
-            self._count_admission(sequence, MissReason(why))
+            self._count_admission(sequence, MissReason(reason))
         return True
 
     def _count_admission(self, sequence: Sequence, reason: MissReason) -> None:

@@ -1,4 +1,4 @@
-"""The engine's tests run on fakes: no model, no context, no native sampler."""
+"""The engine's tests use fakes for the model, the context and the native sampler."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def fake_sampler(request, monkeypatch):
 
 @pytest.fixture
 def native():
-    """Asks for the native sampler."""
+    """Request the native sampler instead of the fake one."""

@@ -76,7 +76,7 @@ class FakeBatch:
 
 
 class FakeSampler:
-    """Keeps what it was made with. num_drawn stands for all state that a preemption must not lose.
+    """Keeps its arguments. num_drawn represents all state that a preemption must keep.
 
     What the native sampler refuses, it refuses too: it makes one.
     """
@@ -138,7 +138,7 @@ class FakeRunner:
         return self._scores
 
     def _score(self, row: tuple[int, int, int], next_id: int, n_top: int):
-        # The history before the token and the token itself, so that a test sees whose score it is.
+        # Depends on the history before the token and on the token, so that a test can identify the score.
         _, pos, seq_id = row
         history = self._upto(seq_id, pos)
         return -float(zlib.crc32(repr((history, next_id)).encode())), len(history), [(next_id, -0.5)] * n_top
@@ -151,7 +151,7 @@ class FakeRunner:
         return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
 
     def _settle(self, token: int, constraint) -> int:
-        """The token if it is allowed, else the first one that is."""
+        """The token if it is allowed; else the first allowed token."""
         try:
             if constraint.accept(token):
                 return token
@@ -171,7 +171,7 @@ class FakeRunner:
 
 
 def hashed(history: tuple[int, ...], sampler: FakeSampler) -> int:
-    """A token that depends on all of the history, the seed and the number of draws; every 16th or so is the end."""
+    """A token that depends on the whole history, the seed and the number of draws. About every 16th is the end."""
     text = repr((history, sampler.settings["seed"], sampler.num_drawn))
     value = zlib.crc32(text.encode())
     if value % 16 == 0 and sampler.num_drawn >= sampler.settings["min_tokens"]:
@@ -182,7 +182,10 @@ def hashed(history: tuple[int, ...], sampler: FakeSampler) -> int:
 def alone(
     prompt: str, seed: int = 0, max_tokens: int = 10**9, max_seq_len: int = 10**9, num_kept: int | None = None
 ) -> str:
-    """What `hashed` continues a prompt with when nothing else runs. num_kept: shifts behind so many; None: never."""
+    """The text that `hashed` generates for a prompt in an engine of its own.
+
+    num_kept: number of tokens that each context shift keeps; None: no context shift.
+    """
     history = tuple(encode(prompt))
     sampler = FakeSampler(FakeModel.n_vocab, seed=seed, min_tokens=0, num_logprobs=-1)
     text = ""
@@ -201,7 +204,7 @@ def alone(
 
 
 def scripted(*texts: str):
-    """draw() that writes texts[i], then the end, for seed i and for choice i of seed 0; with bytes as latin-1."""
+    """A draw() that generates texts[i] and the end, for seed i and for choice i of seed 0. Bytes are latin-1."""
     of_seed = {choice_seed(0, i): text for i, text in enumerate(texts)} | dict(enumerate(texts))
 
     def draw(history: tuple[int, ...], sampler: FakeSampler) -> int:
@@ -219,7 +222,7 @@ def make_engine(draw=None, config: EngineConfig | None = None, **context) -> Eng
     """An Engine over fakes; context are FakeContext's arguments. n_seq_max of both is equal unless config says more."""
     memory = FakeContext(**context)
     config = config or EngineConfig(n_seq_max=memory.n_seq_max)
-    if config.max_step_ms is None:  # real time, of which fakes take none
+    if config.max_step_ms is None:  # the pacer measures real time, but fakes take none
         config = replace(config, max_step_ms=0)
     model = FakeModel()
     model.n_swa = memory.n_swa
@@ -234,7 +237,7 @@ def make_request(request_id: str, prompt: str = "hello", priority: int = 0, **pa
 
 
 class Collector:
-    """Adds up what the outputs of an engine say, by (request, choice)."""
+    """Joins the outputs of an engine by (request id, choice)."""
 
     def __init__(self) -> None:
         self.text: dict[tuple[str, int], str] = {}
@@ -257,7 +260,7 @@ class Collector:
                 self.usage[output.request_id] = output.usage
 
     def run(self, engine: Engine, *requests: Request, max_steps: int = 2000) -> Collector:
-        """Adds the requests and steps until the engine has nothing to do, checking its integrity after every step."""
+        """Add the requests and step until the engine has no work. Check its integrity after every step."""
         for request in requests:
             engine.validate(request)
             engine.add(request)

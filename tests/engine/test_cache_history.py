@@ -1,4 +1,4 @@
-"""Random histories on every kind of memory: the outputs are a cold run's, and everything adds up after each step."""
+"""Random histories on every kind of memory: outputs equal those of a cold run, and each step keeps the integrity."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import PromptPlaces, ReasoningBudget
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request
 
-# Prompts are made of these, so that they share beginnings and part at their ends and inside of them.
+# Parts of prompts, so that prompts share prefixes and differ at the ends of parts and inside them.
 PARTS = ["s" * 40, "s" * 33 + "t" * 9, "ab", "question " * 4, "a longer turn of the conversation; ", "x"]
-# What holds an output to something, with much that is forced.
+# Constraints with many forced tokens.
 LIMITS = [
     {},
     {"structured": StructuredOutput(StructuredKind.GBNF, 'root ::= "ABCDEFGH" [a-m]{2} ("KLMNOPQRST" [a-z])+')},
@@ -54,7 +54,7 @@ MEMORIES = st.sampled_from(
 
 
 class History:
-    """An engine, and for each request what a cold run would give."""
+    """An engine, and the outputs of a cold run for each request."""
 
     def __init__(self, kind: str, kv_unified: bool, n_ctx: int, max_checkpoint_bytes: int, **settings) -> None:
         n_ctx = n_ctx if kv_unified else 6 * n_ctx
@@ -66,7 +66,7 @@ class History:
         self.collector = Collector()
         self.expected: dict[str, list[str]] = {}
         self.prompts: list[str] = []
-        self.ended: set[tuple[str, int]] = set()  # choices that did not come to their own end
+        self.ended: set[tuple[str, int]] = set()  # choices that were ended from outside
 
     def add(
         self,
@@ -105,13 +105,13 @@ class History:
         self.expected[request_id] = [alone(prompt, choice_seed(0, i), *limits) for i in range(n)]
 
     def extend(self, number: int, text: str) -> None:
-        """The next turn: a finished request's prompt and answer, and more."""
+        """The next turn: prompt and answer of a finished request, and new text."""
         if str(number) in self.collector.usage:
             turns = [self.prompts[number], self.collector.text[str(number), 0], text]
             self.add([turn for turn in turns if turn], 1, 5, "", True)
 
     def end(self, request_id: str, index: int) -> None:
-        """A stop that was found outside of the engine."""
+        """End a choice, as after a stop string that was found outside the engine."""
         self.engine.finish(request_id, index)
         self.ended.add((request_id, index))
 
@@ -160,7 +160,7 @@ def test_cache_random_history_with_context_shift_gives_what_each_gives_alone(ope
 
 
 def replay(history: History, operations) -> set[str]:
-    """The requests that came to an end, each with what it gives alone."""
+    """The finished requests, each with its output in an engine of its own."""
     engine = history.engine
     for name, *values in operations:
         if name == "add":
@@ -175,7 +175,7 @@ def replay(history: History, operations) -> set[str]:
         elif name == "evict":
             cache = engine.cache
             _ = cache.make_room(cache.n_cells - cache.num_cells + values[0]) if values[0] else cache.evict()
-        elif name == "fail" and engine.scheduler.num_active > 1:  # a sole sequence without room would end
+        elif name == "fail" and engine.scheduler.num_active > 1:  # a single sequence without room would end
             engine.runner.failures = values
             history.step()
         for _ in range(values[0] if name == "step" else 0):

@@ -1,4 +1,4 @@
-"""Tokens that a grammar forces: appended at once, computed in one decode, and the text is what it would be anyway."""
+"""Forced tokens of a grammar: they are appended at once and computed in one decode, and the text is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.request import FinishReason, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.fakes import Collector, encode, make_engine
 
-# No two letters of it are one token in the models below, so there is one way to write it.
+# No two letters of it are one token in the models below, so it has only one tokenization.
 GBNF = 'root ::= "ABCDEFGH" [0-9] "KLMNOPQRST" [0-9]{2} "UVWXYZ" [0-9]'
 GRAMMAR = StructuredOutput(StructuredKind.GBNF, GBNF)
 

@@ -1,4 +1,4 @@
-"""Requests with media over a fake memory that checks each row's position: outputs are those of a cold run."""
+"""Requests with media on a fake memory that checks each row's position: outputs equal those of a cold run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = [(kind, unified) for kind in ("attention", "hybrid", "swa") for unified 
 
 
 def open_engine(kind: str = "attention", kv_unified: bool = True, draw=None, **settings) -> Engine:
-    """An engine that takes media, in steps of 7 rows, so that most spans take several."""
+    """An engine that takes media. Its steps have 7 rows, so that most spans need several steps."""
     context = {
         "n_ctx": 220 if kv_unified else 1200,
         "n_batch": 7,
@@ -44,7 +44,7 @@ def media_request(request_id: str, parts, n: int = 1, max_tokens: int = 6, **fie
 
 
 def cold(request: Request) -> dict[tuple[str, int], str]:
-    """What a request gives when nothing else runs and nothing is reused."""
+    """The output of a request in an engine of its own."""
     engine = open_engine(enable_prefix_cache=False)
     return Collector().run(engine, request).text
 
@@ -162,7 +162,7 @@ def test_restart_with_another_image_loads_no_row_of_it(tmp_path, monkeypatch):
     assert collector.usage["1"].cached_tokens == 33
 
 
-def test_decode_rows_go_on_at_the_position_after_the_image():
+def test_decode_rows_continue_at_the_position_after_the_image():
     engine = open_engine(draw=scripted("abc"))
     Collector().run(engine, media_request("0", [PARTS[3], encode("?")], max_tokens=3))
     (slot,) = engine.cache.slots()

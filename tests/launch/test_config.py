@@ -235,7 +235,7 @@ def test_load_config_enumeration_takes_name_or_number(tmp_path: Path, field: str
         ({"model": {"path": "m", "n_ctx": "many"}}, "model.n_ctx: should be a valid integer, unable to parse"),
         ({"model": {"path": "m", "n_seq_max": 0}}, "model.n_seq_max: should be greater than or equal to 1"),
         ({"model": {"path": "m"}, "server": {"port": 70000}}, "server.port: should be less than or equal to 65535"),
-        ({"model": {"path": "m", "type_k": "q9"}}, "model.type_k: 'q9' is none of f32 (0), f16 (1)"),
+        ({"model": {"path": "m", "type_k": "q9"}}, "model.type_k: 'q9' is not one of f32 (0), f16 (1)"),
         ({"model": {"path": "m", "n_ctx": 2**31}}, "model.n_ctx: should be less than 2147483648"),
         ([], "the file must contain a JSON object"),
     ],

@@ -14,7 +14,7 @@ NAMED = {"functions": [{"name": "now"}], "function_call": {"name": "now"}}
 def test_functions_without_a_place_in_the_template_are_refused_by_name(server):
     server.template.traits = TemplateTraits(variables=frozenset())
     error = server.chat(functions=NAMED["functions"]).json()["error"]
-    assert (error["param"], error["message"]) == ("functions", "this model's chat template has no place for functions")
+    assert (error["param"], error["message"]) == ("functions", "this model's chat template does not support functions")
 
 
 def test_functions_that_are_not_enforced_are_named_in_the_warning(server):

@@ -237,7 +237,7 @@ def test_tools_that_may_be_called_freely_constrain_nothing(server, fields):
 def test_constraint_of_another_kind_cannot_go_with_tools(server, field, tools):
     error = error_of(server.chat(**tools, **field))
     assert error["param"] in field
-    assert f"cannot go with {next(iter(tools))}:" in error["message"]
+    assert f"cannot be combined with {next(iter(tools))}:" in error["message"]
 
 
 @pytest.mark.parametrize(
