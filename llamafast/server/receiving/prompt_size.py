@@ -14,7 +14,7 @@ def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None
     if isinstance(prompt, list):
         if len(prompt) > engine.max_seq_len:
             raise ContextLengthError(
-                f"{param} has {len(prompt)} tokens; prompt and output together can have {engine.max_seq_len}",
+                f"{param} has {len(prompt)} tokens; prompt and output together can have at most {engine.max_seq_len}",
                 param=param,
             )
         return
@@ -22,6 +22,6 @@ def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None
     least = engine.tokenizer.min_tokens(prompt) if len(prompt) > engine.max_seq_len // 4 else 0
     if least > engine.max_seq_len:
         raise ContextLengthError(
-            f"{param} has at least {least} tokens; prompt and output together can have {engine.max_seq_len}",
+            f"{param} has at least {least} tokens; prompt and output together can have at most {engine.max_seq_len}",
             param=param,
         )
