@@ -1,6 +1,8 @@
 """The cost of a streamed token in the Responses API, against the chat API: interleaved runs in one process.
 
 Prints one line of JSON: microseconds per token of each, and their ratio. No engine runs: the outputs are made up.
+
+usage: python benchmarks/bench_responses.py [--quick]
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from llamafast.server.answers.options import AnswerHeader, AnswerOptions
 from llamafast.server.answers.responses import ResponseFormatter
 from llamafast.server.chat.choice import ReadOptions
 
+_NUM_TOKENS = 2000
+_REPEATS = 30
 _WORDS = ["The", " capital", " of", " France", " is", " Paris", ".", " It", ' has "', "many", '" cafés', "\n"]
 
 
@@ -57,13 +61,12 @@ def micros_per_token(make: Callable[[], Formatter], num_tokens: int) -> float:
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=30)
-    args = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    repeats = 5 if parser.parse_args().quick else _REPEATS
     chats, responses = [], []
-    for _ in range(args.rounds):
-        chats.append(micros_per_token(chat, args.tokens))
-        responses.append(micros_per_token(response, args.tokens))
+    for _ in range(repeats):
+        chats.append(micros_per_token(chat, _NUM_TOKENS))
+        responses.append(micros_per_token(response, _NUM_TOKENS))
     best_chat, best_response = min(chats), min(responses)
     result = {
         "chat_us_per_token": round(best_chat, 2),

@@ -37,14 +37,14 @@ def create_app(
 
     models: at least one. The first one answers requests that name no model.
     settings: settings of HTTP. None: the defaults.
+    response_store: stores the responses of /v1/responses; the caller closes it after the lifespan. None: no responses
+    are stored.
 
     The lifespan starts the engines that do not run yet, and stops all engines at its end. uvicorn first closes its
     listener, then waits for open answers, and only then ends the lifespan. To refuse new requests with a 503 while
     running answers finish, do three things on SIGTERM: call app.state.preparation.stop(), await
     engine.stop(settings.shutdown_deadline_s) for each engine, and then let uvicorn exit. Without these steps uvicorn's
     `timeout_graceful_shutdown` limits the running answers.
-
-    response_store: keeps the responses of /v1/responses; the caller closes it after the lifespan. None: none is kept.
 
     Raises ValueError if two models have the same name.
     """

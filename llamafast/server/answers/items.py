@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from llamafast.chat.events import CallArguments, CallStart, Content, Event, Reasoning
+from llamafast.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.request import FinishReason, RequestOutput
 from llamafast.server.answers.answer_reader import AnswerReader
 from llamafast.server.answers.progress import AnswerProgress
@@ -92,17 +92,18 @@ class ItemReader:
     items: all items so far.
     """
 
-    __slots__ = ("_pieces", "items")
+    __slots__ = ("_open", "_pieces", "items")
 
     def __init__(self) -> None:
         self.items: list[Item] = []
+        self._open: Item | None = None
         self._pieces: list[str] = []  # the text of the open item
 
     def read(self, events: Iterable[Event]) -> list[ItemEvent]:
         """The item events that these parser events cause."""
         out: list[ItemEvent] = []
         for event in events:
-            if isinstance(event, Content):
+            if type(event) is Content:
                 self._delta(ItemKind.MESSAGE, event.text, event.start, out)
             elif isinstance(event, Reasoning):
                 self._delta(ItemKind.REASONING, event.text, -1, out)
@@ -111,6 +112,7 @@ class ItemReader:
             elif isinstance(event, CallArguments):
                 self._delta(ItemKind.TOOL_CALL, event.fragment, -1, out)
             else:
+                assert isinstance(event, CallEnd)
                 self._close(ItemStatus.COMPLETED if event.is_complete else ItemStatus.INCOMPLETE, out)
         return out
 
@@ -126,44 +128,44 @@ class ItemReader:
         return out
 
     def _delta(self, kind: ItemKind, text: str, start: int, out: list[ItemEvent]) -> None:
-        if not self._is_open or self.items[-1].kind is not kind:
-            self._start(kind, out)
+        item = self._open
+        if item is None or item.kind is not kind:
+            item = self._start(kind, out)
         self._pieces.append(text)
-        out.append(ItemDelta(self.items[-1], text, start))
+        out.append(ItemDelta(item, text, start))
 
-    def _start(self, kind: ItemKind, out: list[ItemEvent], name: str = "", call_id: str = "") -> None:
+    def _start(self, kind: ItemKind, out: list[ItemEvent], name: str = "", call_id: str = "") -> Item:
         self._close(ItemStatus.COMPLETED, out)
-        item = Item(len(self.items), uuid.uuid4().hex, kind, name=name, call_id=call_id)
+        self._open = item = Item(len(self.items), uuid.uuid4().hex, kind, name=name, call_id=call_id)
         self.items.append(item)
         out.append(ItemStarted(item))
+        return item
 
     def _close(self, status: ItemStatus, out: list[ItemEvent]) -> None:
         """Close the open item, if there is one."""
-        if not self._is_open:
+        item, self._open = self._open, None
+        if item is None:
             return
-        item = self.items[-1]
         item.status, item.text = status, "".join(self._pieces)
         self._pieces.clear()
         out.append(ItemDone(item))
-
-    @property
-    def _is_open(self) -> bool:
-        return bool(self.items) and self.items[-1].status is ItemStatus.IN_PROGRESS
 
 
 class AnswerItems:
     """Turns the outputs of a chat with one choice into items.
 
     reader: reads the outputs; has the number of reasoning tokens and the logprobs of a message's deltas.
+    token_ids: the tokens of the answer so far.
     """
 
-    __slots__ = ("_items", "_progress", "_shows_reasoning", "reader")
+    __slots__ = ("_items", "_progress", "_shows_reasoning", "reader", "token_ids")
 
     def __init__(self, read_options: ReadOptions, progress: AnswerProgress) -> None:
         self.reader = AnswerReader(read_options, progress)
         self._shows_reasoning = read_options.shows_reasoning
         self._progress = progress
         self._items = ItemReader()
+        self.token_ids: list[int] = []
 
     @property
     def items(self) -> Sequence[Item]:
@@ -180,6 +182,7 @@ class AnswerItems:
                 break
             if choice.is_over:
                 continue
+            self.token_ids += output.token_ids
             events = self.reader.read(output)
             if not self._shows_reasoning:
                 events = [event for event in events if not isinstance(event, Reasoning)]

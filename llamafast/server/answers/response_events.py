@@ -31,14 +31,15 @@ _TEXTS = {"message": "text", "reasoning": "text", "function_call": "arguments", 
 class _OpenItem:
     """The item that has no end yet.
 
-    kind: its type. document: the item as it is added. prefix: the JSON of its deltas up to the text. logprobs: of its
-    deltas. custom: decodes the input of a custom tool; None for other items.
+    kind: its type. delta_name: the type of its deltas. document: the item as it is added. prefix: the JSON of its
+    deltas up to the text. logprobs: of its deltas. custom: decodes the input of a custom tool; None for other items.
     """
 
-    __slots__ = ("custom", "document", "kind", "logprobs", "pieces", "prefix")
+    __slots__ = ("custom", "delta_name", "document", "kind", "logprobs", "pieces", "prefix")
 
     def __init__(self, kind: str, document: JsonObject, place: JsonObject) -> None:
         self.kind = kind
+        self.delta_name = _DELTAS[kind].encode()
         self.document = document
         self.prefix = orjson.dumps({"type": _DELTAS[kind], **place})[:-1] + b',"delta":'
         self.logprobs: list[JsonObject] = []
@@ -186,7 +187,7 @@ class ResponseEvents:
         number = self._number
         self._number = number + 1
         document = b'%b%b%b,"sequence_number":%d}' % (item.prefix, orjson.dumps(text), extra, number)
-        frames.append((_DELTA_NAMES[item.kind], document))
+        frames.append((item.delta_name, document))
 
     def _done(self, item: Item, frames: list[Frame]) -> None:
         own = self._item
@@ -198,7 +199,7 @@ class ResponseEvents:
                 own.pieces.append(rest)
                 document = b'%b%b,"sequence_number":%d}' % (own.prefix, orjson.dumps(rest), self._number)
                 self._number += 1
-                frames.append((_DELTA_NAMES[own.kind], document))
+                frames.append((own.delta_name, document))
             text = "".join(own.pieces)
         elif own.kind == "function_call" and not text and is_complete:
             text = _EMPTY_ARGUMENTS
@@ -248,9 +249,6 @@ class ResponseEvents:
 
     def _lifecycle(self, name: str) -> Frame:
         return self._frame(name, {"response": self.response()})
-
-
-_DELTA_NAMES = {kind: name.encode() for kind, name in _DELTAS.items()}
 
 
 def _without_bytes(logprobs: Logprobs) -> list[JsonObject]:

@@ -39,10 +39,7 @@ RESPONSES = ResponsesDialect()
 
 
 class ResponseFormatter(Formatter):
-    """Events and whole answers of OpenAI's Responses API: the last event of a stream holds the whole answer.
-
-    token_ids: the tokens of the answer so far.
-    """
+    """Events and whole answers of OpenAI's Responses API: the last event of a stream holds the whole answer."""
 
     dialect = RESPONSES
 
@@ -73,9 +70,7 @@ class ResponseFormatter(Formatter):
         self._is_queued = is_queued
         self._is_prewarm = is_prewarm
         self._is_concluded = False
-        self.token_ids: list[int] = []
-        framing = self.framing
-        self._opening = framing.event + framing.before if framing.event else framing.before
+        self._openings: dict[bytes, bytes] = {}
 
     def start(self) -> bytes:
         """response.created, and what follows it before the first item."""
@@ -112,6 +107,11 @@ class ResponseFormatter(Formatter):
     def is_large(self) -> bool:
         """Whether there are logprobs."""
         return self._logprobs_of is not None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens of the answer so far."""
+        return self._items.token_ids
 
     @property
     def status(self) -> str:
@@ -159,10 +159,6 @@ class ResponseFormatter(Formatter):
             for output in outputs:
                 self.progress.note(output)
             return []
-        choice = self.progress.choices[0]
-        for output in outputs:
-            if not choice.is_over:
-                self.token_ids += output.token_ids
         return self._events.read(self._items.read(outputs), self._logprobs_of)
 
     def _logprobs(self, delta: ItemDelta) -> list[JsonObject]:
@@ -171,10 +167,13 @@ class ResponseFormatter(Formatter):
 
     def _framed(self, frames: Sequence[Frame]) -> bytes:
         framing = self.framing
-        if not framing.event:
-            return b"".join([framing.before + document + framing.after for _, document in frames])
-        opening, after = self._opening, framing.after
-        return b"".join([opening % name + document + after for name, document in frames])
+        if len(frames) == 1:  # the path of nearly all tokens
+            ((name, document),) = frames
+            opening = self._openings.get(name)
+            if opening is None:
+                opening = self._openings[name] = framing.opening(name)
+            return opening + document + framing.after
+        return b"".join([framing.frame(name, document) for name, document in frames])
 
 
 def response_usage(usage: AnswerUsage, *, cache_info: bool = False) -> JsonObject:
