@@ -1,4 +1,4 @@
-"""Build of the Cython modules: those without llama.h, and those that link the libllama of llama-cpp-python."""
+"""Build of the Cython modules: those without llama.h, and those that link libllama or libmtmd of llama-cpp-python."""
 
 import importlib.metadata
 import importlib.util
@@ -15,6 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 DEBUG = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
+# The extensions that call llama.cpp, with the libraries that each one needs.
+LINKED = {"_core": ["llama"], "_encoder": ["llama"], "_runner": ["llama"], "_mtmd": ["mtmd"]}
 REQUIREMENT = re.compile(r'"llama-cpp-python==([^"]+)"')
 
 
@@ -74,7 +76,7 @@ def extensions() -> list[Extension]:
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
     plain = [
         Extension(f"llamafast.{name}", [f"llamafast/{name}.pyx"], language="c++", extra_compile_args=flags)
-        for name in ("_kernels", "_filters", "_sampling", "_grammar", "_json_shape")
+        for name in ("_kernels", "_filters", "_sampling", "_grammar", "_json_shape", "_vectors")
     ]
     linked = [
         Extension(
@@ -83,12 +85,12 @@ def extensions() -> list[Extension]:
             language="c++",
             include_dirs=[str(include)],
             library_dirs=[str(lib)],
-            libraries=["llama"],
+            libraries=libraries,
             define_macros=[("LLAMAFAST_LLAMA_CPP_PYTHON", f'"{pinned}"')],
             extra_compile_args=[*flags, "-std=c++17"],
             extra_link_args=[f"-Wl,-rpath,{origin}/../llama_cpp/lib"],
         )
-        for name in ("_core", "_runner")
+        for name, libraries in LINKED.items()
     ]
     return [*plain, *linked]
 

@@ -1,4 +1,4 @@
-"""An agent's conversation: a task, then a call of a tool and its result per turn, the whole history sent each time."""
+"""An agent's conversation: a task, then a tool call and its result per turn. Each request sends the whole history."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TEMPLATE_FIELDS: dict[str, object] = {"enable_thinking": False}
 
 @dataclass(slots=True)
 class Conversation:
-    """Different numbers share no words beyond the start of the prompt."""
+    """A conversation. Conversations with different numbers share only the start of the prompt."""
 
     number: int
     messages: list[Message] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Conversation:
         ]
 
     def add_turn(self) -> None:
-        """The model's call of a tool, and what came of it."""
+        """Add a tool call of the model, and its result."""
         call = {"name": "look", "arguments": f'{{"at": "{self._words(6)}"}}'}
         self.messages += [
             {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "type": "function", "function": call}]},
@@ -63,21 +63,21 @@ class Conversation:
         ]
 
     def edit_last(self) -> None:
-        """Another result in the place of the last one."""
+        """Replace the last result."""
         self.messages[-1] = {**self.messages[-1], "content": f"Edited: {self._words(80)}"}
 
     def drop_last(self) -> None:
-        """Without the last turn."""
+        """Drop the last turn."""
         del self.messages[-2:]
 
     def _words(self, number: int) -> str:
-        # Seeded by all that makes the text: two runs send the same.
+        # Seeded by everything that the text depends on, so that two runs send the same texts.
         rng = random.Random(f"{self.number} {len(self.messages)} {number}")
         return " ".join(rng.choices(WORDS, k=number))
 
 
 class Counter:
-    """Counts the tokens of a prompt that no earlier prompt began with: what a perfect cache would compute."""
+    """Counts the tokens of a prompt after its longest prefix shared with an earlier one: the minimum to compute."""
 
     def __init__(self, path: Path) -> None:
         model = Model(str(path), vocab_only=True)
@@ -87,7 +87,7 @@ class Counter:
         self._seen: list[array[int]] = []
 
     def num_new(self, messages: list[Message]) -> int:
-        """Of the next prompt, which is an earlier one for those after it."""
+        """Count the next prompt, and add it to the earlier ones."""
         text = self._template.render([_with_object(message) for message in messages], **TEMPLATE_FIELDS)  # type: ignore[arg-type]
         token_ids = array("i", self._tokenizer.encode(text, add_special=False, parse_special=True))
         shared = max((_num_common(token_ids, other) for other in self._seen), default=0)
@@ -101,7 +101,7 @@ def _num_common(first: array[int], second: array[int]) -> int:
 
 
 def _with_object(message: Message) -> Message:
-    """Arguments as the server hands them to the template: decoded."""
+    """The message with decoded arguments, as the server gives it to the template."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message

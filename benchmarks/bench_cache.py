@@ -1,4 +1,4 @@
-"""What the prefix cache and the prompt budget save: tokens computed, gaps in running streams, time to a first token.
+"""Measures the prefix cache and the prompt budget: computed tokens, gaps in streams, time to the first token.
 
 usage: python benchmarks/bench_cache.py [--points 1 2 3 4 6] [--models builtin random-248k random-swa] ...
 Counts of computed prompt tokens are exact; times are medians. The last line of the output is one JSON object.
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 PREFIX, OWN, BURST = 1500, 20, 16
 NUM_TURNS, NUM_OTHERS, FEW_CELLS = 12, 20, 3072
 LONG_PROMPT, STREAMS = 6000, 8
-# Ids below are control tokens and bytes in every model here.
+# Lower ids are control tokens and bytes in every model here.
 _FIRST_ID, _LAST_ID = 300, 500
 
 
@@ -54,7 +54,7 @@ def post(server: Server, path: str, body: Row) -> Row:
 
 
 def num_computed(answer: Row) -> int | None:
-    """Prompt tokens that were not cached, as the server tells; None where it does not."""
+    """Prompt tokens that were not cached, as the server reports; None if it does not report them."""
     if "timings" in answer:
         return int(answer["timings"]["prompt_n"])
     details = answer["usage"].get("prompt_tokens_details") or {}
@@ -63,18 +63,18 @@ def num_computed(answer: Row) -> int | None:
 
 
 def total(counts: list[int | None]) -> int | None:
-    """Their sum, if all are known."""
+    """The sum of the counts; None if one is unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
 def token_ids(seed: int, number: int) -> list[int]:
-    """A prompt that shares nothing with those of other seeds."""
+    """A prompt that shares no prefix with those of other seeds."""
     return random.Random(seed).choices(range(_FIRST_ID, _LAST_ID), k=number)
 
 
 def burst(server: Server) -> Row:
-    """Point 1: requests at once with one prefix."""
+    """Point 1: simultaneous requests with a common prefix."""
     prefix = token_ids(1, PREFIX)
     bodies = [{"prompt": prefix + token_ids(100 + i, OWN), "max_tokens": 4} for i in range(BURST)]
     started_s = time.perf_counter()
@@ -88,7 +88,7 @@ def burst(server: Server) -> Row:
 
 
 def ask(server: Server, conversation: Conversation) -> int | None:
-    """Send a conversation as it is; the prompt tokens computed."""
+    """Send a conversation. Returns the number of computed prompt tokens."""
     fields = {"chat_template_kwargs": TEMPLATE_FIELDS, "max_tokens": 4}
     return num_computed(post(server, "/v1/chat/completions", {"messages": conversation.messages, **fields}))
 
@@ -103,7 +103,7 @@ def agents(server: Server, counter: Counter) -> list[Row]:
         turns.append(ask(server, agent))
     rows: list[Row] = [{"what": f"{NUM_TURNS} turns", "computed": total(turns), "at_most": round(1.1 * sum(new))}]
     agent.edit_last()
-    # The call before the result is the last common message; a whole turn is what may be computed.
+    # The call before the result is the last common message. At most a whole turn may be computed.
     rows.append({"what": "last turn edited", "computed": ask(server, agent), "at_most": new[-1]})
     agent.drop_last()
     rows.append({"what": "last turn dropped", "computed": ask(server, agent), "at_most": new[-2]})
@@ -111,7 +111,7 @@ def agents(server: Server, counter: Counter) -> list[Row]:
 
 
 def pair(server: Server, counter: Counter) -> Row:
-    """Two agents, turn by turn, among others that come once."""
+    """Two agents, turn by turn, among others with one request each."""
     two = [Conversation(2), Conversation(3)]
     turns, new = [], []
     for turn in range(NUM_TURNS):
@@ -125,14 +125,14 @@ def pair(server: Server, counter: Counter) -> Row:
 
 
 def stream_bodies(server: Server, end_ids: list[int], tokens: int) -> list[str]:
-    """Streams of so many tokens; their prompts share nothing."""
+    """Requests for streams of this many tokens. Their prompts share no prefix."""
     no_end = {"logit_bias": dict.fromkeys(map(str, end_ids), -100)} if server.name == "example-server" else {}
     fields = {"model": "bench", "stream": True, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True, **no_end}
     return [json.dumps({**fields, "prompt": token_ids(int(time.time_ns()), 16)}) for _ in range(STREAMS)]
 
 
 def text_times_s(stream: Stream) -> list[float]:
-    """Arrivals of the events of a stream that carry text; a token need not be a whole character."""
+    """Arrival times of a stream's events with text. Some tokens have none: they are parts of characters."""
     return [ns / 1e9 for ns, data in sse_events(stream) if data != "[DONE]" and json.loads(data)["choices"]]
 
 
@@ -177,7 +177,7 @@ def gaps(server: Server, end_ids: list[int], tokens: int, prompt: list[int]) -> 
 
 
 def first_token(server: Server) -> Row:
-    """Point 6: time to the first token behind a cached prefix, and of a short prompt."""
+    """Point 6: time to the first token after a cached prefix, and after a short prompt."""
 
     def measure(prompt_of: Callable[[int], list[int]]) -> float:
         times = []
@@ -195,7 +195,7 @@ def first_token(server: Server) -> Row:
 
 
 def restart(settings: Settings, folder: Path) -> Row:
-    """Point 3: the first turn after a restart, with the states of before on disk."""
+    """Point 3: the first turn after a restart, with the earlier states on disk."""
     config = folder / "disk_cache.json"
     disk_cache = {"path": str(folder / "states"), "max_bytes": 2**30, "min_tokens": 64}
     config.write_text(json.dumps({"model": {"path": str(settings.model)}, "disk_cache": disk_cache}))
@@ -210,7 +210,7 @@ def restart(settings: Settings, folder: Path) -> Row:
 
 
 def show(title: str, rows: list[Row]) -> None:
-    """A Markdown table; a dash where a server does not tell."""
+    """Print a Markdown table. A dash: the server does not report the value."""
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -221,19 +221,19 @@ def show(title: str, rows: list[Row]) -> None:
 
 
 class Run:
-    """All points; rows by the point's name."""
+    """Runs all points. rows: the results, by the point's name."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
         self.rows: dict[str, list[Row]] = {}
 
     def settings(self, name: str, n_seq_max: int, n_ctx: int) -> Settings:
-        """For one model."""
+        """The settings for one model."""
         path, options = model_path(name, self.options.model_dir), self.options
         return Settings(path, options.threads, n_ctx, n_seq_max, options.peers.resolve(), self.folder)
 
     def each(self, point: str, settings: Settings, work: Callable[[Server], Row | list[Row]], **facts: object) -> None:
-        """Run one server after the other; one that fails has a row that says so."""
+        """Run one server after the other. A server that fails gets a row with its error."""
         variants = {name: [] for name in self.options.servers} | dict(facts.pop("variants", {}))  # type: ignore[call-overload]
         for name, arguments in variants.items():
             try:
@@ -247,7 +247,7 @@ class Run:
             print(f"# {point}, {name}: {found}", file=sys.stderr)
 
     def execute(self) -> None:
-        """The points that were asked for."""
+        """Run the selected points."""
         points, models = self.options.points, self.options.models
         if 1 in points:
             for name in models:
@@ -291,10 +291,10 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["builtin", "random-248k", "random-swa"])
     parser.add_argument("--servers", nargs="+", help="default: all that are built")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=400, help="of each stream while a long prompt arrives")
+    parser.add_argument("--tokens", type=int, default=400, help="tokens of each stream while a long prompt is computed")
     parser.add_argument("--peers", type=Path, default=REPOSITORY / ".peers", help="folder of build_peers.sh")
-    parser.add_argument("--model-dir", type=Path, default=cache_folder(), help="where generated models are kept")
-    parser.add_argument("--quick", action="store_true", help="the built-in model alone")
+    parser.add_argument("--model-dir", type=Path, default=cache_folder(), help="folder of generated models")
+    parser.add_argument("--quick", action="store_true", help="only the built-in model")
     options = parser.parse_args()
     if options.quick:
         options.models = ["builtin"]

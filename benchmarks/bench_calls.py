@@ -1,7 +1,7 @@
-"""What holding 8 streams to tool calls costs: the built-in model's own calls, free, strict and required.
+"""Measures the cost of enforcing tool calls on 8 streams of the built-in model: free, strict and required.
 
-Tokens per second of the engine, greedy, one thread; and what compiling the grammar of 20 tools takes, first and again,
-for every format. usage: python benchmarks/bench_calls.py [--waves N]
+Tokens per second of the engine, greedy, one thread; and the time to compile the grammar of 20 tools for every format,
+the first time and again. usage: python benchmarks/bench_calls.py [--quick] [--waves N]
 The last line of the output is one JSON object.
 """
 
@@ -67,7 +67,7 @@ def prompts(engine: Engine) -> list[str]:
 
 
 def rate(engine: Engine, texts: list[str], rules: CallPolicy | None, waves: int) -> tuple[float, float]:
-    """(tokens per second, decodes per token) of so many waves of streams."""
+    """(tokens per second, decodes per token) of this many waves of streams."""
     params = SamplingParams(temperature=0.0, max_tokens=100)
     chat_format = registry.by_name("qwen3_xml")
     requests = []
@@ -119,7 +119,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--waves", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one repeat of two waves")
     options = parser.parse_args()
+    if options.quick:
+        options.waves, options.repeats = 2, 1
     with Engine(str(BUILT_IN), EngineConfig(n_ctx=8192, n_seq_max=STREAMS, threads=1)) as engine:
         texts = prompts(engine)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in RULES}

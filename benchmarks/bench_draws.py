@@ -1,12 +1,12 @@
-"""How often a draw flips where the logits differ by rounding only, as they do under load: measured against the theory.
+"""Measures how often a draw changes ("flips") if the logits differ only by rounding, as under load.
 
 usage: python benchmarks/bench_draws.py [--quick] [--no-model]
-Kernel: each row is drawn from twice with the same random numbers, the second time with noise on its logits. `inverse`
-is a draw by the inverse of the cumulated probabilities in the order of the ids, with one random number; `race` is ours.
-`tv` is the total variation of the two distributions: no draw can flip less often, and a race flips at most
-2 tv / (1 + tv). All three are averages over the rows; the inverse's is computed (the total length of the intervals of
-the random number where the token differs), since what is rare needs too many draws to count.
-Model: seeded requests to the built-in model, alone and 2 and 8 at once: how many of 48 texts differ.
+Kernel: two draws from each row with the same random numbers, the second one with noise on the logits. `inverse` is a
+draw by the inverse of the cumulated probabilities in the order of the ids, with one random number. `race` is the draw
+of this project. `tv` is the total variation of the two distributions: no draw can flip less often, and a race flips at
+most 2 tv / (1 + tv). All three are averages over the rows. `inverse` is computed and not counted, because flips are
+rare: it is the total length of the intervals of the random number in which the tokens differ.
+Model: seeded requests to the built-in model, alone, 2 at once and 8 at once: how many of 48 texts differ.
 The last line of the output is one JSON object.
 """
 
@@ -30,13 +30,13 @@ from llamafast.request import Request, SamplingParams
 Row = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 MODEL_PATH = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
-SHIFT = 1e-3  # standard deviation of the noise: larger than what is seen (1e-4), so that flips can be counted
+SHIFT = 1e-3  # standard deviation of the noise: larger than real rounding (1e-4), so that flips can be counted
 FILTERS: list[dict[str, float]] = [{}, {"top_p": 0.95}, {"min_p": 0.05}, {"top_k": 40}]
 PROMPTS = ["Tell me a story about a fox.", "Name three colours.", "What is 7 plus 5?", "The capital of France is"]
 
 
 def make_row(shape: str, n_vocab: int, number: int) -> Row:
-    """flat: like random weights. peaked: like a trained model, twenty tokens stand out."""
+    """A row of logits. flat: as of random weights. peaked: as of a trained model, with twenty high logits."""
     rng = np.random.default_rng([n_vocab, number])
     if shape == "flat":
         return rng.normal(0, 1, n_vocab).astype(np.float32)
@@ -46,7 +46,7 @@ def make_row(shape: str, n_vocab: int, number: int) -> Row:
 
 
 def kept(row: Row, filters: dict[str, float]) -> npt.NDArray[np.bool_]:
-    """Which tokens the filter leaves; one at most is set."""
+    """The tokens that the filter keeps. At most one filter is set."""
     order = np.argsort(-row, kind="stable")
     if top_k := int(filters.get("top_k", 0)):
         order = order[:top_k]
@@ -67,14 +67,14 @@ def distribution(row: Row, temperature: float, filters: dict[str, float]) -> Flo
 
 
 def inverse_flips(p: Floats, q: Floats) -> float:
-    """Where the intervals [cumulated before i, after i) of p and q overlap the token is the same: 1 - the overlaps."""
+    """1 - the overlap of the intervals [cumulated before i, after i) of p and q, in which the tokens are equal."""
     p_end, q_end = np.cumsum(p), np.cumsum(q)
     overlap = np.minimum(p_end, q_end) - np.maximum(p_end - p, q_end - q)
     return float(1 - np.maximum(overlap, 0).sum())
 
 
 def kernel_case(shape: str, n_vocab: int, temperature: float, filters: dict[str, float], n: int) -> dict[str, object]:
-    """n rows, 1,000 draws each."""
+    """Measure n rows with 1,000 draws each."""
     flips, tv, inverse, n_draws = 0, 0.0, 0.0, 1000
     for number in range(n):
         row = make_row(shape, n_vocab, number)
@@ -133,9 +133,9 @@ def model_case(max_tokens: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Counts draws that flip where the logits differ by rounding.")
+    parser = argparse.ArgumentParser(description="Counts draws that change if the logits differ by rounding.")
     parser.add_argument("--quick", action="store_true", help="few rows, V = 32k only")
-    parser.add_argument("--no-model", action="store_true", help="the kernels only")
+    parser.add_argument("--no-model", action="store_true", help="only the kernels")
     options = parser.parse_args()
     kernel = []
     print("| V | row | temperature | filter | tv | race / tv | inverse / tv |")

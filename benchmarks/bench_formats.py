@@ -1,6 +1,6 @@
-"""What turning outputs into answers costs: microseconds per token, streamed and whole, without engine and HTTP.
+"""Measures the cost of turning outputs into answers: microseconds per token, without engine and HTTP.
 
-Each delivery holds one token of one choice, as a streaming client gets them; "completions" has no parser.
+Each delivery has one token of one choice, as in a stream. "completions" has no parser.
 usage: python benchmarks/bench_formats.py [--quick]
 The last line of the output is one JSON object.
 """
@@ -76,7 +76,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="fewer repeats")
     repeats = 5 if options.parse_args().quick else REPEATS
     best = {(case, way.__name__): float("inf") for case in CASES for way in (streamed, whole)}
-    for _ in range(repeats):  # all again, not each one: the machine may be slow for a second
+    for _ in range(repeats):  # repeat all cases together: the machine may be slow for a second
         for case in CASES:
             for way in (streamed, whole):
                 best[case, way.__name__] = min(best[case, way.__name__], us_per_token(case, way))

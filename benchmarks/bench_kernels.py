@@ -1,9 +1,9 @@
 """The sampling kernels: CPU time per row, as a multiple of a plain max of the row, against numpy and llama.cpp's chain.
 
 usage: python benchmarks/bench_kernels.py [--quick]
-The last columns say how many times our time the others take. llama.cpp's chain works on candidate structs, which its
-callers fill from the logits first: `apply` is llama_sampler_apply alone, `row` both, which is what a row costs there.
-Draws go through the Sampler: with its penalties and bans put into the row and taken out again. Needs a C++ compiler.
+The last columns give the time of numpy and llama.cpp as a multiple of ours. llama.cpp's chain works on candidate
+structs, which its callers fill from the logits: `apply` is llama_sampler_apply alone, `row` includes the filling.
+Draws go through the Sampler, which adds penalties and bans to the row and removes them again. Needs a C++ compiler.
 The last line of the output is one JSON object.
 """
 
@@ -33,16 +33,16 @@ from llamafast._sampling import DryBreakers, Sampler
 Row = npt.NDArray[np.float32]
 Stage = Callable[[int], int]  # n_vocab -> llama_sampler*
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-N_DRAWS = 16  # per timed call: one call also pays for its scratch memory
+N_DRAWS = 16  # per timed call, which also includes the allocation of scratch memory
 MODEL_PATH = Path(llamafast.__file__).parent / "models" / "tiny-qwen35-f16.gguf"
-SEEN = array("i", range(0, 64 * 31, 31))  # what the penalties have seen
+SEEN = array("i", range(0, 64 * 31, 31))  # the tokens that the penalties apply to
 ONCE = array("i", [1] * len(SEEN))
-HISTORY = array("i", np.random.default_rng(0).integers(0, 200, 2000).tolist())  # what DRY has
+HISTORY = array("i", np.random.default_rng(0).integers(0, 200, 2000).tolist())  # the history for DRY
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to sample: how to make our call on a row (worth `rows` rows), numpy's, llama.cpp's stages."""
+    """One case: our call on a row (it counts as `rows` rows), numpy's call, and the stages of llama.cpp."""
 
     name: str
     ours: Callable[[int], Callable[[Row], object]]
@@ -69,7 +69,7 @@ def drawing(seen: array[int] | None = None, **settings) -> Callable[[int], Calla
 
 
 def draw_case(name: str, stages: tuple[Stage, ...] = (), seen: array[int] | None = None, **settings) -> Case:
-    """A draw by our settings and by llama.cpp's stages; the usual ones are made from the settings."""
+    """A draw with these settings. stages: llama.cpp's; by default they are made from the settings."""
     chain = list(stages)
     if top_k := settings.get("top_k"):
         chain.append(lambda _n: lib.llama_sampler_init_top_k(top_k))
@@ -98,7 +98,7 @@ def draw_case(name: str, stages: tuple[Stage, ...] = (), seen: array[int] | None
 
 
 def numpy_draw(settings: dict[str, float]) -> Callable[[Row], object]:
-    """The usual way: sort only when a filter needs it."""
+    """The usual numpy code, which sorts only if a filter needs it."""
     temperature, top_k = settings["temperature"], int(settings.get("top_k", 0))
     top_p, min_p = settings.get("top_p", 1.0), settings.get("min_p", 0.0)
 
@@ -127,7 +127,7 @@ def penalties(n_vocab: int) -> int:
 
 
 def numpy_penalize(row: Row) -> None:
-    """Gently: it is timed on one row again and again, which must stay an ordinary row."""
+    """With weak penalties: the same row is used again and again and must stay an ordinary row."""
     ids = np.asarray(SEEN)
     seen = row[ids]
     row[ids] = np.where(seen > 0, seen / 1.000001, seen * 1.000001) - (1e-6 + 1e-6)
@@ -200,7 +200,7 @@ def rarer_cases(vocab: int) -> list[Case]:
 
 
 def make_row(shape: str, n_vocab: int) -> Row:
-    """flat: like random weights, almost all tokens matter. peaked: like a trained model, twenty tokens stand out."""
+    """A row of logits. flat: as of random weights. peaked: as of a trained model, with twenty high logits."""
     rng = np.random.default_rng(n_vocab)
     if shape == "flat":
         return rng.normal(0, 1, n_vocab).astype(np.float32)
@@ -210,7 +210,7 @@ def make_row(shape: str, n_vocab: int) -> Row:
 
 
 def median_ns(call: Callable[[], object], seconds: float, before: Callable[[], object] | None = None) -> float:
-    """The median over repeated calls, `before` each untimed; CPU time, so that a busy machine matters less."""
+    """The median CPU time of repeated calls. before: called before each one, untimed."""
     times: list[int] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
@@ -223,7 +223,7 @@ def median_ns(call: Callable[[], object], seconds: float, before: Callable[[], o
 
 
 class Peer:
-    """llama.cpp's cost of a row: its chain through llama.h, and what stands around it, compiled from peer_ways.cpp."""
+    """llama.cpp's cost of a row: its chain through llama.h, and the code around it, compiled from peer_ways.cpp."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

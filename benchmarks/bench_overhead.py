@@ -1,9 +1,9 @@
-"""What the engine costs beside the model: time per step outside llama_decode, without HTTP.
+"""Measures the engine's own cost: time per step outside llama_decode, without HTTP.
 
 usage: python benchmarks/bench_overhead.py [--quick] [--model FILE] [--sequences 1 8 32 64]
 Per number of sequences, in microseconds per generated token: decode, sampling, and scheduling + output (wall time of
-Engine.step minus the other two). In rows named "fake" the model is replaced by a runner that returns at once: the same
-without what a decode leaves behind in the processor's caches. The last line of the output is one JSON object.
+Engine.step minus the other two). In rows named "fake" a runner that returns at once replaces the model, so that no
+decode evicts the engine's data from the processor's caches. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ SAMPLING = {
 
 
 class FakeRunner:
-    """In place of ModelRunner: decodes nothing, every sequence draws the same ordinary token."""
+    """A fake ModelRunner: it decodes nothing, and every sequence draws the same ordinary token."""
 
     token_id = ord("a")
     decode_s = sample_s = 0.0
 
     def step(self, plan: StepPlan) -> list[list[int]]:
-        """One token per draw."""
+        """Draw one token per row."""
         token_id = self.token_id
         return [[token_id] for _ in plan.rows]
 
     def logprobs(self, i: int, k: int) -> tuple[float, list[tuple[int, float]]]:
-        """Of a token that was certain."""
+        """The logprob of a certain token."""
         return 0.0, []
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Microseconds per generated token: medians over steps that only decode, so that what else runs hardly counts."""
+    """Microseconds per generated token: medians over steps that only decode."""
 
     runner: str
     sampling: str
@@ -61,14 +61,14 @@ class Overhead:
 
 
 def distinct_prompt(number: int) -> array[int]:
-    """Eight ordinary tokens that no other number shares from the start."""
+    """A prompt of eight ordinary tokens. Different numbers share no prefix."""
     return array("i", [256 + (number * 8 + place) % 2048 for place in range(8)])
 
 
 def decode_steps(
     engine: Engine, sequences: int, steps: int, params: SamplingParams
 ) -> list[tuple[float, float, float]]:
-    """Seconds of each of the steps, a decode of all sequences: in llama_decode, in sampling, in everything else."""
+    """Seconds of each step that decodes all sequences: in llama_decode, in sampling, and in everything else."""
     for number in range(sequences):
         engine.add(Request(f"bench-{number}", distinct_prompt(number), params))
     started: set[str] = set()

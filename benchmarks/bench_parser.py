@@ -1,6 +1,7 @@
-"""What the parsers of answers cost: microseconds per token of content, reasoning and string arguments, by length.
+"""Measures the parsers of answers: microseconds per token of content, reasoning and string arguments, by length.
 
-Every format takes a text apart token by token, as it comes from the engine: flat means no text is looked at twice.
+Each parser reads a text token by token, as it comes from the engine. If the time does not grow with the length, no text
+is read twice.
 usage: python benchmarks/bench_parser.py [--quick] [--formats NAME ...]
 The last line of the output is one JSON object.
 """
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # the tests' writers know how each format looks
+sys.path.append(str(Path(__file__).parents[1]))  # the tests can write every format
 
 from llamafast.chat.formats import registry
 from tests.chat.messages import TOOLS, Message
@@ -44,7 +45,7 @@ def messages(num_tokens: int) -> dict[str, Message]:
 
 def us_per_token(format: str, written: Written) -> float:
     tokens = re.findall(r" ?\w+|\W", written.text)
-    # Short texts several times, or the clock's steps show.
+    # Short texts are read several times, since the clock's resolution is limited.
     rounds = max(1, 2_000 // len(tokens))
     parsers = [registry.by_name(format).parser(written.prompt, TOOLS) for _ in range(rounds)]
     start = time.perf_counter()
@@ -63,7 +64,7 @@ def main() -> None:
     arguments = options.parse_args()
     sizes = SIZES[:2] if arguments.quick else SIZES
     kinds = list(messages(1))
-    # Reasoning that the prompt has opened, as most models' prompts do; the rest without any.
+    # The prompt has opened the reasoning, as for most models. The other kinds have no reasoning.
     cells = {
         (format, kind, size): WRITERS[format](message, kind == "reasoning")
         for format in arguments.formats
@@ -72,7 +73,7 @@ def main() -> None:
         if format != "plain" or kind != "arguments"
     }
     best = dict.fromkeys(cells, float("inf"))
-    for _ in range(REPEATS):  # all again, not each one: the machine may be slow for a second
+    for _ in range(REPEATS):  # repeat all cases together: the machine may be slow for a second
         for cell, written in cells.items():
             best[cell] = min(best[cell], us_per_token(cell[0], written))
     result = {

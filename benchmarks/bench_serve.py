@@ -1,6 +1,7 @@
-"""The same streamed load against llamafast, llama-server and the example server, with bare decoding as the roof.
+"""Sends the same streamed load to llamafast, llama-server and the example server. Bare decoding is the upper bound.
 
-All servers are up at once and loaded in turn, so that what else the machine does hits them alike; medians of repeats.
+All servers run at once and are loaded in turn, so that other load on the machine affects all alike. Results are
+medians over repeats.
 usage: python benchmarks/bench_serve.py [--quick] [--model builtin|random-0.6b|random-248k|FILE] ...
 The last line of the output is one JSON object.
 """
@@ -45,7 +46,7 @@ ANIMALS = ("cat", "dog", "fox", "bird", "fish", "horse", "cow", "duck", "frog", 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How a model is measured unless told otherwise; min_tokens: tokens per measurement, in as many waves as needed."""
+    """The default measurement of a model. min_tokens: tokens per measurement, in as many waves as needed."""
 
     threads: int
     tokens: int
@@ -64,7 +65,7 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One server under one number of streams, once. Memory is read at the end of the load."""
+    """One measurement of one server with one number of streams. Memory is read at the end of the load."""
 
     load: LoadResult
     server_us_per_token: float
@@ -73,7 +74,7 @@ class Measurement:
 
 
 class Bodies:
-    """Request bodies with prompts that differ from each other at once, so that no server can share a prefix."""
+    """Request bodies with prompts that differ from the first word on, so that no server can share a prefix."""
 
     def __init__(self, options: argparse.Namespace, end_ids: list[int]) -> None:
         self._count = 0
@@ -90,7 +91,7 @@ class Bodies:
         self._end_bias = {str(token_id): -100 for token_id in end_ids}
 
     def wave(self, server: str, streams: int, tokens: int) -> list[str]:
-        """Bodies for one wave. The example server does not know ignore_eos: there a bias rules out the end tokens."""
+        """Bodies for one wave. The example server does not know ignore_eos, so it gets a bias against end tokens."""
         no_end = {"logit_bias": self._end_bias} if server == "example-server" else {"ignore_eos": True}
         bodies: list[str] = []
         for _ in range(streams):
@@ -101,7 +102,7 @@ class Bodies:
 
     @staticmethod
     def prompt(number: int) -> str:
-        """Some words, under 50 bytes; neighbours in number start with different words."""
+        """A prompt of under 50 bytes. Adjacent numbers start with different words."""
         animal, color = ANIMALS[number % len(ANIMALS)], COLORS[number % len(COLORS)]
         return f"{animal} {number} is {color}. Tell a long story."
 
@@ -126,13 +127,13 @@ def measure(server: Server, bodies: Bodies, streams: int, tokens: int, waves: in
 
 
 def n_ctx_for(streams: int, tokens: int) -> int:
-    """KV cells for all streams with room to spare, in steps of 128 per stream: none has to wait or is preempted."""
+    """KV cells for all streams, in steps of 128 per stream: enough that none waits or is preempted."""
     return streams * -(-(tokens + PROMPT_TOKENS_LIMIT) // 128) * 128
 
 
 @dataclass(slots=True)
 class Run:
-    """One benchmark run: what is compared, and everything measured, by (server, streams)."""
+    """One benchmark run: the servers, and the measurements by (server, streams)."""
 
     options: argparse.Namespace
     settings: Settings
@@ -195,7 +196,7 @@ def median_row(measurements: list[Measurement]) -> dict[str, str | int | float]:
 
 
 def ratios(rows: list[dict[str, str | int | float]]) -> dict[str, dict[str, float]]:
-    """llamafast's tokens per second over every other row's, e.g. {"llama-server": {"32": 1.7}}."""
+    """llamafast's tokens per second divided by those of each other row, e.g. {"llama-server": {"32": 1.7}}."""
     rate = {(row["server"], row["streams"]): float(row["tokens_per_s"]) for row in rows}
     result: dict[str, dict[str, float]] = {}
     for (name, streams), value in rate.items():
@@ -205,7 +206,7 @@ def ratios(rows: list[dict[str, str | int | float]]) -> dict[str, dict[str, floa
 
 
 def print_table(rows: list[dict[str, str | int | float]]) -> None:
-    """A Markdown table; a dash where a figure does not exist (the roof is no server)."""
+    """Print a Markdown table. A dash: the row has no such figure (the roof is not a server)."""
     print("| streams | server | " + " | ".join(COLUMNS.values()) + " |")
     print("| ---: | --- |" + " ---: |" * len(COLUMNS))
     for row in rows:
@@ -214,7 +215,7 @@ def print_table(rows: list[dict[str, str | int | float]]) -> None:
 
 
 def machine() -> dict[str, str | int | float]:
-    """What it ran on; load_1min shows whether something else ran as well."""
+    """The machine. load_1min shows whether other programs ran."""
     return {
         "cpus": os.cpu_count() or 0,
         "processor": processor_name(),
@@ -224,7 +225,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def processor_name() -> str:
-    """The processor's name for people, from /proc/cpuinfo where there is one."""
+    """The name of the processor, from /proc/cpuinfo; "" if it does not exist."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:
@@ -233,7 +234,7 @@ def processor_name() -> str:
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line, with the preset of the model for everything that is not given."""
+    """The command line. The preset of the model gives the values of absent options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     everyone = [*COMMANDS, ROOF, ROOF_STREAMS]
     parser.add_argument("--model", default="builtin", help="builtin, random-0.6b, random-248k or a GGUF file")
@@ -242,14 +243,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--tokens", type=int, help="generated tokens per stream")
-    parser.add_argument("--min-tokens", type=int, help="at least so many tokens per measurement, in several waves")
+    parser.add_argument("--min-tokens", type=int, help="minimum tokens per measurement, in several waves")
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--top-k", type=int, help="not sent by default: llama-server then uses 40, the others none")
     parser.add_argument("--presence-penalty", type=float)
     parser.add_argument("--n-ctx", type=int, help="KV cells for all streams together")
     parser.add_argument("--peers", type=Path, default=REPOSITORY / ".peers", help="folder of build_peers.sh")
-    parser.add_argument("--model-dir", type=Path, default=cache_folder(), help="where generated models are kept")
+    parser.add_argument("--model-dir", type=Path, default=cache_folder(), help="folder of generated models")
     parser.add_argument("--quick", action="store_true", help="one repeat, fewer tokens, no second layouts")
     options = parser.parse_args(arguments)
     preset = PRESETS.get(options.model, PRESETS["builtin"])
@@ -265,7 +266,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def default_servers(options: argparse.Namespace) -> list[str]:
-    """Everything, or a few with --quick, or llamafast alone where no peers are built."""
+    """The servers to measure: all, a few with --quick, or only llamafast if no peers are built."""
     if not (options.peers / "llama-server").exists():
         print(f"no peers in {options.peers}: llamafast alone; benchmarks/build_peers.sh builds them", file=sys.stderr)
         return ["llamafast"]

@@ -1,6 +1,6 @@
-"""Thousands of short requests, streamed and not, some cancelled: memory at the end against memory after the first.
+"""Sends thousands of short requests, some cancelled, and compares the memory at the end with that at the beginning.
 
-The server runs with LLAMAFAST_DEBUG=1, so it checks slots and cells whenever it is idle and dies if they do not add up.
+The server runs with LLAMAFAST_DEBUG=1, so it checks slots and cells when it is idle, and ends if they are inconsistent.
 The last line is one JSON object.
 """
 
@@ -55,7 +55,7 @@ async def request_once(client: httpx.AsyncClient, rng: random.Random, number: in
 
 
 async def run(server: peers.Server, num_requests: int, concurrency: int) -> tuple[Counter[str], list[float]]:
-    """What became of the requests, and resident MiB after each WARM_UP of them."""
+    """Counts of the results, and the resident MiB after each WARM_UP requests."""
     rng, counts, resident = random.Random(1), Counter[str](), list[float]()
     limits = httpx.Limits(max_connections=concurrency)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", limits=limits, timeout=120) as client:

@@ -1,7 +1,7 @@
-"""What a JSON schema on every stream costs: llamafast, llama-server and the example server, with and without one.
+"""Measures the cost of a JSON schema on every stream, on llamafast, llama-server and the example server.
 
-"json": the built-in model at its own JSON tasks, greedy: most draws are allowed. "worst": random weights and a
-vocabulary of 248,320, where next to no draw is.
+"json": the built-in model with JSON tasks, greedy. The schema allows most draws. "worst": random weights and a
+vocabulary of 248,320. The schema allows almost no draw.
 usage: python benchmarks/bench_structured.py [--quick] [--servers ...] [--peers FOLDER]
 The last line of the output is one JSON object.
 """
@@ -47,7 +47,7 @@ NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 500}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A model, what it is asked, and the schema; free_runs_on: without a schema it has to go on up to max_tokens."""
+    """A model, its questions, and the schema. free_runs_on: without a schema, answers must have max_tokens tokens."""
 
     name: str
     model: str
@@ -58,7 +58,7 @@ class Task:
     free_runs_on: bool
 
     def prompt(self, rng: random.Random) -> str:
-        """A question unlike the ones before."""
+        """A question that differs from earlier ones."""
         if self.model != "builtin":
             return f"{rng.choice(COLORS)} {rng.randrange(10**6)}. Tell a long story."
         return f"JSON: name {rng.choice(NAMES)}, age {rng.randint(1, 99)} and city {rng.choice(CITIES)}"
@@ -72,7 +72,7 @@ TASKS = (
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of several waves of streams: tokens per second, and milliseconds to the first text."""
+    """The result of several waves of streams: tokens per second, and milliseconds to the first text."""
 
     tokens_per_s: float
     ttft_ms: float
@@ -80,7 +80,7 @@ class Rate:
 
 @dataclass(slots=True)
 class Answer:
-    """What one stream brought."""
+    """The result of one stream."""
 
     text: str = ""
     first_ns: int = 0
@@ -88,7 +88,7 @@ class Answer:
 
     @classmethod
     def of(cls, events: Iterable[tuple[int, str]]) -> Answer:
-        """From server-sent events. Raises LoadError for an error."""
+        """Read server-sent events. Raises LoadError if the server reports an error."""
         answer = cls()
         for arrived_ns, data in events:
             if data == "[DONE]":
@@ -114,7 +114,7 @@ class Load:
         self._end_bias = {str(i): -100 for i in range(vocabulary.n_vocab) if vocabulary.is_eog(i)}
 
     def run(self, server: Server, *, schema: dict[str, object] | None, streams: int, waves: int, seed: int) -> Rate:
-        """The same prompts for the same seed. Raises LoadError."""
+        """Send waves of requests. Equal seeds give equal prompts. Raises LoadError."""
         rng = random.Random(seed)
         num_tokens, wall_s = 0, 0.0
         ttft_ms = []
@@ -130,7 +130,7 @@ class Load:
         return Rate(num_tokens / wall_s, statistics.median(ttft_ms))
 
     def _num_tokens(self, answer: Answer) -> int:
-        """The limit that ended it, else what its text is encoded to: not every server counts the end token."""
+        """The number of tokens: max_tokens if the limit ended the stream, else counted from its text."""
         if answer.finish_reason == "length":
             return self._task.max_tokens
         return len(self._vocabulary.tokenize(answer.text, False, False))
@@ -145,7 +145,7 @@ class Load:
             "top_p": 0.95,
             "stream": True,
         }
-        if server != "example-server":  # which has no such field: there the model thinks, or is kept from it
+        if server != "example-server":  # which has no such field
             body["chat_template_kwargs"] = {"enable_thinking": False}
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
@@ -197,7 +197,7 @@ def measure(task: Task, options: argparse.Namespace, logs: Path) -> list[dict[st
 
 
 def mask_times(task: Task, options: argparse.Namespace) -> dict[str, object]:
-    """Microseconds per mask and per accepted token along an output of the schema, and what compiling takes."""
+    """Microseconds per mask and per accepted token of an output, and the time to compile the schema."""
     model = Model(str(model_path(task.model, options.model_dir)), vocab_only=True)
     compiler = GrammarCompiler(partial(grammar_vocabulary, Tokenizer(model)))
     compiler.compile(StructuredOutput(StructuredKind.REGEX, "a"))  # prepares the vocabulary
@@ -223,7 +223,7 @@ def mask_times(task: Task, options: argparse.Namespace) -> dict[str, object]:
 
 
 def print_table(rows: list[dict[str, object]]) -> None:
-    """A Markdown table of rows with equal keys."""
+    """Print a Markdown table of rows with equal keys."""
     print("| " + " | ".join(rows[0]) + " |")
     print("| --- " * len(rows[0]) + "|")
     for row in rows:
@@ -240,7 +240,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", type=Path, default=REPOSITORY / ".peers", help="folder of build_peers.sh")
-    parser.add_argument("--model-dir", type=Path, default=cache_folder(), help="where generated models are kept")
+    parser.add_argument("--model-dir", type=Path, default=cache_folder(), help="folder of generated models")
     parser.add_argument("--quick", action="store_true", help="a quarter of the waves")
     options = parser.parse_args(arguments)
     if options.servers is None:

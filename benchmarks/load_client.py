@@ -1,7 +1,7 @@
-"""A cheap streaming load generator: one process, plain sockets, one selector; parsing happens after the clock stops.
+"""A cheap streaming load generator: one process, plain sockets, one selector. It parses after the measurement.
 
-Reads one JSON object from stdin (the fields of LoadSpec) and prints one (the fields of LoadResult). While streams run,
-each read costs a recv, a clock and an append; HTTP and SSE are taken apart afterwards, from the noted arrival times.
+It reads one JSON object from stdin (the fields of LoadSpec) and prints one (the fields of LoadResult). While streams
+run, each read costs a recv, a clock and an append. HTTP and SSE are parsed later, with the recorded arrival times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SILENCE_LIMIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """What to send: waves of request bodies (JSON text); the streams of a wave start together."""
+    """The load: waves of request bodies (JSON text). The streams of a wave start together."""
 
     host: str
     port: int
@@ -33,7 +33,7 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What came back. Rates over all waves; times in milliseconds; client_us_per_token is CPU time of this process."""
+    """The results over all waves. Times in milliseconds. client_us_per_token: CPU time of this process."""
 
     tokens: int
     events: int
@@ -48,7 +48,7 @@ class LoadResult:
 
 @dataclass(slots=True)
 class Stream:
-    """One request in flight: its socket, and what arrived when (ns)."""
+    """One request in flight: its socket, and the received pieces with their times (ns)."""
 
     sock: socket.socket
     sent_ns: int = 0
@@ -56,11 +56,11 @@ class Stream:
 
 
 class LoadError(Exception):
-    """A server refused a request or did not produce what was asked for."""
+    """A server refused a request or gave a wrong answer."""
 
 
 def http_request(spec: LoadSpec, body: str) -> bytes:
-    """One HTTP/1.1 POST whose response ends with the connection, so that its end needs no parsing."""
+    """One HTTP/1.1 POST with `Connection: close`, so that the end of the response needs no parsing."""
     payload = body.encode()
     head = (
         f"POST {spec.path} HTTP/1.1\r\nHost: {spec.host}:{spec.port}\r\nContent-Type: application/json\r\n"
@@ -105,7 +105,7 @@ def run_wave(spec: LoadSpec, bodies: list[str]) -> list[Stream]:
 
 
 def body_parts(stream: Stream) -> Iterator[tuple[int, bytes]]:
-    """(arrival, payload) pieces of one response's body without transfer coding. Raises LoadError unless it is a 200."""
+    """(arrival, payload) of each piece of a response's body, without transfer coding. Raises LoadError unless a 200."""
     arrivals = iter(stream.arrivals)
     arrived_ns, pending = 0, b""
     while b"\r\n\r\n" not in pending:
@@ -149,9 +149,9 @@ def sse_events(stream: Stream) -> Iterator[tuple[int, str]]:
 
 
 def token_times(stream: Stream, max_tokens: int) -> list[int]:
-    """Arrival times of the events that carry text. Raises LoadError unless exactly max_tokens tokens were generated.
+    """Arrival times of the events with text. Raises LoadError unless exactly max_tokens tokens were generated.
 
-    Servers that send usage must name that number; the others must at least have finished because of the length.
+    The usage must have that number. For servers without usage the finish reason must be the length.
     """
     times: list[int] = []
     finish_reason: str | None = None
@@ -177,7 +177,7 @@ def token_times(stream: Stream, max_tokens: int) -> list[int]:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """The given percentile of values; their only one when there is one, 0 when there is none."""
+    """The given percentile of the values; 0 if there are none."""
     if len(values) < 2:
         return values[0] if values else 0.0
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -1,4 +1,4 @@
-"""The models that benchmarks run on: the built-in one, and random weights in the shape of real ones, written once."""
+"""The models of the benchmarks: the built-in model, and models with random weights, which are written once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BUILT_IN = REPOSITORY / "llamafast" / "models" / "tiny-qwen35-f16.gguf"
 WRITERS = REPOSITORY / "tests" / "tiny_models.py"
 
-# Writer in tests/tiny_models.py and its arguments. The first costs what a real small model costs; in the second the
-# vocabulary outweighs the layers, as it does in any small model of the Qwen3.5 family.
+# A writer in tests/tiny_models.py and its arguments. The first model costs as much as a real small model. In the second
+# the vocabulary costs more than the layers, as in small models of the Qwen3.5 family.
 GENERATED: dict[str, tuple[str, dict[str, int | bool]]] = {
     "random-0.6b": ("write_06b_model", {}),
     "random-248k": (
@@ -29,17 +29,26 @@ GENERATED: dict[str, tuple[str, dict[str, int | bool]]] = {
             "q8_0": True,
         },
     ),
+    # The shape of bge-small-en-v1.5, and a small one.
+    "random-bert": (
+        "write_encoder_model",
+        {"n_layer": 12, "n_embd": 384, "n_ff": 1536, "n_head": 12, "q8_0": True},
+    ),
+    "random-bert-small": (
+        "write_encoder_model",
+        {"n_layer": 3, "n_embd": 256, "n_ff": 1024, "n_head": 8, "q8_0": True},
+    ),
     "random-swa": ("write_swa_model", {"n_layer": 4, "n_embd": 256, "n_ff": 1024}),
 }
 
 
 def cache_folder() -> Path:
-    """Where generated models are kept unless told otherwise: $XDG_CACHE_HOME or ~/.cache."""
+    """The default folder of generated models, in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamafast-bench"
 
 
 def model_path(name: str, folder: Path) -> Path:
-    """The file of "builtin", of a name in GENERATED (written into folder when missing), or name itself as a path."""
+    """The file of a model. name: "builtin", a name in GENERATED (written into folder if missing), or a path."""
     if name == "builtin":
         return BUILT_IN
     if name not in GENERATED:
@@ -49,7 +58,7 @@ def model_path(name: str, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer, arguments = GENERATED[name]
         unfinished = path.with_suffix(".part")
-        # By file: the test folder is not importable from an installed package, and needs not be.
+        # Import by file: the test folder is not a package.
         runpy.run_path(str(WRITERS))[writer](unfinished, **arguments)
         unfinished.rename(path)
     return path

@@ -1,4 +1,4 @@
-"""The servers under comparison as child processes, their cost from /proc, and llama-batched-bench as the roof."""
+"""The compared servers as child processes, their cost from /proc, and llama-batched-bench as the upper bound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all servers of one run share. n_ctx is the number of KV cells for all sequences together."""
+    """The settings that all servers of one run share. n_ctx: KV cells for all sequences together."""
 
     model: Path
     threads: int
@@ -34,7 +34,7 @@ class Settings:
     logs: Path
 
     def tool(self, name: str) -> str:
-        """Path of a built peer. Raises PeerError when it is not there."""
+        """Path of a built peer. Raises PeerError if it is missing."""
         path = self.peers / name
         if not path.exists():
             raise PeerError(f"{path} is missing; get it with benchmarks/build_peers.sh {self.peers}")
@@ -43,7 +43,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a process has used: CPU seconds of all its threads, resident and peak resident memory in MiB."""
+    """The resources of a process: CPU seconds of all threads, resident and peak resident memory in MiB."""
 
     cpu_s: float
     rss_mib: float
@@ -51,12 +51,12 @@ class Cost:
 
 
 def llama_server(settings: Settings, port: int) -> list[str]:
-    """llama-server laid out as llamafast is: one unified KV memory, no copies of idle slots into host memory."""
+    """llama-server with the layout of llamafast: one unified KV memory, no copies of idle slots in host memory."""
     return [*llama_server_defaults(settings, port), "-kvu", "--cache-ram", "0"]
 
 
 def llama_server_defaults(settings: Settings, port: int) -> list[str]:
-    """llama-server with its own choices, except for what has to be equal: model, threads, context, slots."""
+    """llama-server with its defaults, except for model, threads, context and slots, which must be equal."""
     return [
         *(settings.tool("llama-server"), "-m", str(settings.model), "--host", "127.0.0.1", "--port", str(port)),
         *("-t", str(settings.threads), "-tb", str(settings.threads)),
@@ -65,7 +65,7 @@ def llama_server_defaults(settings: Settings, port: int) -> list[str]:
 
 
 def example_server(settings: Settings, port: int) -> list[str]:
-    """The example server of llama-cpp-python; store_logits off is its fast way and that of its shipped configs."""
+    """The example server of llama-cpp-python. store_logits is off, which is faster and used in its shipped configs."""
     program = settings.tool("example_server.py")
     config = settings.logs / "example_server.json"
     model = {
@@ -100,7 +100,7 @@ COMMANDS: dict[str, Callable[[Settings, int], list[str]]] = {
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
+    """A free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -118,7 +118,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
-        """Start. Raises PeerError with the end of its log when it does not come up."""
+        """Start the server. Raises PeerError with the end of its log if it does not start."""
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=self.log.parent
@@ -136,7 +136,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process, with force when it does not react."""
+        """End the process; kill it if it does not react."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -147,7 +147,7 @@ class Server:
             self._process.wait()
 
     def cost(self) -> Cost:
-        """What it has used up to now; zeros where there is no /proc."""
+        """The resources used so far; zeros if /proc does not exist."""
         if self._process is None:
             raise PeerError(f"{self.name} is not running")
         return process_cost(self._process.pid)
@@ -161,7 +161,7 @@ class Server:
 
 
 def process_cost(pid: int) -> Cost:
-    """Cost of one process from /proc/PID; zeros where that does not exist."""
+    """The resources of one process, from /proc/PID; zeros if it does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         status = Path(f"/proc/{pid}/status").read_text()
@@ -179,10 +179,10 @@ def process_cost(pid: int) -> Cost:
 def run_roof(
     settings: Settings, streams: list[int], prompt_tokens: int, tokens: int, *, unified: bool
 ) -> dict[int, tuple[float, float]]:
-    """llama-batched-bench, i.e. decoding alone: no sampling, no text, no HTTP. Raises PeerError.
+    """Run llama-batched-bench: decoding without sampling, text and HTTP. Raises PeerError.
 
-    By number of sequences: generated tokens per second, and microseconds of CPU per generated token (wall time times
-    threads, since decoding keeps all of them busy). Both count the prompts' time, as for the servers, not the loading.
+    Returns by number of sequences: generated tokens per second, and microseconds of CPU per generated token (wall time
+    times threads, since decoding uses all of them). Both include the time of the prompts, but not the loading.
     """
     command = [
         *(settings.tool("llama-batched-bench"), "-m", str(settings.model), "-c", str(settings.n_ctx)),

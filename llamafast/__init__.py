@@ -29,7 +29,7 @@ sys.meta_path.insert(0, CoreFinder)
 
 
 def __getattr__(name: str) -> object:
-    # Exports are imported when first used: `llamafast --version` needs neither FastAPI nor libllama.
+    # Exports are imported at their first use, because `llamafast --version` needs neither FastAPI nor libllama.
     if name not in _EXPORTS:
         raise AttributeError(f"module 'llamafast' has no attribute {name!r}")
     value: object = getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -1,4 +1,4 @@
-"""The façade over libllama. Nothing outside calls llama.h. Objects are not thread-safe unless said."""
+"""The façade over libllama. Objects are thread-safe only where their docstring says so."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -12,11 +12,13 @@ class Model:
     n_vocab: int
     n_ctx_train: int
     n_embd: int
+    n_embd_inp: int  # numbers in a row of embeddings
     n_layer: int
     n_params: int
     n_swa: int
     size_bytes: int
     description: str
+    uses_mrope: bool  # a row of embeddings has four positions
     is_recurrent: bool
     is_hybrid: bool
     has_encoder: bool
@@ -24,11 +26,12 @@ class Model:
     vocab_only: bool
     bos_id: int
     eos_id: int
+    sep_id: int
     eot_id: int
     add_bos: bool
     add_eos: bool
     fim_ids: tuple[int, int, int]
-    suppress_ids: tuple[int, ...]  # never to be drawn (tokenizer.ggml.suppress_tokens)
+    suppress_ids: tuple[int, ...]  # must never be drawn (tokenizer.ggml.suppress_tokens)
     def __init__(
         self,
         path: str,
@@ -104,7 +107,7 @@ class Context:
         yarn_orig_ctx: int | None = None,
     ) -> None: ...
     def host_bytes(self) -> tuple[int, int, int]:
-        """Bytes in this machine's memory, not on a GPU: of the weights, of the KV memory and of a step's work."""
+        """Bytes of host memory, without GPU memory: (weights, KV memory, buffers of a step)."""
     def clear(self) -> None: ...
     def seq_rm(self, seq_id: int, p0: int, p1: int) -> bool: ...
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None: ...
@@ -117,16 +120,38 @@ class Context:
     def set_loras(self, scales: Sequence[tuple[int, float]]) -> None: ...
 
 class Batch:
-    """Rows of one decode. Holds at most n_tokens rows."""
+    """The rows of one decode, at most n_tokens_max."""
 
     num_tokens: int
     n_tokens_max: int
     def __init__(self, n_tokens_max: int) -> None: ...
     def clear(self) -> None: ...
     def add(self, token_id: int, pos: int, seq_id: int) -> int:
-        """Append one row; its index."""
+        """Append one row. Returns its index."""
     def extend(self, token_ids: array[int], start: int, stop: int, pos: int, seq_id: int) -> int:
-        """Append token_ids[start:stop] (array('i')) at pos, pos+1, ...; the index of the last row."""
+        """Append token_ids[start:stop] (array('i')) at positions pos, pos + 1, ... Returns the last row's index."""
+
+class MediaBatch:
+    """Rows of embeddings of one decode. Holds at most n_tokens_max rows, all of one kind of attention."""
+
+    num_tokens: int
+    n_tokens_max: int
+    n_embd: int
+    is_causal: bool
+    uses_mrope: bool
+    def __init__(self, n_tokens_max: int, model: Model) -> None: ...
+    def clear(self) -> None: ...
+    def extend(
+        self,
+        rows: array[float],
+        offsets: array[int] | None,
+        start: int,
+        stop: int,
+        pos: int,
+        seq_id: int,
+        is_causal: bool = True,
+    ) -> int:
+        """Append rows [start, stop) of a chunk whose first row has position pos; the index of the last one."""
 
 def live_handles() -> dict[str, int]: ...
 def libllama_version() -> str: ...

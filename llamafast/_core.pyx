@@ -25,7 +25,7 @@ cdef extern from *:
     #include <string>
     #include "ggml-backend.h"
     #include "llama.h"
-    // Of llama.cpp's staging header llama-ext.h, which no package brings: bytes by place.
+    // From llama.cpp's staging header llama-ext.h, which no package installs: bytes per buffer type.
     struct llama_memory_breakdown_data { size_t model, context, compute; };
     std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data> llama_get_memory_breakdown(const llama_context *);
     static void llamafast_host_bytes(const llama_context * ctx, size_t * out) {
@@ -34,7 +34,7 @@ cdef extern from *:
             out[0] += bytes.model; out[1] += bytes.context; out[2] += bytes.compute;
         }
     }
-    // llama.cpp reports why a load failed only through its log: keep the error lines until someone asks.
+    // llama.cpp reports the reason of a failed load only in its log: keep the error lines until take_log() reads them.
     static std::mutex llamafast_log_mutex;
     static std::string llamafast_log_errors;
     static bool llamafast_log_echo = false;
@@ -53,6 +53,7 @@ cdef extern from *:
         const char* c_str()
         size_t size()
     cpp_string llamafast_log_take() nogil
+    void llamafast_log(lib.ggml_log_level level, const char* text, void* data) noexcept nogil
     void llamafast_log_start(bint echo) nogil
     void llamafast_host_bytes(const lib.llama_context* ctx, size_t* out) except +
     const char* LLAMAFAST_LLAMA_CPP_PYTHON
@@ -66,19 +67,23 @@ lib.llama_backend_init()
 
 
 def live_handles() -> dict[str, int]:
-    """How many native objects are alive, by class. For leak tests."""
+    """Number of native objects that are not freed, by class. For leak tests."""
     num_samplers = sampling.num_live_samplers()
     return {"Model": num_models, "Context": num_contexts, "Batch": num_batches, "Sampler": num_samplers}
 
 
 def libllama_version() -> str:
-    """The version that the loaded libllama reports."""
+    """The version of the loaded libllama."""
     return lib.llama_version().decode()
 
 
 def supports_gpu_offload() -> bool:
-    """Whether libllama was built with a GPU's backend and sees one."""
+    """Whether libllama was built with a GPU backend and finds a GPU."""
     return lib.llama_supports_gpu_offload()
+
+
+cdef void log_line(lib.ggml_log_level level, const char* text, void* data) noexcept nogil:
+    llamafast_log(level, text, data)
 
 
 cdef str take_log():
@@ -92,7 +97,7 @@ cdef cbool on_progress(float progress, void* callback) noexcept nogil:
         try:
             return bool((<object> callback)(progress))
         except Exception:
-            return False        # an exception cannot cross llama.cpp: it cancels the load
+            return False        # an exception cannot pass through llama.cpp, so it cancels the load
 
 
 cdef int pack_overrides(dict overrides, vector[lib.llama_model_kv_override]& out) except -1:
@@ -128,9 +133,9 @@ cdef int pack_overrides(dict overrides, vector[lib.llama_model_kv_override]& out
 cdef class Model:
     """Weights and vocabulary of one GGUF file. Tokenizing is thread-safe. Raises ModelLoadError.
 
-    vocab_only loads no weights: such a model tokenizes, but no Context can be made of it. no_alloc loads none either,
-    and a Context of it allocates nothing: it tells how many bytes it would take.
-    progress(fraction) -> bool is called while loading; False cancels.
+    vocab_only: load no weights. Such a model tokenizes, but cannot have a Context.
+    no_alloc: load no weights, and allocate nothing in a Context of the model, which then only reports its size.
+    progress: function of the loaded fraction, 0 to 1, called while loading; if it returns False, the load is cancelled.
     """
 
     def __init__(self, path, *, bint vocab_only=False, bint no_alloc=False, n_gpu_layers=None, split_mode=None,
@@ -141,7 +146,7 @@ cdef class Model:
         cdef vector[lib.llama_model_kv_override] overrides
         cdef bytes raw_path
         if self.ptr is not NULL:
-            raise ModelLoadError("a Model is loaded once")
+            raise ModelLoadError("a Model can be loaded only once")
         self.path = os.fspath(path)
         check_gguf(self.path)
         self.vocab_only = params.vocab_only = vocab_only
@@ -192,6 +197,9 @@ cdef class Model:
         self.n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.n_ctx_train = lib.llama_model_n_ctx_train(self.ptr)
         self.n_embd = lib.llama_model_n_embd(self.ptr)
+        self.n_embd_inp = lib.llama_model_n_embd_inp(self.ptr)
+        rope_type = lib.llama_model_rope_type(self.ptr)
+        self.uses_mrope = rope_type in (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE)
         self.n_layer = lib.llama_model_n_layer(self.ptr)
         self.n_swa = lib.llama_model_n_swa(self.ptr)
         self.is_recurrent = lib.llama_model_is_recurrent(self.ptr)
@@ -200,6 +208,7 @@ cdef class Model:
         self.has_decoder = lib.llama_model_has_decoder(self.ptr)
         self.bos_id = lib.llama_vocab_bos(vocab)
         self.eos_id = lib.llama_vocab_eos(vocab)
+        self.sep_id = lib.llama_vocab_sep(vocab)
         self.eot_id = lib.llama_vocab_eot(vocab)
         self.add_bos = lib.llama_vocab_get_add_bos(vocab)
         self.add_eos = lib.llama_vocab_get_add_eos(vocab)
@@ -209,7 +218,7 @@ cdef class Model:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         return lib.llama_model_size(self.ptr)
 
     @property
@@ -226,7 +235,7 @@ cdef class Model:
 
     @property
     def metadata(self) -> dict:
-        """All scalar and string keys of the GGUF, as text."""
+        """Text of all scalar and string values in the GGUF file, by key."""
         cdef int i
         return {
             meta_text(self.ptr, i, lib.llama_model_meta_key_by_index):
@@ -235,7 +244,7 @@ cdef class Model:
         }
 
     def tokenize(self, str text, bint add_special, bint parse_special):
-        """Token ids of text. parse_special: the names of control tokens become those tokens. Thread-safe.
+        """Token ids of text. parse_special: turn names of control tokens into these tokens. Thread-safe.
 
         Raises UnicodeEncodeError for lone surrogates, ValueError for text beyond 2**30 bytes.
         """
@@ -249,7 +258,7 @@ cdef class Model:
         cdef int32_t capacity = <int32_t> len(out), n
         with nogil:
             n = lib.llama_tokenize(self.vocab, data, <int32_t> n_bytes, ids, capacity, add_special, parse_special)
-        if n < 0:                       # -n is the room it needs
+        if n < 0:                       # -n is the required capacity
             capacity = -n
             array.resize(out, capacity)
             ids = <int32_t*> out.data.as_ints
@@ -261,7 +270,7 @@ cdef class Model:
         return out.tolist()
 
     def token_bytes(self, int token_id, bint special=False):
-        """Bytes of one token; control tokens give b"" unless special. Raises ValueError for an unknown id."""
+        """Bytes of one token; of a control token b"", with special its name. Raises ValueError for an unknown id."""
         cdef char small[64]
         cdef int32_t n
         if not 0 <= token_id < self.n_vocab:
@@ -282,13 +291,13 @@ cdef class Model:
         return 0 <= token_id < self.n_vocab and lib.llama_vocab_is_control(self.vocab, token_id)
 
     def is_user_defined(self, int token_id) -> bool:
-        """True if the token's text becomes the token even where control tokens are not parsed."""
+        """True if tokenize() turns the token's text into the token even without parse_special."""
         if not 0 <= token_id < self.n_vocab:
             return False
         return lib.llama_vocab_get_attr(self.vocab, token_id) & lib.LLAMA_TOKEN_ATTR_USER_DEFINED != 0
 
     def chat_template(self, name=None):
-        """The chat template in the GGUF (the default one, or one by name), or None."""
+        """The chat template in the GGUF file, the default one or one by name; None if it has none."""
         cdef bytes raw = b"" if name is None else name.encode()
         cdef const char* c_name = NULL
         cdef const char* text
@@ -298,7 +307,7 @@ cdef class Model:
         return None if text is NULL else text[:strlen(text)].decode("utf-8", "replace")
 
     def load_lora(self, path) -> int:
-        """Read a LoRA adapter; its number, for Context.set_loras. Raises ModelLoadError."""
+        """Load a LoRA adapter. Returns its number for Context.set_loras. Raises ModelLoadError."""
         cdef bytes raw = os.fsencode(path)
         check_gguf(os.fspath(path))
         llamafast_log_take()
@@ -351,8 +360,9 @@ cdef int check_gguf(str path) except -1:
 cdef class Context:
     """One KV memory over a Model. Owns the llama_context; only one thread may use it. Raises ModelLoadError.
 
-    n_ctx is in tokens (0: the model's own), rounded up by llama.cpp; with kv_unified all sequences share it, else each
-    gets n_ctx // n_seq_max (n_ctx_seq). n_outputs_max is the most rows of one decode that give logits (0: n_seq_max).
+    n_ctx: tokens, rounded up by llama.cpp; 0: the model's n_ctx_train. With kv_unified all sequences share them;
+    without it each sequence has n_ctx_seq = n_ctx // n_seq_max.
+    n_outputs_max: maximum rows of one decode that have logits; 0: n_seq_max.
     """
 
     def __init__(self, Model model, *, int n_ctx=0, int n_batch=512, int n_ubatch=512, int n_seq_max=32,
@@ -364,7 +374,7 @@ cdef class Context:
         global num_contexts
         cdef lib.llama_context_params params = lib.llama_context_default_params()
         if self.ptr is not NULL:
-            raise ModelLoadError("a Context is made once")
+            raise ModelLoadError("a Context can be created only once")
         if model is None or model.vocab_only:
             raise ModelLoadError("a context needs a model with weights, not vocab_only")
         check_sizes(n_ctx, n_batch, n_ubatch, n_seq_max, n_outputs_max, n_rs_seq, threads)
@@ -374,7 +384,7 @@ cdef class Context:
         params.n_ubatch = min(n_ubatch, n_batch)
         params.n_seq_max = n_seq_max
         params.n_rs_seq = n_rs_seq
-        # 0 would reserve logits for a full ubatch: 508 MB at V = 248k
+        # 0 would reserve logits for a full ubatch: 508 MB for 248k tokens in the vocabulary
         self.n_outputs_max = params.n_outputs_max = min(max(n_outputs_max, n_seq_max), max(n_batch, n_seq_max))
         self.threads = params.n_threads = threads
         self.threads_batch = params.n_threads_batch = threads_batch if threads_batch > 0 else threads
@@ -395,6 +405,8 @@ cdef class Context:
         if rope_scaling_type is not None:
             params.rope_scaling_type = <lib.llama_rope_scaling_type> <int> rope_scaling_type
         if pooling_type is not None:
+            if not -1 <= pooling_type <= 4:     # llama.cpp ends the process
+                raise ModelLoadError(f"pooling_type is {pooling_type}; it must be -1 to 4")
             params.pooling_type = <lib.llama_pooling_type> <int> pooling_type
         if attention_type is not None:
             params.attention_type = <lib.llama_attention_type> <int> attention_type
@@ -409,7 +421,7 @@ cdef class Context:
         with nogil:
             self.ptr = lib.llama_init_from_model(model.ptr, params)
         if self.ptr is NULL:
-            raise ModelLoadError(f"cannot make a context of {model.path}: {take_log()}")
+            raise ModelLoadError(f"cannot create a context of {model.path}: {take_log()}")
         num_contexts += 1
         self.read_facts()
 
@@ -446,23 +458,23 @@ cdef class Context:
         return 0
 
     def host_bytes(self) -> tuple[int, int, int]:
-        """Bytes in this machine's memory, not on a GPU: of the weights, of the KV memory and of a step's work."""
+        """Bytes of host memory, without GPU memory: (weights, KV memory, buffers of a step)."""
         cdef size_t[3] out = [0, 0, 0]
         llamafast_host_bytes(self.ptr, out)
         return out[0], out[1], out[2]
 
     def clear(self) -> None:
-        """Forget all sequences."""
+        """Remove all sequences."""
         if self.memory is not NULL:
             lib.llama_memory_clear(self.memory, False)
 
     def seq_rm(self, int seq_id, int p0, int p1) -> bool:
-        """Remove positions [p0, p1) of a sequence (negative: from the start, to the end). False: it cannot be done."""
+        """Remove positions [p0, p1) of a sequence (negative: start, end). False: the memory cannot remove them."""
         self.check_seq(seq_id)
         return lib.llama_memory_seq_rm(self.memory, seq_id, p0, p1)
 
     def seq_cp(self, int src, int dst, int p0, int p1) -> None:
-        """Let dst share positions [p0, p1) of src. Recurrent state is shared whole, whatever the range says.
+        """Let dst share positions [p0, p1) of src. A recurrent state is shared as a whole, for any range.
 
         Raises ValueError for a partial range when each sequence has its own stream: llama.cpp would abort.
         """
@@ -482,12 +494,12 @@ cdef class Context:
         lib.llama_memory_seq_add(self.memory, seq_id, p0, p1, delta)
 
     def seq_pos_min(self, int seq_id) -> int:
-        """Smallest position present, -1 if none."""
+        """Smallest position of a sequence; -1 if it is empty."""
         self.check_seq(seq_id)
         return lib.llama_memory_seq_pos_min(self.memory, seq_id)
 
     def seq_pos_max(self, int seq_id) -> int:
-        """Largest position present, -1 if none."""
+        """Largest position of a sequence; -1 if it is empty."""
         self.check_seq(seq_id)
         return lib.llama_memory_seq_pos_max(self.memory, seq_id)
 
@@ -510,7 +522,7 @@ cdef class Context:
         return out[:written]
 
     def state_seq_set(self, int seq_id, bytes state not None, bint partial_only=False) -> None:
-        """Put a saved state into a sequence. Raises ValueError if it is not one, or does not fit."""
+        """Put a saved state into a sequence. Raises ValueError if it is invalid or the memory has no room for it."""
         self.check_seq(seq_id)
         cdef int flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial_only else lib.LLAMA_STATE_SEQ_FLAGS_NONE
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(state)
@@ -520,9 +532,9 @@ cdef class Context:
             with nogil:
                 read = lib.llama_state_seq_set_data_ext(self.ptr, data, size, seq_id, flags)
         except RuntimeError as error:
-            raise ValueError(f"this is no state of such a sequence: {error}") from None
+            raise ValueError(f"not a state of a sequence of this context: {error}") from None
         if read == 0 or read != size:
-            raise ValueError(f"this is no state of such a sequence, or it does not fit: {take_log()}")
+            raise ValueError(f"not a state of a sequence of this context, or no room for it: {take_log()}")
 
     def set_loras(self, scales) -> None:
         """Use these adapters for every sequence: [(number from Model.load_lora, scale), ...]. Raises ValueError."""
@@ -534,14 +546,14 @@ cdef class Context:
             adapters.push_back(self.model.adapters[<size_t> number])
             values.push_back(scale)
         if lib.llama_set_adapters_lora(self.ptr, adapters.data(), adapters.size(), values.data()) != 0:
-            raise ValueError(f"llama.cpp refused the adapters: {take_log()}")
+            raise ValueError(f"llama.cpp rejected the adapters: {take_log()}")
 
 
 cdef int check_sizes(int n_ctx, int n_batch, int n_ubatch, int n_seq_max, int n_outputs_max, int n_rs_seq,
                      int threads) except -1:
     cdef int limit = <int> lib.llama_max_parallel_sequences()
     if n_ctx < 0:
-        raise ModelLoadError(f"n_ctx is {n_ctx}; it must be 0 (the model's own) or more")
+        raise ModelLoadError(f"n_ctx is {n_ctx}; it must be 0 (the model's value) or more")
     if n_batch < 1 or n_ubatch < 1:
         raise ModelLoadError(f"n_batch is {n_batch} and n_ubatch {n_ubatch}; both must be at least 1")
     if not 1 <= n_seq_max <= limit:
@@ -555,29 +567,12 @@ cdef int check_sizes(int n_ctx, int n_batch, int n_ubatch, int n_seq_max, int n_
 
 cdef lib.ggml_type ggml_type_of(str name, int value) except *:
     if not 0 <= value < lib.GGML_TYPE_COUNT:
-        raise ModelLoadError(f"{name} is {value}, which is no ggml type")
+        raise ModelLoadError(f"{name} is {value}, which is not a ggml type")
     return <lib.ggml_type> value
 
 
-@cython.final
-cdef class Batch:
-    """Rows (token, position, sequence) of one decode; at most n_tokens_max."""
-
-    def __cinit__(self, int n_tokens_max):
-        global num_batches
-        if n_tokens_max < 1:
-            raise ValueError("a batch holds at least one row")
-        self.c = lib.llama_batch_init(n_tokens_max, 0, 1)
-        if self.c.token is NULL:
-            raise MemoryError()
-        self.n_tokens_max = n_tokens_max
-        num_batches += 1
-
-    def __dealloc__(self):
-        global num_batches
-        if self.c.token is not NULL:
-            lib.llama_batch_free(self.c)
-            num_batches -= 1
+cdef class RowBatch:
+    """Rows of one decode; at most n_tokens_max. is_causal: a row attends only to the rows before it."""
 
     @property
     def num_tokens(self) -> int:
@@ -588,8 +583,30 @@ cdef class Batch:
         """Remove all rows."""
         self.c.n_tokens = 0
 
+
+@cython.final
+cdef class Batch(RowBatch):
+    """The rows (token, position, sequence id) of one decode, at most n_tokens_max."""
+
+    def __cinit__(self, int n_tokens_max):
+        global num_batches
+        if n_tokens_max < 1:
+            raise ValueError("n_tokens_max of a batch must be at least 1")
+        self.c = lib.llama_batch_init(n_tokens_max, 0, 1)
+        if self.c.token is NULL:
+            raise MemoryError()
+        self.n_tokens_max = n_tokens_max
+        self.is_causal = True
+        num_batches += 1
+
+    def __dealloc__(self):
+        global num_batches
+        if self.c.token is not NULL:
+            lib.llama_batch_free(self.c)
+            num_batches -= 1
+
     def add(self, int token_id, int pos, int seq_id) -> int:
-        """Append one row; its index. Raises ValueError when the batch is full."""
+        """Append one row. Returns its index. Raises ValueError if the batch is full."""
         cdef int i = self.c.n_tokens
         if i >= self.n_tokens_max:
             raise ValueError(f"the batch is full ({self.n_tokens_max} rows)")
@@ -602,9 +619,9 @@ cdef class Batch:
         return i
 
     def extend(self, array.array token_ids not None, Py_ssize_t start, Py_ssize_t stop, int pos, int seq_id) -> int:
-        """Append token_ids[start:stop] (array('i')) at pos, pos + 1, ...; the index of the last row.
+        """Append token_ids[start:stop] (array('i')) at positions pos, pos + 1, ... Returns the index of the last row.
 
-        Raises ValueError for an empty or wrong range, another typecode, or a full batch.
+        Raises ValueError for an empty or invalid range, another typecode, or a full batch.
         """
         cdef Py_ssize_t i
         cdef int row
@@ -623,3 +640,80 @@ cdef class Batch:
             self.c.logits[row] = 0
             self.c.n_tokens = row + 1
         return self.c.n_tokens - 1
+
+
+@cython.final
+cdef class MediaBatch(RowBatch):
+    """Rows of embeddings of one decode; at most n_tokens_max, and all of one kind of attention.
+
+    The arrays are its own: llama_batch_init allocates one position per row, and under M-RoPE a row has four.
+    """
+
+    def __cinit__(self, int n_tokens_max, Model model not None):
+        cdef int i
+        if n_tokens_max < 1:
+            raise ValueError("a batch holds at least one row")
+        self.n_tokens_max = n_tokens_max
+        self.n_embd = model.n_embd_inp
+        self.uses_mrope = model.uses_mrope
+        self.is_causal = True
+        self.n_seq_id.assign(n_tokens_max, 1)
+        self.seq_ids.assign(n_tokens_max, 0)
+        self.logits.assign(n_tokens_max, 0)
+        for i in range(n_tokens_max):
+            self.seq_id.push_back(&self.seq_ids[i])
+        self.c.n_seq_id = self.n_seq_id.data()
+        self.c.seq_id = self.seq_id.data()
+        self.c.logits = self.logits.data()
+
+    def extend(self, array.array rows not None, array.array offsets, int start, int stop, int pos, int seq_id,
+               bint is_causal=True) -> int:
+        """Append rows [start, stop) of a chunk whose first row has position pos; the index of the last one.
+
+        rows: array('f'), shape (n_rows, n_embd), the embeddings of the whole chunk. offsets: as in MediaChunk.
+        is_causal: False: the chunk must go into one batch whole. Raises ValueError for a wrong range, arrays that do
+        not fit, a full batch, or rows of both kinds of attention.
+        """
+        cdef int n_rows = <int> (len(rows) // self.n_embd), first = self.c.n_tokens, i, k
+        cdef int* from_first = NULL
+        if rows.ob_descr.typecode != c'f' or len(rows) % self.n_embd:
+            raise ValueError(f"rows must be an array('f') of rows of {self.n_embd} numbers")
+        if offsets is not None:
+            if offsets.ob_descr.typecode != c'i' or len(offsets) != 3 * n_rows:
+                raise ValueError(f"offsets must be an array('i') of 3 x {n_rows} numbers")
+            from_first = offsets.data.as_ints
+        if offsets is not None and not self.uses_mrope:
+            raise ValueError("the offsets are of another kind of model")
+        if not 0 <= start < stop <= n_rows:
+            raise ValueError(f"range [{start}, {stop}) of {n_rows} rows")
+        if stop - start > self.n_tokens_max - first:
+            raise ValueError(f"the batch is full ({self.n_tokens_max} rows)")
+        if not is_causal and stop - start != n_rows:
+            raise ValueError("a chunk whose rows attend to later ones is computed whole")
+        if first and is_causal != self.is_causal:
+            raise ValueError("causal rows and others do not share a batch")
+        self.is_causal = is_causal
+        self.embd.resize(<size_t> (first + stop - start) * self.n_embd)
+        self.staged.resize(4 * (first + stop - start))
+        memcpy(self.embd.data() + <size_t> first * self.n_embd, rows.data.as_floats + <size_t> start * self.n_embd,
+               <size_t> (stop - start) * self.n_embd * sizeof(float))
+        for i in range(start, stop):
+            for k in range(4):
+                if from_first is NULL:
+                    self.staged[4 * (first + i - start) + k] = pos + i
+                else:
+                    self.staged[4 * (first + i - start) + k] = pos + from_first[k * n_rows + i] if k < 3 else 0
+            self.seq_ids[first + i - start] = seq_id
+        self.c.n_tokens = first + stop - start
+        return self.c.n_tokens - 1
+
+    cdef int seal(self) except -1:
+        """Lay out the positions for this number of rows: under M-RoPE section after section, t, y, x and z."""
+        cdef int n = self.c.n_tokens, i, k
+        self.pos.assign(4 * n if self.uses_mrope else n, 0)
+        for i in range(n):
+            for k in range(4 if self.uses_mrope else 1):
+                self.pos[k * n + i] = self.staged[4 * i + k]
+        self.c.pos = self.pos.data()
+        self.c.embd = self.embd.data()
+        return 0

@@ -1,4 +1,4 @@
-"""The rarer filters: each narrows a row to what it keeps; the usual draw runs on the rest. No model, no llama.h."""
+"""The rarer filters. Each narrows a row to the kept tokens; the usual draw runs on them. No model, no llama.h."""
 
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, exp2, fabs, log, pow, sqrt
@@ -20,14 +20,14 @@ cdef extern from "_vecmath.h" nogil:
     void vm_surprise(const float* row, int32_t n, float max, double* stats)
 
 cdef enum:
-    MIROSTAT_TOKENS = 100   # of which mirostat 1 estimates the exponent (m of the paper)
+    MIROSTAT_TOKENS = 100   # from which mirostat 1 estimates the exponent (m in the paper)
 
 cdef double LN2 = 0.6931471805599453
 
 
-cdef struct View:           # what is left of a row: that row itself, or a copy of a part in scratch.packed
+cdef struct View:           # the remaining part of a row: the row itself, or a copy of a part in scratch.packed
     const float* logits
-    const int32_t* ids      # their places in the row; NULL: all of it
+    const int32_t* ids      # their indices in the row; NULL: the whole row
     int32_t n
 
 
@@ -59,7 +59,7 @@ cdef int32_t filtered_draw(const float* row, int32_t n, const uint32_t* mask, co
 
 cdef int32_t draw_view(View* view, const FilterParams* params, float mu, const Noise* noise, Scratch* scratch,
                        float* surprise) except -2 nogil:
-    # OUT view: what the filters left, where the place returned stands
+    # OUT view: the remaining part. Returns an index into it.
     cdef RowParams last = params.row
     cdef float top
     cdef bint xtc
@@ -96,7 +96,7 @@ cdef inline bint is_rare(const FilterParams* params) noexcept nogil:
 
 
 cdef void narrow(View* view, const float* order, Cut cut, Scratch* scratch) noexcept nogil:
-    # order (n,): the cut's
+    # order (n,): the values to which the cut applies
     view.n = vm_pack_cut(order, view.logits, view.ids, view.n, cut.floor, cut.last_id, scratch.packed,
                          scratch.packed_ids)
     view.logits = scratch.packed
@@ -104,7 +104,7 @@ cdef void narrow(View* view, const float* order, Cut cut, Scratch* scratch) noex
 
 
 cdef void cut_usual(View* view, RowParams params, Scratch* scratch) noexcept nogil:
-    """Keep what top_k, top_p and min_p leave."""
+    """Apply top_k, top_p and min_p."""
     cdef float top
     cdef int32_t n_keys
     if not 0 < params.top_k < view.n and not params.top_p < 1 and not params.min_p > 0:
@@ -114,7 +114,7 @@ cdef void cut_usual(View* view, RowParams params, Scratch* scratch) noexcept nog
 
 
 cdef Cut sigma_cut(const View* view, float top, float n_sigma) noexcept nogil:
-    # Standard deviation over what is above -inf (all of it, not a sample).
+    # Standard deviation of all logits above -inf, as a population.
     cdef double[3] stats
     cdef double mean, variance
     cdef float floor
@@ -126,11 +126,11 @@ cdef Cut sigma_cut(const View* view, float top, float n_sigma) noexcept nogil:
 
 
 cdef void keep_typical(View* view, float share, Scratch* scratch) noexcept nogil:
-    """Keep the fewest tokens whose surprise is closest to the entropy, that together hold `share` of the mass."""
+    """Keep the fewest tokens that together have `share` of the mass: those with surprise closest to the entropy."""
     cdef double[3] stats
     cdef float top = top_of(view, scratch), center, best, reach
     vm_surprise(view.logits, view.n, top, stats)
-    # The logit of a token with surprise log(sum) - d equal to the entropy log(sum) - mean of d.
+    # The logit of a token with a surprise equal to the entropy. Surprise: log(sum) - d; entropy: log(sum) - mean(d).
     center = top + <float> (stats[2] / stats[1])
     vm_closeness(view.logits, view.n, center, scratch.scores)
     best = vm_maxima(scratch.scores, view.n, scratch.maxima)
@@ -140,7 +140,7 @@ cdef void keep_typical(View* view, float share, Scratch* scratch) noexcept nogil
 
 
 cdef void exclude_top(View* view, float threshold, Scratch* scratch) noexcept nogil:
-    """Of the tokens with at least `threshold` probability drop all but the least likely."""
+    """Drop the tokens with at least `threshold` probability, except the least likely of them."""
     cdef float top = top_of(view, scratch), floor
     cdef double total = kernels.row_sum_cut(view.logits, view.n, top, 1, everything(view), scratch)
     cdef uint64_t worst = <uint64_t> -1
@@ -161,7 +161,7 @@ cdef void exclude_top(View* view, float threshold, Scratch* scratch) noexcept no
 
 
 cdef float dynamic_temperature(const View* view, const FilterParams* params, Scratch* scratch) noexcept nogil:
-    # From max(0, t - range) at entropy 0 to t + range at the most that so many tokens can have.
+    # From max(0, t - range) at entropy 0 to t + range at the maximum entropy of this number of tokens.
     cdef float temperature = params.row.temperature
     cdef double low = max(<float> 0, temperature - params.dynatemp_range), high = temperature + params.dynatemp_range
     cdef double[3] stats
@@ -176,7 +176,7 @@ cdef float dynamic_temperature(const View* view, const FilterParams* params, Scr
 
 cdef int32_t draw_mirostat(const View* view, float top, const FilterParams* params, float mu, const Noise* noise,
                            Scratch* scratch, float* surprise) noexcept nogil:
-    # IN scratch.maxima, top: of the view
+    # IN scratch.maxima, top: block maxima and maximum of the view
     cdef RowParams limit = RowParams(1, 0, 1, 0)
     cdef Cut cut = everything(view)
     cdef float scale, temperature = params.row.temperature
@@ -194,7 +194,7 @@ cdef int32_t draw_mirostat(const View* view, float top, const FilterParams* para
     else:
         total = kernels.row_sum_cut(view.logits, view.n, top, scale, cut, scratch)
         floor = top + (log(total) - mu * LN2) / scale
-        if floor > top:                 # the most likely one alone
+        if floor > top:                 # only the most likely token
             cut = Cut(top, kernels.row_argmax(view.logits, view.n))
         elif floor > -FLT_MAX:
             cut.floor = <float> floor
@@ -205,7 +205,7 @@ cdef int32_t draw_mirostat(const View* view, float top, const FilterParams* para
 
 
 cdef int32_t mirostat_k(const View* view, float scale, float mu) noexcept nogil:
-    """How many of the most likely tokens to keep: the ranks' probabilities fall like rank ** -exponent (Zipf)."""
+    """Number of most likely tokens to keep. Assumes that probabilities fall like rank ** -exponent (Zipf)."""
     cdef int32_t[MIROSTAT_TOKENS] ids
     cdef float[MIROSTAT_TOKENS] values
     cdef int32_t n = kernels.row_top_n(view.logits, view.n, MIROSTAT_TOKENS, ids, values), i
@@ -220,7 +220,7 @@ cdef int32_t mirostat_k(const View* view, float scale, float mu) noexcept nogil:
         return 1
     exponent = products / squares
     excess = exponent - 1
-    # excess / (1 - n ** -excess) goes to 1 / log(n) as excess goes to 0
+    # the limit of excess / (1 - n ** -excess) for excess -> 0 is 1 / log(n)
     share = excess / (1 - pow(view.n, -excess)) if fabs(excess) > 1e-6 else 1 / log(view.n)
     k = pow(share * exp2(mu), 1 / exponent) if exponent > 0 else 1
     return max(1, <int32_t> min(k, <double> view.n)) if k == k else 1

@@ -1,4 +1,4 @@
-"""A pushdown machine over bytes: which tokens of a vocabulary may come next under context-free rules. No llama.h."""
+"""A pushdown machine over bytes: finds the allowed next tokens under context-free rules. No llama.h here."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -13,26 +13,27 @@ cimport cython
 cdef enum:
     END = -1                            # of an alternative
     DEAD = -1                           # a state
-    UNKNOWN = -2                        # a transition that nobody has taken
-    MAX_STACKS = 2048                   # of one state, or looked at on the way to one
+    UNKNOWN = -2                        # a transition that is not computed yet, or cannot be computed
+    MAX_STACKS = 2048                   # stacks of one state, and stacks seen while it is computed
     MAX_MASKS = 64
-    NODE_BYTES = 80                     # with its places in tables
+    NODE_BYTES = 80                     # with its entries in tables
     STATE_BYTES = 200                   # without its stacks and transitions
-    MAX_CALL_STACKS = 300000            # looked at in one call: 6 to 15 ms
-    MAX_FIRST_STACKS = 10000000         # looked at in the first mask, which no one waits for
+    MAX_CALL_STACKS = 300000            # stacks seen in one call: 6 to 15 ms
+    MAX_FIRST_STACKS = 10000000         # stacks seen for the first mask, which is computed before a request runs
 
 
 @cython.final
 cdef class TokenOrder:
-    """The tokens of a vocabulary in the order of their bytes, each with what it shares with the one before.
+    """The tokens of a vocabulary, sorted by bytes, each with the length of its common prefix with the previous token.
 
-    token_bytes: shape (n_vocab,); empty ones are never allowed. eog_ids may come where the output is complete.
+    token_bytes: shape (n_vocab,); tokens without bytes are never allowed.
+    eog_ids: tokens that are allowed where the output is complete.
     """
 
     cdef vector[int32_t] ids, lengths, shared, offsets
     cdef vector[uint8_t] data
     cdef vector[int32_t] eog
-    cdef vector[int32_t] place          # of each token in ids, -1 if it has none
+    cdef vector[int32_t] place          # index of each token in ids; -1: the token has no bytes
     cdef readonly int n_vocab
     cdef int max_length
 
@@ -60,38 +61,40 @@ cdef class TokenOrder:
 
 cdef struct Node:
     int32_t pos                         # the element to match next
-    int32_t parent                      # where to go on behind the end of its alternative; -1: nowhere
+    int32_t parent                      # node to continue with after the end of the alternative; -1: none
 
 
 @cython.final
 @cython.no_gc_clear                     # the order outlives the machine
 cdef class ByteMachine:
-    """Rules as a machine whose states are sets of stacks. State 0 is the start; -1 is dead.
+    """A machine for grammar rules. Its states are sets of stacks. State 0 is the start, -1 the dead state.
 
-    States and their transitions are found as they are needed and kept, so a byte costs one look-up the second time.
-    rules and byte_sets as in grammars.rules.Rules. All methods raise ValueError when the rules are too ambiguous, and
-    MemoryError when the states take more than max_bytes: see compact().
+    States and transitions are computed when they are needed, and kept: a repeated transition costs one look-up.
+
+    rules, byte_sets: as in grammars.byte_rules. max_bytes: maximum bytes of the states.
+    All methods raise ValueError if the rules are too ambiguous, and MemoryError if the states take more than max_bytes
+    (see compact).
     """
 
     cdef TokenOrder order
     cdef vector[int32_t] elements
-    cdef vector[vector[int32_t]] starts             # of each rule's alternatives in elements
+    cdef vector[vector[int32_t]] starts             # per rule: index in elements of each alternative
     cdef vector[uint32_t] sets                      # 8 words for each byte set
     cdef vector[Node] nodes
     cdef unordered_map[uint64_t, int32_t] node_of
-    cdef vector[vector[int32_t]] states             # their nodes, ascending
-    cdef vector[uint8_t] is_complete                # whether the text may end there
-    cdef ordered_map[vector[int32_t], int32_t] state_of     # by its nodes, and END behind them if it is complete
-    cdef vector[vector[int32_t]] transitions        # (256,) of each state; empty: none taken
+    cdef vector[vector[int32_t]] states             # per state: its nodes, ascending
+    cdef vector[uint8_t] is_complete                # per state: whether the text may end there
+    cdef ordered_map[vector[int32_t], int32_t] state_of     # by its nodes, followed by END if it is complete
+    cdef vector[vector[int32_t]] transitions        # per state: (256,) next states; empty: none computed
     cdef vector[int32_t] stamps, found, path, path_up
     cdef vector[Node] work
     cdef int32_t stamp, num_seen
-    cdef int64_t num_left               # stacks that this call may still look at
+    cdef int64_t num_left               # stacks that this call may still see
     cdef readonly int64_t num_state_bytes
     cdef int64_t max_bytes
     cdef bint found_end
     cdef bint is_full
-    cdef bint is_tried                  # the first mask has been made
+    cdef bint is_tried                  # whether the first mask is computed
     cdef dict masks
 
     def __init__(self, TokenOrder order not None, rules, byte_sets, int64_t max_bytes=32 << 20):
@@ -117,11 +120,11 @@ cdef class ByteMachine:
 
     @property
     def num_bytes(self) -> int:
-        """An estimate of what it holds, states and masks."""
+        """Estimate of the bytes of states and masks."""
         return self.num_state_bytes + <int64_t> self.elements.size() * 40 + len(self.masks) * self.order.n_vocab // 8
 
     def compact(self, states) -> dict:
-        """Forget all states but the start and these; the new number of each. Numbers from before mean nothing after."""
+        """Remove all states except the start and these. Returns their new numbers by old ones, which become invalid."""
         cdef vector[Node] old_nodes
         cdef vector[vector[int32_t]] old_states
         cdef vector[uint8_t] old_complete
@@ -130,7 +133,7 @@ cdef class ByteMachine:
         cdef int64_t max_bytes = self.max_bytes
         cdef size_t i
         cdef dict out = {}
-        self.max_bytes = INT64_MAX                  # what is kept was there before
+        self.max_bytes = INT64_MAX                  # the kept states were within the limit
         old_nodes.swap(self.nodes)
         old_states.swap(self.states)
         old_complete.swap(self.is_complete)
@@ -154,7 +157,7 @@ cdef class ByteMachine:
         return out
 
     cdef int32_t moved(self, const vector[Node]& old_nodes, vector[int32_t]& numbers, int32_t old) except -3:
-        # the new number of an old node, whose parents are made first; OUT numbers: of all on the way
+        # Returns the new number of an old node, after those of its parents. OUT numbers: new numbers of all of these.
         cdef int32_t parent = -1
         self.path_up.clear()
         while old >= 0 and numbers[old] == UNKNOWN:
@@ -185,12 +188,12 @@ cdef class ByteMachine:
             if self.is_full:
                 raise MemoryError("the grammar is too ambiguous: its states take too much memory")
             if self.num_left <= 0:
-                raise ValueError("the grammar is too ambiguous: it takes too long to find what may come next")
-            raise ValueError("the grammar is too ambiguous: more ways to go on than can be followed")
+                raise ValueError("the grammar is too ambiguous: finding the next tokens takes too long")
+            raise ValueError("the grammar is too ambiguous: it has too many ways to continue")
         return result
 
     def accept(self, int32_t state, int32_t token_id) -> int:
-        """The state behind a token, -1 if it is not allowed. An end token is not a step: see is_complete."""
+        """The state after a token; -1 if the token is not allowed. End tokens are not handled here: see may_end."""
         cdef int32_t place, i
         if not 0 <= token_id < self.order.n_vocab:
             return DEAD
@@ -207,12 +210,12 @@ cdef class ByteMachine:
         return self.checked(state)
 
     def may_end(self, int32_t state) -> bool:
-        """Whether the text is complete there."""
+        """Whether the text is complete in this state."""
         self.known(state)
         return self.is_complete[state]
 
     def must_end(self, int32_t state) -> bool:
-        """Whether nothing can follow."""
+        """Whether no byte can follow in this state."""
         self.known(state)
         return self.states[state].empty()
 
@@ -231,7 +234,7 @@ cdef class ByteMachine:
         return bytes(out)
 
     def mask(self, int32_t state) -> bytes:
-        """The allowed tokens as bits, lowest first, in whole 32-bit words."""
+        """The allowed tokens as bits in 32-bit words, lowest bit first."""
         cdef bytes out = self.masks.get(state)
         cdef uint32_t* words
         cdef int32_t n_words = (self.order.n_vocab + 31) // 32, status
@@ -252,12 +255,12 @@ cdef class ByteMachine:
         return out
 
     cdef int32_t fill(self, int32_t state, uint32_t* words) except -3 nogil:
-        # OUT words: a bit for each allowed token. Tokens that share a prefix share the steps through it.
+        # OUT words: a bit for each allowed token. Tokens with a common prefix share its steps.
         cdef int32_t n_tokens = <int32_t> self.order.ids.size(), i, depth, length, alive = 0, current
         cdef const uint8_t* data
         self.path[0] = state
         for i in range(n_tokens):
-            if self.order.shared[i] > alive:             # the byte that was not allowed is in this one too
+            if self.order.shared[i] > alive:             # this token contains the byte that was not allowed
                 continue
             depth, length = self.order.shared[i], self.order.lengths[i]
             data = self.order.data.data() + self.order.offsets[i]
@@ -279,7 +282,7 @@ cdef class ByteMachine:
         return 0
 
     cdef int only_byte(self, int32_t state) noexcept nogil:
-        # the byte that all stacks of a state want, -1 if there are several
+        # Returns the only byte that the stacks of a state allow; -1 if they allow several.
         cdef uint32_t bits
         cdef int word, byte = -1
         cdef size_t i
@@ -300,7 +303,7 @@ cdef class ByteMachine:
         return byte
 
     cdef int32_t step(self, int32_t state, uint8_t byte) except -3 nogil:
-        # the state behind a byte, DEAD, or UNKNOWN if it cannot be told
+        # Returns the state after a byte, DEAD, or UNKNOWN if a limit is exceeded.
         cdef int32_t target, element
         cdef Node node
         cdef size_t i
@@ -330,7 +333,7 @@ cdef class ByteMachine:
         self.found_end = False
 
     cdef int32_t close(self, int32_t pos, int32_t parent) except -3 nogil:
-        # adds to `found` the stacks that this one becomes without a byte
+        # Adds to `found` all stacks that this stack can become without reading a byte.
         cdef Node node
         cdef int32_t number, element, after
         cdef size_t i
@@ -358,7 +361,7 @@ cdef class ByteMachine:
             elif element == END:
                 self.work.push_back(self.nodes[node.parent])
             else:
-                after = node.parent                 # behind the last element nothing waits: right recursion is a loop
+                after = node.parent                 # without a following element, right recursion needs no stack
                 if self.elements[node.pos + 1] != END:
                     after = self.intern_node(node.pos + 1, node.parent)
                     if after == UNKNOWN:

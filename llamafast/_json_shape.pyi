@@ -1,7 +1,7 @@
-"""How large the parts of a JSON text are, found in one pass without the GIL, before anything builds objects of it."""
+"""Measures a JSON text in one pass without the GIL, before a parser builds objects from it."""
 
 class JsonShape:
-    """What JSON text would cost a parser; of a text that is no JSON, something."""
+    """The cost of parsing a JSON text. For other texts the numbers have no meaning."""
 
     weight: int
     num_objects: int
@@ -14,7 +14,8 @@ def shape_of(raw: bytes) -> JsonShape:
     """The shape of a JSON text in UTF-8. Never fails."""
 
 def long_strings(raw: bytes, piece: int) -> list[list[int]]:
-    """Of each string longer than `piece` bytes: where it begins, may be cut into pieces of about that size, and ends.
+    """Places at which the strings longer than `piece` bytes can be cut into pieces of about that size.
 
-    What lies between two places is the inside of a JSON string by itself. Strings that cannot be cut are left out.
+    Returns for each such string the offsets of its start, its cuts and its end. The bytes between two offsets are valid
+    content of a JSON string. Strings that cannot be cut are omitted.
     """

@@ -1,4 +1,4 @@
-"""How large the parts of a JSON text are, found in one pass without the GIL, before anything builds objects of it."""
+"""Measures a JSON text in one pass without the GIL, before a parser builds objects from it."""
 
 from libcpp.vector cimport vector
 
@@ -7,11 +7,15 @@ cimport cython
 
 @cython.final
 cdef class JsonShape:
-    """What JSON text would cost a parser; for text that is not JSON the numbers mean nothing.
+    """The cost of parsing a JSON text. For other texts the numbers have no meaning.
 
-    weight: of all values: a number 1, a string 4, a list or an object 7, a name in an object 13; about what each takes
-    to build, in units of 50 ns. num_objects, num_strings: of all, names included. depth: of lists and objects.
-    num_fields: names in the outermost object. largest: the name there whose value weighs most, as it is written.
+    weight: sum over all values, about the time to build them in units of 50 ns: a number 1, a string 4, a list or an
+    object 7, a name in an object 13.
+    num_objects: number of objects.
+    num_strings: number of strings, names included.
+    depth: nesting depth of lists and objects.
+    num_fields: number of names in the outermost object.
+    largest: the name in the outermost object with the value of the largest weight, as written in the text.
     """
 
     cdef readonly Py_ssize_t weight, num_objects, num_strings, depth, num_fields
@@ -46,7 +50,7 @@ def shape_of(bytes raw not None) -> JsonShape:
 
 
 cdef void count(const unsigned char* data, Py_ssize_t n, Counts* out) noexcept nogil:
-    # OUT: all of out
+    # OUT: all fields of out
     cdef Py_ssize_t i = 0, depth = 0, start = 0, end = 0, name_start = 0, name_end = 0, before = 0, most = -1
     cdef unsigned char c
     out[0] = Counts(1, 0, 0, 0, 0, 0, 0)
@@ -60,7 +64,7 @@ cdef void count(const unsigned char* data, Py_ssize_t n, Counts* out) noexcept n
             end = min(i, n)
             i += 1
             out.num_strings += 1
-            out.weight += 3             # the comma or the bracket beside it counts one
+            out.weight += 3             # plus 1 for the comma or bracket after it
         elif c == c',':
             out.weight += 1
         elif c == c':':
@@ -84,11 +88,12 @@ cdef void count(const unsigned char* data, Py_ssize_t n, Counts* out) noexcept n
 
 
 def long_strings(bytes raw not None, Py_ssize_t piece) -> list[list[int]]:
-    """Of each string longer than `piece` bytes: where it begins, may be cut into pieces of about that size, and ends.
+    """Places at which the strings longer than `piece` bytes can be cut into pieces of about that size.
 
-    What lies between two places is the inside of a JSON string by itself. Strings that cannot be cut are left out.
+    Returns for each such string the offsets of its start, its cuts and its end. The bytes between two offsets are valid
+    content of a JSON string. Strings that cannot be cut are omitted.
     """
-    cdef vector[Py_ssize_t] places      # of all strings, -1 behind each
+    cdef vector[Py_ssize_t] places      # of all strings, each followed by -1
     cdef const unsigned char* data = raw
     cdef Py_ssize_t n = len(raw)
     with nogil:
@@ -104,7 +109,7 @@ def long_strings(bytes raw not None, Py_ssize_t piece) -> list[list[int]]:
 
 
 cdef int cut(const unsigned char* data, Py_ssize_t n, Py_ssize_t piece, vector[Py_ssize_t]* places) except -1 nogil:
-    # OUT places: appended to
+    # OUT places: places are appended
     cdef Py_ssize_t i = 0, since, escape
     cdef size_t first
     while i < n:
@@ -113,7 +118,7 @@ cdef int cut(const unsigned char* data, Py_ssize_t n, Py_ssize_t piece, vector[P
             continue
         first = places.size()
         since = i
-        escape = i - 12                 # where the last \u stood
+        escape = i - 12                 # start of the last \u escape
         places.push_back(i)
         while i < n and data[i] != c'"':
             if data[i] == c'\\':
@@ -122,7 +127,7 @@ cdef int cut(const unsigned char* data, Py_ssize_t n, Py_ssize_t piece, vector[P
                 i += 2
             else:
                 i += 1
-            # Neither inside of a character nor of a \u, nor between two that may be halves of one.
+            # No cut inside a character or a \u escape, or between two escapes that can be a surrogate pair.
             if i - since >= piece and i < n and data[i] != c'"' and data[i] & 0xC0 != 0x80 and (
                     i - escape >= 12 or (i - escape >= 6 and data[escape + 2] | 0x20 != c'd')):
                 places.push_back(i)

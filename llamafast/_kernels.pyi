@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias
 from _typeshed import ReadableBuffer, WriteableBuffer
 
 class _Array(Protocol):
-    """A numpy array, which type checkers know as a buffer only from Python 3.12 on."""
+    """A numpy array. Type checkers know it as a buffer only since Python 3.12."""
 
     @property
     def __array_interface__(self) -> dict[str, object]: ...

@@ -32,15 +32,15 @@ cdef extern from "_vecmath.h" nogil:
     int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor)
     int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys)
 
-cdef float SLACK = VM_BLOCK * 1.00001      # a block's weights may exceed that of its maximum by rounding
+cdef float SLACK = VM_BLOCK * 1.00001      # rounding can make a weight larger than that of the block's maximum
 
-cdef struct Winner:         # of a race so far
+cdef struct Winner:         # the best place of a race so far
     double time
     int32_t place           # -1: none
 
 cdef enum:
     MAX_BINS = 2048
-    CHUNK_BLOCKS = 64       # a chunk is what the kernels without scratch look at before they go on: 16 KB, fits L1
+    CHUNK_BLOCKS = 64       # blocks per chunk of the kernels without scratch: 16 KB, which fits into the L1 cache
 
 
 cdef inline int32_t num_blocks(int32_t n) noexcept nogil:
@@ -50,7 +50,7 @@ cdef inline int32_t num_blocks(int32_t n) noexcept nogil:
 # ---- scratch and random numbers
 
 cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil:
-    """Room for rows of n_vocab floats. Raises MemoryError."""
+    """Allocate room for rows of n_vocab floats. Raises MemoryError."""
     cdef size_t n = <size_t> n_vocab, n_blocks = n // VM_BLOCK + 1
     if scratch.capacity >= n_vocab:
         return 0
@@ -71,7 +71,7 @@ cdef int scratch_reserve(Scratch* scratch, int32_t n_vocab) except -1 nogil:
 
 
 cdef int scratch_reserve_packed(Scratch* scratch) except -1 nogil:
-    """Room for packed rows too, of those that scratch is reserved for. Raises MemoryError."""
+    """Allocate room for packed rows, too, of the size for which scratch is reserved. Raises MemoryError."""
     cdef size_t n = <size_t> scratch.capacity
     if scratch.packed is NULL:
         scratch.packed = <float*> malloc(n * sizeof(float))
@@ -108,7 +108,7 @@ cdef void scratch_free(Scratch* scratch) noexcept nogil:
 
 
 cdef uint64_t stream_of(uint64_t seed) noexcept nogil:
-    # mixed twice, so that neighbouring seeds do not start neighbouring places of the one splitmix64 sequence
+    # mixed twice: consecutive seeds must not start at consecutive places of the same splitmix64 sequence
     return vm_mix(vm_mix(seed + <uint64_t> 0x9E3779B97F4A7C15) ^ <uint64_t> 0xD1B54A32D192ED03)
 
 
@@ -177,7 +177,7 @@ cdef void row_penalize(float* row, const int32_t* ids, const int32_t* counts, in
         row[ids[i]] = logit - (counts[i] * frequency + presence)
 
 
-# ---- the k largest, without scratch: a heap in the output arrays, its root the worst kept element
+# ---- the k largest, without scratch: a heap in the output arrays; its root is the smallest kept element
 
 cdef inline bint is_worse(const int32_t* ids, const float* values, int32_t a, int32_t b) noexcept nogil:
     return values[a] < values[b] or (values[a] == values[b] and ids[a] > ids[b])
@@ -197,7 +197,7 @@ cdef void sift_down(int32_t* ids, float* values, int32_t n, int32_t i) noexcept 
 
 
 cdef int32_t row_rank(const float* row, int32_t n, int32_t i) noexcept nogil:
-    """1 + how many of row (n,) are larger than row[i]."""
+    """1 + the number of elements of row (n,) that are larger than row[i]."""
     cdef int32_t k, rank = 1
     cdef float value = row[i] if row[i] == row[i] else -INFINITY
     for k in range(n):
@@ -241,7 +241,7 @@ cdef inline double mass_of(uint64_t key, const float* logits, float top) noexcep
 
 
 cdef int32_t split(uint64_t* keys, int32_t low, int32_t high) noexcept nogil:
-    """Hoare partition of keys[low:high], two or more, around a median of three: larger ones first. The border."""
+    """Hoare partition of keys[low:high], at least 2, around a median of 3, larger keys first. Returns the border."""
     cdef uint64_t a = keys[low], b = keys[low + (high - low) // 2], c = keys[high - 1]
     cdef uint64_t pivot = max(min(a, b), min(max(a, b), c))
     cdef int32_t i = low, j = high - 1
@@ -251,7 +251,7 @@ cdef int32_t split(uint64_t* keys, int32_t low, int32_t high) noexcept nogil:
         while keys[j] < pivot:
             j -= 1
         if i >= j:
-            # i == j stands on the pivot itself; it goes left unless that leaves the right side empty
+            # i == j is the pivot itself; it goes to the left side unless the right side would be empty
             return i + 1 if i == j and i + 1 < high else i
         keys[i], keys[j] = keys[j], keys[i]
         i += 1
@@ -259,9 +259,9 @@ cdef int32_t split(uint64_t* keys, int32_t low, int32_t high) noexcept nogil:
 
 
 cdef int32_t take_best(uint64_t* keys, int32_t n, double wanted, const float* logits, float top) noexcept nogil:
-    """Quickselect: the fewest best keys that together hold `wanted` come to the front; their number.
+    """Quickselect: moves the fewest largest keys that together weigh `wanted` to the front. Returns their number.
 
-    A key weighs exp(logit - top), or 1 if logits is NULL. All n if they hold too little.
+    A key weighs exp(logit - top), or 1 if logits is NULL. Returns n if all keys together weigh less.
     """
     cdef int32_t low = 0, high = n, border, i
     cdef double before = 0, mass
@@ -290,7 +290,7 @@ cdef Cut worst_of(const uint64_t* keys, int32_t n) noexcept nogil:
 
 
 cdef float bin_floor(int32_t index, float top, float scale, int32_t last) noexcept nogil:
-    """The smallest float whose bin is <= index, by bisection over the floats' order; index < last."""
+    """The smallest float with a bin <= index, found by bisection over the order of floats; index < last."""
     cdef uint32_t low = vm_order(-FLT_MAX), high = vm_order(top), middle
     while high - low > 1:
         middle = low + (high - low) // 2
@@ -302,7 +302,7 @@ cdef float bin_floor(int32_t index, float top, float scale, int32_t last) noexce
 
 
 cdef int32_t find_bin(const double* bins, int32_t last, double wanted, double* before) noexcept nogil:
-    """The first bin that brings the sum to wanted, or last. OUT before: the sum without it."""
+    """The first bin at which the running sum reaches `wanted`, or last. OUT before: the sum before that bin."""
     cdef int32_t i
     before[0] = 0
     for i in range(last):
@@ -318,7 +318,7 @@ cdef inline int32_t num_bins(int32_t n) noexcept nogil:
 
 cdef float count_floor(const float* row, int32_t n, float top, const float* maxima, int32_t k,
                        double* bins) noexcept nogil:
-    """A floor a little under the k-th largest of row, unless that lies far below top: then -FLT_MAX."""
+    """A value slightly below the k-th largest of row; -FLT_MAX if that is far below top."""
     cdef float reach = 32
     cdef int32_t last = num_bins(n), index
     cdef double before
@@ -329,9 +329,10 @@ cdef float count_floor(const float* row, int32_t n, float top, const float* maxi
 
 cdef int32_t gather_best(const float* row, int32_t n, float top, float* maxima, int32_t k,
                          Scratch* scratch) noexcept nogil:
-    """OUT scratch.keys: of the k largest of row, in no order; their number, less than k if the rest is -inf.
+    """OUT scratch.keys: keys of the k largest of row, unordered. Returns their number, less than k if others are -inf.
 
-    IN maxima of row. The k-th largest block maximum is a floor under the k-th largest element, and found the same way.
+    IN maxima: block maxima of row. The k-th largest block maximum is a lower bound of the k-th largest element; it is
+    found in the same way.
     """
     cdef int32_t n_blocks = num_blocks(n), n_keys
     cdef float floor = -FLT_MAX
@@ -347,7 +348,7 @@ cdef int32_t gather_best(const float* row, int32_t n, float top, float* maxima, 
 
 
 cdef float mass_reach(int32_t n, float share) noexcept nogil:
-    # What lies so far below the top holds less than 1 - share of the mass even if all n logits were there.
+    # Logits that are further below the top have less than 1 - share of the mass, even if all n were there.
     return <float> (log(n / (1.0 - share)) + 1.0)
 
 
@@ -362,7 +363,7 @@ cdef Cut row_cut_mass(const float* order, int32_t n, float best, const float* lo
         wanted += scratch.bins[i]
     wanted *= share
     index = find_bin(scratch.bins, last, wanted, &before)
-    if index == last:       # share is so near 1 that rounding hides the rest
+    if index == last:       # share is so close to 1 that the rest is lost in rounding
         return Cut(-FLT_MAX, n - 1)
     if index > 0:
         ceiling = bin_floor(index - 1, best, scale, last)
@@ -407,14 +408,14 @@ cdef void weigh_block(const float* row, int32_t n, int32_t b, float top, float s
 
 
 cdef inline float negligible(int32_t n, float top, float scale) noexcept nogil:
-    """All n logits below it together weigh less than exp(-17), a float's rounding."""
+    """n logits below this value together weigh less than exp(-17), the rounding error of a float."""
     return top - <float> (log(n) + 17) / scale
 
 
 cdef double row_sum_cut(const float* row, int32_t n, float top, float scale, Cut cut, Scratch* scratch) noexcept nogil:
-    """Sum of exp((logit - top) * scale) over what the cut leaves, but for what is negligible."""
-    # The rule for ties changes in the block of last_id:
-    #   blocks before it: row[i] >= floor      it: both      blocks after it: row[i] > floor
+    """Sum of exp((logit - top) * scale) over the places that the cut keeps, without negligible terms."""
+    # Ties are handled differently before and after the block of last_id:
+    #   blocks before it: row[i] >= floor      this block: both      blocks after it: row[i] > floor
     cdef double[VM_BLOCK] weights
     cdef float least = negligible(n, top, scale)
     cdef int32_t border, after, i
@@ -437,7 +438,7 @@ cdef double row_sum_cut(const float* row, int32_t n, float top, float scale, Cut
 
 
 cdef void load_hashes(const int32_t* ids, int32_t n, const Noise* noise, float* hashes) noexcept nogil:
-    """OUT hashes: per block of the row one that is at most VM_BLOCK times the time of each of its tokens."""
+    """OUT hashes: per block of the row a value of at most VM_BLOCK times the time of each of its tokens."""
     cdef int32_t n_blocks = num_blocks(n), first, n_groups, b, i
     cdef float* own = hashes + n_blocks     # per VM_BLOCK ids
     cdef float least
@@ -446,7 +447,7 @@ cdef void load_hashes(const int32_t* ids, int32_t n, const Noise* noise, float* 
         return
     first = ids[0] // VM_BLOCK
     n_groups = ids[n - 1] // VM_BLOCK + 1 - first
-    if n_groups > n:                # so few tokens that it is better to look at each
+    if n_groups > n:                # few tokens: it is cheaper to examine each
         memset(hashes, 0, n_blocks * sizeof(float))
         return
     vm_hashes(noise.blocks, first, n_groups, own)
@@ -459,7 +460,7 @@ cdef void load_hashes(const int32_t* ids, int32_t n, const Noise* noise, float* 
 
 cdef inline void race_token(int32_t place, int32_t token, double weight, uint64_t random, const Noise* noise,
                             Winner* winner) noexcept nogil:
-    """IN random: of the token's block; OUT winner. A time is computed as far as it takes to see that it is too late."""
+    """IN random: random number of the token's block; OUT winner. Stops as soon as the token's time is too late."""
     cdef uint64_t own
     cdef double limit = weight * winner.time, time
     if uniform_of(random) > limit * VM_BLOCK:       # -log(1 - u) >= u: most need no logarithm
@@ -510,7 +511,7 @@ cdef int32_t row_race(const float* row, const int32_t* ids, int32_t n, float top
     cdef int32_t n_blocks = num_blocks(n), n_chunks = num_blocks(n_blocks), best, chunk, b
     cdef float* haste = scratch.haste
     cdef float* hashes = scratch.hashes
-    cdef float* maxima = scratch.maxima + n_blocks      # per block of haste
+    cdef float* maxima = scratch.maxima + n_blocks      # maxima of the blocks of haste
     cdef Winner winner = Winner(INFINITY, -1)
     cdef float earliest, too_late
     if 0 < n_keys <= n_blocks:
@@ -535,9 +536,9 @@ cdef int32_t row_race(const float* row, const int32_t* ids, int32_t n, float top
 
 cdef bint is_inside(const float* row, int32_t n, float top, const RowParams* params, int32_t place, Scratch* scratch,
                     double* mass) noexcept nogil:
-    """Whether a place belongs to top_p's set: what is better holds less than top_p. The best one does, always.
+    """Whether top_p keeps a place: the better places have less than top_p of the mass. The best place is always kept.
 
-    OUT mass: that of the whole row at temperature 1, but for what is negligible.
+    OUT mass: mass of the whole row at temperature 1, without negligible terms.
     """
     cdef double better
     mass[0] = vm_mass(row, n, scratch.maxima, top, negligible(n, top, 1), place, &better)
@@ -546,7 +547,7 @@ cdef bint is_inside(const float* row, int32_t n, float top, const RowParams* par
 
 cdef Cut cut_above(const float* row, int32_t n, float top, const RowParams* params, float floor, double mass,
                    Scratch* scratch, int32_t* n_keys) noexcept nogil:
-    """The cut of top_p and min_p, where it is known that top_p's lies at floor or above, and the mass of the row."""
+    """The cut of top_p and min_p. IN floor: lower bound of top_p's floor; mass: mass of the row."""
     cdef Cut cut = cut_min_p(n, top, params), other
     if vm_count(row, n, scratch.maxima, floor) > n // 16:
         return row_cut(row, n, top, params, scratch, n_keys)
@@ -569,8 +570,8 @@ cdef int32_t row_draw(const float* row, const int32_t* ids, int32_t n, const Row
         return row_argmax(row, n)
     scale = min(<float> 1 / params.temperature, FLT_MAX)
     if not 0 < params.top_k < n and 0.5 <= params.top_p < 1 and scale >= 1:
-        # Most winners lie inside top_p's set, and seeing that one does is cheaper than finding the border. Where it
-        # does not, the winner among those inside is next.
+        # top_p keeps most winners, and checking one is cheaper than finding the cut. If it does not keep the winner,
+        # the race is repeated among the kept places.
         place = row_race(row, ids, n, top, scale, cut_min_p(n, top, params), 0, noise, scratch)
         if is_inside(row, n, top, params, place, scratch, &mass):
             return place
@@ -580,7 +581,7 @@ cdef int32_t row_draw(const float* row, const int32_t* ids, int32_t n, const Row
     return row_race(row, ids, n, top, scale, cut, n_keys, noise, scratch)
 
 
-# ---- Python face
+# ---- Python interface
 
 cdef int32_t checked_length(const float[::1] row) except -1:
     if not 0 < row.shape[0] < 1 << 30:
@@ -589,9 +590,9 @@ cdef int32_t checked_length(const float[::1] row) except -1:
 
 
 def argmax(const float[::1] row) -> int:
-    """Place of the largest logit of row, float32 (n,), n >= 1; the first of equals.
+    """Index of the largest logit of row, float32 (n,), n >= 1; the first one among equals.
 
-    NaN counts as -inf; 0 if there is nothing else. Raises ValueError if n == 0.
+    NaN counts as -inf; 0 if all are -inf. Raises ValueError if n == 0.
     """
     cdef int32_t n = checked_length(row), best
     with nogil:
@@ -613,10 +614,11 @@ def logsumexp(const float[::1] row) -> float:
 
 def penalize(float[::1] row, const int32_t[::1] ids, const int32_t[::1] counts, *, float repetition=1.0,
              float frequency=0.0, float presence=0.0) -> None:
-    """Lower the logits of tokens already seen: row, float32 (n,), changes at ids, int32 (m,), seen counts (m,) times.
+    """Lower the logits of tokens that have occurred.
 
-    A positive logit is divided by repetition, another one multiplied; then count * frequency + presence is subtracted.
-    Raises ValueError if ids and counts differ in length, an id is outside the row or repetition <= 0.
+    row: float32 (n,), changed. ids: int32 (m,), tokens. counts: int32 (m,), their numbers of occurrences.
+    A positive logit is divided by repetition, a negative one multiplied by it; then count * frequency + presence is
+    subtracted. Raises ValueError if ids and counts differ in length, an id is outside the row or repetition <= 0.
     Source: repetition, CTRL, arXiv:1909.05858; frequency and presence, the OpenAI API.
     """
     cdef int32_t n = checked_length(row), i
@@ -634,15 +636,17 @@ def penalize(float[::1] row, const int32_t[::1] ids, const int32_t[::1] counts, 
 
 def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t top_k=0, float top_p=1.0,
          float min_p=0.0, seed: int = 0, int64_t position=0) -> list[int]:
-    """n_draws tokens from the logits row, float32 (n,), n >= 1; the i-th with the random numbers of position + i.
+    """Draw n_draws tokens from the logits row, float32 (n,), n >= 1; the i-th with the random numbers of position + i.
 
-    Filters in this order, on the logits before the temperature: top_k (<= 0: off) keeps the k largest; top_p (>= 1:
-    off) the fewest largest that hold top_p of the probability left, at least one; min_p (<= 0: off) those with at least
-    min_p times the largest probability. Of equal logits the lower place is kept first. Then one is drawn with
-    probability ~ exp(logit / temperature). temperature <= 0 is argmax. NaN and -inf are never drawn, +inf always; 0 if
-    there is nothing to draw. Each (seed, position, place) has a random number of its own, and the draw is the place
-    whose number and logit make the best score (Gumbel-max): a small change of the logits seldom changes it, and it is
-    the same among fewer places as long as it is one of them. Raises ValueError if n == 0 or n_draws < 0.
+    The filters apply in this order, to the logits before the temperature. top_k (<= 0: off) keeps the k largest. top_p
+    (>= 1: off) keeps the fewest largest with top_p of the remaining probability, at least one. min_p (<= 0: off) keeps
+    those with at least min_p times the largest probability. Among equal logits, lower indices are kept first. Then one
+    is drawn with a probability proportional to exp(logit / temperature); temperature <= 0 is argmax. NaN and -inf are
+    never drawn, +inf always; the result is 0 if nothing can be drawn.
+
+    Each (seed, position, index) has its own random number. The draw takes the index with the best score of random
+    number and logit (Gumbel-max). So small changes of the logits seldom change the draw, and removing other indices
+    never does. Raises ValueError if n == 0 or n_draws < 0.
     Source: top_p, arXiv:1904.09751; min_p, arXiv:2407.01082; order, llama.cpp's default.
     """
     cdef int32_t n = checked_length(row), i
@@ -666,9 +670,10 @@ def draw(const float[::1] row, int n_draws=1, *, float temperature=1.0, int32_t 
 
 
 def top_n(const float[::1] row, int32_t k) -> list[tuple[int, float]]:
-    """The k largest logits of row, float32 (n,), n >= 1, as (place, logit), best first.
+    """The k largest logits of row, float32 (n,), n >= 1, as (index, logit), largest first.
 
-    min(k, n) pairs; of equals the lower place comes first; NaN counts as -inf. Raises ValueError if n == 0 or k < 0.
+    Returns min(k, n) pairs. Among equals, the lower index comes first. NaN counts as -inf. Raises ValueError if n == 0
+    or k < 0.
     """
     cdef int32_t n = checked_length(row)
     if k < 0:
@@ -685,13 +690,13 @@ def top_n(const float[::1] row, int32_t k) -> list[tuple[int, float]]:
 
 
 def rank(const float[::1] row, int32_t i) -> int:
-    """The place of row[i] among the logits row, float32 (n,), best first from 1; equals share the best one's.
+    """The rank of row[i] among the logits row, float32 (n,), from 1 for the largest. Equal logits have the same rank.
 
     NaN counts as -inf. Raises ValueError if i is not in [0, n).
     """
     cdef int32_t n = checked_length(row), place
     if not 0 <= i < n:
-        raise ValueError(f"place {i} of a row of {n} logits")
+        raise ValueError(f"index {i} of a row of {n} logits")
     with nogil:
         place = row_rank(&row[0], n, i)
     return place

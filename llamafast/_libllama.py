@@ -1,4 +1,7 @@
-"""Finds the libllama of llama-cpp-python, checks its version and loads it before `_core` is imported."""
+"""Finds the libllama of llama-cpp-python, checks its version and loads it before `_core` is imported.
+
+libmtmd, from the same folder, is loaded before `_mtmd` is imported.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from pathlib import Path
 from types import ModuleType
 
 REQUIREMENT = "llama-cpp-python"
-_LINKED = ("llamafast._core", "llamafast._runner")
+_LINKED = ("llamafast._core", "llamafast._encoder", "llamafast._runner", "llamafast._mtmd")
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
 def pinned_version() -> str | None:
-    """The llama-cpp-python version that the installed llamafast was compiled against; None in a bare source tree."""
+    """The llama-cpp-python version that llamafast was compiled against; None if llamafast is not installed."""
     try:
         requirements = importlib.metadata.requires("llamafast") or []
     except importlib.metadata.PackageNotFoundError:
@@ -28,9 +31,9 @@ def pinned_version() -> str | None:
 
 
 def find_libllama(pinned: str | None) -> Path:
-    """Path of the one libllama to load. Raises ImportError, one line, if it is missing or of another version."""
+    """Path of the libllama to load. Raises ImportError with one line if it is missing or has another version."""
     wanted = f"{REQUIREMENT}=={pinned}" if pinned else REQUIREMENT
-    # find_spec does not run the package: importing llama_cpp loads numpy and takes most of a second.
+    # find_spec does not import the package, which would load numpy and take most of a second.
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise ImportError(f'llamafast needs {REQUIREMENT}, which is not installed; run: pip install "{wanted}"')
@@ -50,8 +53,8 @@ def find_libllama(pinned: str | None) -> Path:
 
 
 def load(path: Path) -> None:
-    """Load libllama so that `_core` finds it by its SONAME, wherever `_core` lies. Raises ImportError."""
-    # Where llama.cpp gives up it would start a debugger for a trace of its own.
+    """Load libllama, so that the dynamic linker finds it by its SONAME for `_core`. Raises ImportError."""
+    # When llama.cpp aborts, it would start a debugger for a stack trace.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
@@ -60,18 +63,17 @@ def load(path: Path) -> None:
 
 
 class CoreFinder:
-    """Import hook: finds nothing itself, but gets libllama ready when a module that links it is about to be imported.
+    """Import hook: loads libllama before the first import of a module that links to it.
 
-    It also says in one line where a compiled module is missing.
-
-    A hook, so that it works whichever module imports them first, and `import llamafast` alone stays cheap.
+    It also explains in one line that a compiled module is missing. A hook works for every order of imports, and
+    `import llamafast` alone stays cheap.
     """
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Load libllama if `name` links it; always None, so that the usual finders go on. Raises ImportError."""
+        """Load libllama if `name` links to it. Returns None, so that the usual finders continue. Raises ImportError."""
         if name.startswith("llamafast._") and importlib.machinery.PathFinder.find_spec(name, path) is None:
             folder = Path(__file__).parent
             raise ImportError(
@@ -79,5 +81,8 @@ class CoreFinder:
                 f"run Python in another folder, or with PYTHONSAFEPATH=1"
             )
         if name in _LINKED:
-            load(find_libllama(pinned_version()))
+            libllama = find_libllama(pinned_version())
+            load(libllama)
+            if name == "llamafast._mtmd":
+                load(libllama.with_name(f"libmtmd{SUFFIX}"))
         return None

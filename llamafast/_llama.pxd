@@ -1,4 +1,4 @@
-"""Declarations only: the part of llama.h that we call. `except +` on all that can throw."""
+"""Declarations of the used part of llama.h. Functions that can throw have `except +`."""
 
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
@@ -120,6 +120,12 @@ cdef extern from "llama.h" nogil:
     int32_t llama_model_n_ctx_train(const llama_model* model)
     bint llama_supports_gpu_offload()
     int32_t llama_model_n_embd(const llama_model* model)
+    int32_t llama_model_n_embd_out(const llama_model* model)
+    int32_t llama_model_n_embd_inp(const llama_model* model)
+    ctypedef enum llama_rope_type:
+        LLAMA_ROPE_TYPE_MROPE
+        LLAMA_ROPE_TYPE_IMROPE
+    llama_rope_type llama_model_rope_type(const llama_model* model)
     int32_t llama_model_n_layer(const llama_model* model)
     int32_t llama_model_n_swa(const llama_model* model)
     uint64_t llama_model_size(const llama_model* model)
@@ -141,6 +147,7 @@ cdef extern from "llama.h" nogil:
     int LLAMA_TOKEN_ATTR_USER_DEFINED
     llama_token llama_vocab_bos(const llama_vocab* vocab)
     llama_token llama_vocab_eos(const llama_vocab* vocab)
+    llama_token llama_vocab_sep(const llama_vocab* vocab)
     llama_token llama_vocab_eot(const llama_vocab* vocab)
     llama_token llama_vocab_fim_pre(const llama_vocab* vocab)
     llama_token llama_vocab_fim_suf(const llama_vocab* vocab)
@@ -163,6 +170,7 @@ cdef extern from "llama.h" nogil:
     uint32_t llama_n_seq_max(const llama_context* ctx)
     uint32_t llama_n_rs_seq(const llama_context* ctx)
     llama_memory_t llama_get_memory(const llama_context* ctx)
+    llama_pooling_type llama_pooling_type_of "llama_pooling_type" (const llama_context* ctx)
 
     void llama_memory_clear(llama_memory_t mem, bint data) except +
     bint llama_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1) except +
@@ -183,5 +191,7 @@ cdef extern from "llama.h" nogil:
     llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max)
     void llama_batch_free(llama_batch batch)
     int32_t llama_decode(llama_context* ctx, llama_batch batch) except +
+    void llama_set_causal_attn(llama_context* ctx, cbool causal_attn)
     void llama_synchronize(llama_context* ctx) except +
     float* llama_get_logits_ith(llama_context* ctx, int32_t i) except +
+    float* llama_get_embeddings_seq(llama_context* ctx, llama_seq_id seq_id) except +

@@ -1,4 +1,4 @@
-/* Calls side by side on the OpenMP team that llama.cpp's decode leaves spinning; one after the other without OpenMP. */
+/* Parallel calls on the OpenMP threads that llama.cpp's decode leaves spinning; sequential calls without OpenMP. */
 #ifndef LLAMAFAST_PARALLEL_H
 #define LLAMAFAST_PARALLEL_H
 
@@ -12,8 +12,8 @@
 
 typedef void (*parallel_call)(void* data, int32_t item, int32_t thread);
 
-/* call(data, item, thread) for each item < n, 0 <= thread < n_threads. Ask for as many threads as the decode had: another
- * number would end or start threads. */
+/* call(data, item, thread) for each item < n, 0 <= thread < n_threads. n_threads must be the decode's number of
+* threads: another number would stop or start threads. */
 static void parallel_for(int32_t n, int32_t n_threads, parallel_call call, void* data) {
     int32_t i;
 #ifdef _OPENMP

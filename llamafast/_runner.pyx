@@ -11,7 +11,7 @@ cimport cython
 cimport llamafast._kernels as kernels
 cimport llamafast._llama as lib
 cimport llamafast._sampling as sampling
-from llamafast._core cimport Batch, Context, take_log
+from llamafast._core cimport Context, MediaBatch, RowBatch, take_log
 
 import array as _array
 
@@ -26,27 +26,27 @@ SAMPLES_IN_PARALLEL = bool(PARALLEL_AVAILABLE)
 
 cdef enum:
     NOT_DRAWN = -2
-    PARALLEL_LOGITS = 1 << 17           # fewer in all rows of a step, and waking the threads costs more than they save
+    PARALLEL_LOGITS = 1 << 17           # for fewer logits in a step, waking the threads costs more than it saves
 
 cdef array.array FLOATS = _array.array("f")
 
 
 cdef struct Draws:
     sampling.SamplerState** states      # per draw
-    const char* is_constrained          # per draw: draw, but do not accept
-    const int32_t* starts               # per draw: its first place; the number of places at the end
+    const char* is_constrained          # per draw: whether it draws without accepting
+    const int32_t* starts               # per draw: its first place; at the end: the number of places
     int32_t* lengths                    # per draw, OUT: accepted tokens
     float** logits                      # per place
     int32_t* drawn                      # per place, OUT
     Score* kept                         # per place, OUT
-    const int32_t* rows                 # per place
+    const int32_t* rows                 # per place: its batch row
     const int32_t* tokens               # per batch row
-    const int32_t* groups               # draws that share a row, which a draw changes for a moment, share a thread
+    const int32_t* groups               # draws that share a row, which they change in turn, run on one thread
     kernels.Scratch* scratches          # per thread
 
 
 cdef inline int draw_run(Draws* draws, int32_t i, int32_t thread) except -1 nogil:
-    # Draw and accept at each place of draw i, up to the first token that differs from the draft in the next row.
+    # Draws and accepts at each place of draw i, up to the first token that differs from the draft in the next row.
     cdef sampling.SamplerState* state = draws.states[i]
     cdef int32_t place = draws.starts[i], token
     while place < draws.starts[i + 1]:
@@ -62,7 +62,7 @@ cdef inline int draw_run(Draws* draws, int32_t i, int32_t thread) except -1 nogi
 
 
 cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
-    # What fails here (memory only) leaves the NOT_DRAWN that stood in drawn.
+    # After a failure, which can only be missing memory, `drawn` still contains NOT_DRAWN.
     cdef Draws* draws = <Draws*> data
     cdef int32_t i, place
     for i in range(draws.groups[group], draws.groups[group + 1]):
@@ -77,10 +77,11 @@ cdef void draw_group(void* data, int32_t group, int32_t thread) noexcept nogil:
 @cython.final
 @cython.no_gc_clear                     # the context outlives the runner
 cdef class ModelRunner:
-    """Runs one plan per engine step: decodes its batch and samples its rows, without the GIL.
+    """Runs the plan of each step: decodes its batch and samples its rows, without the GIL.
 
-    decode_s and sample_s are the seconds spent in each since the start; num_decodes counts the steps, num_parallel
-    those whose rows several threads sampled (the decode's own; which ones makes no difference to the tokens).
+    decode_s, sample_s: seconds spent in decoding and in sampling since the start.
+    num_decodes: number of steps.
+    num_parallel: number of steps in which several of the decode's threads sampled. The tokens do not depend on it.
     """
 
     def __init__(self, Context context not None):
@@ -93,21 +94,22 @@ cdef class ModelRunner:
             kernels.scratch_free(&self.scratches[i])
 
     def step(self, plan) -> list:
-        """Decode plan.batch, score the rows that plan.scored names, then draw and accept tokens.
+        """Decode plan.batch, score the rows in plan.scored, then draw and accept tokens.
 
-        plan.samplers[i] draws from batch row plan.rows[i]. Several samplers may share a row (forks). plan.drafts holds
-        (i, n) for a sampler i with n drafted tokens: they stand in the n rows after plan.rows[i]. Such a sampler goes
-        on with the next row for as long as it draws what is drafted there. plan.constraints holds (i, constraint) for
-        each sampler i that has a constraint. plan.scored holds (row, token id, number of alternatives).
+        plan.samplers[i] draws from batch row plan.rows[i]. Several samplers may share a row (forks).
+        plan.drafts: (i, n) for each sampler i with n drafted tokens, which are in the n rows after plan.rows[i]. Such a
+        sampler continues with the next row while it draws the drafted tokens.
+        plan.constraints: (i, constraint) for each sampler i with a constraint.
+        plan.scored: (row, token id, number of alternatives) of each scored row.
 
-        Returns the runs: runs[i] is the list of the tokens that plan.samplers[i] accepted, at least one. A run ends
-        with -1 where no token may come next; if it has a constraint, that one's `error` says why. The plan is kept as
-        it is. Raises DecodeError (1: no KV room, nothing changed; others are fatal), and ValueError for what llama.cpp
-        would answer with the death of the process: too many rows or outputs, a token or sequence id out of range.
+        Returns the runs: runs[i] is the list of tokens that plan.samplers[i] accepted, at least one. A run ends with -1
+        if no token is allowed; the `error` of its constraint is then the reason. The plan does not change. Raises
+        DecodeError (status 1: no free KV cells, nothing changed; others are fatal), and ValueError for errors that
+        would make llama.cpp abort the process: too many rows or outputs, a token or sequence id out of range.
         """
         cdef Context context = self.context
-        cdef Batch batch = plan.batch
-        cdef lib.llama_batch c = batch.c
+        cdef RowBatch batch = plan.batch
+        cdef lib.llama_batch c
         cdef int32_t n_threads
         cdef int status
         cdef int64_t start, middle, end
@@ -115,12 +117,17 @@ cdef class ModelRunner:
         self.read_draws(batch, plan.rows, plan.samplers, plan.drafts, plan.constraints)
         self.read_scored(plan.scored)
         self.mark_outputs(batch)
+        c = batch.c
         n_threads = min(context.threads, context.threads_batch) if c.n_tokens > 1 else context.threads
         with nogil:
             start = lib.llama_time_us()
+            if not batch.is_causal:
+                lib.llama_set_causal_attn(context.ptr, False)
             status = lib.llama_decode(context.ptr, c)
             if status == 0:
                 lib.llama_synchronize(context.ptr)
+            if not batch.is_causal:
+                lib.llama_set_causal_attn(context.ptr, True)
             middle = lib.llama_time_us()
             if status == 0:
                 status = score_rows(context.ptr, self.asked, self.scored, context.model.n_vocab)
@@ -149,20 +156,26 @@ cdef class ModelRunner:
                 runs.append([self.drawn[first + k] for k in range(self.lengths[i])])
         return runs
 
-    cdef int check_batch(self, Batch batch) except -1:
+    cdef int check_batch(self, RowBatch batch) except -1:
         cdef Context context = self.context
         cdef int n_tokens = batch.c.n_tokens, n_vocab = context.model.n_vocab, i
         if not 1 <= n_tokens <= context.n_batch:
             raise ValueError(f"a batch of {n_tokens} rows; n_batch is {context.n_batch}")
+        if not batch.is_causal and n_tokens > context.n_ubatch:
+            raise ValueError(f"{n_tokens} rows that attend to later ones; n_ubatch is {context.n_ubatch}")
+        if isinstance(batch, MediaBatch):
+            if (<MediaBatch> batch).n_embd != context.model.n_embd_inp:
+                raise ValueError("the batch is for another model")
+            (<MediaBatch> batch).seal()
         for i in range(n_tokens):
-            if not 0 <= batch.c.token[i] < n_vocab:
+            if batch.c.token is not NULL and not 0 <= batch.c.token[i] < n_vocab:
                 raise ValueError(f"row {i}: token id {batch.c.token[i]} is not in [0, {n_vocab})")
             if not 0 <= batch.c.seq_id[i][0] < context.n_seq_max or batch.c.pos[i] < 0:
                 raise ValueError(f"row {i}: sequence {batch.c.seq_id[i][0]}, position {batch.c.pos[i]}")
         return 0
 
-    cdef int read_draws(self, Batch batch, rows, samplers, drafts, constraints) except -1:
-        """OUT samplers, states, is_constrained, starts, rows: what the plan says, checked."""
+    cdef int read_draws(self, RowBatch batch, rows, samplers, drafts, constraints) except -1:
+        """Check the draws of a plan. OUT samplers, states, is_constrained, starts, rows."""
         cdef Py_ssize_t n_draws = len(samplers), i
         cdef int32_t n_vocab = self.context.model.n_vocab, n_tokens = batch.c.n_tokens, row, place = 0, k, n
         cdef sampling.Sampler sampler
@@ -176,6 +189,8 @@ cdef class ModelRunner:
         for i, n in drafts:
             if not 0 <= i < n_draws or n < 0:
                 raise ValueError(f"sampler {i} of {n_draws}: {n} drafted tokens")
+            if batch.c.token is NULL and n:
+                raise ValueError("a batch of media has no drafts")
             self.starts[i] += n
         self.rows.clear()
         for i in range(n_draws):
@@ -198,7 +213,7 @@ cdef class ModelRunner:
         return 0
 
     cdef int read_scored(self, scored) except -1:
-        """OUT asked."""
+        """Check the scored rows of a plan. OUT asked."""
         cdef AskedScore asked
         self.asked.clear()
         for asked.row, asked.token, asked.n_top in scored:
@@ -210,8 +225,8 @@ cdef class ModelRunner:
         self.scored.resize(self.asked.size())
         return 0
 
-    cdef int mark_outputs(self, Batch batch) except -1:
-        """Have the decode give logits for the rows that are drawn from or scored."""
+    cdef int mark_outputs(self, RowBatch batch) except -1:
+        """Mark the rows that need logits: those that are drawn from or scored."""
         cdef int n_outputs = 0
         cdef int32_t row
         cdef AskedScore asked
@@ -228,8 +243,8 @@ cdef class ModelRunner:
             raise ValueError(f"{n_outputs} output rows; n_outputs_max is {self.context.n_outputs_max}")
         return 0
 
-    cdef int draw(self, Batch batch, int32_t n_threads) except -1 nogil:
-        """Draw at all places; constrained draws at their first one, without accepting. OUT drawn, lengths, kept.
+    cdef int draw(self, RowBatch batch, int32_t n_threads) except -1 nogil:
+        """Draw at all places; constrained draws only at their first place, without accepting. OUT drawn, lengths, kept.
 
         Returns a status: 0, or -100 if logits are missing.
         """
@@ -272,7 +287,7 @@ cdef class ModelRunner:
         return 0
 
     cdef bint is_independent(self) except -1 nogil:
-        """Whether the groups share neither a row nor a sampler, and are more than one."""
+        """Whether the step has several groups, and no two groups share a row or a sampler."""
         cdef size_t i, n_places = self.logits_of.size(), n_shared = 0, n_distinct = 1
         if self.groups.size() < 3:
             return False
@@ -285,11 +300,11 @@ cdef class ModelRunner:
         sort(self.sorted_logits.begin(), self.sorted_logits.end())
         for i in range(1, n_places):
             n_distinct += self.sorted_logits[i] != self.sorted_logits[i - 1]
-        n_shared = self.states.size() - (self.groups.size() - 1)        # each draws where the one before it does
+        n_shared = self.states.size() - (self.groups.size() - 1)        # draws from the same row as the draw before
         return n_distinct == n_places - n_shared
 
-    cdef int settle_run(self, Batch batch, Py_ssize_t i, constraint) except -1:
-        """As draw_run, for a constrained draw whose first token is drawn. OUT drawn, lengths, kept."""
+    cdef int settle_run(self, RowBatch batch, Py_ssize_t i, constraint) except -1:
+        """Like draw_run, for a constrained draw after its first token was drawn. OUT drawn, lengths, kept."""
         cdef int32_t place = self.starts[i], end = self.starts[i + 1], token
         cdef sampling.SamplerState* state = self.states[i]
         while True:
@@ -306,8 +321,9 @@ cdef class ModelRunner:
         return 0
 
     cdef int32_t settle(self, Py_ssize_t i, int32_t place, constraint) except -2:
-        """Accept what was drawn if the constraint allows it, else the winner of the same race among the tokens that it
-        allows: without filters both are the winner of that race. The token, or -1.
+        """Accept the drawn token if the constraint allows it. If not, repeat the race among the allowed tokens.
+
+        Without filters, both ways give the winner among the allowed tokens. Returns the token, or -1.
         """
         cdef sampling.SamplerState* state = self.states[i]
         cdef float* logits = self.logits_of[place]
@@ -323,8 +339,8 @@ cdef class ModelRunner:
                 with nogil:
                     token = sampling.draw_masked(state, logits, words, state.num_accepted, &self.scratches[0])
                 if token < 0 or not constraint.accept(token):
-                    raise GrammarError("the grammar and the other settings leave no token that may come next")
-        except BaseException as error:  # whatever it is, the other sequences go on
+                    raise GrammarError("the grammar and the other settings allow no next token")
+        except BaseException as error:  # the other sequences must continue after any error
             constraint.error = request_failure(error)
             return -1
         with nogil:
@@ -333,22 +349,23 @@ cdef class ModelRunner:
         return token
 
     def logprobs(self, Py_ssize_t i, Py_ssize_t k=0):
-        """Of token k of run i of the last step: (raw logprob, [(id, logprob), ...] best first).
+        """(raw logprob, [(id, logprob), ...] most likely first) of token k of run i of the last step.
 
-        Raises IndexError, and ValueError if that sampler was made without logprobs.
+        Raises IndexError, and ValueError if the sampler has no logprobs.
         """
         if not 0 <= i < len(self.samplers):
             raise IndexError(f"sampler {i} of {len(self.samplers)}")
         if not 0 <= k < self.lengths[i]:
             raise IndexError(f"token {k} of {self.lengths[i]}")
         if self.states[i].num_logprobs < 0:
-            raise ValueError("this sampler was made without logprobs")
+            raise ValueError("this sampler has no logprobs")
         cdef Score* score = &self.kept[self.starts[i] + k]
         return score.logprob, best_of(score)
 
     def scores(self) -> dict:
-        """Of the last step, by each batch row of plan.scored: (raw logprob, rank from 1, [(id, logprob), ...] best
-        first).
+        """Scores of the last step by batch row of plan.scored: (raw logprob, rank from 1, [(id, logprob), ...]).
+
+        The pairs begin with the most likely token.
         """
         cdef size_t i
         scores = {}
@@ -369,7 +386,7 @@ cdef class ModelRunner:
 
 
 cdef int keep_score(sampling.SamplerState* state, Score* score) except -1 nogil:
-    # OUT score: the logprobs of the last token, which the sampler holds until the next one
+    # OUT score: the logprobs of the last token, which the sampler keeps until its next draw
     cdef size_t k, n = state.top_ids.size()
     score.logprob = state.logprob
     score.top_ids.resize(n)
@@ -412,5 +429,5 @@ cdef int score_rows(lib.llama_context* ctx, vector[AskedScore]& asked, vector[Sc
 
 cdef str decode_message(int status):
     if status == 1:
-        return "no room in the KV memory for this batch"
+        return "no free cells in the KV memory for this batch"
     return f"llama_decode failed with {status}: {take_log()}"

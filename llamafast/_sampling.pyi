@@ -1,4 +1,4 @@
-"""Sampling of one sequence: its settings, its random numbers and what its penalties have seen. Not thread-safe."""
+"""The sampling state of one sequence and the draw of its next token. Not thread-safe."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from llamafast._kernels import Readable, Writeable
 
 class DryBreakers:
-    """Where DRY stops looking back. Immutable: samplers share it. Raises ValueError for an unknown id."""
+    """DRY's sequence breakers. Immutable, so samplers share it. Raises ValueError for an unknown id."""
 
     n_vocab: int
     def __init__(
         self, n_vocab: int, single: Iterable[int], pieces: Iterable[tuple[Iterable[int], Sequence[int]]] = ()
     ) -> None:
-        """single: tokens that hold a breaker whole. pieces: (heads, tail), any of heads and then the tail being one."""
+        """single: tokens that contain a whole breaker. pieces: (heads, tail): a head and then the tail contain one."""
 
 class Sampler:
-    """Sampling state of one sequence. The settings are SamplingParams', with its values for off."""
+    """Sampling state of one sequence. Settings are those of SamplingParams, with the same values for off."""
 
     num_logprobs: int
     def __init__(
@@ -52,18 +52,18 @@ class Sampler:
         banned_ids: Sequence[int] = (),
         min_tokens: int = 0,
     ) -> None:
-        """banned_ids cannot be drawn before min_tokens tokens were accepted. num_logprobs -1: none."""
+        """banned_ids cannot be drawn before min_tokens tokens were accepted. num_logprobs -1: no logprobs."""
     def prime(self, token_ids: array[int]) -> None:
-        """Show the prompt to the penalties and DRY."""
+        """Add the prompt to the history of the penalties and of DRY."""
     def accept(self, token_id: int) -> None: ...
     def adjusted(self, logits: Readable) -> array[float]:
-        """A copy of logits, float32 (n_vocab,), as the filters would see them: bias, penalties and bans applied."""
+        """A copy of the logits, float32 (n_vocab,), with bias, penalties and bans, but without filters."""
     def draw(
         self, logits: Writeable, mask: Readable | None = None, n_draws: int = 1, position: int | None = None
     ) -> list[int]:
-        """n_draws tokens from logits, float32 (n_vocab,), none accepted; the row is the same afterwards.
+        """Draw n_draws tokens from logits, float32 (n_vocab,), without accepting them. The row does not change.
 
-        The i-th takes the random numbers of position + i, a place in the output; None: that of the next token.
+        position: index in the output; the i-th draw uses the random numbers of position + i. None: the next token's.
 
-        mask: n_vocab bits as uint32 words, lowest bit first. -1 where no allowed token is above -inf.
+        mask: n_vocab bits as uint32 words, lowest bit first. -1 if no allowed token is above -inf.
         """

@@ -23,9 +23,10 @@ cdef int num_live_samplers() noexcept nogil:
 
 @cython.final
 cdef class DryBreakers:
-    """Where DRY stops looking back, in token ids. Immutable: samplers share it. Raises ValueError for an unknown id.
+    """DRY's sequence breakers as token ids. Immutable, so samplers share it. Raises ValueError for an unknown id.
 
-    single: tokens that hold a breaker whole. pieces: (heads, tail): any of heads and then the tokens of tail are one.
+    single: tokens that contain a whole breaker.
+    pieces: (heads, tail) pairs: any token of heads, followed by the tokens of tail, contains a breaker.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -45,7 +46,7 @@ cdef class DryBreakers:
 
 
 cdef float as_float(str name, double value) except? -1:
-    """The nearest float that is finite, and of the same sign where value is not 0. Raises ValueError for NaN."""
+    """The nearest finite 32-bit float with the same sign; 0 only for 0. Raises ValueError for NaN."""
     cdef double size = fabs(value)
     if value != value:
         raise ValueError(f"{name} must be a number, not NaN")
@@ -53,12 +54,12 @@ cdef float as_float(str name, double value) except? -1:
 
 
 cdef int32_t as_int(value) except? -1:
-    """The nearest 32 bit integer: as good as any beyond it."""
+    """The nearest 32-bit integer."""
     return max(-2**31, min(value, 2**31 - 1))
 
 
 cdef int fill_mask(vector[uint32_t]* mask, int n_vocab, token_ids) except -1:
-    """OUT mask: n_vocab bits, those of token_ids set. Raises ValueError for an unknown id."""
+    """OUT mask: n_vocab bits; the bits of token_ids are set. Raises ValueError for an unknown id."""
     cdef int token_id
     mask.assign((n_vocab + 31) // 32, 0)
     for token_id in token_ids:
@@ -76,14 +77,18 @@ cdef int check_id(int token_id, int n_vocab) except -1:
 @cython.final
 @cython.no_gc_clear                     # the state points into dry_breakers
 cdef class Sampler:
-    """Sampling state of one sequence: settings, a stream of random numbers, and what its penalties look back at.
+    """Sampling state of one sequence: settings, a stream of random numbers, and the tokens that its penalties read.
 
-    Order as llama.cpp's default chain: bias, repetition, frequency and presence, DRY, bans, top_n_sigma, top_k,
-    typical_p, top_p, min_p, XTC, temperature, draw; mirostat stands for all filters, behind the temperature.
-    The settings are SamplingParams', with its values for off; temperature 0 is greedy. num_logprobs -1: none; N >= 0:
-    the drawn token's raw logprob and the N best. banned_ids cannot be drawn before min_tokens tokens were accepted;
-    only allowed_token_ids can, unless None. Numbers too large or small for 32 bits become the nearest that fit, not
-    infinity, zero or denormal. Raises ValueError for an unknown id, a repetition_penalty <= 0 and NaN.
+    The order is that of llama.cpp's default chain: bias, repetition, frequency and presence penalty, DRY, bans,
+    top_n_sigma, top_k, typical_p, top_p, min_p, XTC, temperature, draw. mirostat replaces all filters and follows the
+    temperature. Settings are those of SamplingParams, with the same values for off; temperature 0 is greedy. Others:
+
+    num_logprobs: -1: no logprobs; N >= 0: the raw logprob of the drawn token and of the N most likely ones.
+    banned_ids: tokens that cannot be drawn before min_tokens tokens were accepted.
+    allowed_token_ids: only these tokens can be drawn; None: all.
+
+    Numbers that do not fit into 32 bits become the nearest 32-bit number that is not infinite, zero or denormal. Raises
+    ValueError for an unknown id, a repetition_penalty <= 0 and NaN.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -106,7 +111,7 @@ cdef class Sampler:
         if not repetition_penalty > 0:
             raise ValueError("repetition_penalty must be positive")
         if dry_breakers is not None and dry_breakers.n_vocab != n_vocab:
-            raise ValueError("dry_breakers are of another vocabulary")
+            raise ValueError("dry_breakers belong to another vocabulary")
         state.n_vocab = n_vocab
         state.repetition = as_float("repetition_penalty", repetition_penalty)
         state.frequency = as_float("frequency_penalty", frequency_penalty)
@@ -161,7 +166,7 @@ cdef class Sampler:
             state.banned_ids.push_back(self.checked(token_id))
         for word in bad_words:
             ids = [self.checked(token_id) for token_id in word]
-            if len(ids) == 1:           # never: as good as a bias
+            if len(ids) == 1:           # the same as a bias of -inf
                 state.bias_ids.push_back(ids[0])
                 state.bias.push_back(-INFINITY)
                 continue
@@ -179,11 +184,11 @@ cdef class Sampler:
 
     @property
     def num_logprobs(self) -> int:
-        """-1: none; N >= 0: the drawn token and the N best."""
+        """-1: no logprobs; N >= 0: those of the drawn token and of the N most likely ones."""
         return self.ptr.num_logprobs
 
     def prime(self, array.array token_ids not None) -> None:
-        """Show the prompt, array('i'), to the penalties and DRY."""
+        """Add the prompt, array('i'), to the history of the penalties and of DRY."""
         cdef SamplerState* state = self.ptr
         cdef Py_ssize_t i, n = len(token_ids)
         if state.window == 0 and not state.keeps_history:
@@ -196,11 +201,11 @@ cdef class Sampler:
             remember(state, token_ids.data.as_ints[i])
 
     def accept(self, int token_id) -> None:
-        """Take one token as generated."""
+        """Add one generated token to the history."""
         accept_token(self.ptr, self.checked(token_id))
 
     def adjusted(self, const float[::1] logits not None):
-        """The logits, float32 (n_vocab,), as the filters would see them: bias, penalties and bans applied. A copy."""
+        """A copy of the logits, float32 (n_vocab,), with bias, penalties and bans, but without filters."""
         cdef array.array out = array.clone(FLOATS, self.ptr.n_vocab, zero=False)
         if logits.shape[0] != self.ptr.n_vocab:
             raise ValueError(f"a row has {self.ptr.n_vocab} logits, not {logits.shape[0]}")
@@ -211,13 +216,13 @@ cdef class Sampler:
 
     def draw(self, float[::1] logits not None, const uint32_t[::1] mask=None, int n_draws=1,
              position: int | None = None) -> list[int]:
-        """n_draws tokens from logits, float32 (n_vocab,), none of them accepted. The row is the same afterwards.
+        """Draw n_draws tokens from logits, float32 (n_vocab,), without accepting them. The row does not change.
 
-        The i-th takes the random numbers of position + i, a place in the output; None: that of the next token, which is
-        how many were accepted. So a draw depends on what was accepted, but not on what was drawn.
+        position: index in the output; the i-th draw uses the random numbers of position + i. None: the index of the
+        next token, which is the number of accepted tokens. So a draw depends on accepted tokens, not on earlier draws.
 
-        mask: n_vocab bits as uint32 words, lowest bit first; only tokens whose bit is set are drawn, and -1 where none
-        of them is above -inf. Raises ValueError for a row or a mask of another size.
+        mask: n_vocab bits as uint32 words, lowest bit first. Only tokens with a set bit are drawn; -1 if none of them
+        is above -inf. Raises ValueError for a row or a mask of another size.
         """
         cdef SamplerState* state = self.ptr
         cdef int64_t start = state.num_accepted if position is None else position
@@ -252,7 +257,7 @@ cdef dict OFF = {
 }
 
 
-# ---- what the penalties look back at
+# ---- the history that the penalties read
 
 cdef int count_token(SamplerState* state, int32_t token_id) except -1 nogil:
     if state.slot_of.count(token_id):
@@ -265,7 +270,7 @@ cdef int count_token(SamplerState* state, int32_t token_id) except -1 nogil:
 
 
 cdef int uncount_token(SamplerState* state, int32_t token_id) except -1 nogil:
-    # the last slot takes the place of one that is empty
+    # the last slot replaces an empty one
     cdef int32_t slot = state.slot_of[token_id], last = <int32_t> state.ids.size() - 1
     state.counts[slot] -= 1
     if state.counts[slot] > 0:
@@ -307,7 +312,7 @@ cdef inline bint has_bit(const vector[uint32_t]& mask, int32_t token) noexcept n
 
 
 cdef bint ends_with(const SamplerState* state, const int32_t* tokens, size_t n) noexcept nogil:
-    """Whether the history ends with these."""
+    """Whether the history ends with these tokens."""
     cdef size_t start = state.history.size() - n, i
     if n > state.history.size():
         return False
@@ -347,10 +352,10 @@ cdef inline int put(SamplerState* state, float* logits, int32_t token, float val
 
 
 cdef int penalize_repetitions(SamplerState* state, float* logits) except -1 nogil:
-    """DRY: a token that would make a repetition longer loses multiplier * base ** (length - allowed_length).
+    """DRY: subtract multiplier * base ** (length - allowed_length) from a token that would extend a repetition.
 
-    A repetition: the last tokens also stand, in that order, before an earlier occurrence of the token. Its length is
-    counted up to the last breaker. Source: github.com/oobabooga/text-generation-webui/pull/5677.
+    A repetition means that the last tokens also precede an earlier occurrence of the token. Its length is the number of
+    these tokens, at most back to the last breaker. Source: github.com/oobabooga/text-generation-webui/pull/5677.
     """
     cdef int32_t n = <int32_t> state.history.size(), limit, k, length, token
     cdef double power, most = log(FLT_MAX) / log(state.dry_base) if state.dry_base > 1.000001 else 0
@@ -378,12 +383,12 @@ cdef int penalize_repetitions(SamplerState* state, float* logits) except -1 nogi
 
 
 cdef int find_repetitions(SamplerState* state, int32_t n) except -1 nogil:
-    """OUT same_before (n,): the Z function of the last n tokens read backwards; O(n).
+    """OUT same_before (n,): the Z function of the last n tokens in reverse order. O(n).
 
-    [k]: how many tokens up to the one k places before the last equal the last ones. [0] has no meaning.
+    same_before[k]: number of tokens that end k places before the last token and equal the last tokens. [0] is unused.
     """
     cdef const int32_t* last = state.history.data() + state.history.size() - 1
-    cdef int32_t start = 0, end = 0, k, z     # [start, end): the match that reaches furthest
+    cdef int32_t start = 0, end = 0, k, z     # [start, end): the match with the largest end
     state.same_before.assign(n, 0)
     for k in range(1, n):
         z = min(end - k, state.same_before[k - start]) if k < end else 0
@@ -397,7 +402,7 @@ cdef int find_repetitions(SamplerState* state, int32_t n) except -1 nogil:
 
 
 cdef int ban_bad_words(SamplerState* state, float* logits) except -1 nogil:
-    # the last token of each whose other tokens were generated just now
+    # Bans the last token of each bad word if its other tokens are the last generated ones.
     cdef int32_t number
     cdef size_t n
     if state.num_accepted == 0 or not state.bad_words_of.count(state.history.back()):
@@ -410,7 +415,7 @@ cdef int ban_bad_words(SamplerState* state, float* logits) except -1 nogil:
 
 
 cdef int change_row(SamplerState* state, float* logits) except -1 nogil:
-    # IN/OUT logits: bias, penalties and bans; restore_row takes them back
+    # IN/OUT logits: applies bias, penalties and bans; restore_row undoes them
     cdef size_t i, n_seen = state.ids.size()
     state.changed_ids.clear()
     state.saved.clear()
@@ -432,13 +437,13 @@ cdef int change_row(SamplerState* state, float* logits) except -1 nogil:
 
 
 cdef void restore_row(SamplerState* state, float* logits) noexcept nogil:
-    # back in reverse order: an id may have been changed twice
+    # in reverse order, because an id may have been changed twice
     cdef size_t i
     for i in range(state.saved.size(), 0, -1):
         logits[state.changed_ids[i - 1]] = state.saved[i - 1]
 
 
-# ---- C face
+# ---- C interface
 
 cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask, const uint32_t* also,
                         int64_t position, kernels.Scratch* scratch) except -2 nogil:
@@ -450,7 +455,7 @@ cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask
         token = filters.filtered_draw(logits, state.n_vocab, mask, also, &state.params, state.mu, &noise, scratch,
                                       &surprise)
         if token >= 0 and logits[token] == -INFINITY:
-            token = -1                      # every token is ruled out
+            token = -1                      # no token is allowed
     finally:
         restore_row(state, logits)
     if state.params.mirostat:
@@ -460,7 +465,7 @@ cdef int32_t draw_among(SamplerState* state, float* logits, const uint32_t* mask
 
 
 cdef int32_t draw_token(SamplerState* state, float* logits, int64_t position, kernels.Scratch* scratch) except -2 nogil:
-    # OUT: -1 where every token is ruled out
+    # Returns -1 if no token is allowed.
     if state.allowed.empty():
         return draw_among(state, logits, NULL, NULL, position, scratch)
     return draw_among(state, logits, state.allowed.data(), NULL, position, scratch)

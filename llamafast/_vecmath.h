@@ -1,4 +1,4 @@
-/* The loops of _kernels.pyx that must become SIMD code. Plain C which compilers vectorize by themselves: blocks of
+/* The loops of _kernels.pyx that must become SIMD code, in plain C that compilers vectorize: blocks of
  * VM_BLOCK floats, fixed trip counts, element-wise steps, explicit reduction trees. A short last block is padded with
  * -inf. NaN counts as -inf. `maxima` has one value per block. */
 #ifndef LLAMAFAST_VECMATH_H
@@ -15,7 +15,7 @@
 #define VM_BLOCK 64
 #define VM_REST 8
 
-/* gcc on x86 Linux builds each loop for several CPU levels and picks one at load time (ifunc needs glibc). */
+/* gcc on x86 Linux compiles each loop for several CPU levels and selects one at load time (ifunc needs glibc). */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
 #define VM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -26,7 +26,7 @@
 #define VM_CLONES
 #endif
 
-/* Without it gcc unrolls the short loops of a reduction tree into scalar code before it looks for vectors. */
+/* Without it gcc unrolls the short loops of a reduction tree into scalar code before it vectorizes. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define VM_ROLLED _Pragma("GCC unroll 1")
 #else
@@ -56,7 +56,7 @@ static inline float vm_exp(float x) {
     return p;
 }
 
-/* The random number of a place: a function of it and the key alone, 64 bits (splitmix64 of that many steps). */
+/* The random number of an index, 64 bits: a function of the key and the index (splitmix64 after that many steps). */
 static inline uint64_t vm_mix(uint64_t x) {
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -67,7 +67,7 @@ static inline uint64_t vm_random(uint64_t key, uint64_t place) {
     return vm_mix(key + (place + 1) * 0x9E3779B97F4A7C15u);
 }
 
-/* Order of floats as order of integers; -0 equals +0. */
+/* Maps floats to integers with the same order; -0 equals +0. */
 static inline uint32_t vm_order(float x) {
     uint32_t bits;
     x += 0.0f;
@@ -82,13 +82,13 @@ static inline float vm_unorder(uint32_t order) {
     return x;
 }
 
-/* Histogram bin of a logit: 0 at max, growing downwards; the bin `last` takes all the rest. Monotone in x. */
+/* Histogram bin of a logit: 0 at max, larger for smaller logits; bin `last` takes the rest. Monotone in x. */
 static inline int32_t vm_bin(float x, float max, float scale, int32_t last) {
     float distance = (max - x) * scale;
     return (int32_t)(distance < (float)last ? distance : (float)last);
 }
 
-/* Full block b, or the short last one copied into pad. */
+/* Block b; a short last block is copied into pad. */
 static inline const float* vm_block(const float* row, int32_t n, int32_t b, float* pad) {
     int32_t start = b * VM_BLOCK, left = n - start, j;
     if (left >= VM_BLOCK) return row + start;
@@ -121,7 +121,7 @@ static inline float vm_block_sum(const float* w) {
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
-/* w = exp((x - max) * scale) where x >= floor, else 0. */
+/* w = exp((x - max) * scale) if x >= floor, else 0. */
 static inline void vm_block_weights(const float* x, float max, float scale, float floor, float* w) {
     int j;
     for (j = 0; j < VM_BLOCK; j++) {
@@ -130,7 +130,7 @@ static inline void vm_block_weights(const float* x, float max, float scale, floa
     }
 }
 
-/* OUT maxima; returns the largest. */
+/* OUT maxima. Returns the largest. */
 VM_CLONES
 static float vm_maxima(const float* row, int32_t n, float* maxima) {
     float pad[VM_BLOCK], best = -INFINITY;
@@ -143,7 +143,7 @@ static float vm_maxima(const float* row, int32_t n, float* maxima) {
     return best;
 }
 
-/* OUT sums: of each block's weights; returns their sum. */
+/* OUT sums: sum of each block's weights. Returns the sum of all. */
 VM_CLONES
 static double vm_sums(const float* row, int32_t n, const float* maxima, float max, float scale, float floor,
                       double* sums) {
@@ -160,8 +160,8 @@ static double vm_sums(const float* row, int32_t n, const float* maxima, float ma
     return total;
 }
 
-/* Sum of exp(x - max), blocks below floor left out. OUT better: the same over what is larger than row[place], or as
- * large at a lower place. */
+/* Sum of exp(x - max), without blocks below floor. OUT better: the same over the elements that are larger than
+* row[place], or equal to it at a lower index. */
 VM_CLONES
 static double vm_mass(const float* row, int32_t n, const float* maxima, float max, float floor, int32_t place,
                       double* better) {
@@ -182,7 +182,7 @@ static double vm_mass(const float* row, int32_t n, const float* maxima, float ma
     return total;
 }
 
-/* OUT w (VM_BLOCK,): the weights of block b, 0 below floor. Returns bit j for each with hash <= w[j] * limit. */
+/* OUT w (VM_BLOCK,): the weights of block b, 0 below floor. Returns bits: bit j is set if hash <= w[j] * limit. */
 VM_CLONES
 static uint64_t vm_contenders(const float* row, int32_t n, int32_t b, float max, float scale, float floor, float hash,
                               float limit, float* w) {
@@ -201,7 +201,7 @@ static uint64_t vm_contenders(const float* row, int32_t n, int32_t b, float max,
 
 static inline int32_t vm_lowest(uint64_t bits) { return (int32_t)__builtin_ctzll(bits); }
 
-/* OUT hashes (n,): the random numbers of the places first, first + 1 ... as fractions, rounded down to 24 bits. */
+/* OUT hashes (n,): the random numbers of the indices first, first + 1, ... as fractions, rounded down to 24 bits. */
 VM_CLONES
 static void vm_hashes(uint64_t key, int32_t first, int32_t n, float* hashes) {
     int32_t i;
@@ -209,7 +209,7 @@ static void vm_hashes(uint64_t key, int32_t first, int32_t n, float* hashes) {
         hashes[i] = (float)(int32_t)(vm_random(key, (uint64_t)first + (uint64_t)i) >> 40) * (1.0f / 16777216.0f);
 }
 
-/* OUT haste (n,): -hash / weight; -inf where the value is below floor. */
+/* OUT haste (n,): -hash / weight; -inf if the value is below floor. */
 VM_CLONES
 static void vm_haste(const float* values, int32_t n, float max, float scale, float floor, const float* hashes,
                      float* haste) {
@@ -220,9 +220,9 @@ static void vm_haste(const float* values, int32_t n, float max, float scale, flo
     }
 }
 
-/* OUT bins (last + VM_REST,): sum of exp((logits - peak) * power) by the vm_bin of row, the two rows being the same or
- * not; power 0 counts. The rest is spread over the VM_REST bins from last on, since adding to one bin again and again is
- * slow. Blocks below floor are rest as a whole. IN maxima, max: those of row. */
+/* OUT bins (last + VM_REST,): sums of exp((logits - peak) * power) by vm_bin of row; power 0 counts elements. row and
+* logits may be the same. The rest is spread over the VM_REST bins from last on, because repeated additions to one bin
+* are slow. Blocks below floor belong to the rest as a whole. IN maxima, max: block maxima and maximum of row. */
 VM_CLONES
 static void vm_histogram(const float* row, int32_t n, const float* maxima, float max, const float* logits, float peak,
                          float power, float scale, float floor, int32_t last, double* bins) {
@@ -244,7 +244,7 @@ static void vm_histogram(const float* row, int32_t n, const float* maxima, float
     }
 }
 
-/* OUT keys: one per element with floor <= x < ceiling, in order of place; larger key = larger x, then lower place.
+/* OUT keys: one per element with floor <= x < ceiling, by index. A larger key means a larger x, then a lower index.
  * Returns their number. */
 VM_CLONES
 static int32_t vm_gather(const float* row, int32_t n, const float* maxima, float floor, float ceiling, uint64_t* keys) {
@@ -266,7 +266,7 @@ static int32_t vm_gather(const float* row, int32_t n, const float* maxima, float
     return n_keys;
 }
 
-/* How many elements are >= floor. */
+/* Number of elements >= floor. */
 VM_CLONES
 static int32_t vm_count(const float* row, int32_t n, const float* maxima, float floor) {
     float pad[VM_BLOCK], hit[VM_BLOCK];
@@ -280,7 +280,7 @@ static int32_t vm_count(const float* row, int32_t n, const float* maxima, float 
     return count;
 }
 
-/* From place start on, a multiple of 32: OUT packed, ids from n_packed on. */
+/* Packs from index `start` on, a multiple of 32. OUT packed, ids: written from n_packed on. */
 static int32_t vm_pack_words(const float* row, int32_t start, int32_t n, const uint32_t* mask, const uint32_t* also,
                              float* packed, int32_t* ids, int32_t n_packed) {
     for (; start < n; start += 32) {
@@ -296,7 +296,7 @@ static int32_t vm_pack_words(const float* row, int32_t start, int32_t n, const u
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* The full words. Sixteen floats are stored each time, as many of them as are wanted first; the rest is overwritten. */
+/* Packs the full words. Each store writes 16 floats, the wanted ones first; the next store overwrites the others. */
 __attribute__((target("avx512f"))) static int32_t vm_pack_avx512(const float* row, int32_t n, const uint32_t* mask,
                                                                  const uint32_t* also, float* packed, int32_t* ids) {
     __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -315,8 +315,8 @@ __attribute__((target("avx512f"))) static int32_t vm_pack_avx512(const float* ro
 }
 #endif
 
-/* OUT packed, ids (n,): the elements of row whose bit is set in mask (bit i % 32 of word i / 32), and in `also` unless
- * that is NULL. Returns their number. */
+/* OUT packed, ids (n,): the elements of row with a set bit in mask (bit i % 32 of word i / 32), and in `also` unless
+* it is NULL. Returns their number. */
 static int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const uint32_t* also, float* packed,
                        int32_t* ids) {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -327,8 +327,8 @@ static int32_t vm_pack(const float* row, int32_t n, const uint32_t* mask, const 
     return vm_pack_words(row, 0, n, mask, also, packed, ids, 0);
 }
 
-/* OUT packed, packed_ids: the elements where order is > floor, or == floor at a place <= last_id; ids NULL: their places
- * are their ids. Returns their number. packed may be row, and packed_ids ids: what is read lies ahead. */
+/* OUT packed, packed_ids: the elements with order > floor, or order == floor at an index <= last_id. ids NULL: the ids
+* are the indices. Returns their number. packed may be row, and packed_ids may be ids: reads are ahead of writes. */
 VM_CLONES
 static int32_t vm_pack_cut(const float* order, const float* row, const int32_t* ids, int32_t n, float floor,
                            int32_t last_id, float* packed, int32_t* packed_ids) {
@@ -353,14 +353,14 @@ static int32_t vm_pack_cut(const float* order, const float* row, const int32_t* 
     return n_packed;
 }
 
-/* OUT scores (n,): -|x - center|, -inf where x is. */
+/* OUT scores (n,): -|x - center|; -inf if x is -inf. */
 VM_CLONES
 static void vm_closeness(const float* row, int32_t n, float center, float* scores) {
     int32_t i;
     for (i = 0; i < n; i++) scores[i] = row[i] > -INFINITY ? -fabsf(row[i] - center) : -INFINITY;
 }
 
-/* OUT stats (3,): how many elements are above -inf; the sum of d = x - max over them, and of d * d. */
+/* OUT stats (3,): the number of elements above -inf, and their sums of d = x - max and of d * d. */
 VM_CLONES
 static void vm_spread(const float* row, int32_t n, float max, double* stats) {
     float pad[VM_BLOCK], count[VM_BLOCK], d[VM_BLOCK], square[VM_BLOCK];
@@ -379,7 +379,7 @@ static void vm_spread(const float* row, int32_t n, float max, double* stats) {
     }
 }
 
-/* OUT stats (3,): how many elements are above -inf; the sum of w = exp(d), d = x - max, and of w * d. */
+/* OUT stats (3,): the number of elements above -inf, and their sums of w = exp(d), d = x - max, and of w * d. */
 VM_CLONES
 static void vm_surprise(const float* row, int32_t n, float max, double* stats) {
     float pad[VM_BLOCK], count[VM_BLOCK], w[VM_BLOCK], product[VM_BLOCK];

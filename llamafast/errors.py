@@ -1,4 +1,4 @@
-"""The error tree: every class knows its HTTP status and its OpenAI error type and code."""
+"""The exceptions of llamafast. Every class has an HTTP status, and an OpenAI error type and code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import ClassVar
 
 
 class LlamaFastError(Exception):
-    """Base of all errors raised on purpose. `param` names the request field at fault, if any."""
+    """Base class of all errors that llamafast raises on purpose.
+
+    status: HTTP status.
+    type, code: OpenAI's error type and code; code None: none.
+    message: one sentence for the client.
+    param: the request field at fault; None: no field.
+    retry_after: seconds after which the client may try again; None: unknown.
+    """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -23,33 +30,33 @@ class LlamaFastError(Exception):
 
 
 class InvalidRequestError(LlamaFastError):
-    """The request cannot be honoured as it is written."""
+    """The request is invalid."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt, or the prompt and the least output asked for, cannot fit the context."""
+    """The prompt, or the prompt with its minimum output, does not fit into the context."""
 
     default_code = "context_length_exceeded"
 
 
 class GrammarError(InvalidRequestError):
-    """A schema, regex or grammar that does not compile, cannot be enforced, or is beyond a cap."""
+    """A schema, regular expression or grammar does not compile, cannot be enforced, or exceeds a cap."""
 
     default_code = "invalid_grammar"
 
 
 class NotFoundError(LlamaFastError):
-    """No such model or route."""
+    """The model or route does not exist."""
 
     status = 404
     type = "invalid_request_error"
 
 
 class RequestTooLargeError(LlamaFastError):
-    """The request body is larger than the server takes."""
+    """The request body is larger than the server's limit."""
 
     status = 413
     type = "invalid_request_error"
@@ -65,7 +72,7 @@ class QueueFullError(LlamaFastError):
 
 
 class CompilerBusyError(LlamaFastError):
-    """Grammars compile slower than they come; try again after `retry_after` seconds."""
+    """Too many grammars wait for compilation; try again after `retry_after` seconds."""
 
     status = 503
     type = "server_error"
@@ -73,7 +80,7 @@ class CompilerBusyError(LlamaFastError):
 
 
 class ShuttingDownError(LlamaFastError):
-    """The server finishes what runs and takes nothing new."""
+    """The server is shutting down: it finishes running requests and rejects new ones."""
 
     status = 503
     type = "server_error"
@@ -81,7 +88,7 @@ class ShuttingDownError(LlamaFastError):
 
 
 class EngineDeadError(LlamaFastError):
-    """The engine met a fatal error and serves no more requests."""
+    """The engine has stopped after a fatal error and serves no more requests."""
 
     status = 503
     type = "server_error"
@@ -89,13 +96,13 @@ class EngineDeadError(LlamaFastError):
 
 
 class RequestFailedError(LlamaFastError):
-    """The work for one request failed in the engine, which goes on with the others."""
+    """The engine failed at one request. It continues with the others."""
 
     default_code = "request_failed"
 
 
 class DecodeError(LlamaFastError):
-    """llama_decode failed. `status_code` 1: no KV room, nothing changed; any other one is fatal."""
+    """llama_decode failed. status_code 1: no free KV cells, nothing changed; any other value: a fatal error."""
 
     default_code = "decode_failed"
 
@@ -105,7 +112,7 @@ class DecodeError(LlamaFastError):
 
 
 class ModelLoadError(LlamaFastError):
-    """The model file or its context could not be made."""
+    """The model file could not be loaded, or its context could not be created."""
 
     default_code = "model_load_failed"
 
@@ -117,9 +124,9 @@ class ConfigError(LlamaFastError):
 
 
 def request_failure(error: BaseException) -> LlamaFastError:
-    """What a request is told whose own work raised `error`. Raises it again if it is meant to end the program.
+    """The error to report for a request that failed with `error`. Raises `error` again if it must end the program.
 
-    Every other exception counts, also one that is no Exception: a panic of a Rust library.
+    `error` can be a BaseException that is not an Exception: a panic of a Rust library.
     """
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
         raise error

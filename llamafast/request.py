@@ -1,10 +1,10 @@
-"""The vocabulary of the engine: what goes in, what lives inside, what comes out."""
+"""The records of the engine's interface: requests, their sampling settings, and outputs."""
 
 from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypedDict
@@ -16,6 +16,7 @@ from llamafast.sampling_params import ReasoningBudget, SamplingParams
 __all__ = [
     "CacheSettings",
     "FinishReason",
+    "MediaContent",
     "MissReason",
     "PromptPlaces",
     "ReasoningBudget",
@@ -29,12 +30,12 @@ __all__ = [
 
 
 class FinishReason(str, Enum):
-    """Why a sequence ended. Only "stop" and "length" are also finish reasons of OpenAI's API.
+    """The reason why a sequence ended. Only "stop" and "length" are also finish reasons of OpenAI's API.
 
-    STOP: the model stopped by itself, or a stop string or a stop token came.
-    LENGTH: max_tokens or the end of the context was reached.
+    STOP: the model ended the output, or a stop string or a stop token occurred.
+    LENGTH: the output reached max_tokens or the end of the context.
     ABORT: the request was aborted, by its client or by the server.
-    ERROR: the work for the request failed; RequestOutput.error tells why.
+    ERROR: the engine failed at the request; RequestOutput.error is the reason.
     """
 
     STOP = "stop"
@@ -44,7 +45,13 @@ class FinishReason(str, Enum):
 
 
 class SequenceStatus(Enum):
-    """How far the engine has come with a sequence."""
+    """The state of a sequence in the engine.
+
+    WAITING: it has no KV cells.
+    PREFILLING: its prompt is being computed.
+    RUNNING: it generates.
+    FINISHED: it has left the engine.
+    """
 
     WAITING = 0
     PREFILLING = 1
@@ -54,13 +61,13 @@ class SequenceStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PromptPlaces:
-    """Places in a prompt at which messages end. Each place is the number of tokens before it.
+    """Places in a prompt where messages end. A place is the number of tokens before it.
 
-    head: the end of what precedes the conversation (system message, tools). A context shift keeps the tokens up to it.
-    turns: ascending, the ends of messages after the head. Later prompts are likely to differ from this one from the
-    head or from one of these places on: a memory that cannot be cut keeps its state at each of them.
-    end: how much of the prompt the next prompt of the same conversation will repeat. A prompt that shares these tokens
-    continues the conversation, and the disk cache stores them.
+    head: end of the part before the conversation (system message, tools). A context shift keeps the tokens up to it.
+    turns: ends of the messages after the head, ascending. Later prompts are likely to differ from this one after the
+    head or after one of these places, so a memory that cannot be cut takes a checkpoint at each of them.
+    end: number of tokens that the next prompt of the same conversation is expected to repeat. A prompt that shares
+    them continues the conversation. The disk cache stores them.
     """
 
     head: int
@@ -69,12 +76,12 @@ class PromptPlaces:
 
     @classmethod
     def of(cls, ends: Sequence[int]) -> PromptPlaces | None:
-        """The places of a prompt of messages. ends: ascending, the end of the head and of each turn. None: no ends."""
+        """The places of a prompt. ends: ends of the head and of each turn, ascending. None if `ends` is empty."""
         return cls(ends[0], tuple(ends[1:]), ends[-1]) if ends else None
 
     @property
     def boundaries(self) -> tuple[int, ...]:
-        """The places at which later prompts are likely to differ from this one, ascending: the head and the turns."""
+        """The head and the turns, ascending: later prompts are likely to differ after one of them."""
         return (self.head, *self.turns)
 
 
@@ -87,26 +94,44 @@ class CacheSettings(TypedDict, total=False):
     n_keep: int | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaContent:
+    """A decoded image or sound. MediaPrompts makes it.
+
+    digest: hash of everything that determines its embeddings.
+    width, height: of an image, in pixels.
+    read_rgb: gives the pixels of an image: rows of RGB, one byte each. It may have to decode the file.
+    samples: of a sound: array('f'), one channel. None: it is an image.
+    """
+
+    digest: bytes
+    width: int = 0
+    height: int = 0
+    read_rgb: Callable[[], bytes] = bytes
+    samples: array[float] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt and how to continue it.
+    """One prompt, and the settings of its continuation.
 
-    request_id: unique among the requests that run.
+    request_id: unique among the unfinished requests.
     prompt_token_ids: array('i'), at least one token.
-    params: how tokens are drawn, and when the output ends.
-    skip_special: control tokens write no text.
-    shown_ids: the control tokens that write their text even if skip_special is True.
-    match_stops: the engine looks for params.stop. False: the reader of the outputs does.
+    params: SamplingParams, the sampling settings and the conditions that end the output.
+    skip_special: whether control tokens write no text.
+    shown_ids: control tokens that write their text even if skip_special is True.
+    match_stops: whether the engine matches params.stop. False: the reader of the outputs must do it.
     arrival_s: the time of arrival, in seconds of time.monotonic.
     grammar: the result of compile_grammar for params.structured; None if params.structured is None.
-    places: named places in the prompt. None: nothing is known about the prompt.
-    cache_salt: the cache shares prefixes only among requests with an equal salt.
-    use_cache: False: the request takes nothing from the prefix cache and leaves nothing in it.
-    priority: of the waiting requests, the one with the lowest value goes first.
-    n_keep: the number of prompt tokens that a context shift keeps, besides a BOS before them. Negative: all of them.
-    None: up to places.head.
-    media: the spans of prompt_token_ids that are rows of media, ascending. Their ids are those of
-    cache.prompt.media_ids (Prompt.join makes both). Without media, prompt_token_ids are token ids only.
+    places: places in the prompt where messages end; None: unknown.
+    cache_salt: the cache shares prefixes only between requests with the same salt.
+    use_cache: whether the request reads and fills the prefix cache.
+    priority: waiting requests with a lower value are admitted first.
+    n_keep: the number of prompt tokens that a context shift keeps, in addition to a BOS token. Negative: all of them.
+    None: the tokens up to places.head.
+    media: the spans of prompt_token_ids that are rows of media, ascending. The ids of these rows come from
+    cache.prompt.media_ids; Prompt.join makes ids and spans. All other ids are token ids.
+    contents: for each span of media, the content that its embeddings are computed from.
     """
 
     request_id: str
@@ -123,28 +148,29 @@ class Request:
     priority: int = 0
     n_keep: int | None = None
     media: tuple[MediaSpan, ...] = ()
+    contents: tuple[MediaContent, ...] = ()
 
 
 class MissReason(str, Enum):
-    """Why the prompt's tokens after the first `cached_tokens` had to be computed."""
+    """The reason why the prompt's tokens after the first `cached_tokens` had to be computed."""
 
-    NONE = "none"  # everything that can come from the cache came from it
-    NEW = "new"  # no cached prompt shares more of this prompt's beginning
-    EVICTED = "evicted"  # the tokens were in the cache and have been dropped
-    NO_CHECKPOINT = "no_checkpoint"  # the cache has the tokens, but this kind of memory has no state at that position
-    SALT = "salt"  # only prompts with another cache_salt share more
-    OFF = "off"  # the cache is off, for this request or for all
+    NONE = "none"  # the cache supplied all tokens that it can supply
+    NEW = "new"  # no cached prompt shares more tokens
+    EVICTED = "evicted"  # the tokens were in the cache and were evicted
+    NO_CHECKPOINT = "no_checkpoint"  # the cache has the tokens, but the memory has no checkpoint at that position
+    SALT = "salt"  # only prompts with another cache_salt share more tokens
+    OFF = "off"  # the cache is off, for this request or for all requests
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """The logprob of one token.
 
-    token_id, token_bytes: the token.
-    logprob: its raw logprob, before all sampling settings.
-    text_offset: the index of the token's first character in the completion; a prompt's token has none.
+    token_id, token_bytes: id and bytes of the token.
+    logprob: its raw logprob in nats, before all sampling settings.
+    text_offset: the index of the token's first character in the output; 0 for a token of the prompt.
     top: (token id, logprob, bytes) of the most likely tokens, best first.
-    rank: of a prompt's token, its rank by probability from 1; of others 0.
+    rank: rank of a prompt's token by probability, from 1; 0 for a generated token.
     """
 
     token_id: int
@@ -161,8 +187,8 @@ class Usage:
 
     prompt_tokens: tokens of the prompt.
     completion_tokens: generated tokens.
-    cached_tokens: tokens of the prompt that came from the cache.
-    miss_reason: why no more of them did, at the first admission.
+    cached_tokens: tokens of the prompt that came from the prefix cache.
+    miss_reason: the reason why no more tokens came from it, at the first admission.
     """
 
     prompt_tokens: int
@@ -173,17 +199,17 @@ class Usage:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """What one choice gained in one step.
+    """The result of one step for one choice.
 
-    request_id, index: the request, and the number of its choice.
-    text, token_ids: the new part only.
-    logprobs: those of the tokens whose text is complete; None: the request asks for none.
+    request_id, index: the request, and the number of its choice from 0.
+    text, token_ids: the new text and tokens.
+    logprobs: one per token with complete text; None: the request has no logprobs.
     finish_reason: set on the choice's last output.
     stop_reason: the stop string or the token of stop_token_ids that ended the choice.
     usage: set on the request's last output.
-    error: set where finish_reason is ERROR.
-    prompt_logprobs: on the choice's first output, one for each prompt token and None for the first; None: the request
-        asks for none.
+    error: set if finish_reason is ERROR.
+    prompt_logprobs: set on the choice's first output: one per prompt token, None for the first; None: the request has
+        none.
     """
 
     request_id: str

@@ -1,8 +1,8 @@
 """The sampling settings of a request. Each is declared here, once.
 
 To add a setting, declare it in SamplingParams and read it in the native Sampler (`_sampling.pyx` and `.pyi`); `make
-docs` writes the documentation. Requests, aliases, `model.sampling_defaults`, a model file's recommendation, the range
-check and the Sampler's arguments follow the declaration.
+docs` writes the documentation. The fields of requests, their aliases, `model.sampling_defaults`, recommendations of
+model files, range checks and the Sampler's arguments come from the declaration.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from llamafast.settings import INT32_MAX, Setting, declare, described, settings_
 
 T = TypeVar("T")
 
-_MOST = 1e6  # a limit for settings that have none of their own: beyond it 32-bit floats lose their digits
+_MOST = 1e6  # limit of settings without a natural limit: 32-bit floats above it are too coarse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingSetting(Setting):
     """A field of SamplingParams.
 
-    off: the value at which the setting changes nothing; None: it has none, or other settings decide.
-    limit: the field of the engine's Limits that is the largest value; "": `high` is.
-    aliases: names that other servers have for the same setting; requests may use them.
-    gguf: the key after `general.sampling.` under which a model file recommends a value; "": none.
-    in_request: requests have the field under this name and with this type. Else server/schemas says how they write it.
-    in_config: `model.sampling_defaults` of a configuration may give a value for requests that give none.
-    in_sampler: the native Sampler takes the value as an argument of this name.
+    off: the value that turns the setting off; None: no value does.
+    limit: name of the field of the engine's Limits that is the largest allowed value; "": `high` is.
+    aliases: other servers' names for the setting, which requests may use, too.
+    gguf: the metadata key, after `general.sampling.`, for the model file's recommended value; "": none.
+    in_request: whether requests have a field with this name and type. If not, server/schemas defines their form.
+    in_config: whether `model.sampling_defaults` of a configuration may set a default for requests.
+    in_sampler: whether the native Sampler takes the value as an argument with this name.
     """
 
     off: float | None = None
@@ -43,7 +43,7 @@ class SamplingSetting(Setting):
 
     @property
     def meaning(self) -> str:
-        """What the setting does, with the value for off."""
+        """The meaning of the setting, with the value that turns it off."""
         return self.doc if self.off is None else f"{self.doc} {self.off:g}: off."
 
     @property
@@ -52,7 +52,7 @@ class SamplingSetting(Setting):
         return f"{self.meaning} Also {', '.join(f'`{a}`' for a in self.aliases)}." if self.aliases else self.meaning
 
 
-def _drawn(
+def _number(
     default: T,
     doc: str,
     low: float,
@@ -63,12 +63,12 @@ def _drawn(
     aliases: tuple[str, ...] = (),
     gguf: str = "",
 ) -> T:
-    """A number that the native Sampler takes: requests and configurations have it too."""
+    """Declare a number for the native Sampler, with a field in requests and in configurations."""
     setting = SamplingSetting(doc=doc, low=low, high=high, above=above, off=off, aliases=aliases, gguf=gguf)
     return declare(default, setting)
 
 
-def _ruled(
+def _request_only(
     default: T,
     doc: str,
     low: float = -math.inf,
@@ -78,7 +78,7 @@ def _ruled(
     in_request: bool = False,
     in_sampler: bool = False,
 ) -> T:
-    """A setting of the request alone: a list, a count, or what decides when an output ends. No configuration has it."""
+    """Declare a setting without a field in configurations, such as a list or a condition that ends the output."""
     setting = SamplingSetting(
         doc=doc,
         low=low,
@@ -95,14 +95,14 @@ def _ruled(
 class ReasoningBudget:
     """A limit on the tokens that the model draws while its reasoning is open.
 
-    At the limit closing_ids are forced. They count as generated tokens: in usage, in max_tokens, for penalties and for
-    stop strings. With logprobs they are computed one by one and have logprobs.
+    At the limit closing_ids are forced. They count as generated tokens in usage, max_tokens, penalties and stop
+    strings. If the request has logprobs, they are computed one by one and have logprobs.
 
-    max_tokens: tokens of reasoning, closing_ids not counted.
+    max_tokens: maximum tokens of reasoning, without closing_ids.
     is_open: whether the prompt leaves reasoning open.
     end: the text that closes reasoning.
-    closing_ids: token ids of a message and of the text `end`.
-    start: the text that opens reasoning in the output; "": no text does.
+    closing_ids: token ids of a closing message and of the text `end`.
+    start: the text that opens reasoning in the output; "": none.
     """
 
     max_tokens: int
@@ -115,35 +115,35 @@ class ReasoningBudget:
 @described
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the tokens of one request are drawn. Immutable. Engine.validate checks the ranges and names the field."""
+    """The sampling settings of one request. Immutable. Engine.validate checks the ranges."""
 
-    temperature: float = _drawn(
+    temperature: float = _number(
         1.0,
-        "0 takes the most likely token; where two are about equally likely, rounding decides, which may differ between "
-        "a prompt from the prefix cache and one computed anew.",
+        "0 takes the most likely token. If two tokens are almost equally likely, rounding decides, and a cached prompt "
+        "can be rounded differently than a newly computed one.",
         0.0,
         _MOST,
         off=1.0,
         gguf="temp",
     )
-    top_k: int = _drawn(
-        0, "Draw among this many of the likeliest tokens. -1: as 0.", -1, INT32_MAX, off=0, gguf="top_k"
+    top_k: int = _number(
+        0, "Draw among this many of the most likely tokens. -1: as 0.", -1, INT32_MAX, off=0, gguf="top_k"
     )
-    top_p: float = _drawn(
+    top_p: float = _number(
         1.0,
-        "Draw among the likeliest tokens that make up this probability.",
+        "Draw among the most likely tokens that together have this probability.",
         0.0,
         1.0,
         above=True,
         off=1.0,
         gguf="top_p",
     )
-    min_p: float = _drawn(
-        0.0, "The least probability, relative to the likeliest token.", 0.0, 1.0, off=0.0, gguf="min_p"
+    min_p: float = _number(
+        0.0, "Minimum probability, relative to the most likely token.", 0.0, 1.0, off=0.0, gguf="min_p"
     )
-    repetition_penalty: float = _drawn(
+    repetition_penalty: float = _number(
         1.0,
-        "What the logit of a token that occurred is divided by if positive, and multiplied by if negative.",
+        "The logit of a token that occurred is divided by this if positive, and multiplied by this if negative.",
         0.0,
         _MOST,
         above=True,
@@ -151,85 +151,106 @@ class SamplingParams:
         aliases=("repeat_penalty",),
         gguf="penalty_repeat",
     )
-    frequency_penalty: float = _drawn(0.0, "Taken from a token's logit each time that it occurred.", -2.0, 2.0, off=0.0)
-    presence_penalty: float = _drawn(0.0, "Taken once from the logit of a token that occurred.", -2.0, 2.0, off=0.0)
-    logit_bias: tuple[tuple[int, float], ...] = _ruled(
-        (), "Pairs of a token id and what is added to its logit, -100 to 100; -inf: the token never comes."
+    frequency_penalty: float = _number(
+        0.0, "Subtracted from a token's logit for each occurrence of the token.", -2.0, 2.0, off=0.0
     )
-    seed: int | None = _ruled(
+    presence_penalty: float = _number(
+        0.0, "Subtracted once from the logit of a token that occurred.", -2.0, 2.0, off=0.0
+    )
+    logit_bias: tuple[tuple[int, float], ...] = _request_only(
+        (), "Pairs of a token id and a value that is added to its logit, -100 to 100; -inf: the token is never drawn."
+    )
+    seed: int | None = _request_only(
         None,
-        "Equal seeds draw equal tokens, as far as the logits are equal: rounding depends on what else is "
-        "computed in the same step, and on what came from the prefix cache. Absent, -1 or 4294967295: a random one.",
+        "Equal seeds draw equal tokens from equal logits. The rounding of logits depends on the other rows of a step, "
+        "and on the prefix cache. Absent, -1 or 4294967295: a random seed.",
         -(2**63),
         2**64 - 1,
         in_request=True,
     )
-    n: int = _ruled(1, "Choices per prompt.", 1, limit="n_seq_max", in_request=True)
-    best_of: int | None = _ruled(None, "Draw this many choices, give the n best by mean logprob.", 1, limit="n_seq_max")
-    max_tokens: int | None = _ruled(None, "The most tokens of each choice; None: up to the context's end.", 0)
-    min_tokens: int = _ruled(
-        0, "Before this many tokens nothing ends the answer.", 0, INT32_MAX, in_request=True, in_sampler=True
+    n: int = _request_only(1, "Choices per prompt.", 1, limit="n_seq_max", in_request=True)
+    best_of: int | None = _request_only(
+        None, "Draw this many choices, and return the n best by mean logprob.", 1, limit="n_seq_max"
     )
-    stop: tuple[str, ...] = _ruled((), "Texts that end the answer.")
-    stop_token_ids: tuple[int, ...] = _ruled((), "Tokens that end the answer.")
-    ignore_eos: bool = _ruled(False, "The model cannot end the answer itself.", in_request=True)
-    logprobs: int | None = _ruled(
+    max_tokens: int | None = _request_only(
+        None, "Maximum tokens of each choice; None: up to the end of the context.", 0
+    )
+    min_tokens: int = _request_only(
+        0, "Nothing ends the answer before this many tokens.", 0, INT32_MAX, in_request=True, in_sampler=True
+    )
+    stop: tuple[str, ...] = _request_only((), "Texts that end the answer.")
+    stop_token_ids: tuple[int, ...] = _request_only((), "Tokens that end the answer.")
+    ignore_eos: bool = _request_only(
+        False, "The model cannot end the answer: its end tokens are never drawn.", in_request=True
+    )
+    logprobs: int | None = _request_only(
         None,
-        "Give each token's raw logprob, and those of this many of the likeliest tokens; None: no logprobs.",
+        "Return each token's raw logprob, and those of this many most likely tokens; None: no logprobs.",
         0,
         limit="n_vocab",
     )
-    include_stop: bool = _ruled(False, "The text or token that ended the answer stays in it.")
-    typical_p: float = _drawn(1.0, "Locally typical sampling.", 0.0, 1.0, above=True, off=1.0, aliases=("typ_p",))
-    top_n_sigma: float = _drawn(-1.0, "Keep logits within this many deviations of the best.", -1.0, _MOST, off=-1.0)
-    xtc_probability: float = _drawn(
-        0.0, "How often the likeliest tokens are excluded.", 0.0, 1.0, off=0.0, gguf="xtc_probability"
+    include_stop: bool = _request_only(False, "Keep the stop text or stop token in the answer.")
+    typical_p: float = _number(1.0, "Locally typical sampling.", 0.0, 1.0, above=True, off=1.0, aliases=("typ_p",))
+    top_n_sigma: float = _number(
+        -1.0, "Keep logits within this many standard deviations of the largest.", -1.0, _MOST, off=-1.0
     )
-    xtc_threshold: float = _drawn(
-        0.1, "How likely tokens must be for XTC to exclude them.", 0.0, 1.0, gguf="xtc_threshold"
+    xtc_probability: float = _number(
+        0.0, "Probability that a draw excludes the most likely tokens (XTC).", 0.0, 1.0, off=0.0, gguf="xtc_probability"
     )
-    dynatemp_range: float = _drawn(0.0, "The temperature moves by this much with the entropy.", 0.0, _MOST, off=0.0)
-    dynatemp_exponent: float = _drawn(1.0, "How the temperature follows the entropy.", 0.0, _MOST)
-    dry_multiplier: float = _drawn(0.0, "Penalty of a repeated token sequence.", 0.0, _MOST, off=0.0)
-    dry_base: float = _drawn(1.75, "How DRY's penalty grows with the repeated length.", 1.0, _MOST)
-    dry_allowed_length: int = _drawn(2, "Repeated sequences up to this length cost nothing.", 0, INT32_MAX)
-    dry_penalty_last_n: int = _drawn(-1, "Tokens DRY looks back at; -1: all, 0: none.", -1, INT32_MAX)
-    dry_sequence_breakers: tuple[str, ...] = _ruled(
-        ("\n", ":", '"', "*"), "Texts that no repeated sequence reaches across."
+    xtc_threshold: float = _number(
+        0.1,
+        "XTC excludes tokens with at least this probability, except the least likely of them.",
+        0.0,
+        1.0,
+        gguf="xtc_threshold",
     )
-    mirostat: int = _drawn(0, "1 or 2: that version of Mirostat.", 0, 2, off=0, gguf="mirostat")
-    mirostat_tau: float = _drawn(5.0, "Mirostat's wanted surprise, in bits.", 0.0, _MOST, gguf="mirostat_tau")
-    mirostat_eta: float = _drawn(0.1, "Mirostat's learning rate.", 0.0, _MOST, gguf="mirostat_eta")
-    penalty_last_n: int = _drawn(
+    dynatemp_range: float = _number(0.0, "The temperature varies by this much with the entropy.", 0.0, _MOST, off=0.0)
+    dynatemp_exponent: float = _number(1.0, "Exponent of the temperature's dependence on the entropy.", 0.0, _MOST)
+    dry_multiplier: float = _number(0.0, "DRY's penalty for a repeated token sequence.", 0.0, _MOST, off=0.0)
+    dry_base: float = _number(1.75, "DRY's penalty grows by this factor per repeated token.", 1.0, _MOST)
+    dry_allowed_length: int = _number(2, "Repeated sequences up to this length have no penalty.", 0, INT32_MAX)
+    dry_penalty_last_n: int = _number(-1, "Number of last tokens that DRY reads; -1: all, 0: none.", -1, INT32_MAX)
+    dry_sequence_breakers: tuple[str, ...] = _request_only(
+        ("\n", ":", '"', "*"), "Texts at which DRY's repeated sequences end."
+    )
+    mirostat: int = _number(0, "Version of Mirostat, 1 or 2.", 0, 2, off=0, gguf="mirostat")
+    mirostat_tau: float = _number(5.0, "Mirostat's target surprise, in bits.", 0.0, _MOST, gguf="mirostat_tau")
+    mirostat_eta: float = _number(0.1, "Mirostat's learning rate.", 0.0, _MOST, gguf="mirostat_eta")
+    penalty_last_n: int = _number(
         -1,
-        "Tokens that the repetition, frequency and presence penalties look back at; -1: all, 0: none.",
+        "Number of last tokens that the repetition, frequency and presence penalties read; -1: all, 0: none.",
         -1,
         INT32_MAX,
         aliases=("repeat_last_n",),
         gguf="penalty_last_n",
     )
-    bad_words: tuple[tuple[int, ...], ...] = _ruled(
-        (), "Sequences of token ids that may not come out.", in_sampler=True
+    bad_words: tuple[tuple[int, ...], ...] = _request_only(
+        (), "Sequences of token ids that are never generated.", in_sampler=True
     )
-    allowed_token_ids: tuple[int, ...] | None = _ruled(None, "No other tokens are drawn.", in_sampler=True)
-    prompt_logprobs: int | None = _ruled(
-        None, "Give logprobs of the prompt's tokens, with this many alternatives each; None: none.", 0, limit="n_vocab"
+    allowed_token_ids: tuple[int, ...] | None = _request_only(None, "Only these tokens are drawn.", in_sampler=True)
+    prompt_logprobs: int | None = _request_only(
+        None,
+        "Return logprobs of the prompt's tokens, with this many alternatives each; None: none.",
+        0,
+        limit="n_vocab",
     )
-    structured: StructuredOutput | None = _ruled(None, "A grammar, schema or list that the whole output is held to.")
-    reasoning_budget: ReasoningBudget | None = _ruled(None, "A limit on the tokens of reasoning.")
+    structured: StructuredOutput | None = _request_only(
+        None, "A grammar, schema or list that the whole output matches."
+    )
+    reasoning_budget: ReasoningBudget | None = _request_only(None, "A limit on the tokens of reasoning.")
 
 
 SAMPLING_SETTINGS: Mapping[str, SamplingSetting] = settings_of(SamplingParams, SamplingSetting)
 """Every sampling setting by name."""
 
 SAMPLER_ARGUMENTS: tuple[str, ...] = tuple(s.name for s in SAMPLING_SETTINGS.values() if s.in_sampler)
-"""The settings that the native Sampler takes as they are."""
+"""Names of the settings that the native Sampler takes as arguments."""
 
 
 def gguf_defaults(metadata: Mapping[str, str]) -> dict[str, float]:
-    """The sampling settings that a model file recommends (`general.sampling.*`), by the names of SamplingParams.
+    """The sampling settings that a model file recommends (`general.sampling.*`), by field of SamplingParams.
 
-    Values that are no number count as absent.
+    Values that are not numbers are ignored.
     """
     return dict(_recommended(metadata))
 

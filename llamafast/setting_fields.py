@@ -1,4 +1,4 @@
-"""Pydantic fields made from the declarations of settings: for request bodies and for sections of a configuration."""
+"""Makes pydantic fields from the declarations of settings, for request bodies and configuration sections."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FieldDefinitions: TypeAlias = dict[str, tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class HasOption:
-    """Metadata of a configuration's field: the command line has an option for it.
+    """Marks a field of the configuration that has an option on the command line.
 
-    type: of the option's value, where it is not the field's; None: the field's.
+    type: type of the option's value; None: the type of the field.
     """
 
     type: type | None = None
@@ -31,7 +31,7 @@ Int32: TypeAlias = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
 def with_fields(definitions: FieldDefinitions) -> Callable[[type[M]], type[M]]:
-    """Class decorator: the model with these fields after its own."""
+    """Class decorator: appends these fields to the model's own fields."""
 
     def extended(model: type[M]) -> type[M]:
         fields: dict[str, Any] = dict(definitions)
@@ -44,12 +44,12 @@ def with_fields(definitions: FieldDefinitions) -> Callable[[type[M]], type[M]]:
 
 
 def request_fields(settings: Iterable[SamplingSetting]) -> FieldDefinitions:
-    """The fields that requests have as they are declared. Types only: the engine checks the ranges."""
+    """The fields of request bodies, with their types. The engine checks the ranges."""
     return {s.name: (s.type, Field(s.default, description=s.description)) for s in settings if s.in_request}
 
 
 def default_fields(settings: Iterable[SamplingSetting]) -> FieldDefinitions:
-    """The fields for which a configuration may give a default. None: it gives none. The engine checks the ranges."""
+    """Fields for defaults in a configuration; None: no default. The engine checks the ranges."""
     return {
         s.name: ((Int32 if s.type is int else s.type) | None, Field(None, description=s.meaning))
         for s in settings
@@ -58,7 +58,7 @@ def default_fields(settings: Iterable[SamplingSetting]) -> FieldDefinitions:
 
 
 def section_fields(settings: Iterable[EngineSetting], section: str) -> FieldDefinitions:
-    """The engine's fields in a section of a configuration, with their ranges."""
+    """The engine's fields of one section of a configuration, with their ranges."""
     return {
         s.key or s.name: (
             _with_option(s, Annotated[s.type, BeforeValidator(_numbered(s.names))] if s.names else s.type),
@@ -70,12 +70,12 @@ def section_fields(settings: Iterable[EngineSetting], section: str) -> FieldDefi
 
 
 def _with_option(setting: EngineSetting, type_: Any) -> Any:
-    """The type of a field, marked if the command line has an option for it. Names are given as text."""
+    """The type of a field, marked if the command line has an option for it. An option takes names as text."""
     return Annotated[type_, HasOption(str if setting.names else None)] if setting.has_option else type_
 
 
 def _limits(setting: EngineSetting) -> dict[str, Any]:
-    """Field's arguments for a range."""
+    """Arguments of pydantic's Field for a range."""
     if not setting.has_range:
         return {}
     limits: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def _limits(setting: EngineSetting) -> dict[str, Any]:
 
 
 def _numbered(names: Mapping[str, int]) -> Callable[[object], object]:
-    """Reads a value of an enumeration of llama.h, given by name or by number."""
+    """A validator for a value of a llama.h enumeration, given by name or by number."""
 
     def number_of(value: object) -> object:
         if value in names.values():
@@ -97,6 +97,6 @@ def _numbered(names: Mapping[str, int]) -> Callable[[object], object]:
         if isinstance(value, str) and value.lower() in names:
             return names[value.lower()]
         choices = ", ".join(f"{name} ({number})" for name, number in names.items())
-        raise ValueError(f"{value!r} is none of {choices}")
+        raise ValueError(f"{value!r} is not one of {choices}")
 
     return number_of

@@ -1,7 +1,7 @@
-"""The declaration of a setting: one field of a record, with its range and its meaning beside its type and default.
+"""Setting: the declaration of one field of a record, with type, default, range and documentation.
 
-`SamplingParams` and `EngineConfig` are records of settings. Checks, request and configuration schemas, arguments of
-native classes and documentation are made from the declarations, so a new field is written once.
+`SamplingParams` and `EngineConfig` are records of settings. The checks, the schemas of requests and configurations,
+the arguments of native classes and the documentation come from the declarations, so a new field is declared once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ S = TypeVar("S", bound="Setting")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is declared of one field.
+    """The declaration of one field.
 
-    doc: what the field does, as sentences of Markdown. Units are named here.
-    low, high: the smallest and the largest value; infinite: no limit.
-    above: the value must be greater than low.
-    name, type, default: those of the field, filled in by settings_of().
+    doc: the meaning and unit of the field, as sentences in Markdown.
+    low, high: the smallest and the largest allowed value; infinite: no limit.
+    above: whether `low` itself is excluded.
+    name, type, default: properties of the field; settings_of() fills them in.
     """
 
     doc: str
@@ -39,7 +39,7 @@ class Setting:
 
     @property
     def is_optional(self) -> bool:
-        """Whether None is a value of the field."""
+        """Whether None is an allowed value."""
         return NoneType in get_args(self.type)
 
     @property
@@ -54,13 +54,13 @@ class Setting:
 
 
 def declare(default: T, setting: Setting) -> T:
-    """The right-hand side of a dataclass field that is a setting."""
+    """A dataclass field with this default and declaration."""
     declared: Any = field(default=default, metadata={_KEY: setting})
     return declared  # type: ignore[no-any-return]
 
 
 def settings_of(record: type, kind: type[S]) -> dict[str, S]:
-    """The settings of a record by name, in the record's order. kind: the class that they were declared with."""
+    """The settings of a record by name, in the record's order. kind: the class of their declarations."""
     types = get_type_hints(record)
     found = {f.name: (f.metadata[_KEY], f.default) for f in fields(record)}
     assert all(isinstance(setting, kind) for setting, _ in found.values())
@@ -71,15 +71,15 @@ def settings_of(record: type, kind: type[S]) -> dict[str, S]:
 
 
 def described(record: type[T]) -> type[T]:
-    """Class decorator: each setting's text becomes a line of the record's docstring, where help() shows it."""
-    if record.__doc__ is not None:  # python -OO has none
+    """Class decorator: adds a line for each setting to the record's docstring, which help() shows."""
+    if record.__doc__ is not None:  # python -OO removes docstrings
         lines = [_line(f.name, f.metadata[_KEY]) for f in fields(record)]  # type: ignore[arg-type]
         record.__doc__ = "\n".join([record.__doc__.rstrip(), "", *lines])
     return record
 
 
 def range_text(low: float, high: float, above: bool = False) -> str:
-    """A range in words: `0 to 1`, `above 0`, `1 or more`. Limits of an integer type are not named."""
+    """A range in words: `0 to 1`, `above 0`, `1 or more`. Limits of 32-bit integers are omitted."""
     has_low, has_high = low > -(2**31), high < INT32_MAX
     if has_low and has_high:
         return f"above {low:.15g}, {high:.15g} at most" if above else f"{low:.15g} to {high:.15g}"

@@ -1,4 +1,4 @@
-"""Text to token ids and back: Tokenizer, Detokenizer (bytes to text as they come) and StopMatcher."""
+"""Tokenizer (text to token ids and back), Detokenizer (tokens to text, one by one) and StopMatcher."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from llamafast.errors import InvalidRequestError, ShuttingDownError
 if TYPE_CHECKING:
     from llamafast._core import Model
 
-# A character of a stop string takes some 400 bytes in an automaton, and the automaton itself as much as five.
+# An automaton takes about 400 bytes per character of its stop strings, plus as much as 5 characters.
 _MAX_CACHED_CHARS = 65_536
 _AUTOMATON_CHARS = 5
 _ANCHOR = "\n"
-# What normalizers change: blanks in a row, composed and rare characters, a soft hyphen, a ligature, capitals.
+# Text that normalizers change: several blanks, composed and rare characters, a soft hyphen, a ligature, capitals.
 _ODD_TEXT = "A  b\t\t\n\n  \u00e9e\u0301\u4e2d\U00013000\U00013001\u00ad\u200b\ufb01 \u3000Z"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTable:
-    """What each token id writes, both lists of shape (n_vocab,).
+    """The text of each token id. Both lists have shape (n_vocab,).
 
-    pieces[i] is the text of token i, or None where its bytes alone are not complete UTF-8.
+    token_bytes: bytes of each token.
+    pieces: text of each token; None if its bytes alone are not complete UTF-8.
     """
 
     token_bytes: list[bytes]
@@ -36,17 +37,21 @@ class TokenTable:
 
 
 class Tokenizer:
-    """The vocabulary of a model as Python sees it. Thread-safe: everything is computed once, or by pure calls.
+    """The vocabulary of a model. Thread-safe.
 
-    token_bytes[i] and pieces[i] are those of TokenTable, control tokens being empty. eos_id and bos_id are -1 where
-    the vocabulary has none; suppress_ids must not be generated; fim_ids are the prefix, suffix and middle tokens, None
-    unless all three exist.
+    n_vocab: number of token ids.
+    bos_id, eos_id: BOS and EOS tokens; -1: the vocabulary has none.
+    add_bos: whether encode() with add_special puts a BOS token before a text.
+    eog_ids: tokens that end a generation.
+    suppress_ids: tokens that must not be generated.
+    fim_ids: the prefix, suffix and middle tokens; None unless all three exist.
+    token_bytes, pieces: as in TokenTable, with empty texts of control tokens.
     """
 
     def __init__(self, model: Model) -> None:
         self._open_model: Model | None = model
         self.n_vocab = model.n_vocab
-        # A byte-pair vocabulary that names no such token gets llama.cpp's fallback, token 11: an ordinary word.
+        # For a byte-pair vocabulary without such a token, llama.cpp returns token 11, which is an ordinary word.
         self.bos_id = model.bos_id if model.bos_id >= 0 and model.is_control(model.bos_id) else -1
         self.eos_id = model.eos_id if model.eos_id >= 0 and model.is_control(model.eos_id) else -1
         self.add_bos = model.add_bos
@@ -57,11 +62,11 @@ class Tokenizer:
         self._plain = _table([model.token_bytes(i) for i in range(self.n_vocab)])
         self.token_bytes = self._plain.token_bytes
         self.pieces = self._plain.pieces
-        # SentencePiece vocabularies write a space before a text, so a text cut in two would gain one at the cut.
+        # SentencePiece vocabularies put a space before a text. If a text is split, its second part must not get one.
         self._adds_space = self.decode(self.encode("a", add_special=False, parse_special=False)).startswith(" ")
 
     def close(self) -> None:
-        """Let go of the model, whoever still holds this; what needs it raises ShuttingDownError from now on."""
+        """Release the model. Afterwards all methods that need it raise ShuttingDownError."""
         self._open_model = None
 
     @property
@@ -72,13 +77,13 @@ class Tokenizer:
         return model
 
     def table(self, *, skip_special: bool, shown_ids: frozenset[int] = frozenset()) -> TokenTable:
-        """The token table; control tokens write their own text, with skip_special only those of shown_ids."""
+        """The token table in which control tokens have text: all of them, or with skip_special those of shown_ids."""
         if not skip_special:
             return self._special
         if not shown_ids:
             return self._plain
         table = self._with_shown.get(shown_ids)
-        if table is None:  # a chat format's markers: few sets in a process
+        if table is None:  # few sets per process: one per chat format
             names = [self.token_bytes_of(i, i in shown_ids) for i in range(self.n_vocab)]
             table = self._with_shown[shown_ids] = _table(names)
         return table
@@ -88,20 +93,20 @@ class Tokenizer:
         return _table([piece or self._model.token_bytes(i, True) for i, piece in enumerate(self.token_bytes)])
 
     def control_texts(self) -> frozenset[str]:
-        """The texts that become control tokens where they are parsed."""
+        """The texts of control tokens. encode() with parse_special turns them into these tokens."""
         names = (self._model.token_bytes(i, True) for i, data in enumerate(self.token_bytes) if not data)
         return frozenset(name.decode("utf-8", "replace") for name in names if name)
 
     def defined_texts(self) -> frozenset[str]:
-        """The texts that become one token each even where control tokens are not parsed: tags, but also mere blanks."""
+        """The texts of user-defined tokens: tags, but also runs of blanks. encode() always turns them into tokens."""
         names = (data for i, data in enumerate(self.token_bytes) if self._model.is_user_defined(i))
         return frozenset(name.decode("utf-8", "replace") for name in names if name)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of text. add_special: put BOS/EOS where the vocabulary asks for it, but no BOS before one that the
-        text begins with; parse_special: control tokens written in the text become those tokens.
+        """Token ids of text. Raises InvalidRequestError if the text contains a lone surrogate.
 
-        Raises InvalidRequestError if text holds a lone surrogate.
+        add_special: add BOS and EOS if the vocabulary asks for them, but no second BOS if the text begins with one.
+        parse_special: turn texts of control tokens into these tokens.
         """
         try:
             token_ids = self._model.tokenize(text, add_special, parse_special)
@@ -112,7 +117,7 @@ class Tokenizer:
             raise InvalidRequestError(message) from None
 
     def min_tokens(self, text: str) -> int:
-        """So many tokens a text surely has; known without tokenizing it. 0 where the vocabulary may drop anything."""
+        """A lower bound of the number of tokens of a text, computed without tokenizing. 0: no bound is known."""
         longest, keeps_blanks = self._longest
         if not longest:
             return 0
@@ -123,10 +128,10 @@ class Tokenizer:
 
     @cached_property
     def _longest(self) -> tuple[int, bool]:
-        """The most bytes that one token writes, 0 where texts do not come back as they were; whether blanks do.
+        """(maximum bytes of one token, whether blanks are kept). (0, False): decoding does not return the same text.
 
-        Normalizers change characters or drop them, unknown ones can all be one token, and some control tokens swallow
-        the blanks around them.
+        Normalizers change characters or drop them, unknown characters can all become one token, and some control tokens
+        remove the blanks around them.
         """
         most = max(len(self.token_bytes_of(i, special=True)) for i in range(self.n_vocab))
         names = sorted(self.control_texts())
@@ -141,16 +146,16 @@ class Tokenizer:
     def encode_segments(
         self, segments: Sequence[tuple[str, bool]], between: Callable[[], object] = lambda: None
     ) -> list[int]:
-        """Token ids of (text, parse_special) pieces, one after the other, without BOS or EOS.
+        """Token ids of the joined (text, parse_special) pieces, without BOS and EOS.
 
-        Only pieces with parse_special True may name control tokens. between() is called before each piece: what it
-        raises ends the work. Raises InvalidRequestError as encode does.
+        Only pieces with parse_special True can contain control tokens. between() is called before each piece; an
+        exception that it raises ends the work. Raises InvalidRequestError as encode does.
         """
         token_ids: list[int] = []
         for text, parse_special in segments:
             between()
             if self._adds_space and token_ids and not self._is_special(token_ids[-1]):
-                # Behind other text this piece must not gain a space: tokenize it after an anchor, then cut the anchor.
+                # After other text this piece must not get a space: tokenize it after an anchor, then remove the anchor.
                 anchor = self.encode(_ANCHOR, add_special=False, parse_special=False)
                 anchored = self.encode(_ANCHOR + text, add_special=False, parse_special=parse_special)
                 token_ids += anchored[len(anchor) :]
@@ -159,7 +164,7 @@ class Tokenizer:
         return token_ids
 
     def decode(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Text of token_ids; bad bytes become U+FFFD. Raises ValueError for an id outside the vocabulary."""
+        """Text of token_ids. Invalid bytes become U+FFFD. Raises ValueError for an id outside the vocabulary."""
         table = self.table(skip_special=skip_special).token_bytes
         return b"".join([table[self._checked(i)] for i in token_ids]).decode("utf-8", "replace")
 
@@ -167,11 +172,11 @@ class Tokenizer:
         return self._model.is_control(token_id) or self._model.is_user_defined(token_id)
 
     def is_text(self, token_id: int) -> bool:
-        """Whether the token writes something even where control tokens are skipped."""
+        """Whether the token has text even if control tokens are skipped."""
         return bool(self.token_bytes[token_id])
 
     def token_bytes_of(self, token_id: int, special: bool = False) -> bytes:
-        """Bytes of one token; with special, those of a control token's name. Raises ValueError for a bad id."""
+        """Bytes of one token. special: a control token gives its name. Raises ValueError for an invalid id."""
         plain = self.token_bytes[self._checked(token_id)]
         return self._model.token_bytes(token_id, True) if special and not plain else plain
 
@@ -182,9 +187,9 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Turns one sequence's tokens into text as they come; O(1) per token.
+    """Turns the tokens of one sequence into text, one by one. O(1) per token.
 
-    All of add() and then flush() joined is the tokens' bytes decoded at once with errors="replace".
+    The joined results of all add() calls and of flush() are the tokens' bytes decoded with errors="replace".
     """
 
     __slots__ = ("_pending", "_pieces", "_token_bytes")
@@ -198,7 +203,7 @@ class Detokenizer:
         self._pending = b""
 
     def add(self, token_id: int) -> str:
-        """The text that token_id completes: "" while a character is unfinished, U+FFFD as soon as bytes are bad."""
+        """The text that token_id completes: "" while a character is incomplete, U+FFFD for invalid bytes."""
         if not self._pending:
             piece = self._pieces[token_id]
             if piece is not None:
@@ -207,23 +212,22 @@ class Detokenizer:
         text, num_used = utf_8_decode(data, "replace", False)
         self._pending = data[num_used:]
         if self._pending[:1] == b"\xed" and self._pending[1:] >= b"\xa0":
-            # A surrogate's first two bytes: never valid, but the codec waits for the third before it says so.
+            # The first two bytes of a surrogate are never valid, but the codec would wait for the third.
             return text + self.flush()
         return text
 
     def flush(self) -> str:
-        """What an unfinished character leaves at the end: U+FFFD or ""."""
+        """The text of an incomplete character at the end: U+FFFD or ""."""
         text = self._pending.decode("utf-8", "replace")
         self._pending = b""
         return text
 
 
 class StopMatcher:
-    """Finds the first stop string in a text that comes in parts, and never lets out a part of one. Empty stops match
-    nothing.
+    """Finds the first stop string in a text that arrives in parts. It never releases a part of a stop string.
 
-    Of all stops in the text the one that ends first wins; of those ending at one character, the longest.
-    Source: Aho and Corasick, CACM 18(6), 1975; amortized O(1) per character whatever the number of stops.
+    The stop that ends first wins; if several end at the same character, the longest. Empty stops match nothing.
+    Source: Aho and Corasick, CACM 18(6), 1975. Amortized O(1) per character for any number of stops.
     """
 
     __slots__ = ("_automaton", "_state")
@@ -233,9 +237,9 @@ class StopMatcher:
         self._state = 0
 
     def add(self, text: str) -> tuple[str, str | None]:
-        """(text that is safe to send now, the stop that is complete now or None).
+        """(text that can be released, the completed stop or None).
 
-        With a stop, the text goes up to where the stop begins and the matcher starts anew.
+        With a stop, the text ends where the stop begins, and the matcher restarts.
         """
         automaton = self._automaton
         if self._state == 0 and automaton.first_chars.isdisjoint(text):
@@ -257,16 +261,16 @@ class StopMatcher:
         return automaton.emit(before, text, automaton.depth[before] + len(text) - automaton.depth[state]), None
 
     def flush(self) -> str:
-        """The text held back, at the end of the sequence."""
+        """Release the text held back, at the end of the sequence."""
         text = self._automaton.prefix(self._state)
         self._state = 0
         return text
 
 
 class _Automaton:
-    """The stops as a trie with failure links. State 0 is the root; each state stands for a prefix of some stop.
+    """The stops as a trie with failure links. State 0 is the root. Each state represents a prefix of some stop.
 
-    The text held back is always the prefix its state stands for, so a matcher needs no buffer.
+    The text held back is the prefix that the current state represents, so a matcher needs no buffer.
     """
 
     __slots__ = ("depth", "edges", "fail", "first_chars", "match_length", "stop_of")
@@ -283,11 +287,11 @@ class _Automaton:
         self.first_chars = frozenset(self.edges[0])
 
     def prefix(self, state: int) -> str:
-        """The characters from the root to state."""
+        """The prefix that a state represents."""
         return self.stop_of[state][: self.depth[state]]
 
     def emit(self, before: int, text: str, num_chars: int) -> str:
-        """The first num_chars of the prefix held in state `before` followed by text."""
+        """The first num_chars characters of the prefix of state `before`, followed by text."""
         num_held = self.depth[before]
         if num_chars <= num_held:
             return self.stop_of[before][:num_chars]
@@ -308,7 +312,7 @@ class _Automaton:
         self.match_length[state] = len(stop)
 
     def _link(self) -> None:
-        """Breadth first: a state fails to the longest proper suffix of its prefix that is a state itself."""
+        """Set the failure links breadth first: to the state of the longest proper suffix of a state's prefix."""
         queue = deque(self.edges[0].values())
         while queue:
             state = queue.popleft()
@@ -322,7 +326,7 @@ class _Automaton:
 
 
 class _AutomatonCache:
-    """The automata last used, of so many characters together. Thread-safe."""
+    """The last used automata, with max_chars characters in total. Thread-safe."""
 
     def __init__(self, max_chars: int) -> None:
         self.num_chars = 0
@@ -336,7 +340,7 @@ class _AutomatonCache:
             if found is not None:
                 self._automata.move_to_end(stops)
                 return found
-        made = _Automaton(stops)  # without the lock: others need not wait
+        made = _Automaton(stops)  # without the lock, so that other threads do not wait
         with self._lock:
             if stops not in self._automata:
                 self._automata[stops] = made

@@ -1,3 +1,3 @@
-"""llama-cpp-python's bindings go first: their import takes llama.cpp's log, which the façade must have last."""
+"""Imports llama-cpp-python's bindings first, because the façade must replace their log callback."""
 
 import llama_cpp.llama_cpp  # noqa: F401

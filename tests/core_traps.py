@@ -1,4 +1,4 @@
-"""Each trap of llama.h sprung through ctypes, without our guards: run as `python core_traps.py NAME MODEL`.
+"""Makes calls through ctypes that llama.h answers with an abort, without our guards: `python core_traps.py NAME MODEL`.
 
 Exit 0 means that libllama survived and accepted the call, 3 that it refused; a signal means that the process died.
 """
@@ -78,6 +78,36 @@ def copy_part_of_a_stream(path: str) -> int:
 def foreign_state(path: str) -> int:
     blob = (ctypes.c_uint8 * 64)(*range(64))
     return 0 if raw.llama_state_seq_set_data_ext(open_context(path), blob, 64, 0, 0) else REFUSED
+
+
+# Of an encoder, for which every token is an output.
+
+
+def encode_too_many_tokens(path: str) -> int:
+    return decode(open_context(path, embeddings=True, n_outputs_max=64), 33)
+
+
+def encode_too_many_outputs(path: str) -> int:
+    return decode(open_context(path, embeddings=True), 32, outputs=32)
+
+
+def encode_more_sequences_than_outputs(path: str) -> int:
+    return decode(open_context(path, embeddings=True, n_seq_max=8, n_outputs_max=4), 2)
+
+
+def encode_position_beyond_training(path: str) -> int:
+    return decode(open_context(path, embeddings=True, n_ctx=65_536, n_outputs_max=32), 4, pos=32_768)
+
+
+def unknown_pooling_type(path: str) -> int:
+    return decode(open_context(path, embeddings=True, n_outputs_max=32, pooling_type=9), 4)
+
+
+def tokenize_without_bos(path: str) -> int:
+    raw.llama_log_set(SILENT, None)
+    vocab = raw.llama_model_get_vocab(raw.llama_model_load_from_file(path.encode(), raw.llama_model_default_params()))
+    ids = (raw.llama_token * 16)()
+    return raw.llama_tokenize(vocab, b"a", 1, ids, 16, True, False) < 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bodies that would hold a server for long: each field at its legal maximum, and as large as a body may be."""
+"""Bodies that could block a server: each field at its legal maximum, and at the maximum size of a body."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tool(number: int = 0, **function) -> dict:
     return {"type": "function", "function": {"name": f"f{number}", "parameters": parameters, **function}}
 
 
-# What is taken: as much as is taken, or as the engine computes in a moment, on a vocabulary and a context of so many.
+# Accepted bodies: as large as accepted, or as the engine computes quickly, for this vocabulary and context.
 def legal(n_vocab: int, n_ctx: int) -> dict[str, Callable[[], bytes]]:
     num_stops, num_ids = caps.MAX_ALL_STOP_CHARS // 8, list(range(n_vocab))
     word = caps.MAX_ALL_BAD_WORD_TOKENS // caps.MAX_BAD_WORDS
@@ -70,7 +70,7 @@ def legal(n_vocab: int, n_ctx: int) -> dict[str, Callable[[], bytes]]:
     }
 
 
-# What is refused, or harmless, as large as a body may be.
+# Refused or harmless bodies of the maximum size.
 HUGE: dict[str, Callable[[], bytes]] = {
     "stop": lambda: prompt(stop=[f"{i:04}" * 1000 for i in range(512)]),
     "stop strings": lambda: field("stop", many(b'"a"')),

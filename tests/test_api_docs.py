@@ -1,4 +1,4 @@
-"""The generated pages say what the schemas and the declarations of settings say."""
+"""The generated pages agree with the schemas and the declarations of settings."""
 
 from __future__ import annotations
 

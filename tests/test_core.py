@@ -1,4 +1,4 @@
-"""The façade against the built-in model: facts, memory, sampling, and a guard for each way to die in llama.h."""
+"""The façade with the built-in model: facts, memory, sampling, and a guard against each abort in llama.h."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def greedy(n_vocab, **changes):
 
 
 def run(context, rows, samplers=None, outputs=None):
-    """(runner, the token of each sampler). rows: (token, pos, seq); the last row is sampled greedily unless said."""
+    """(runner, token of each sampler). rows: (token, pos, seq). By default the last row is sampled greedily."""
     batch = _core.Batch(64)
     for row in rows:
         batch.add(*row)
@@ -209,7 +209,7 @@ def test_loras_change_the_output_and_zero_takes_them_off(model, context):
         context.set_loras([(99, 1.0)])
 
 
-# Guards: what llama.h answers with death is refused before
+# Guards: calls that would make llama.h abort the process are refused
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_logprobs_are_raw_and_best_first(model, context):
 
 def test_logprobs_not_asked_raise(context, model):
     runner = run(context, prompt(model))[0]
-    with pytest.raises(ValueError, match="without logprobs"):
+    with pytest.raises(ValueError, match="has no logprobs"):
         runner.logprobs(0)
     with pytest.raises(IndexError):
         runner.logprobs(1)

@@ -27,7 +27,7 @@ def runner(model):
 
 @pytest.fixture
 def batch():
-    """Five rows of one sequence."""
+    """A batch of five rows of one sequence."""
     batch = _core.Batch(8)
     for pos, token_id in enumerate((319, 452, 391, 1760, 310)):
         batch.add(token_id, pos, 0)

@@ -1,4 +1,4 @@
-"""The documentation: examples parse, links lead somewhere, every file is named, lines are short."""
+"""The documentation: examples parse, links are valid, every file is named, lines are short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def examples(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub names the page's headings."""
+    """GitHub's anchors of the page's headings."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -71,3 +71,8 @@ def test_docs_structure_names_no_file_that_is_gone() -> None:
 def test_docs_of_benchmarks_name_every_script() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text()
     assert [path.name for path in (ROOT / "benchmarks").glob("bench_*.py") if path.name not in text] == []
+
+
+def test_benchmarks_all_have_the_quick_form_that_their_readme_runs() -> None:
+    scripts = (ROOT / "benchmarks").glob("bench_*.py")
+    assert [path.name for path in scripts if '"--quick"' not in path.read_text()] == []

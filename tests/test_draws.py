@@ -1,4 +1,4 @@
-"""Draws are races: a numpy twin of the random numbers, what they are independent of, and how seldom a draw flips."""
+"""Draws are races: a numpy twin of the random numbers, their independence, and how seldom a draw flips."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exponential(random: Numbers) -> npt.NDArray[np.float64]:
 
 
 def arrival_times(seed: int, position: int, n: int) -> npt.NDArray[np.float64]:
-    """Of n tokens: iid, exponential with mean 1. Of 64 the first one's is drawn first, the others come after it."""
+    """Times of n tokens: iid, exponential with mean 1. Of 64 tokens, the smallest time is drawn first."""
     stream = mix(mix(np.array([(seed + GOLDEN) % 2**64], np.uint64)) ^ np.uint64(0xD1B54A32D192ED03))
     key = numbers(stream, position)
     blocks = numbers(mix(key ^ np.uint64(0xA0761D6478BD642F)), np.arange((n + BLOCK - 1) // BLOCK))
@@ -80,7 +80,7 @@ def test_draw_under_a_mask_is_the_winner_among_the_allowed(kind: str, share: flo
 
 @pytest.mark.parametrize("settings", [{"top_k": 3}, {"typical_p": 0.5}, {"top_n_sigma": 1.5}, {"mirostat": 2}])
 def test_draw_survivor_of_more_filters_stays_the_winner(settings: dict[str, float]) -> None:
-    """Filters only take tokens away: where the winner of all is left, it wins."""
+    """Filters only remove tokens: if the winner of all tokens is kept, it wins."""
     row = make_row("normal", 2000)
     wide, narrow = (Sampler(2000, temperature=1.0, seed=6, **s).draw(row, n_draws=500) for s in ({}, settings))
     kept = set(narrow)
@@ -101,7 +101,7 @@ def test_draw_masks_that_hold_the_winner_do_not_change_it() -> None:
 
 
 def probe_then_mask(sampler: Sampler, row: Row, allowed: npt.NDArray[np.int64], position: int) -> int:
-    """As a row with a constraint is drawn: among all first; a miss is drawn among the allowed."""
+    """Draw as with a constraint: first among all tokens; if that one is not allowed, among the allowed tokens."""
     (token,) = sampler.draw(row, position=position)
     return token if token in allowed else sampler.draw(row, make_mask(allowed, len(row)), position=position)[0]
 
@@ -118,7 +118,7 @@ def test_draw_probed_then_masked_follows_the_distribution_of_the_allowed() -> No
 
 @pytest.mark.parametrize("depth", [5.0, 12.0, 20.0])
 def test_draw_unlikely_tokens_are_as_likely_as_they_should_be(depth: float) -> None:
-    """A long tail, about depth below zero, that together holds as much as the one token at the top."""
+    """A long tail of logits, about `depth` below zero, that together has the probability of the top token."""
     row = np.full(50_000, -depth, np.float32)
     row[777] = math.log(50_000) - depth
     hits = _kernels.draw(row, 20_000, seed=2).count(777)
@@ -126,7 +126,7 @@ def test_draw_unlikely_tokens_are_as_likely_as_they_should_be(depth: float) -> N
 
 
 def test_draw_places_of_a_block_are_independent_of_their_time() -> None:
-    """Two rows that allow one half of a block each: their winners are the block's two first tokens of those halves."""
+    """Two rows that each allow one half of a block: each winner is the first token of its half."""
     row = np.zeros(64, np.float32)
     halves = [np.arange(0, 64, 2), np.arange(1, 64, 2)]
     low, high = (Sampler(64, seed=3).draw(row, make_mask(half, 64), 30_000) for half in halves)
@@ -142,7 +142,7 @@ def test_draw_neighbours_are_independent(step: str) -> None:
     assert chi_square_excess(pairs, np.full(1600, 1 / 1600)) < 4
 
 
-# ---- what a draw does not depend on
+# ---- independence of draws
 
 
 def test_draw_depends_on_the_position_alone() -> None:
@@ -153,7 +153,7 @@ def test_draw_depends_on_the_position_alone() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"xtc_probability": 0.5}, {"repetition_penalty": 1.2}])
-def test_draw_sampler_made_anew_goes_on_as_the_first(settings: dict[str, float]) -> None:
+def test_draw_sampler_made_anew_continues_as_the_first(settings: dict[str, float]) -> None:
     row = make_row("normal", 3000)
     first, tokens = Sampler(3000, seed=5, **settings), list[int]()
     for _ in range(12):
@@ -169,7 +169,7 @@ def test_draw_sampler_made_anew_goes_on_as_the_first(settings: dict[str, float])
         assert resumed == tokens
 
 
-# ---- flips: how often the draw differs where the logits hardly do
+# ---- flips: how often the draw differs if the logits differ slightly
 
 
 def total_variation(a: Row, b: Row, temperature: float) -> float:
@@ -190,6 +190,6 @@ def test_draw_flips_are_at_most_twice_the_total_variation(n: int, temperature: f
 
 
 def test_draw_shifted_row_draws_the_same() -> None:
-    """A shift that is exact changes no probability, and no draw."""
+    """An exact shift of all logits changes no probability and no draw."""
     row = np.round(make_row("normal", 5000) * 64) / np.float32(64)
     assert _kernels.draw(row, 200, top_p=0.9) == _kernels.draw(row + np.float32(8), 200, top_p=0.9)

@@ -1,4 +1,4 @@
-"""The rarer filters: draws against numpy twins' exact distributions, and against llama.cpp's own samplers."""
+"""The rarer filters: draws follow the exact distributions of numpy twins and of llama.cpp's own samplers."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_draw_rare_filters_reach_the_survivors_and_nothing_else(kind, settings):
 def test_draw_rare_filters_on_long_rows_stay_within_the_survivors(n, settings):
     row = make_row("peaked", n)
     drawn = Sampler(n, temperature=0.8, seed=5, **settings).draw(row, n_draws=3)
-    # The last of the survivors is a matter of rounding: a token next to them in the order counts as one.
+    # Rounding can change the last survivor: the next token in the order also counts as one.
     p = twin(row, **settings)
     order = np.argsort(-clean(row), kind="stable")
     near = np.convolve(p[order] > 0, np.ones(5), "same") > 0
@@ -168,7 +168,7 @@ def test_draw_rare_filters_odd_rows_stay_in_range(settings):
     certain[[300, 400]] = np.inf
     nothing = np.full(500, -np.inf, np.float32)
     extreme = np.array([3.4e38, -3.4e38, 0.0, 3.4e38, -np.inf, np.nan] * 50, np.float32)
-    # 3.4e38 each; at threshold 0 XTC leaves the least likely
+    # 3.4e38 each; with threshold 0 XTC keeps the least likely token
     best = {0, 3} if settings.get("xtc_threshold") != 0 else {1}
     assert set(Sampler(500, **settings).draw(certain, n_draws=5)) == {300}
     assert set(Sampler(500, **settings).draw(nothing, n_draws=5)) == {-1}
@@ -220,7 +220,7 @@ def test_mirostat_a_forced_token_leaves_mu_alone():
 
 
 def llama_cpp_probabilities(row, *stages):
-    """What is left of the row after these samplers, as probabilities; frees the samplers."""
+    """The probabilities of the row after these samplers. Frees the samplers."""
     chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     for stage in stages:
         lib.llama_sampler_chain_add(chain, stage)
@@ -241,7 +241,7 @@ CHAINS = {
         {"xtc_probability": 1.0, "xtc_threshold": 0.04},
         lambda: [lib.llama_sampler_init_xtc(1.0, 0.04, 0, 1)],
     ),
-    # top_k within what top_n_sigma leaves: llama.cpp leaves the others at -inf, of which its typical_p makes NaN.
+    # top_k is below the number kept by top_n_sigma: llama.cpp sets the others to -inf, and its typical_p makes NaN.
     "chain": (
         {"top_n_sigma": 3.0, "top_k": 10, "typical_p": 0.95, "top_p": 0.9, "min_p": 0.01, "xtc_probability": 1.0},
         lambda: [

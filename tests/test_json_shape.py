@@ -1,4 +1,4 @@
-"""shape_of against json, and that it never fails."""
+"""shape_of agrees with json, and never fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 
 def counted(value: object, depth: int = 0) -> tuple[int, int, int]:
-    """Objects, strings with names, and depth."""
+    """(number of objects, number of strings with names, depth)."""
     if isinstance(value, str):
         return 0, 1, depth
     if not isinstance(value, (dict, list)):
@@ -39,7 +39,7 @@ def test_shape_of_any_document_counts_as_json_does(value, indent):
 
 @settings(deadline=None)
 @given(st.text('"\\{}[]:, a').map(str.encode) | st.binary())
-def test_shape_of_what_is_no_json_counts_something(raw):
+def test_shape_of_other_bytes_does_not_fail(raw):
     shape = shape_of(raw)
     assert 0 < shape.weight <= 10 * len(raw) + 1
 
@@ -59,7 +59,7 @@ def test_shape_of_an_object_knows_its_fields_and_the_largest(raw, fields, larges
     assert (shape.num_fields, shape.largest) == (fields, largest)
 
 
-def test_shape_of_values_weighs_what_they_take_to_build():
+def test_shape_of_values_weighs_the_time_to_build_them():
     weights = [shape_of(b"[" + b",".join([item] * 1000) + b"]").weight for item in (b"1", b'"a"', b"[]", b'{"a":1}')]
     assert [round(weight / 1000) for weight in weights] == [1, 4, 7, 20]
 
@@ -82,5 +82,5 @@ def test_long_strings_are_cut_into_pieces_of_the_size():
 
 
 @pytest.mark.parametrize("raw", [b'"abc', b'"ab\\', b'"ab\\u', b'"', b""])
-def test_long_strings_of_what_has_no_end_are_none(raw):
+def test_long_strings_without_an_end_are_omitted(raw):
     assert long_strings(raw, 1) == []

@@ -1,4 +1,4 @@
-"""The row kernels against numpy twins of a few lines, and draws against exact distributions."""
+"""The row kernels agree with short numpy twins, and draws follow exact distributions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def clean(row: Row) -> npt.NDArray[np.float64]:
 
 
 def survivors(row: Row, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> npt.NDArray[np.int64]:
-    """Twin of the filters: sort everything, cut three times."""
+    """Twin of the filters: sorts the row and cuts it three times."""
     x = clean(row)
     order = np.argsort(-x, kind="stable")[: int(np.isfinite(x).sum())]
     order = order[:top_k] if top_k > 0 else order
@@ -73,7 +73,7 @@ def probabilities(row: Row, temperature: float, filters: Filters) -> npt.NDArray
 
 
 def chi_square_excess(tokens: list[int], p: npt.NDArray[np.float64]) -> float:
-    """How many standard deviations the chi-square statistic lies above its mean (Wilson-Hilferty); rare ones pooled."""
+    """Standard deviations of the chi-square statistic above its mean (Wilson-Hilferty); rare values are pooled."""
     observed = np.bincount(tokens, minlength=len(p)).astype(np.float64)
     expected = p * len(tokens)
     assert observed[p == 0].sum() == 0
@@ -200,7 +200,7 @@ FILTERS: list[Filters] = [
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_draw_filtered_rows_reach_exactly_the_survivors(kind: str, filters: Filters) -> None:
-    # So hot that all survivors are about equally likely: n ln n + 7n draws miss one in a thousand rows.
+    # So hot that all survivors are almost equally likely: n ln n + 7n draws miss one only in a thousandth of all rows.
     for n in (1, 2, 64, 65, 700):
         row = make_row(kind, n, seed=1)
         kept = survivors(row, **filters)
@@ -212,7 +212,7 @@ def test_draw_filtered_rows_reach_exactly_the_survivors(kind: str, filters: Filt
 @pytest.mark.parametrize("top_k", [1, 20, 80])
 @pytest.mark.parametrize("kind", KINDS)
 def test_draw_top_k_on_long_rows_reaches_exactly_the_survivors(kind: str, top_k: int) -> None:
-    for n in (2000, 5000, 9000):  # fewer and more blocks than top_k: two ways to a floor
+    for n in (2000, 5000, 9000):  # fewer and more blocks than top_k: two ways to find the floor
         row = make_row(kind, n, seed=4)
         drawn = _kernels.draw(row, 14 * top_k + 1, temperature=1e6, top_k=top_k, seed=6)
         assert sorted(set(drawn)) == survivors(row, top_k=top_k).tolist()

@@ -1,4 +1,4 @@
-"""The import check: each way in which libllama can be unfit gives one readable ImportError."""
+"""The import check: each problem with libllama gives one readable ImportError."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_import_exports_are_all_there() -> None:
     assert done.stdout == f"{[True] * 5}\n", done.stderr
 
 
-def test_import_core_checks_version_whoever_imports_it() -> None:
+def test_import_core_by_any_module_checks_version() -> None:
     done = run(
         "from llamafast import _libllama; _libllama.pinned_version = lambda: '9.9.9'\nimport llamafast.engine.engine"
     )

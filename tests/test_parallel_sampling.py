@@ -1,4 +1,4 @@
-"""Rows sampled by several threads: the tokens are those of one, and what cannot be shared out is not."""
+"""Rows sampled by several threads: the tokens equal those of one thread, and dependent rows use one thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.test_core import make_context, run
 
 @pytest.fixture(scope="module")
 def wide_model(tmp_path_factory):
-    """Rows long enough to be worth several threads."""
+    """A model with rows that are long enough for several threads."""
     path = tmp_path_factory.mktemp("wide") / "wide.gguf"
     tiny_models.write_attention_model(path, n_vocab=40_000, n_layer=1, n_embd=32, n_ff=64, q8_0=True)
     return _core.Model(str(path))
@@ -30,7 +30,7 @@ def test_step_with_several_threads_draws_what_one_does(wide_model, outputs):
     logits = [runner.logits(i) for i in range(6)]
     twins = samplers_of_all_kinds(wide_model.n_vocab)
     assert tokens == [twin.draw(row)[0] for twin, row in zip(twins, logits, strict=True)]
-    # In the last case a row is named before and after another: then one thread draws all.
+    # In the last case a row occurs before and after another one: then one thread draws all.
     assert runner.num_parallel == int(_runner.SAMPLES_IN_PARALLEL and outputs[2] != 0)
 
 

@@ -1,4 +1,4 @@
-"""Runs of several tokens: rows that hold drafted tokens, verified in one step."""
+"""Runs of several tokens: one step verifies rows with drafted tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUM_DRAFTS = 3
 
 
 class Allowing:
-    """A constraint that allows some tokens, and has finished after `most` of them."""
+    """A constraint that allows some tokens, and is finished after `most` tokens."""
 
     error = None
 
@@ -43,7 +43,7 @@ def model():
 
 
 def verify(model, drafts, constraint=None, **settings):
-    """(runner, run) of the prompt and drafts after it."""
+    """(runner, run) of a step with the prompt and drafts after it."""
     context = _core.Context(model, n_ctx=512, n_batch=32, n_ubatch=32, n_seq_max=1, n_outputs_max=8, threads=1)
     batch, runner = _core.Batch(32), _runner.ModelRunner(context)
     tokens = array("i", [*PROMPT, *drafts])
@@ -58,7 +58,7 @@ def verify(model, drafts, constraint=None, **settings):
 
 @pytest.fixture(scope="module")
 def continuation(model):
-    """What greedy decoding draws after the prompt."""
+    """The tokens that greedy decoding draws after the prompt."""
     tokens = []
     for _ in range(NUM_DRAFTS + 1):
         tokens += verify(model, tokens)[1][len(tokens) :]
@@ -92,7 +92,7 @@ def test_logprobs_of_a_run_are_kept_for_each_token(model, continuation):
         runner.logprobs(0, len(run))
 
 
-def test_step_constrained_run_goes_on_while_drafts_are_allowed(model, continuation):
+def test_step_constrained_run_continues_while_drafts_are_allowed(model, continuation):
     constraint = Allowing(continuation, model.n_vocab)
     assert verify(model, continuation[:NUM_DRAFTS], constraint=constraint)[1] == continuation
 

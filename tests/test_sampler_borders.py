@@ -1,4 +1,4 @@
-"""Settings at the borders of double, float and int32: what is legal makes a sampler that draws what its limit would."""
+"""Settings at the limits of double, float and int32: legal values draw the same tokens as their 32-bit limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BESIDE: dict[str, dict[str, float]] = {
 
 
 def drawn(**settings: float) -> list[int]:
-    """Forty tokens, each accepted, so that penalties, DRY and mirostat have something to work on."""
+    """Draw and accept forty tokens, so that penalties, DRY and mirostat have an effect."""
     row, sampler, tokens = make_row("ties", N), Sampler(N, seed=1, **settings), list[int]()
     for _ in range(40):
         tokens += sampler.draw(row)

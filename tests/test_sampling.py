@@ -1,4 +1,4 @@
-"""The sampler of one sequence without a model: masks, bias, penalties, and rows that come back unchanged."""
+"""The sampler of one sequence without a model: masks, bias, penalties, and unchanged rows."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_draw_sizes_that_do_not_fit_raise(n, n_words):
         Sampler(100).draw(np.zeros(n, np.float32), np.zeros(n_words, np.uint32))
 
 
-# ---- penalties with a window, DRY, bad words, allowed tokens: what they look back at
+# ---- penalties with a window, DRY, bad words, allowed tokens
 
 
 def adjusted(sampler, row):
@@ -104,7 +104,7 @@ def test_penalties_within_the_window_equal_numpy(window):
 
 
 def dry_twin(tokens, row, multiplier, base, allowed, window, breakers):
-    """Every token's longest repetition, by trying all places; breakers are single tokens."""
+    """The longest repetition of each token, found at all places; breakers are single tokens."""
     tokens = tokens if window < 0 else tokens[len(tokens) - min(window, len(tokens)) :]
     n = len(tokens)
     limit = next((i for i in range(n) if tokens[n - 1 - i] in breakers), n)
@@ -146,7 +146,7 @@ def test_dry_breaker_of_several_tokens_ends_a_repetition():
 
     assert -adjusted(shown(Sampler(20, dry_multiplier=1.0), repetition), row)[9] == pytest.approx(1.75)
     assert penalty([1, 2, 3]) == pytest.approx(1.75)
-    # 5 6 7 ends three tokens before the end, 3 6 7 is none
+    # the breaker 5 6 7 ends three tokens before the end; 3 6 7 is not a breaker
     tail = [5, 6, 7, 1, 2, 3]
     long = shown(Sampler(20, dry_multiplier=1.0, dry_breakers=breakers), [0, *tail, 9, 0, *tail])
     none = shown(Sampler(20, dry_multiplier=1.0, dry_breakers=breakers), [0, 3, *tail[1:], 9, 0, 3, *tail[1:]])
@@ -160,7 +160,7 @@ def test_dry_endless_repetition_stays_finite():
     assert np.isfinite(value) and value < -1e37
 
 
-def test_bad_words_ban_the_last_token_behind_the_others():
+def test_bad_words_ban_the_last_token_after_the_others():
     row = np.zeros(10, np.float32)
     sampler = shown(Sampler(10, bad_words=[[3], [1, 2, 4], [2, 5]]), [1, 2])
     banned = [set(np.flatnonzero(np.isneginf(adjusted(sampler, row))).tolist())]

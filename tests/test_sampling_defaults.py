@@ -1,4 +1,4 @@
-"""Which sampling settings hold where a request is silent: the configuration's, the GGUF's, OpenAI's."""
+"""Defaults of sampling settings: those of the configuration, the GGUF file and OpenAI, in this order."""
 
 from __future__ import annotations
 

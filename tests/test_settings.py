@@ -1,4 +1,4 @@
-"""Each setting is declared once: schemas, checks, native arguments, options and configurations follow from that."""
+"""Each setting is declared once: schemas, checks, native arguments, options and configurations come from it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from llamafast.settings import declare, range_text, settings_of
 
 SOURCE = Path(__file__).parents[1] / "llamafast"
 
-# Settings whose value other code reads. All others are named in their declaration and in native code alone.
+# Settings that other Python code reads. All others are named only in their declaration and in native code.
 READ_BY_CODE = {
     "temperature", "dry_multiplier", "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq", "kv_unified", "swa_full",
     "flash_attn", "type_k", "type_v", "use_mmap", "use_mlock", "kv_overrides", "embedding", "pooling_type",
-    "attention_type",
+    "attention_type", "top_p", "presence_penalty", "frequency_penalty",
 }  # fmt: skip
 
-# A value of each kind that is no default.
+# A value of each type that is not a default.
 OTHER = {"dict": {"key": 1}, "tuple": (0.5, 0.5), "int": 7, "float": 0.5, "bool": True}
 
 
@@ -41,7 +41,7 @@ def words() -> dict[str, set[str]]:
 
 
 def strays(names: set[str], home: str) -> list[str]:
-    """Names that other files than `home` hold, or that `home` does not hold."""
+    """Names that occur in files other than `home`, or that do not occur in `home`."""
     return [f"{file}: {name}" for file, found in words().items() for name in names if (name in found) != (file == home)]
 
 
@@ -111,7 +111,7 @@ def test_sampler_takes_what_is_declared_with_the_same_defaults() -> None:
 )
 def test_model_and_context_take_what_is_declared(class_name: str, groups: set[Group]) -> None:
     declared = {s.name for s in ENGINE_SETTINGS.values() if s.group in groups}
-    made = {"vocab_only", "no_alloc", "progress", "n_outputs_max"}  # by the engine, not configured
+    made = {"vocab_only", "no_alloc", "progress", "n_outputs_max"}  # set by the engine, not configured
     assert native_arguments("_core.pyi", class_name).keys() - made == declared
 
 

@@ -1,4 +1,4 @@
-"""StopMatcher against a naive search, at every split."""
+"""StopMatcher agrees with a naive search at every split of the text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from llamafast.tokenizer import StopMatcher, _AutomatonCache
 
-# Two letters make overlaps, borders and stops inside stops likely.
+# With two letters, overlaps and stops inside stops are likely.
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=6).map(tuple)
 PARTS = st.lists(st.text("abx", max_size=6), max_size=12)
 
 
 def naive(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
-    """Text before the stop that ends first (the longest of those ending there), and that stop."""
+    """(text before the stop, stop) for the stop that ends first; of several that end there, the longest."""
     for end in range(1, len(text) + 1):
         ending_here = [stop for stop in stops if text[:end].endswith(stop)]
         if ending_here:
@@ -75,7 +75,7 @@ def test_stop_matcher_stop_split_over_tokens_is_never_leaked():
     ]
 
 
-def test_stop_matcher_broken_prefix_comes_out_with_the_part_that_breaks_it():
+def test_stop_matcher_broken_prefix_is_released_with_the_part_that_breaks_it():
     matcher = StopMatcher(("<|end|>",))
     matcher.add("<|en")
     assert matcher.add("ter <") == ("<|enter ", None)
@@ -112,7 +112,7 @@ def test_stop_matcher_long_hold_costs_linear_time():
             matcher.add("a")
         return time.process_time() - start
 
-    # 16 times the text: 16 times the work if linear, 256 times if the held text were copied or searched anew.
+    # 16 times the text takes 16 times the work, or 256 times if the held text were copied or searched again.
     assert min(seconds(16_000) for _ in range(3)) < 64 * min(seconds(1_000) for _ in range(3))
 
 

@@ -1,4 +1,4 @@
-"""The generated GGUF files load, name their memory kind, and give finite logits that depend on the text."""
+"""The generated GGUF files load, have their memory kind, and give finite logits that depend on the text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def paths(tmp_path_factory):
 
 
 def greedy(path: str, text: str, num_tokens: int) -> tuple[list[int], list[float]]:
-    """Token ids and the raw logprob of each, after text."""
+    """Token ids generated after text, and their raw logprobs."""
     model = Model(path)
     context = Context(model, n_ctx=256, n_seq_max=1, n_outputs_max=1, swa_full=False)
     runner, sampler, batch = ModelRunner(context), Sampler(model.n_vocab, temperature=0.0, num_logprobs=1), Batch(256)

@@ -1,4 +1,4 @@
-"""Tokenizer and Detokenizer: byte vocabularies from a fake model, words from the built-in one."""
+"""Tokenizer and Detokenizer, with byte vocabularies of a fake model and the built-in model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny_models import write_attention_model
 
 MODELS = Path(llamafast.__file__).parent / "models"
 CONTROL = b"<|control|>"
-# Characters of 1 to 4 bytes, and bytes that are wrong in every way: lone, overlong, surrogate, out of range.
+# Characters of 1 to 4 bytes, and invalid bytes of every kind: lone, overlong, surrogate, out of range.
 BAD = [b"\x80", b"\xc0\xaf", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf5", b"\xff", b"\xe2\x82"]
 BYTES = st.lists(st.one_of(st.characters().map(lambda c: c.encode("utf-8", "replace")), st.sampled_from(BAD))).map(
     b"".join
@@ -27,7 +27,7 @@ BYTES = st.lists(st.one_of(st.characters().map(lambda c: c.encode("utf-8", "repl
 
 
 class FakeModel:
-    """A vocabulary of the given byte strings, one control token after them; it cannot tokenize."""
+    """A vocabulary of the given byte strings and one control token. It cannot tokenize."""
 
     bos_id = eos_id = -1
     add_bos = False
@@ -82,7 +82,7 @@ def test_detokenizer_any_split_into_tokens_equals_whole_decode(data, draw):
 
 
 def is_unfinished(data: bytes) -> bool:
-    """Whether data begins one valid character and needs more bytes to be it."""
+    """Whether data is the incomplete beginning of a valid character."""
     for rest in (b"\x80", b"\x80\x80", b"\xa0\x80", b"\x80\x80\x80", b"\x90\x80\x80"):
         text = (data + rest).decode("utf-8", "replace")
         if len(text) == 1 and text != "\ufffd":
@@ -218,12 +218,12 @@ def test_tokenizer_prompts_of_transcripts_have_the_recorded_length(tokenizer):
 
 @settings(deadline=None, max_examples=50)
 @given(st.text() | st.text(" \n\t<|im_end>") | st.sampled_from(["<|im_end|>" * 20, " " * 500, "word " * 100]))
-def test_min_tokens_of_any_text_is_at_most_what_it_has(tokenizer, text):
+def test_min_tokens_of_any_text_is_at_most_its_tokens(tokenizer, text):
     assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, add_special=False, parse_special=True))
 
 
 @pytest.mark.parametrize("text", ["", " " * 100, "a  b" * 20, "\u4e2d\U0001f642" * 9, "\n\t" * 50])
-def test_min_tokens_of_sentencepiece_is_at_most_what_it_has(sentencepiece, text):
+def test_min_tokens_of_sentencepiece_is_at_most_the_tokens_of_a_text(sentencepiece, text):
     num_tokens = len(sentencepiece.encode(text, add_special=False, parse_special=True))
     assert sentencepiece.min_tokens(text) <= num_tokens
 
@@ -234,7 +234,7 @@ def test_min_tokens_of_a_long_text_is_near_its_length(tokenizer):
 
 
 def test_min_tokens_where_a_text_may_vanish_is_none():
-    tokenizer = Tokenizer(FakeModel([bytes([i]) for i in range(256)]))  # it tokenizes everything to nothing
+    tokenizer = Tokenizer(FakeModel([bytes([i]) for i in range(256)]))  # it tokenizes every text to no tokens
     assert tokenizer.min_tokens("a" * 1000) == 0
 
 
@@ -250,7 +250,7 @@ def test_min_tokens_where_control_tokens_swallow_blanks_counts_the_rest():
     assert tokenizer.min_tokens("a " * 1100) == 1100 // len(CONTROL)
 
 
-def test_encode_segments_asks_before_each_piece_whether_to_go_on(tokenizer):
+def test_encode_segments_calls_between_before_each_piece(tokenizer):
     class Stop(Exception):
         pass
 

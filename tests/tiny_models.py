@@ -1,4 +1,4 @@
-"""Random-weight GGUF files in the shapes that tests and benchmarks need; equal arguments give equal bytes."""
+"""GGUF files with random weights for tests and benchmarks. Equal arguments give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N_HEAD_KV = 2
 N_CTX_TRAIN = 32_768
 SLIDING_WINDOW = 32
 
-# A chat needs these; the rest of the vocabulary is the 256 bytes, the merges, and words that only a model can write.
+# Control tokens of a chat. The rest of the vocabulary: 256 bytes, merges, and words that no text is tokenized to.
 CONTROL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -32,7 +32,7 @@ SENTENCES = ("▁", "▁the", "he", "ll", "hell", "hello", "▁hello", *"abcdefg
 
 
 class _Model:
-    """A GGUF being written: metadata by `gguf`, weights by matrix() and ones()."""
+    """A writer of a GGUF file: metadata with `gguf`, weights with matrix() and ones()."""
 
     def __init__(
         self, path: Path | str, arch: str, n_embd: int, n_layer: int, n_ff: int, seed: int, q8_0: bool
@@ -50,7 +50,7 @@ class _Model:
         self.gguf.add_layer_norm_rms_eps(1e-6)
 
     def matrix(self, name: str, *shape: int, std: float | None = None) -> None:
-        """Normal noise of shape (..., rows, columns); by default it keeps the size of a vector it multiplies."""
+        """Normal noise of shape (..., rows, columns). By default, a product with it keeps the size of a vector."""
         std = std or shape[-1] ** -0.5
         if self._q8_0:
             # 32 weights a block: a float16 scale, then 32 int8, here uniform noise written without quantizing floats.
@@ -70,7 +70,7 @@ class _Model:
         self.gguf.add_tensor(name, np.ones(size, dtype=np.float32))
 
     def attention(self, block: str, n_head: int, n_head_kv: int, head_dim: int, *, gated: bool = False) -> None:
-        """The four projections and the two head norms; gated doubles the queries (Qwen3.5)."""
+        """Write the four projections and the two head norms. gated: double the queries (Qwen3.5)."""
         self.matrix(f"{block}.attn_q.weight", n_head * head_dim * (2 if gated else 1), self.n_embd)
         self.matrix(f"{block}.attn_k.weight", n_head_kv * head_dim, self.n_embd)
         self.matrix(f"{block}.attn_v.weight", n_head_kv * head_dim, self.n_embd)
@@ -91,7 +91,7 @@ class _Model:
         self.gguf.add_rope_freq_base(1e6)
 
     def embeddings(self, n_vocab: int, *, tied: bool) -> None:
-        """Token embedding and output. An output of its own keeps a random model from saying its last token for ever."""
+        """Write token embedding and output. With tied weights, a random model would repeat its last token."""
         self.matrix("token_embd.weight", n_vocab, self.n_embd)
         self.ones("output_norm.weight", self.n_embd)
         if not tied:
@@ -124,7 +124,7 @@ def write_attention_model(
     extra_control: tuple[str, ...] = (),
     extra_defined: tuple[str, ...] = (),
 ) -> None:
-    """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and the space prefix instead of byte pairs.
+    """Plain attention (qwen3). sentencepiece: a vocabulary with BOS and space prefix instead of byte pairs.
 
     settings: general.sampling.* of the file. extra_control: more control tokens, of a vocabulary of byte pairs;
     extra_defined: user-defined ones of any vocabulary, which texts name even where no control tokens are parsed.
@@ -149,7 +149,7 @@ def write_attention_model(
 
 
 def write_large_vocab_model(path: Path | str, *, n_vocab: int = 248_320, seed: int = 0) -> None:
-    """The vocabulary size of Qwen3.5 on one small layer: what costs time there is O(n_vocab)."""
+    """One small layer with the vocabulary size of Qwen3.5, for costs of O(n_vocab)."""
     write_attention_model(path, n_vocab=n_vocab, n_layer=1, n_embd=32, n_ff=64, tied=True, q8_0=True, seed=seed)
 
 
@@ -272,21 +272,31 @@ def write_hybrid_model(
 
 
 def write_encoder_model(
-    path: Path | str, *, n_embd: int = 64, n_layer: int = 1, n_ff: int = 128, seed: int = 0
+    path: Path | str,
+    *,
+    n_embd: int = 64,
+    n_layer: int = 1,
+    n_ff: int = 128,
+    n_head: int = N_HEAD,
+    seed: int = 0,
+    pooling: PoolingType = PoolingType.CLS,
+    bos_id: int = 2,
+    q8_0: bool = False,
 ) -> None:
     """Attention without a mask, words of a word-piece vocabulary (bert): makes embeddings, no text."""
-    model = _Model(path, "bert", n_embd, n_layer, n_ff, seed, q8_0=False)
-    model.gguf.add_head_count(N_HEAD)
+    model = _Model(path, "bert", n_embd, n_layer, n_ff, seed, q8_0)
+    model.gguf.add_head_count(n_head)
     model.gguf.add_layer_norm_eps(1e-12)
     model.gguf.add_causal_attention(False)
-    model.gguf.add_pooling_type(PoolingType.CLS)
+    model.gguf.add_pooling_type(pooling)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *[f"▁{char}" for char in "abcdefghijklmnopqrstuvwxyz"]]
     model.gguf.add_tokenizer_model("bert")
     model.gguf.add_token_list(tokens)
     model.gguf.add_token_types([TokenType.CONTROL] * 5 + [TokenType.NORMAL] * (len(tokens) - 5))
     model.gguf.add_token_type_count(2)
-    model.gguf.add_bos_token_id(2)
+    model.gguf.add_bos_token_id(bos_id)
     model.gguf.add_eos_token_id(3)
+    model.gguf.add_sep_token_id(3)
     model.gguf.add_unk_token_id(1)
     model.matrix("token_embd.weight", len(tokens), n_embd)
     model.vector("token_types.weight", -0.5, 0.5, 2, n_embd)
@@ -307,7 +317,7 @@ def write_encoder_model(
 def _add_byte_pairs(
     gguf: GGUFWriter, n_vocab: int, extra_control: tuple[str, ...] = (), defined: tuple[str, ...] = ()
 ) -> None:
-    """Bytes, merges, words " w0", " w1", ... that no text is encoded to, and the control tokens last."""
+    """A vocabulary of bytes, merges, words " w0", " w1", ... that no text is encoded to, and control tokens."""
     control = (*CONTROL_TOKENS, *extra_control)
     tokens = [*_byte_chars(), *[merge.replace(" ", "") for merge in MERGES]]
     tokens += [f"Ġw{i}" for i in range(n_vocab - len(tokens) - len(defined) - len(control))]
@@ -326,7 +336,7 @@ def _add_byte_pairs(
 
 
 def _add_sentencepiece(gguf: GGUFWriter, n_vocab: int, defined: tuple[str, ...] = ()) -> None:
-    """<unk>, <s>, </s>, 256 byte tokens, a few pieces, and words to fill; texts begin with <s> and a space."""
+    """A vocabulary of <unk>, <s>, </s>, 256 byte tokens, some pieces, and words. Texts begin with <s> and a space."""
     tokens = ["<unk>", "<s>", "</s>", *[f"<0x{i:02X}>" for i in range(256)], *SENTENCES]
     types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL] + [TokenType.BYTE] * 256
     tokens += [f"▁w{i}" for i in range(n_vocab - len(tokens) - len(defined))]
@@ -345,7 +355,7 @@ def _add_sentencepiece(gguf: GGUFWriter, n_vocab: int, defined: tuple[str, ...] 
 
 
 def _byte_chars() -> list[str]:
-    """The printable character that stands for each byte in byte-level BPE (GPT-2)."""
+    """The printable character that represents each byte in byte-level BPE (GPT-2)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(256, 512))
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]

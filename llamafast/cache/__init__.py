@@ -1,1 +1,1 @@
-"""What is already computed and can be used again."""
+"""The prefix cache: computed rows of the KV memory that later prompts can reuse."""

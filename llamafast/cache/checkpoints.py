@@ -1,4 +1,4 @@
-"""Checkpoints: states of memories that cannot be cut, kept in host memory; where they are taken, which ones go."""
+"""Checkpoints: saved states of memories that cannot be cut. Where they are taken, and which ones are evicted."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from itertools import pairwise
 from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.radix import SaltedTree
 
-# A prompt is most likely to be edited at its last boundaries: all of these get a checkpoint. Of the earlier ones, those
-# that are this many rows apart.
+# A prompt is most likely to be edited at its last boundaries: each of the last _NUM_LAST gets a checkpoint. Earlier
+# boundaries get one if they are _MIN_APART rows after the previous checkpoint.
 _NUM_LAST = 4
 _MIN_APART = 64
-# Checkpoints of a prompt without boundaries: a long prompt must not evict those of all other prompts.
+# Maximum checkpoints of a prompt without boundaries: a long prompt must not evict those of all other prompts.
 _MAX_REGULAR = 8
-# A checkpoint costs a step of its own, in which fewer rows than this can be computed again.
+# A checkpoint needs an additional step. Computing fewer rows than this again is cheaper.
 _MIN_SAVED = 32
-# More uses than this say no more about the next one.
+# Uses beyond this number do not raise the weight.
 _MAX_USES = 8
-# Checkpoints of one conversation: a search goes through all of them.
-_MAX_ON_THE_WAY = 64
+# Maximum checkpoints of one conversation: a search reads all of them.
+_MAX_PER_PATH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The state of a sequence after the first rows of a prompt.
 
-    number: int, its owner number in the store's tree.
+    number: int, the owner number of the checkpoint in the store's tree.
     length: int, number of rows.
-    state: bytes, what the memory gave.
-    layout: Layout, where the media of these rows are. It may have spans after `length`, which do not matter.
+    state: bytes, the state as the memory wrote it.
+    layout: Layout, the media spans of these rows. Spans after `length` are ignored.
     """
 
     number: int
@@ -42,16 +42,16 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Checkpoints by prefix.
+    """Checkpoints in host memory, found by prefix.
 
-    max_bytes: int, what all states together may take.
-    num_bytes: int, what they take now.
+    max_bytes: int, maximum size of all states together.
+    num_bytes: int, their present size.
     num_evicted: int, number of checkpoints evicted so far.
 
-    The checkpoint with the lowest weight is evicted: rows that it saves per byte, times its uses, plus a floor that
-    rises with each eviction, so that unused ones lose weight. Source: GreedyDual-Size-Frequency, Cherkasova 1998. Of
-    equal weights, the least recently used one goes. A conversation that has more than _MAX_ON_THE_WAY checkpoints loses
-    the one of lowest weight, but none of its last few.
+    The checkpoint with the lowest weight is evicted. The weight is the rows that it saves per byte, times its uses,
+    plus a floor. The floor rises with each eviction, so that unused checkpoints lose weight. Source:
+    GreedyDual-Size-Frequency, Cherkasova 1998. Among equal weights, the least recently used one is evicted. A
+    conversation with more than _MAX_PER_PATH checkpoints loses the one of lowest weight, but none of its last few.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -60,12 +60,13 @@ class CheckpointStore:
         self.num_evicted = 0
         self._tree = SaltedTree()
         self._checkpoints: dict[int, Checkpoint] = {}
-        self._floor = 0.0  # rises to the weight of what is evicted
-        self._floors: dict[int, float] = {}  # as it was when each was used last
+        self._floor = 0.0  # weight of the heaviest checkpoint evicted so far
+        self._floors: dict[int, float] = {}  # the floor at the last use of each
         self._uses: dict[int, int] = {}
-        self._used_at: dict[int, int] = {}  # uses of all up to the last one of each
+        self._used_at: dict[int, int] = {}  # the number of all uses, at the last use of each
         self._num_uses = 0
-        # A heap of (weight, used at, number), gone ones too. Too low where one was used, or a shorter one went, since.
+        # A heap of (weight, used at, number). It contains removed checkpoints, too. A weight is too low if the
+        # checkpoint was used, or a shorter one was removed, since the entry was made.
         self._weights: list[tuple[float, int, int]] = []
         self._num_added = 0
 
@@ -73,16 +74,16 @@ class CheckpointStore:
         return len(self._checkpoints)
 
     def has(self, token_ids: array[int], salt: str) -> bool:
-        """Whether there is a checkpoint after exactly these ids."""
+        """Whether the store has a checkpoint of exactly these ids."""
         found = self.find(token_ids, salt, len(token_ids))
         return found is not None and found.length == len(token_ids)
 
     def find(
         self, token_ids: array[int], salt: str, max_length: int, layout: Layout | None = None
     ) -> Checkpoint | None:
-        """The longest checkpoint of a prefix of token_ids, of max_length rows at most, with the layout's media.
+        """The longest checkpoint of a prefix of token_ids, at most max_length rows long, with the same media.
 
-        layout None: the ids alone decide.
+        layout: the media of token_ids; None: only the ids are compared.
         """
         found = [self._checkpoints[number] for number in self._tree.prefixes(token_ids, salt)]
         fitting = [checkpoint for checkpoint in found if checkpoint.length <= max_length]
@@ -91,14 +92,14 @@ class CheckpointStore:
         return max(fitting, key=lambda checkpoint: checkpoint.length, default=None)
 
     def add(self, token_ids: array[int], salt: str, state: bytes, layout: Layout = TEXT_ONLY) -> None:
-        """Keep the state after token_ids unless it is larger than the cap; others are evicted to make room."""
+        """Keep the state after token_ids, unless it is larger than the cap. Others are evicted to make room."""
         if len(state) > self.max_bytes:
             return
         while self.num_bytes + len(state) > self.max_bytes:
             self._evict()
-        on_the_way = self._tree.prefixes(token_ids, salt)
-        if len(on_the_way) >= _MAX_ON_THE_WAY:
-            self._thin(on_the_way)
+        path = self._tree.prefixes(token_ids, salt)
+        if len(path) >= _MAX_PER_PATH:
+            self._thin(path)
         self._num_added = number = self._num_added + 1
         self._tree.insert(number, token_ids, salt)
         self._checkpoints[number] = Checkpoint(number, len(token_ids), state, layout)
@@ -116,7 +117,7 @@ class CheckpointStore:
             self._use(checkpoint.number)
 
     def drop(self, token_ids: array[int], salt: str, above: int) -> None:
-        """Forget the checkpoints of prefixes of token_ids that are longer than `above`: their cells are gone."""
+        """Remove the checkpoints of prefixes of token_ids that are longer than `above`, whose cells were freed."""
         for number in self._tree.prefixes(token_ids, salt):
             if self._checkpoints[number].length > above:
                 self._remove(number)
@@ -126,9 +127,9 @@ class CheckpointStore:
         return [(self._tree.key(number), self._tree.salt(number)) for number in self._checkpoints]
 
     def check_integrity(self) -> None:
-        """Assert that bytes and tree add up."""
+        """Assert that sizes, tree and weights are consistent."""
         assert self.num_bytes == sum(len(checkpoint.state) for checkpoint in self._checkpoints.values())
-        assert self.num_bytes <= self.max_bytes, "checkpoints take more than they may"
+        assert self.num_bytes <= self.max_bytes, "checkpoints exceed max_bytes"
         assert len(self._tree) == len(self._checkpoints), "a checkpoint is lost"
         assert self._checkpoints.keys() == self._floors.keys(), "a checkpoint has no floor"
         numbers = [number for _, _, number in self._weights if number in self._checkpoints]
@@ -147,16 +148,14 @@ class CheckpointStore:
         self._remove(entry[2])
         self.num_evicted += 1
 
-    def _thin(self, on_the_way: list[int]) -> None:
+    def _thin(self, path: list[int]) -> None:
         """Evict the checkpoint of lowest weight of one conversation, but none of its last ones.
 
-        on_the_way: numbers of its checkpoints, the shortest first.
+        path: numbers of its checkpoints, the shortest first.
         """
-        lengths = [0, *(self._checkpoints[number].length for number in on_the_way)]
-        saved = {
-            number: length - before for number, (before, length) in zip(on_the_way, pairwise(lengths), strict=True)
-        }
-        self._remove(min(on_the_way[:-_NUM_LAST], key=lambda number: self._weight(number, saved[number])))
+        lengths = [0, *(self._checkpoints[number].length for number in path)]
+        saved = {number: length - before for number, (before, length) in zip(path, pairwise(lengths), strict=True)}
+        self._remove(min(path[:-_NUM_LAST], key=lambda number: self._weight(number, saved[number])))
         self.num_evicted += 1
 
     def _use(self, number: int) -> None:
@@ -173,9 +172,9 @@ class CheckpointStore:
         return self._floors[number] + min(self._uses[number], _MAX_USES) * num_saved / num_bytes
 
     def _num_saved(self, number: int) -> int:
-        """Number of rows after the next shorter checkpoint: they would have to be computed again without this one."""
-        on_the_way = self._tree.prefixes(self._tree.key(number), self._tree.salt(number))
-        lengths = [self._checkpoints[other].length for other in on_the_way if other != number]
+        """Number of rows after the next shorter checkpoint. Without this checkpoint they must be computed again."""
+        path = self._tree.prefixes(self._tree.key(number), self._tree.salt(number))
+        lengths = [self._checkpoints[other].length for other in path if other != number]
         return self._checkpoints[number].length - max(lengths, default=0)
 
     def _remove(self, number: int) -> None:
@@ -187,10 +186,11 @@ class CheckpointStore:
 def places(start: int, end: int, boundaries: Sequence[int], every: int, layout: Layout = TEXT_ONLY) -> list[int]:
     """The lengths at which to take checkpoints while rows [start, end) are computed, ascending.
 
-    They are the boundaries, and the end of the last media span before each; without boundaries, multiples of `every`
-    (0: none) and the end of the last span. The length before the last row, or before the span that the prompt ends in,
-    is added unless the previous place is near, since the rest is computed again whenever the same prompt comes back. No
-    place splits a span.
+    boundaries: lengths at which messages end. Each is a place, and the end of the last media span before it, too.
+    every: without boundaries, multiples of `every` (0: none) are places, and the end of the last media span, too.
+
+    The length before the last row (or before the media span at the end) is added unless the previous place is near,
+    because a repeated prompt computes the rest again. No place splits a media span.
     """
     media_ends = layout.last_ends(boundaries)
     if boundaries and media_ends:

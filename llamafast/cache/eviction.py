@@ -1,4 +1,4 @@
-"""Which parked prefixes go, and how much of them, when sequence ids, cells or time run out."""
+"""Eviction: frees parked prefixes, whole or in part, when sequence ids or cells run out or a prefix is idle."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from array import array
 from llamafast.cache.slot_pool import SlotPool
 from llamafast.cache.slots import Slot
 
-# A parked slot gives up only its last cells, in portions of _MIN_FREED, while _MIN_LEFT of its own remain: the
-# beginning of a prompt is more likely to be used again than its end.
+# A parked slot loses only its last cells, at least _MIN_FREED at a time, as long as _MIN_LEFT of its own cells remain:
+# the beginning of a prompt is more likely to be reused than its end.
 _MIN_FREED = 64
 _MIN_LEFT = 64
 
@@ -16,10 +16,10 @@ _MIN_LEFT = 64
 class Eviction:
     """Frees sequence ids and cells of parked slots. Live slots are never touched.
 
-    n_cells: int, KV cells that the memory has.
-    n_cells_kept: int, parked slots are evicted while more cells than this are in use.
-    num_generated: int, tokens that all sequences have generated so far; the clock of idle times.
-    num_evicted: int, number of slots that lost all or a part of their cells.
+    n_cells: int, number of KV cells of the memory.
+    n_cells_kept: int, limit of the cells in use above which parked slots are evicted.
+    num_generated: int, tokens that all sequences have generated so far. Idle times are measured with it.
+    num_evicted: int, number of evictions so far. An eviction takes all cells of a slot or a part of them.
     """
 
     def __init__(self, pool: SlotPool, n_cells: int, n_cells_kept: int) -> None:
@@ -31,10 +31,10 @@ class Eviction:
         self._parked = pool.parked
 
     def take_id(self, source: Slot | None) -> int | None:
-        """A sequence id without cells; None if only the source's own id is left.
+        """A sequence id without cells. None if only the id of `source` itself is available.
 
-        Streams share a ubatch only if their ids are adjacent, so there the lowest id is taken: a parked slot that uses
-        it moves to another id, or is the source, or is evicted.
+        Streams can share a ubatch only if their ids are adjacent. So a memory with streams uses the lowest id: if a
+        parked slot has it, that slot is moved to another id or evicted, unless it is the source.
         """
         pool = self._pool
         lowest = self._parked.lowest() if pool.kind.copies_cells else None
@@ -53,34 +53,35 @@ class Eviction:
         return pool.take_id()
 
     def take_settled_id(self) -> int | None:
-        """A sequence id without cells that no pending copy reads or writes; None without one."""
+        """A sequence id without cells that no pending copy reads or writes; None if there is none."""
         victim = None if self._pool.num_free else self._parked.cheapest_id(None)
         if victim is not None:
             self.evict_slot(victim)
         return self._pool.take_settled_id()
 
     def evict(self) -> bool:
-        """Free the parked slot whose cells are worth least; False if none is parked."""
+        """Free the parked slot with the lowest weight per cell; False if no slot is parked."""
         victim = self._parked.cheapest_cells()
         if victim is not None:
             self.evict_slot(victim)
         return victim is not None
 
     def evict_slot(self, slot: Slot) -> None:
-        """Free a parked slot, and remember what it held."""
+        """Free a parked slot, and remember its rows."""
         self.num_evicted += 1
         self._pool.index.remember(slot)
         self._pool.free(slot)
 
     def give_way(self, num_cells: int) -> bool:
-        """Free cells after a step that needs num_cells failed for lack of room; False if no slot is parked."""
+        """Free cells after a step that needs num_cells found no room; False if no slot is parked."""
         if not self._parked:
             return False
-        has_room = self._pool.num_cells + num_cells <= self.n_cells  # the memory found none all the same
+        # The memory can be fragmented: it found no room although enough cells are free.
+        has_room = self._pool.num_cells + num_cells <= self.n_cells
         return self.evict() if has_room or not self.make_room(num_cells) else True
 
     def make_room(self, num_cells: int) -> bool:
-        """Whether num_cells more fit. Parked slots are evicted for them, unless even that would not be enough."""
+        """Whether num_cells more cells fit. Evicts parked slots if that is necessary and sufficient."""
         if self._pool.num_cells + num_cells <= self.n_cells:
             return True
         if self._pool.num_live_cells() + num_cells > self.n_cells:
@@ -90,7 +91,7 @@ class Eviction:
         return True
 
     def drop_idle(self) -> None:
-        """Free the parked slots that cost more than they are likely to save. Call it after each step; O(1)."""
+        """Free idle parked slots, and cells above n_cells_kept. Call it after each step; O(1) if there are none."""
         now, parked = self.num_generated, self._parked
         while (idle := parked.take_idle(now)) is not None:
             self.evict_slot(idle)
@@ -99,16 +100,16 @@ class Eviction:
         parked.calm_down(now)
 
     def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
-        """Keep idle slots longer if many more than `length` rows of a prompt were evicted a short time ago.
+        """Keep idle slots longer if many more than `length` rows of a prompt were evicted recently.
 
-        length: rows of the prompt that the cache has now.
+        length: number of rows of the prompt that the cache has now.
         """
         if salt is not None:
             num_dropped, used_at = self._pool.index.evicted(token_ids, salt)
             self._parked.regret(num_dropped - length, used_at, self.num_generated)
 
     def _free_cells(self, num_cells: int) -> bool:
-        """Free cells of the parked slot whose cells are worth least: its last ones, or all. False if none is parked."""
+        """Free the last cells, or all, of the parked slot with the lowest weight per cell; False if none is parked."""
         victim = self._parked.cheapest_cells()
         if victim is None:
             return False
@@ -119,8 +120,8 @@ class Eviction:
         return True
 
     def _give_tail(self, slot: Slot, length: int) -> bool:
-        """Cut a parked slot to `length` rows, or to the last place before them where it can be cut; False: nowhere."""
-        assert slot.salt is not None, "what is for nobody else is not parked"
+        """Cut a parked slot to `length` rows, or to the last shorter length where it can be cut; False: it cannot."""
+        assert slot.salt is not None, "a slot without a salt is not parked"
         pool = self._pool
         tokens = pool.index.tokens(slot)
         length, checkpoint = pool.last_cut(slot, tokens, length)

@@ -1,4 +1,4 @@
-"""How much of a prompt the cache has, in which slot, and why it has no more."""
+"""PrefixLookup: finds the longest reusable prefix of a prompt, and the reason why it is not longer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from llamafast.cache.prefix_index import PrefixIndex
 from llamafast.cache.prompt import TEXT_ONLY, Layout
 from llamafast.cache.slots import Slot
 
-# Where each sequence has a stream, a prefix is copied, which does not pay for fewer rows.
+# If each sequence has a stream, a prefix is copied. Computing fewer rows than this is cheaper than the copy.
 _MIN_COPIED = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The beginning of a prompt that need not be computed.
+    """The beginning of a prompt that the cache already has.
 
     length: int, number of rows; 0: all rows must be computed.
-    slot: Slot, which holds their cells; None if length is 0 or the memory has no cells.
-    checkpoint: Checkpoint, the state after these rows; None where the slot itself gives it.
+    slot: Slot that holds the cells of these rows; None if length is 0 or the memory has no cells.
+    checkpoint: Checkpoint, the state after these rows; None if the slot can be forked there without one.
     """
 
     length: int
@@ -36,8 +36,9 @@ class PrefixLookup:
     """Searches the prefix index and the checkpoints, and changes nothing.
 
     Every method takes the prompt's ids, its salt (None: it shares no prefix) and its layout. A match never splits a
-    media span and never has the last row, whose logits must be computed.
-    reuse: bool, False: nothing is found.
+    media span. It never contains the last row, because the logits of that row must be computed.
+
+    reuse: bool; if it is False, nothing is found.
     """
 
     def __init__(self, kind: MemoryKind, index: PrefixIndex, checkpoints: CheckpointStore, *, reuse: bool) -> None:
@@ -47,7 +48,7 @@ class PrefixLookup:
         self._reuse = reuse
 
     def match(self, token_ids: array[int], salt: str | None, layout: Layout = TEXT_ONLY) -> Match:
-        """The longest prefix that can be used."""
+        """The longest prefix that can be reused."""
         if not self._reuse or salt is None:
             return NOTHING
         wanted = token_ids[:-1]
@@ -61,7 +62,7 @@ class PrefixLookup:
         return NOTHING if self._kind.copies_cells and best.length < _MIN_COPIED else best
 
     def match_announced(self, token_ids: array[int], salt: str | None, layout: Layout = TEXT_ONLY) -> Match:
-        """The longest prefix among the rows of slots that have announced rows and not computed all of them."""
+        """The longest prefix that some slot has announced and not completely computed."""
         if not self._reuse or salt is None:
             return NOTHING
         length, slot = self._index.longest_announced(token_ids[:-1], salt)
@@ -70,7 +71,7 @@ class PrefixLookup:
         return Match(length, slot) if length else NOTHING
 
     def miss_reason(self, token_ids: array[int], salt: str | None, length: int, layout: Layout = TEXT_ONLY) -> str:
-        """Why no more than `length` rows of a prompt were found: the value of a MissReason."""
+        """The reason why only `length` rows of a prompt were found: the value of a MissReason."""
         if not self._reuse or salt is None:
             return "off"
         wanted = token_ids[: layout.round_down(len(token_ids) - 1)]
@@ -83,7 +84,7 @@ class PrefixLookup:
         return "salt" if self._index.is_of_other_salt(wanted, salt, length) else "new"
 
     def _match_place(self, wanted: array[int], salt: str, layout: Layout, length: int, holder: Slot | None) -> Match:
-        """The longest prefix at whose end a sequence stops or a checkpoint was taken; `holder` has `length` cells."""
+        """The longest prefix that ends at the end of a slot or at a checkpoint. `holder` has `length` of its cells."""
         best = NOTHING
         for slot in self._index.whole_prefixes(wanted, salt):
             is_same = layout.common(slot.layout, slot.length) == slot.length

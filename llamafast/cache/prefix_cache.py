@@ -1,4 +1,4 @@
-"""The KV memory as the engine uses it: sequence ids, shared and parked prefixes, and the number of cells in use."""
+"""PrefixCache: the engine's interface to the KV memory, its sequence ids, prefixes and cells."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from llamafast.cache.slots import Slot, grow
 
 
 class PrefixCache:
-    """Gives out slots, the lowest sequence id first, and parks finished ones for later prompts with the same prefix.
+    """Opens slots for sequences, and parks finished slots for later prompts with the same prefix.
 
-    memory: the KV memory. kind, n_swa, swa_full, copies_cells: what it can do, as in MemoryKind.
+    memory: Memory, the KV memory. kind, n_swa, swa_full, copies_cells: its properties, as in MemoryKind.
     n_slots: int, number of sequence ids.
     n_cells: int, number of KV cells.
-    reuse: bool, False: nothing is parked or found; the cache only counts.
-    n_cells_kept: int, parked slots are evicted while more cells than this are in use, since attention passes over all
-        cells up to the highest used one; None: n_cells.
-    max_idle_tokens: int, a parked slot is evicted once the sequences have generated this many tokens since its last
-        use (the number adapts: see ParkedSlots); None: never.
-    max_checkpoint_bytes: int, host memory for checkpoints. Hybrid and recurrent memories, and sliding windows that have
-        moved on, can be forked only at the end of a sequence or at a checkpoint.
+    reuse: bool, whether prefixes are reused. If not, nothing is parked or found, and the cache only counts cells.
+    n_cells_kept: int, limit of the cells in use above which parked slots are evicted; None: n_cells. A lower limit
+    makes steps faster, because attention computes all cells up to the highest used one.
+    max_idle_tokens: int, a parked slot is evicted when the sequences have generated this many tokens since its last
+    use; None: never. The limit adapts: see ParkedSlots.
+    max_checkpoint_bytes: int, maximum host memory of checkpoints. Hybrid and recurrent memories, and sliding windows
+    that have moved on, can be forked only at the end of a sequence or at a checkpoint.
     checkpoint_every: int, rows between the checkpoints of a prompt without boundaries; 0: none.
 
-    After each decode, its caller calls note_decode(), note_generated(), and advance() for the prompts.
+    After each decode, the caller must call note_decode(), note_generated(), and advance() for each prompt.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PrefixCache:
         self._pool = SlotPool(self._kind, self._index, self._states, self._parked, n_slots)
         kept = n_cells if n_cells_kept is None else n_cells_kept
         self._eviction = Eviction(self._pool, n_cells, kept)
-        # Each step calls it; bound here, it costs no second call.
+        # Bound directly, because each step calls it.
         self.drop_idle = self._eviction.drop_idle
 
     @property
@@ -102,7 +102,7 @@ class PrefixCache:
 
     @property
     def num_announced(self) -> int:
-        """Number of slots that have announced rows and not computed all of them."""
+        """Number of slots that have not computed all rows that they announced."""
         return self._index.num_announced
 
     def slots(self) -> list[Slot]:
@@ -114,15 +114,15 @@ class PrefixCache:
         return self._pool.reserve_id()
 
     def match(self, token_ids: array[int], salt: str | None = "", layout: Layout = TEXT_ONLY) -> Match:
-        """As PrefixLookup.match."""
+        """See PrefixLookup.match."""
         return self._lookup.match(token_ids, salt, layout)
 
     def match_announced(self, token_ids: array[int], salt: str | None = "", layout: Layout = TEXT_ONLY) -> Match:
-        """As PrefixLookup.match_announced."""
+        """See PrefixLookup.match_announced."""
         return self._lookup.match_announced(token_ids, salt, layout)
 
     def miss_reason(self, token_ids: array[int], salt: str | None, length: int, layout: Layout = TEXT_ONLY) -> str:
-        """As PrefixLookup.miss_reason."""
+        """See PrefixLookup.miss_reason."""
         return self._lookup.miss_reason(token_ids, salt, length, layout)
 
     def open(self, match: Match, salt: str | None = "") -> Slot:
@@ -131,8 +131,8 @@ class PrefixCache:
         The slot's length is 0 if the memory has no room for the state of the prefix.
         """
         source, checkpoint = match.slot, match.checkpoint
-        goes_on = source is not None and 0 < source.turn_end <= match.length
-        num_turns = source.num_turns + 1 if source is not None and goes_on else 1
+        is_next_turn = source is not None and 0 < source.turn_end <= match.length
+        num_turns = source.num_turns + 1 if source is not None and is_next_turn else 1
         if checkpoint is not None:
             self.checkpoints.touch(checkpoint)
         if source is not None and source in self._parked:
@@ -151,12 +151,12 @@ class PrefixCache:
         return slot
 
     def open_empty(self, salt: str | None) -> Slot | None:
-        """A new live slot whose state can be set at once; None if there is none before the next decode."""
+        """A new live slot without rows, whose state can be set at once; None if every id waits for a copy."""
         seq_id = self._eviction.take_settled_id()
         return None if seq_id is None else self._pool.open(seq_id, 0, None, salt)
 
     def fork(self, source: Slot) -> Slot:
-        """A new live slot with all rows of the source; works on every kind of memory."""
+        """A new live slot with all rows of the source. Works with every kind of memory."""
         seq_id = self._eviction.take_id(source)
         assert seq_id is not None, "a live slot cannot be taken over"
         self._kind.copy(source.seq_id, seq_id)
@@ -172,9 +172,9 @@ class PrefixCache:
         end: int = 0,
         layout: Layout = TEXT_ONLY,
     ) -> None:
-        """Say which rows a slot is about to compute, so that others may wait for them; plan its checkpoints.
+        """Announce the rows that a slot will compute, so that other sequences can wait for them; plan its checkpoints.
 
-        token_ids: all rows, with those that the slot has. boundaries, end: as in PromptPlaces.
+        token_ids: ids of all rows, including those that the slot has. boundaries, end: as in PromptPlaces.
         """
         slot.layout = layout
         if not self.reuse or slot.salt is None:
@@ -188,11 +188,11 @@ class PrefixCache:
         return self._index.is_announced(slot)
 
     def stop_at(self, slot: Slot, place: int) -> None:
-        """As SlotStates.stop_at."""
+        """See SlotStates.stop_at."""
         self._states.stop_at(slot, place)
 
     def advance(self, slot: Slot, num_rows: int, token_ids: array[int]) -> None:
-        """Book num_rows more of token_ids as computed; a checkpoint is taken if this is the place for one."""
+        """Note that num_rows more rows of token_ids are computed, and take a checkpoint if one is planned here."""
         slot.length += num_rows
         self._pool.num_cells += num_rows
         if self.reuse:
@@ -200,9 +200,9 @@ class PrefixCache:
             self._states.reached(slot, token_ids[: slot.length])
 
     def fill(self, slot: Slot, length: int, token_ids: array[int], layout: Layout = TEXT_ONLY) -> None:
-        """Book the first `length` of token_ids, which were put into an empty slot without a decode."""
+        """Note the first `length` rows of token_ids, which were put into an empty slot without a decode."""
         slot.layout = layout
-        self.stop_at(slot, length)  # where the memory cannot be cut, others need a checkpoint
+        self.stop_at(slot, length)  # a memory that cannot be cut needs a checkpoint here
         self.advance(slot, length, token_ids)
 
     def is_copied(self, slot: Slot) -> bool:
@@ -210,7 +210,7 @@ class PrefixCache:
         return slot.seq_id not in self._kind.uncopied
 
     def note_decode(self, slots: Sequence[Slot] = (), counts: Sequence[int] = ()) -> None:
-        """Book a decode: it has carried out all pending copies, and computed counts[i] more rows of slots[i]."""
+        """Note a decode: it has made all pending copies, and computed counts[i] more rows of slots[i]."""
         self._kind.uncopied.clear()
         self._pool.num_cells += grow(slots, counts)
 
@@ -219,13 +219,13 @@ class PrefixCache:
         self._eviction.num_generated += num_tokens
 
     def register(self, slot: Slot, token_ids: array[int]) -> None:
-        """Let others begin with token_ids[:slot.length], which the slot has computed."""
+        """List the computed rows token_ids[:slot.length] for reuse, and end the slot's announcement."""
         if self.reuse:
             self._index.settle(slot)
             self._index.hold(slot, token_ids[: slot.length])
 
     def park(self, slot: Slot, token_ids: array[int]) -> None:
-        """End a live slot, and keep its cells for later prompts if they are worth it."""
+        """End a live slot. Keep its cells for later prompts unless it has no salt or another slot has its rows."""
         salt = slot.salt
         if not self.reuse or salt is None or not self._pool.cut_unusable(slot, token_ids):
             self.free(slot)
@@ -234,14 +234,14 @@ class PrefixCache:
         self._index.forget(slot)
         slot.places.clear()
         length, _ = self._index.longest(tokens, salt)
-        if length == len(tokens):  # another slot holds all of it
+        if length == len(tokens):  # another slot holds all these rows
             self._states.keep(slot, tokens)
             self.free(slot)
             return
         shorter = self._index.whole_prefixes(tokens, salt)
         self._index.hold(slot, tokens)
         for other in shorter:
-            if other in self._parked:  # this slot holds all of that one
+            if other in self._parked:  # this slot holds all rows of the other
                 self._states.keep(other, tokens[: other.length])
                 self.free(other)
         self._parked.use(slot, self.num_generated)
@@ -252,34 +252,34 @@ class PrefixCache:
         self._pool.free(slot)
 
     def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
-        """As SlotPool.shift."""
+        """See SlotPool.shift."""
         return self._pool.shift(slot, num_kept, num_dropped)
 
     def evict(self) -> bool:
-        """As Eviction.evict."""
+        """See Eviction.evict."""
         return self._eviction.evict()
 
     def give_way(self, num_cells: int) -> bool:
-        """As Eviction.give_way."""
+        """See Eviction.give_way."""
         return self._eviction.give_way(num_cells)
 
     def make_room(self, num_cells: int) -> bool:
-        """As Eviction.make_room."""
+        """See Eviction.make_room."""
         return self._eviction.make_room(num_cells)
 
     def regret(self, token_ids: array[int], salt: str | None, length: int) -> None:
-        """As Eviction.regret."""
+        """See Eviction.regret."""
         self._eviction.regret(token_ids, salt, length)
 
     def num_live_cells(self) -> int:
-        """As SlotPool.num_live_cells."""
+        """See SlotPool.num_live_cells."""
         return self._pool.num_live_cells()
 
     def check_integrity(self) -> None:
-        """Assert that ids, cells, trees, checkpoints and the memory's positions add up. For tests and debug runs."""
+        """Assert that ids, cells, trees, checkpoints and positions are consistent. For tests and debug runs."""
         self._pool.check_integrity()
         for slot in self._pool.slots():
-            assert slot.num_unmoved is None or slot.num_listed <= slot.num_unmoved, "others find what has moved"
+            assert slot.num_unmoved is None or slot.num_listed <= slot.num_unmoved, "the index lists moved rows"
             assert slot.next_place is None or slot.next_place > slot.length, "a checkpoint was not taken"
         self.checkpoints.check_integrity()
         if self._kind.has_cells:

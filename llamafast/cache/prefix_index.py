@@ -1,4 +1,4 @@
-"""Which slot holds which rows, is about to compute them, or held them before it was evicted."""
+"""PrefixIndex: finds the slots that hold, will compute, or held the rows of a prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from llamafast.cache.radix import SaltedTree
 from llamafast.cache.slots import Slot
 
-# Number of evicted prefixes that are remembered, to tell why a prompt missed.
+# Number of evicted prefixes that are remembered. They give the reason of a cache miss.
 _NUM_REMEMBERED = 64
 
 
@@ -25,14 +25,14 @@ class PrefixIndex:
 
     @property
     def num_announced(self) -> int:
-        """Number of slots that have announced rows and not computed all of them."""
+        """Number of slots that have not computed all rows that they announced."""
         return len(self._announced)
 
     def __contains__(self, seq_id: int) -> bool:
         return seq_id in self._slots
 
     def announce(self, slot: Slot, token_ids: array[int]) -> None:
-        """List the rows that a slot is going to have. It already holds those up to its length."""
+        """List the rows that a slot will have. It already holds those up to its length."""
         if slot.salt is not None:
             self._announced.insert(slot.seq_id, token_ids, slot.salt)
             self.hold(slot, token_ids[: slot.length])
@@ -42,14 +42,14 @@ class PrefixIndex:
         return self._slots.get(slot.seq_id) is slot and slot.seq_id in self._announced
 
     def hold(self, slot: Slot, tokens: array[int]) -> None:
-        """List all rows that a slot holds, in place of those listed before."""
+        """List all rows that a slot holds. They replace those listed before."""
         if slot.salt is not None:
             self._slots[slot.seq_id] = slot
             slot.num_listed = len(tokens)
             self._computed.insert(slot.seq_id, tokens, slot.salt)
 
     def settle(self, slot: Slot) -> None:
-        """Drop a slot's announcement: it computes no more rows that others should wait for."""
+        """Remove a slot's announcement: it will compute no more announced rows."""
         if slot.seq_id in self._announced:
             self._announced.remove(slot.seq_id)
 
@@ -90,7 +90,7 @@ class PrefixIndex:
             self._evicted.remove(self._evictions.popleft()[0])
 
     def evicted(self, wanted: array[int], salt: str) -> tuple[int, int]:
-        """(length, time) of the longest prefix of `wanted` that was evicted lately, and its slot's last use."""
+        """(length, time) of the longest recently evicted prefix of `wanted`: its rows, and its slot's last use."""
         length, number = self._evicted.match(wanted, salt)
         return length, dict(self._evictions).get(number, 0)
 

@@ -1,4 +1,4 @@
-"""A radix tree over row ids, which finds the longest common prefix of a prompt and all stored lists."""
+"""RadixTree: finds the longest common prefix of a prompt and all stored lists of row ids."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _TOKEN_BYTES = array("i").itemsize
 
 
 class RadixTree:
-    """Lists of ids by owner (any int). Keys are array('i'); edges hold runs of ids as bytes, compared by memcmp.
+    """Stores lists of ids, array('i'), by owner (any int). Edges hold runs of ids as bytes, compared by memcmp.
 
-    Source: RadixAttention, arXiv:2312.07104, with matches that may end inside an edge.
+    Source: RadixAttention, arXiv:2312.07104. Here a match may also end inside an edge.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class RadixTree:
         return owner in self._node_of
 
     def insert(self, owner: int, token_ids: array[int]) -> None:
-        """Store a list under an owner, in place of the one it had; O(n)."""
+        """Store a list for an owner; it replaces the owner's old list. O(n)."""
         if owner in self._node_of:
             self.remove(owner)
         key = token_ids.tobytes()
@@ -55,7 +55,7 @@ class RadixTree:
         node.merge_only_child()
 
     def match(self, token_ids: array[int]) -> tuple[int, int]:
-        """(tokens, owner) of the longest common prefix with any list, (0, -1) without one; O(n). Changes nothing."""
+        """(length, owner) of the longest common prefix with any list; (0, -1) without one. O(n)."""
         key = token_ids.tobytes()
         node, start = self._root, 0
         while start < len(key):
@@ -73,12 +73,12 @@ class RadixTree:
         return [owner for _, node in self._path(token_ids) for owner in node.owners]
 
     def longest_prefix(self, token_ids: array[int]) -> tuple[int, int]:
-        """(tokens, owner) of the longest list that is a prefix of token_ids or equal to it, (0, -1) without one."""
+        """(length, owner) of the longest list that is a prefix of token_ids or equal to it; (0, -1) without one."""
         ends = [(length, next(iter(node.owners))) for length, node in self._path(token_ids) if node.owners]
         return ends[-1] if ends else (0, -1)
 
     def _path(self, token_ids: array[int]) -> Iterator[tuple[int, _Node]]:
-        """The nodes on the way, each with the number of tokens up to its end, as far as whole edges go."""
+        """(length, node) of each node whose whole list is a prefix of token_ids, the shortest first."""
         key = token_ids.tobytes()
         node, start = self._root, 0
         while start < len(key):
@@ -89,7 +89,7 @@ class RadixTree:
             yield start // _TOKEN_BYTES, node
 
     def key(self, owner: int) -> array[int]:
-        """The list of an owner; O(n). Raises KeyError if it has none."""
+        """The list of an owner. Raises KeyError if it has none. O(n)."""
         node: _Node | None = self._node_of[owner]
         edges: list[bytes] = []
         while node is not None:
@@ -99,7 +99,7 @@ class RadixTree:
 
 
 class SaltedTree:
-    """A RadixTree for each salt: a list is found only under the salt that it was put in with."""
+    """A RadixTree for each salt: a list is found only with the salt under which it was stored."""
 
     def __init__(self) -> None:
         self._trees: dict[str, RadixTree] = {}
@@ -112,14 +112,14 @@ class SaltedTree:
         return owner in self._salt_of
 
     def insert(self, owner: int, token_ids: array[int], salt: str = "") -> None:
-        """As RadixTree.insert, under a salt."""
+        """Like RadixTree.insert, under a salt."""
         if owner in self._salt_of:
             self.remove(owner)
         self._salt_of[owner] = salt
         self._trees.setdefault(salt, RadixTree()).insert(owner, token_ids)
 
     def remove(self, owner: int) -> None:
-        """As RadixTree.remove."""
+        """Like RadixTree.remove."""
         salt = self._salt_of.pop(owner)
         tree = self._trees[salt]
         tree.remove(owner)
@@ -127,35 +127,40 @@ class SaltedTree:
             del self._trees[salt]
 
     def match(self, token_ids: array[int], salt: str = "") -> tuple[int, int]:
-        """As RadixTree.match, among the lists of this salt."""
+        """Like RadixTree.match, among the lists of this salt."""
         tree = self._trees.get(salt)
         return (0, -1) if tree is None else tree.match(token_ids)
 
     def match_other(self, token_ids: array[int], salt: str) -> int:
-        """Tokens of the longest common prefix with any list of another salt; O(n) for each of them."""
+        """Length of the longest common prefix with a list of any other salt. O(n) per salt."""
         return max((tree.match(token_ids)[0] for other, tree in self._trees.items() if other != salt), default=0)
 
     def prefixes(self, token_ids: array[int], salt: str = "") -> list[int]:
-        """As RadixTree.prefixes, among the lists of this salt."""
+        """Like RadixTree.prefixes, among the lists of this salt."""
         tree = self._trees.get(salt)
         return [] if tree is None else tree.prefixes(token_ids)
 
     def longest_prefix(self, token_ids: array[int], salt: str = "") -> tuple[int, int]:
-        """As RadixTree.longest_prefix, among the lists of this salt."""
+        """Like RadixTree.longest_prefix, among the lists of this salt."""
         tree = self._trees.get(salt)
         return (0, -1) if tree is None else tree.longest_prefix(token_ids)
 
     def key(self, owner: int) -> array[int]:
-        """As RadixTree.key."""
+        """Like RadixTree.key."""
         return self._trees[self._salt_of[owner]].key(owner)
 
     def salt(self, owner: int) -> str:
-        """The salt that an owner's list was put in with. Raises KeyError if it is not there."""
+        """The salt of an owner's list. Raises KeyError if it has none."""
         return self._salt_of[owner]
 
 
 class _Node:
-    """The end of a run of tokens. Every leaf but the root has an owner, so does some leaf below every node."""
+    """A node and the edge to it. Every leaf except the root has an owner.
+
+    edge: ids between the parent and this node, as bytes.
+    children: nodes by the first id of their edges, as bytes.
+    owners: owners whose lists end here.
+    """
 
     __slots__ = ("children", "edge", "owners", "parent")
 
@@ -166,7 +171,7 @@ class _Node:
         self.owners: set[int] = set()
 
     def split(self, num_bytes: int) -> _Node:
-        """Cut this node's edge in two; the new upper node."""
+        """Cut this node's edge in two at num_bytes. Returns the new upper node."""
         assert self.parent is not None
         upper = _Node(self.edge[:num_bytes], self.parent)
         self.parent.children[upper.edge[:_TOKEN_BYTES]] = upper
@@ -176,7 +181,7 @@ class _Node:
         return upper
 
     def merge_only_child(self) -> None:
-        """Undo a split that nobody needs any more."""
+        """Remove this node if it has no owner and only one child."""
         if self.parent is None or self.owners or len(self.children) != 1:
             return
         (child,) = self.children.values()
@@ -192,7 +197,7 @@ class _Node:
 
 
 def _common_bytes(edge: bytes, key: bytes, start: int) -> int:
-    """Length of the common prefix of edge and key[start:], in whole tokens, as bytes."""
+    """Length in bytes of the common prefix of edge and key[start:], in whole ids."""
     n = min(len(edge), len(key) - start)
     if edge[:n] == key[start : start + n]:
         return n

@@ -1,4 +1,4 @@
-"""Sequence ids, the slots that use them, and the KV cells that the slots hold."""
+"""SlotPool: sequence ids, the slots that use them, and the KV cells that the slots hold."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llamafast.cache.slots import Slot, num_held
 
 
 class SlotPool:
-    """Opens and frees slots, and counts their cells. A slot is live (a sequence computes in it) or parked.
+    """Opens and frees slots, and counts their cells. A slot is live (a sequence uses it) or parked.
 
     n_slots: int, number of sequence ids.
     num_cells: int, number of KV cells that at least one slot holds.
-    kind, index, states, parked: the memory, the token lists, the checkpoints and the parked slots; shared with the
-    prefix cache and its eviction.
+    kind, index, states, parked: the memory, the index of rows, the checkpoints and the parked slots. PrefixCache and
+    Eviction use the same objects.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class SlotPool:
         return self._slots.get(seq_id)
 
     def reserve_id(self) -> int:
-        """Withdraw the highest sequence id for another use. Call it before the first slot is opened."""
+        """Take the highest sequence id out of the pool for another use. Call it before the first open()."""
         self.n_slots -= 1
         return self._free_ids.pop()
 
     def take_id(self) -> int:
-        """The lowest free sequence id, which is no longer free. At least one must be free."""
+        """Take the lowest free sequence id. At least one must be free."""
         return heapq.heappop(self._free_ids)
 
     def take_settled_id(self) -> int | None:
-        """The lowest free sequence id that no pending copy reads or writes, no longer free; None without one."""
+        """Take the lowest free sequence id that no pending copy reads or writes; None without one."""
         seq_id = min((i for i in self._free_ids if i not in self.kind.uncopied), default=None)
         if seq_id is not None:
             self._free_ids.remove(seq_id)
@@ -70,9 +70,9 @@ class SlotPool:
         return seq_id
 
     def open(self, seq_id: int, length: int, source: Slot | None, salt: str | None) -> Slot:
-        """A live slot on a taken id, whose sequence already holds the first `length` rows of the source.
+        """A new live slot. Its sequence must already hold the first `length` rows of the source.
 
-        source None: the sequence has no cells of another slot.
+        seq_id: a taken id. source: the slot that shares its cells; None: no other slot does.
         """
         slot = Slot(seq_id, length, salt)
         self._slots[seq_id] = slot
@@ -98,18 +98,18 @@ class SlotPool:
         self.states.drop(tokens, slot.salt)
 
     def shorten(self, slot: Slot, length: int) -> None:
-        """Keep the first `length` rows of a slot in the books. The memory is not touched."""
+        """Reduce the recorded rows of a slot to the first `length`. The memory does not change."""
         self.num_cells -= slot.shorten(length)
 
     def cut_back(self, slot: Slot, length: int, checkpoint: Checkpoint | None) -> None:
-        """Keep the first `length` rows of a slot; none if the memory has no room for the checkpoint's state."""
+        """Cut a slot to its first `length` rows, or to 0 if the memory has no room for the checkpoint's state."""
         is_restored = self.kind.restore(slot, checkpoint, length, slot.seq_id)
         self.shorten(slot, length if is_restored else 0)
 
     def last_cut(self, slot: Slot, tokens: array[int], length: int) -> tuple[int, Checkpoint | None]:
-        """The last length, `length` at most, to which a slot can be cut, and the checkpoint that this takes; 0: none.
+        """The largest length, at most `length`, to which a slot can be cut, and the checkpoint that the cut needs.
 
-        tokens: the ids of the slot's rows.
+        tokens: the ids of the slot's rows. Returns (0, None) if it can be cut nowhere.
         """
         length = slot.layout.round_down(length)
         if self.kind.can_fork(slot, length):
@@ -118,9 +118,9 @@ class SlotPool:
         return (0, None) if checkpoint is None else (checkpoint.length, checkpoint)
 
     def cut_unusable(self, slot: Slot, token_ids: array[int]) -> bool:
-        """Cut the rows of a live slot that no other slot can use: moved ones, and a part of a media span.
+        """Cut the rows of a live slot that no other slot can use: moved rows, and a part of a media span.
 
-        False if no row is left. token_ids: ids that begin with those of the slot's rows.
+        Returns False if no row is left. token_ids: ids that begin with those of the slot's rows.
         """
         if slot.num_unmoved is not None:
             self.kind.memory.seq_rm(slot.seq_id, slot.num_unmoved, -1)
@@ -137,11 +137,11 @@ class SlotPool:
         return slot.length > 0
 
     def shift(self, slot: Slot, num_kept: int, num_dropped: int) -> bool:
-        """Remove num_dropped rows after the first num_kept of a live slot, and move the following rows up.
+        """Remove num_dropped rows after the first num_kept rows of a live slot, and move the following rows up.
 
-        False, and nothing changes, where another slot holds a cell that would move, since it would move there too.
-        Moved rows were computed after other tokens than those that they follow now, so no other slot ever gets them.
-        Only for memories that can shift, and slots without media.
+        Returns False and changes nothing if another slot holds a cell that must move, because it would move there, too.
+        Moved rows were computed after tokens that are now removed, so other slots never reuse them. Only for memories
+        that can shift, and for slots without media.
         """
         assert not slot.layout.media, "rows of media cannot move"
         start = num_kept + num_dropped
@@ -160,7 +160,7 @@ class SlotPool:
         return True
 
     def move(self, slot: Slot) -> None:
-        """Copy a parked slot to the lowest free id, and free its own id. Only where each sequence has a stream."""
+        """Move a parked slot to the lowest free id. Only for memories with a stream per sequence."""
         seq_id, tokens = slot.seq_id, self.index.tokens(slot)
         self.index.forget(slot)
         slot.seq_id = self.take_id()
@@ -177,11 +177,11 @@ class SlotPool:
         return num_held(slot for slot in self._slots.values() if slot not in self.parked)
 
     def check_integrity(self) -> None:
-        """Assert that ids, cells and the memory's positions add up. For tests and debug runs."""
+        """Assert that ids, cells and the memory's positions are consistent. For tests and debug runs."""
         memory = self.kind.memory
         assert sorted([*self._free_ids, *self._slots]) == list(range(self.n_slots)), "sequence ids are lost"
         segments = {segment for slot in self._slots.values() for segment in slot.segments}
-        assert self.num_cells == sum(segment.num_cells() for segment in segments), "cells do not add up"
+        assert self.num_cells == sum(segment.num_cells() for segment in segments), "num_cells is wrong"
         assert all(self._slots.get(slot.seq_id) is slot for slot in self.parked), "a parked slot is gone"
         for slot in self._slots.values():
             slot.check_integrity()
@@ -189,4 +189,4 @@ class SlotPool:
             assert memory.seq_pos_max(slot.seq_id) == pos_max, f"sequence {slot.seq_id} is cut elsewhere"
         for seq_id in self._free_ids:
             assert memory.seq_pos_max(seq_id) == -1, f"free sequence {seq_id} holds cells"
-            assert seq_id not in self.index, "a free slot stands in the index"
+            assert seq_id not in self.index, "the index contains a free slot"

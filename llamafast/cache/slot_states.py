@@ -1,4 +1,4 @@
-"""Checkpoints of slots: when they are taken, and when they are dropped."""
+"""SlotStates: takes and drops the checkpoints of slots."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llamafast.cache.slots import Slot
 
 
 class SlotStates:
-    """Takes checkpoints of slots where the memory needs them to fork.
+    """Takes checkpoints of slots if the memory needs them for forks.
 
-    store: CheckpointStore, where they are kept.
+    store: CheckpointStore that keeps them.
     every: int, rows between the checkpoints of a prompt without boundaries; 0: none.
-    enabled: bool, False: no checkpoint is taken.
+    enabled: bool, whether checkpoints are taken.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class SlotStates:
         self._is_on = enabled and kind.takes_checkpoints
 
     def plan(self, slot: Slot, num_tokens: int, boundaries: Sequence[int]) -> None:
-        """Choose where a slot that is about to have num_tokens rows stops for checkpoints."""
+        """Plan the checkpoints of a slot that will have num_tokens rows. boundaries: lengths where messages end."""
         if self._is_on:
             slot.places = places(slot.length, num_tokens, boundaries, self._every, slot.layout)[::-1]
 
     def stop_at(self, slot: Slot, place: int) -> None:
-        """Have a checkpoint taken at a length that the slot has not reached, if this memory needs one."""
+        """Plan a checkpoint at a length that the slot has not reached, if this memory needs one."""
         if self._is_on:
             slot.add_place(place)
 
@@ -45,12 +45,12 @@ class SlotStates:
             self.keep(slot, tokens)
 
     def keep(self, slot: Slot, tokens: array[int]) -> None:
-        """Take a checkpoint of a slot's present length unless there is one. tokens: the ids of all its rows."""
+        """Take a checkpoint of a slot's present length unless it exists. tokens: the ids of all its rows."""
         if self._is_on and slot.salt is not None and not self.store.has(tokens, slot.salt):
             self.store.add(tokens, slot.salt, self._kind.state(slot), slot.layout)
 
     def drop(self, tokens: array[int], salt: str | None, above: int = 0) -> None:
-        """Drop the checkpoints of prefixes of `tokens` whose cells no slot holds. The first `above` rows are held."""
+        """Drop checkpoints of prefixes of `tokens` without cells. `above`: leading rows that certainly have cells."""
         if tokens and salt is not None and self._is_on and self._kind.has_cells:
             self.store.drop(tokens, salt, max(above, self._index.longest(tokens, salt)[0]))
 
@@ -59,6 +59,6 @@ class SlotStates:
         num_own = slot.num_own
         if not self._is_on or slot.salt is None:
             return num_own
-        # The shared rows after the last checkpoint among them are computed again too.
+        # The shared rows after their last checkpoint are computed again, too.
         found = self.store.find(self._index.tokens(slot), slot.salt, slot.length - num_own, slot.layout)
         return slot.length - (0 if found is None else found.length)

@@ -1,4 +1,4 @@
-"""Sequence ids in use, and the KV cells that they share."""
+"""Slot and Segment: a sequence id in use, and the KV cells that slots share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class Slot:
 
     seq_id: int, the sequence id.
     length: int, number of rows in the memory.
-    layout: Layout, where the media of its rows are. It may have spans after `length`, which do not matter.
-    salt: str, under which other prompts find its rows; None: no other prompt may use them.
-    places: list[int], lengths at which checkpoints are to be taken, descending, so that the next one is last.
-    num_listed: int, number of rows under which the prefix index lists it.
+    layout: Layout, the media spans of its rows. Spans after `length` are ignored.
+    salt: str, only prompts with the same salt may use its rows; None: no other prompt may use them.
+    places: list[int], lengths of planned checkpoints, descending, so that the next one is last.
+    num_listed: int, number of its rows in the prefix index.
     num_unmoved: int, number of leading rows that a context shift has not moved; None: no row was moved.
-    used_at: int, the cache's num_generated when it was parked or matched last.
-    floor, cell_floor: weights of the parked slots at that time (see ParkedSlots).
-    turn_end: int, a prompt that shares this many rows continues this conversation.
-    num_turns: int, turns of the conversation so far.
-    segments: list[Segment], its cells. Slots that begin alike share segments:
+    used_at: int, the cache's num_generated when it was last parked or matched.
+    floor, cell_floor: the floors of ParkedSlots at that time.
+    turn_end: int, a prompt that shares at least this many rows continues this conversation.
+    num_turns: int, number of turns of the conversation so far.
+    segments: list[Segment], its cells. Slots with a common prefix share segments:
 
-        A: [----- s0 -----------)          s0 is written by A alone, B reads the first part of it
+        A: [----- s0 -----------)          A alone writes s0, B reads the first part of it
         B: [----- s0 --)[-- s1 ---)        so s0 holds max(end of A in s0, end of B in s0) cells
 
         Their starts ascend, and a slot that reads a segment reads all segments before it. Two segments with the same
-        readers become one, so a slot has one segment for each other slot that branches off it, and one more.
+        readers are merged. So a slot has one segment for each other slot that branches off it, plus one.
     """
 
     __slots__ = (
@@ -65,17 +65,17 @@ class Slot:
 
     @property
     def next_place(self) -> int | None:
-        """The length at which the next checkpoint is to be taken; None: no more are planned."""
+        """The length of the next planned checkpoint; None: no more are planned."""
         return self.places[-1] if self.places else None
 
     def add_place(self, place: int) -> None:
-        """Have the slot stop at a place that it has not passed, for a checkpoint."""
+        """Plan a checkpoint at a length that the slot has not reached."""
         if self.length < place and place not in self.places:
             insort(self.places, place, key=lambda other: -other)
 
     @property
     def num_own(self) -> int:
-        """Number of cells that no other slot holds. They are its last ones, since slots share beginnings."""
+        """Number of cells that no other slot holds. They are its last cells, because slots share prefixes."""
         num_own, end = 0, self.length
         for segment in reversed(self.segments):
             start = segment.start
@@ -89,14 +89,14 @@ class Slot:
         return num_own
 
     def share(self, source: Slot, length: int) -> None:
-        """Begin with the first `length` cells of another slot."""
+        """Share the first `length` cells of another slot."""
         for segment in source.segments:
             if segment.start < length:
                 self.segments.append(segment)
                 segment.readers.add(self)
 
     def grow_from(self, start: int) -> None:
-        """Begin a segment at `start` for rows to come, unless the last segment has no other reader."""
+        """Begin a segment at `start` for the following rows, unless the last segment has no other reader."""
         if self.segments and len(self.segments[-1].readers) == 1:
             return
         tail = Segment(start)
@@ -104,7 +104,7 @@ class Slot:
         self.segments.append(tail)
 
     def shorten(self, length: int) -> int:
-        """Give back all rows after the first `length`; the number of cells that no slot holds any more."""
+        """Release all rows after the first `length`. Returns the number of cells that no slot holds any longer."""
         num_kept = bisect_left(self.segments, length, key=_start)
         left = self.segments[num_kept:]
         touched = self.segments[max(0, num_kept - 1) :]
@@ -114,7 +114,7 @@ class Slot:
             segment.readers.remove(self)
         self.length = length
         num_freed = num_before - sum(segment.num_cells() for segment in touched)
-        for segment in reversed(left):  # the last first: a segment takes in its next one before it is taken in itself
+        for segment in reversed(left):  # from the last: a segment is merged with its next one before its previous one
             segment.merge_next()
         self.grow_from(length)
         return num_freed
@@ -128,9 +128,9 @@ class Slot:
         )
 
     def drop(self, start: int, num_tokens: int) -> int:
-        """Give back num_tokens rows from index `start` on; the number of cells that no slot holds any more.
+        """Release num_tokens rows from index `start` on. Returns the number of cells that no slot holds any longer.
 
-        The rows after them, which no other slot may hold, move up. Cells that other slots hold too are not counted.
+        The rows after them move up; no other slot may hold these. Cells that other slots also hold are not counted.
         """
         num_moved = self.length - start - num_tokens
         num_freed = self.shorten(start)
@@ -138,7 +138,7 @@ class Slot:
         return num_freed - num_moved
 
     def end_in(self, segment: Segment) -> int:
-        """The index where it leaves a segment: the start of its next segment, or its length."""
+        """The index where its part of a segment ends: the start of its next segment, or its length."""
         i = self.place_of(segment) + 1
         return self.segments[i].start if i < len(self.segments) else self.length
 
@@ -147,18 +147,19 @@ class Slot:
         return bisect_left(self.segments, segment.start, key=_start)
 
     def check_integrity(self) -> None:
-        """Assert that it reads its segments, that they ascend, and that no two of them should be one."""
+        """Assert that it reads its segments, that they ascend, and that none must be merged."""
         segments = self.segments
         assert all(self in segment.readers for segment in segments), "a slot lost a segment"
         for segment, following in pairwise(segments):
             assert segment.start < following.start, "segments are out of order"
-            assert segment.readers > following.readers, "two segments should be one"
+            assert segment.readers > following.readers, "two segments should be merged"
 
 
 class Segment:
     """A run of cells, computed by one slot and read by one or more.
 
-    start: int, index of the first row. readers: set[Slot], the slots that hold at least a part of it.
+    start: int, index of the first row.
+    readers: set[Slot], the slots that hold at least a part of it.
     """
 
     __slots__ = ("readers", "start")
@@ -168,11 +169,11 @@ class Segment:
         self.readers: set[Slot] = set()
 
     def num_cells(self) -> int:
-        """Number of cells: up to the last reader's end."""
+        """Number of cells: from the start to the last end of a reader."""
         return max((slot.end_in(self) for slot in self.readers), default=self.start) - self.start
 
     def merge_next(self) -> None:
-        """Take in the next segment if it has the same readers. Call it after a reader has left."""
+        """Merge the next segment into this one if it has the same readers. Call it after a reader has left."""
         readers = self.readers
         some = next(iter(readers), None)
         if some is None:
@@ -184,7 +185,7 @@ class Segment:
 
 
 def grow(slots: Sequence[Slot], counts: Sequence[int]) -> int:
-    """Add counts[i] tokens to slots[i], which a decode has computed; how many cells they are."""
+    """Add counts[i] computed rows to slots[i]. Returns the number of new cells."""
     num_cells = sum(counts)
     if num_cells == len(slots):  # most decodes compute one token each
         for slot in slots:

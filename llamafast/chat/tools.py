@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from llamafast.chat.reading.value_schema import ValueSchema
 from llamafast.json_schema.members import Members, members_of
+from llamafast.json_schema.refs import Document
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,8 @@ class Tool:
     def members(self) -> Members:
         """The arguments that parameters names, and those that it requires."""
         return members_of(self.parameters)
+
+    @cached_property
+    def value_schema(self) -> ValueSchema:
+        """What parameters says about the arguments object. All calls of the tool share it."""
+        return ValueSchema(self.parameters, Document(self.parameters))

@@ -1,4 +1,4 @@
-"""LoRA adapters: which ones are in use over a context."""
+"""LoRA adapters: the ones that a context uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Adapter(NamedTuple):
     """One LoRA adapter.
 
     path: a GGUF file.
-    scale: factor of its weights; 1 is as it was trained.
+    scale: factor of its weights; 1: the adapter as it was trained.
     """
 
     path: str
@@ -21,8 +21,8 @@ class Adapter(NamedTuple):
 class Adapters:
     """The adapters that every sequence of a context uses.
 
-    A context has one set of adapters for a whole decode. What was computed under another set is wrong under this one:
-    whoever changes the set empties the memory.
+    All sequences of a decode use the same adapters. Cells that were computed with other adapters are wrong, so the
+    memory must be empty when the adapters change.
     """
 
     def __init__(self, context: Context) -> None:
@@ -31,7 +31,7 @@ class Adapters:
         self._numbers: tuple[int, ...] = ()  # of the adapters in use, as Context.set_loras takes them
 
     def add(self, adapter: Adapter) -> None:
-        """Load an adapter and use it beside the others. Raises ModelLoadError, ValueError."""
+        """Load an adapter and use it in addition to the others. Raises ModelLoadError, ValueError."""
         numbers = (*self._numbers, self._context.model.load_lora(adapter.path))
         in_use = (*self.in_use, adapter)
         self._context.set_loras([(number, used.scale) for number, used in zip(numbers, in_use, strict=True)])

@@ -1,4 +1,4 @@
-"""The engine that generates text, behind an event loop."""
+"""AsyncEngine: the engine that generates text, as an event loop uses it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from llamafast.request import Request, RequestOutput
 
 
 class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
-    """Runs an Engine on a thread of its own, delivers its outputs to one event loop, and closes it at its end.
+    """Runs an Engine on its own thread, delivers its outputs to one event loop, and closes it when the thread stops.
 
-    max_queued_requests: requests that may wait beside those that run; None: as EngineConfig says.
-    tokenizer: the engine's; once the engine is closed it tokenizes no more.
+    max_queued_requests: number of requests that may wait, in addition to the running ones; None: EngineConfig's value.
+    tokenizer: the engine's tokenizer. It stops working when the engine is closed.
     max_seq_len: tokens of prompt and output of one sequence.
     model_info, context_info: facts about the model and its memory.
+    media: turns images and sounds into parts of prompts; None: the model has no projector.
     """
 
     def __init__(self, engine: Engine, *, max_queued_requests: int | None = None) -> None:
@@ -27,10 +28,11 @@ class AsyncEngine(EngineThread[Request, RequestState, RequestOutput]):
         self.max_seq_len = engine.max_seq_len
         self.model_info = engine.model_info
         self.context_info = engine.context_info
+        self.media = engine.media
         self._compile = engine.compile_grammar_async
 
     async def compile_grammar(self, structured: StructuredOutput) -> Grammar:
-        """What Request.grammar takes, tried out in a process and compiled in a thread.
+        """Compile a constraint for Request.grammar: a child process tries it first, then a thread compiles it.
 
         Raises GrammarError, CompilerBusyError, EngineDeadError, ShuttingDownError.
         """

@@ -1,4 +1,4 @@
-"""DRY's sequence breakers: which tokens of a vocabulary hold one, whole or in pieces."""
+"""DRY's sequence breakers: finds the tokens of a vocabulary that contain a breaker or a part of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from llamafast._sampling import DryBreakers
 from llamafast.tokenizer import Tokenizer
 
-# No token that is text has this byte, so a search over all tokens in a row finds nothing across two of them.
+# Separates the joined tokens. No text token contains this byte, so a search finds no match across two tokens.
 _BETWEEN = b"\xff"
 _MAX_CACHED = 32
 _MAX_TAIL = 20
@@ -23,10 +23,10 @@ _lock = Lock()
 
 
 def dry_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> DryBreakers:
-    """The breakers as token ids; the last few sets are kept per tokenizer. Empty texts break nothing.
+    """The breakers as token ids. Empty texts are ignored. Each tokenizer caches its last 32 sets of texts.
 
-    A text is found where one token holds it, or where a token ends with its beginning and the usual tokens of the rest
-    follow (at most 20). Thread-safe. Takes up to 0.2 s for new texts: call it once where nobody waits.
+    A text matches a token that contains it, and also a token that ends with the beginning of the text, if the tokens of
+    the rest follow (at most 20). Thread-safe. New texts take up to 0.2 s, so do not call it on the engine's thread.
     """
     with _lock:
         known = _cache.get(tokenizer)
@@ -43,7 +43,7 @@ def dry_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> DryBreakers:
 
 
 def has_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> bool:
-    """Whether dry_breakers() would find these texts among those that are kept."""
+    """Whether dry_breakers() has these texts in its cache."""
     with _lock:
         known = _cache.get(tokenizer)
         return known is not None and texts in known.breakers
@@ -63,7 +63,7 @@ def _resolve(tokenizer: Tokenizer, vocabulary: _Vocabulary, texts: tuple[str, ..
 
 
 class _Vocabulary:
-    """All tokens' bytes in a row: one search through all of them at the speed of bytes.find."""
+    """The bytes of all tokens, joined, so that one bytes.find searches all of them."""
 
     def __init__(self, token_bytes: list[bytes]) -> None:
         self._all = _Row(token_bytes, range(len(token_bytes)))
@@ -74,7 +74,7 @@ class _Vocabulary:
         self._by_last_byte = {byte: _Row([token_bytes[i] for i in of_byte], of_byte) for byte, of_byte in ids.items()}
 
     def holding(self, data: bytes) -> list[int]:
-        """Ids of the tokens that hold data, ascending."""
+        """Ids of the tokens that contain data, ascending."""
         return list(self._all.holding(data))
 
     def ending(self, data: bytes) -> list[int]:
@@ -84,7 +84,7 @@ class _Vocabulary:
 
 
 class _Row:
-    """Some tokens: ids[i] writes token_bytes[i]."""
+    """Some tokens, joined. Token ids[i] has the bytes token_bytes[i]."""
 
     def __init__(self, token_bytes: list[bytes], ids: Sequence[int]) -> None:
         self._ids = ids
@@ -92,7 +92,7 @@ class _Row:
         self._starts = array("q", [0, *accumulate(len(data) + 1 for data in token_bytes)])
 
     def holding(self, data: bytes) -> Iterator[int]:
-        """Ids of the tokens in whose bytes, and one _BETWEEN behind them, data is found."""
+        """Ids of the tokens that contain data; the bytes of each token are followed by one _BETWEEN."""
         at = self._joined.find(data)
         while at >= 0:
             place = bisect_right(self._starts, at) - 1
@@ -102,7 +102,11 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is kept of one tokenizer."""
+    """The cache entry of one tokenizer.
+
+    vocabulary: the bytes of its tokens.
+    breakers: results by texts.
+    """
 
     vocabulary: _Vocabulary
     breakers: dict[tuple[str, ...], DryBreakers]

@@ -34,7 +34,7 @@ _ATTENTION_TYPES = {"unspecified": -1, "causal": 0, "non_causal": 1}
 
 
 class Group(Enum):
-    """What a setting of the engine belongs to. The value is its heading in the documentation."""
+    """The part of the engine that a setting configures. The value is its heading in the documentation."""
 
     MODEL = "Loading the model"  # arguments of Model
     CONTEXT = "Context"  # arguments of Context
@@ -47,11 +47,11 @@ class Group(Enum):
 class EngineSetting(Setting):
     """A field of EngineConfig.
 
-    group: what it belongs to.
-    names: the values' names, which a configuration may use; empty: they have none.
-    section, key: where a configuration file has it; key "": under the field's name.
-    has_option: the command line has an option for it.
-    in_state_key: a stored state means something only under the same value.
+    group: the part of the engine that the setting configures.
+    names: names of values, which a configuration file may use instead of the numbers; empty: no value has a name.
+    section, key: place in the configuration file; key "" is the field's name.
+    has_option: whether the command line has an option for it.
+    in_state_key: whether a stored state is valid only under the same value.
     """
 
     group: Group
@@ -110,18 +110,18 @@ class EngineConfig:
     n_rs_seq: int = _setting(
         0,
         Group.CONTEXT,
-        "The last positions of which recurrent memory keeps states, so that it can be cut back to them.",
+        "Number of last positions whose states recurrent memory keeps, so that it can be cut there.",
         within=_SIZE,
     )
     threads: int = _setting(
         0,
         Group.THREADS,
-        "Threads that compute. 0: as CPU affinity, quota and physical cores allow.",
+        "Threads that compute. 0: one per physical core, within CPU affinity and quota.",
         within=_SIZE,
         has_option=True,
     )
     threads_batch: int = _setting(
-        0, Group.THREADS, "Threads that compute prompts. 0: as threads.", within=_SIZE, has_option=True
+        0, Group.THREADS, "Threads that compute prompts. 0: the value of threads.", within=_SIZE, has_option=True
     )
     kv_unified: bool = _setting(
         True,
@@ -131,19 +131,19 @@ class EngineConfig:
     swa_full: bool = _setting(
         True,
         Group.CONTEXT,
-        "Keep all tokens of layers with a sliding window, so that prefixes can be cut. false: the window alone.",
+        "Keep all tokens of layers with a sliding window, so that prefixes can be cut. false: keep the window only.",
     )
     offload_kqv: bool | None = _setting(None, Group.CONTEXT, "Keep the KV memory on the GPU.")
     op_offload: bool | None = _setting(None, Group.CONTEXT, "Let the GPU compute operations on tensors in host memory.")
     flash_attn: bool | None = _setting(
         None,
         Group.CONTEXT,
-        "Flash attention. Absent: whichever is faster on this machine.",
+        "Use flash attention. Absent: if it is faster on this machine.",
         has_option=True,
         in_state_key=True,
     )
-    no_perf: bool | None = _setting(None, Group.CONTEXT, "Do without llama.cpp's own timings.")
-    embedding: bool | None = _setting(None, Group.CONTEXT, "Give embeddings instead of logits.")
+    no_perf: bool | None = _setting(None, Group.CONTEXT, "Turn off llama.cpp's own timings.")
+    embedding: bool | None = _setting(None, Group.CONTEXT, "Make embeddings with a model that could generate text.")
     type_k: int | None = _setting(
         None, Group.CONTEXT, "Type of cached keys. Absent: f16.", names=_KV_TYPES, has_option=True, in_state_key=True
     )
@@ -159,10 +159,14 @@ class EngineConfig:
         None, Group.CONTEXT, "How RoPE is scaled for long contexts.", names=_ROPE_SCALING_TYPES, in_state_key=True
     )
     pooling_type: int | None = _setting(
-        None, Group.CONTEXT, "How embeddings of tokens become one.", names=_POOLING_TYPES
+        None,
+        Group.CONTEXT,
+        "How the embeddings of tokens are combined into one. Absent: as the file says; with embedding, else the last "
+        "token's. none: a model that could generate text does so.",
+        names=_POOLING_TYPES,
     )
     attention_type: int | None = _setting(
-        None, Group.CONTEXT, "What a token attends to.", names=_ATTENTION_TYPES, in_state_key=True
+        None, Group.CONTEXT, "Which tokens a token attends to.", names=_ATTENTION_TYPES, in_state_key=True
     )
     rope_freq_base: float | None = _setting(
         None, Group.CONTEXT, "RoPE's base frequency. Absent: the model's.", in_state_key=True
@@ -190,12 +194,12 @@ class EngineConfig:
         None, Group.MODEL, "Layers on the GPU; -1: all.", within=_INT32, has_option=True
     )
     split_mode: int | None = _setting(None, Group.MODEL, "How the model is split across GPUs.", names=_SPLIT_MODES)
-    main_gpu: int | None = _setting(None, Group.MODEL, "The GPU for everything that is not split.", within=_INT32)
+    main_gpu: int | None = _setting(None, Group.MODEL, "The GPU that holds all that is not split.", within=_INT32)
     tensor_split: tuple[float, ...] | None = _setting(None, Group.MODEL, "Each GPU's share of the model.")
     use_mmap: bool | None = _setting(None, Group.MODEL, "Map the file instead of reading it.")
-    use_mlock: bool | None = _setting(None, Group.MODEL, "Keep the weights from being swapped out.")
+    use_mlock: bool | None = _setting(None, Group.MODEL, "Lock the weights in memory.")
     kv_overrides: dict[str, bool | int | float | str] | None = _setting(
-        None, Group.MODEL, "Metadata of the model file, by key, with values that replace the file's.", in_state_key=True
+        None, Group.MODEL, "Metadata by key: values that replace those of the model file.", in_state_key=True
     )
 
     max_prefill_tokens: int | None = _setting(
@@ -208,8 +212,8 @@ class EngineConfig:
     max_step_ms: float | None = _setting(
         None,
         Group.SCHEDULING,
-        "Milliseconds that a step with prompts may take while others generate: it gets as many prompt tokens as fit. "
-        "Absent: 1.6 times as long as a step without; 0: no limit.",
+        "Maximum milliseconds of a step that computes prompts while others generate: it limits the step's prompt "
+        "tokens. Absent: 1.6 times the duration of a step without prompts; 0: no limit.",
         within=(0, math.inf),
         has_option=True,
     )
@@ -224,7 +228,7 @@ class EngineConfig:
     max_seq_len: int | None = _setting(
         None,
         Group.SCHEDULING,
-        "Maximum tokens of one sequence, prompt and output together. Absent: what the context has.",
+        "Maximum tokens of one sequence, prompt and output together. Absent: the size of the context.",
         within=_COUNT,
         has_option=True,
     )
@@ -238,49 +242,49 @@ class EngineConfig:
     enable_prefix_cache: bool = _setting(
         True,
         Group.CACHE,
-        "Reuse of common prompt beginnings.",
+        "Reuse the computed tokens of common prompt beginnings.",
         key="prefix_cache",
         has_option=True,
     )
     max_cached_tokens: int | None = _setting(
         None,
         Group.CACHE,
-        "Tokens of KV memory in use above which finished prefixes are dropped. Absent: all of it.",
+        "Drop finished prefixes when more tokens of KV memory are in use. Absent: when it is full.",
         within=_SIZE,
     )
     max_idle_tokens: int | None = _setting(
         512,
         Group.CACHE,
-        "Tokens that others generate until a finished prefix is dropped that no request has used meanwhile: it slows "
-        "their attention down. A large number: it stays until its room is needed.",
+        "A finished prefix is dropped when no request has used it while others generated this many tokens, because it "
+        "slows their attention down. A large number keeps it until its room is needed.",
         within=_SIZE,
     )
     max_checkpoint_bytes: int = _setting(
         1 << 30,
         Group.CACHE,
-        "Bytes of host memory for states of memories that cannot be cut (hybrid, recurrent, sliding window). By these "
-        "states prompts that differ inside a sequence share its beginning.",
+        "Bytes of host memory for checkpoints: saved states of memories that cannot be cut (hybrid, recurrent, sliding "
+        "window). A prompt continues from the last checkpoint before its first different token.",
         within=(0, math.inf),
     )
     checkpoint_every: int = _setting(
         512,
         Group.CACHE,
-        "Tokens between such states in prompts without message boundaries. 0: none are kept there.",
+        "Tokens between checkpoints in prompts without message boundaries. 0: no checkpoints there.",
         within=_SIZE,
     )
     context_shift: bool = _setting(
         False,
         Group.SCHEDULING,
-        "A sequence of max_seq_len tokens drops half of those after its first message and goes on. What was computed "
-        "after the dropped ones stays. false: the sequence ends.",
+        "A sequence of max_seq_len tokens drops half of the tokens after its first message and continues. The tokens "
+        "after the dropped ones are not computed again. false: the sequence ends.",
     )
 
     def context_size(self, n_ctx_train: int) -> int:
-        """KV cells of a model that was trained for n_ctx_train tokens."""
+        """Number of KV cells for a model that was trained for n_ctx_train tokens."""
         return self.n_ctx or min(n_ctx_train, _DEFAULT_N_CTX)
 
     def values(self, *groups: Group) -> dict[str, Any]:
-        """The settings of these groups by name: keyword arguments of Model (MODEL) and Context (CONTEXT, THREADS)."""
+        """The values of these groups by name: keyword arguments of Model (MODEL) and Context (CONTEXT, THREADS)."""
         return {s.name: getattr(self, s.name) for s in ENGINE_SETTINGS.values() if s.group in groups}
 
 

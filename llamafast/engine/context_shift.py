@@ -1,4 +1,4 @@
-"""Context shift: a sequence that has filled its context loses a block of old tokens and goes on generating."""
+"""Context shift: a sequence with a full context drops a block of old tokens and continues."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from llamafast.engine.sequence import NO_SLOT, Sequence
 from llamafast.errors import ConfigError
 from llamafast.request import Request
 
-# At least so many tokens of a full context can move; half of those that can move are dropped.
+# At least this many tokens of a full context are not kept. Half of the tokens that are not kept are dropped.
 MIN_MOVABLE = 4
 
-# None: the default. F32, F16 and the quantized types of keys that llama.cpp can rotate; BF16 ends the process.
+# Types of keys that llama.cpp can rotate: the default (None), F32, F16 and quantized ones. BF16 aborts the process.
 _KEY_TYPES = (None, 0, 1, 2, 3, 6, 7, 8, 20)
 
 
 class ContextShift:
-    """Drops a block of tokens from a full sequence: some at its beginning are kept, the rest moves up.
+    """Drops a block of tokens from a full sequence: the tokens before it are kept, the tokens after it move up.
 
-    max_seq_len: tokens that a context holds, MIN_MOVABLE at least. bos_id: a BOS token at the beginning of a prompt is
-    always kept; negative: there is no such token.
+    max_seq_len: tokens of a full sequence, MIN_MOVABLE at least.
+    bos_id: id of the BOS token, which is always kept at the beginning of a prompt; negative: the model has none.
     """
 
     def __init__(self, cache: PrefixCache, *, max_seq_len: int, bos_id: int) -> None:
@@ -30,9 +30,9 @@ class ContextShift:
         self._bos_id = bos_id
 
     def drop(self, sequence: Sequence) -> bool:
-        """Take half of the tokens after the kept ones out of a full sequence, and out of its slot.
+        """Remove half of the tokens after the kept ones from a full sequence and from its slot.
 
-        False: other slots hold cells that would have to move. Then the sequence must be computed again in another slot.
+        Returns False if other slots share cells that must move. The sequence must then be computed again elsewhere.
         """
         slot, num_tokens = sequence.slot, len(sequence.token_ids)
         num_kept = self._num_kept(sequence)
@@ -44,13 +44,16 @@ class ContextShift:
     def _num_kept(self, sequence: Sequence) -> int:
         request = sequence.state.request
         kept = num_kept(request, self._bos_id)
-        # A first message that fills the context would leave the rest no room.
+        # A first message must not fill the context.
         most = self.max_seq_len // 2 if request.n_keep is None else self.max_seq_len - MIN_MOVABLE
         return min(kept, most)
 
 
 def num_kept(request: Request, bos_id: int) -> int:
-    """How many tokens at the beginning of a prompt are never dropped: n_keep, else its first message, else a BOS."""
+    """Number of tokens at the beginning of a prompt that are never dropped.
+
+    That is request.n_keep; if it is None, the first message; without messages, a BOS token.
+    """
     prompt = request.prompt_token_ids
     has_bos = int(prompt[0] == bos_id)
     if request.n_keep is None:
@@ -61,9 +64,9 @@ def num_kept(request: Request, bos_id: int) -> int:
 def check_context_shift(
     context: Context, runner: ModelRunner, batch: Batch, *, type_k: int | None, max_seq_len: int
 ) -> None:
-    """Raises ConfigError unless this memory, still empty, can move cells and leaves all others as they are."""
-    # A hybrid memory may move its cells, but its state has read the dropped tokens. A sliding window has two caches:
-    # llama.cpp ends the process where the layers of one have no positions to move (Cohere2).
+    """Raises ConfigError unless this memory, which must be empty, can move cells without changing other cells."""
+    # A hybrid memory can move its cells, but its recurrent state has read the dropped tokens. A sliding window has two
+    # caches: llama.cpp aborts the process if the layers of one have no RoPE (Cohere2).
     if not context.can_shift or context.memory_kind != "attention":
         raise ConfigError(f"context_shift: the {context.memory_kind} memory of this model cannot be shifted; remove it")
     if type_k not in _KEY_TYPES:
@@ -77,7 +80,7 @@ def check_context_shift(
 
 
 def _moves_nothing_else(context: Context, runner: ModelRunner, batch: Batch) -> bool:
-    """Whether the first cells of a sequence are the same after others have moved. YaRN scales all of them anew."""
+    """Whether the first cells of a sequence stay the same when others move. With YaRN, llama.cpp rescales all cells."""
 
     def compute(start: int, end: int) -> None:
         for pos in range(start, end):
@@ -90,7 +93,7 @@ def _moves_nothing_else(context: Context, runner: ModelRunner, batch: Batch) -> 
     compute(2, 6)
     context.seq_rm(0, 2, 4)
     context.seq_add(0, 4, 6, -2)
-    compute(4, 5)  # carries out the move
+    compute(4, 5)  # llama.cpp moves the cells in the next decode
     context.seq_rm(0, 2, -1)
     after = context.state_seq_get(0)
     context.seq_rm(0, -1, -1)

@@ -1,4 +1,4 @@
-"""Any engine behind an event loop: one thread runs it; a step wakes the loop at most once."""
+"""EngineThread: runs any engine on its own thread and delivers the outputs to an event loop."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _INLINE_COST = 2_000
 
 
 class EngineThread(Generic[RequestT, PreparedT, OutputT]):
-    """Runs an engine on a thread of its own, delivers its outputs to one event loop, and closes the engine at its end.
+    """Runs an engine on its own thread, delivers its outputs to one event loop, and closes it when the thread stops.
 
-    engine: nobody else calls it after start().
-    max_queued_requests: requests that may wait beside those that run.
-    on_death: called on the event loop once, with the reason, after the engine has died and all streams know it.
+    engine: only this object calls it after start().
+    max_queued_requests: number of requests that may wait, in addition to the running ones.
+    on_death: called once on the event loop, with the reason, after the engine has died and all streams have ended.
 
-    All methods but abort() and finish() belong to the event loop.
+    Only abort() and finish() may be called from other threads than the event loop's.
     """
 
     def __init__(self, engine: StepEngine[RequestT, PreparedT, OutputT], *, max_queued_requests: int) -> None:
@@ -48,11 +48,11 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         self._check_idle = os.environ.get("LLAMAFAST_DEBUG", "0") not in ("", "0")
         self._streams: dict[str, weakref.ref[OutputStream[OutputT]]] = {}
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # calls for the engine's thread; None: stop
-        self._posted: deque[list[OutputT]] = deque()  # by the engine's thread, for the event loop
+        self._posted: deque[list[OutputT]] = deque()  # outputs from the engine's thread for the event loop
         self._is_posted = False
         self._is_stopping = False
-        self._has_ended = False  # the engine's thread touches nothing any more
-        self._snapshot: asyncio.Future[EngineSnapshot] | None = None  # asked for and not taken
+        self._has_ended = False  # the engine's thread has closed the engine
+        self._snapshot: asyncio.Future[EngineSnapshot] | None = None  # requested, not taken yet
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_idle = asyncio.Event()
@@ -73,18 +73,18 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
 
     @property
     def num_running(self) -> int:
-        """Sequences that compute."""
+        """Number of running sequences."""
         return self.stats.num_running
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have no sequence yet."""
+        """Number of waiting requests, those in the inbox included."""
         return self._engine.num_waiting + self._num_submitted - self._num_taken
 
     async def start(self) -> None:
         """Start the engine's thread; outputs go to the running event loop. Raises RuntimeError the second time."""
         if self._thread is not None:
-            raise RuntimeError("an engine's thread starts once; the engine is closed when it stops")
+            raise RuntimeError("an engine's thread starts only once; the engine is closed when the thread stops")
         self._loop = asyncio.get_running_loop()
         self._is_idle.set()
         self._thread = Thread(target=self._main, name="llamafast-engine", daemon=True)
@@ -105,9 +105,9 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         await asyncio.to_thread(thread.join)
 
     async def prepare(self, request: RequestT) -> PreparedT:
-        """What submit() takes: the request checked and built, in a thread if that takes long.
+        """Check a request and build the object that submit() takes, in a thread if that takes long.
 
-        Raises InvalidRequestError or ContextLengthError, naming the field, EngineDeadError, ShuttingDownError.
+        Raises InvalidRequestError or ContextLengthError with the field, EngineDeadError, ShuttingDownError.
         """
         self.check_ready()
         if self._engine.prepare_cost(request) <= _INLINE_COST:
@@ -134,18 +134,18 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         return stream
 
     def abort(self, request_id: str) -> None:
-        """End a request before the next step; an unknown or finished one is ignored. From any thread."""
+        """End a request before the next step. An unknown or finished one is ignored. Thread-safe."""
         self._inbox.put(partial(self._engine.abort, request_id))
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one choice of a request before the next step; an unknown or finished one is ignored. From any thread."""
+        """End one choice of a request before the next step. An unknown or finished one is ignored. Thread-safe."""
         self._inbox.put(partial(self._engine.finish, request_id, index))
 
     async def snapshot(self) -> EngineSnapshot:
-        """What the engine is doing, taken between two steps: it waits for the running step, and a step never for it.
+        """A record of the current work of the engine, taken between two steps. It waits for the running step.
 
-        An idle engine answers at once; a dead or closed one too, with the reason. Calls that wait together get one
-        snapshot.
+        An idle engine answers at once. A dead or closed engine also answers at once, with the reason. Calls that wait
+        at the same time get the same snapshot.
         """
         if self._thread is None or self._has_ended:
             return self._snapshot_now()
@@ -155,7 +155,7 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         return await asyncio.shield(self._snapshot)
 
     def check_ready(self) -> None:
-        """Raises EngineDeadError or ShuttingDownError where submit() would."""
+        """Raises EngineDeadError or ShuttingDownError if submit() would raise them."""
         if self.death is not None:
             raise EngineDeadError(f"the engine is dead: {self.death}")
         if not self._is_stopping and self._thread is not None and not self._is_alive:
@@ -167,17 +167,17 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         try:
             return self._engine.prepare(request)
         except EngineDeadError:
-            self.check_ready()  # a server that shuts down has closed its engine, and says so
+            self.check_ready()  # if the server is shutting down, it raises ShuttingDownError instead
             raise
 
     def _retry_after(self) -> float:
-        """Seconds until the queue has probably moved by as many requests as run at once."""
+        """Estimate of the seconds until the running requests have ended."""
         latency = self.stats.e2e_latency
         mean_s = latency.sum / max(1, latency.count)
         return min(max(1.0, mean_s), _MAX_RETRY_AFTER_S)
 
     def _deliver_posted(self) -> None:
-        self._is_posted = False  # before looking: whoever posts from now on wakes the loop again
+        self._is_posted = False  # before reading: a later post must wake the loop again
         while self._posted:
             self._deliver(self._posted.popleft())
 
@@ -198,7 +198,7 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
             self._is_idle.set()
 
     def _fail(self, message: str) -> None:
-        """The engine has died: tell everyone who still waits."""
+        """Note that the engine has died, and end all streams with an error."""
         self.death = message
         self._deliver_posted()
         error = EngineDeadError(f"the engine died: {message}")
@@ -207,7 +207,7 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
             self.on_death(message)
 
     def _end(self) -> None:
-        """The engine's thread has closed the engine: it answers nobody any more."""
+        """Note that the engine's thread has closed the engine, and answer a waiting snapshot."""
         self._has_ended = True
         if self._snapshot is not None:
             _answer(self._snapshot, self._snapshot_now())
@@ -221,7 +221,7 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
     def _main(self) -> None:
         try:
             self._run()
-        except BaseException as error:  # the last guard: also after a panic of a Rust library, nobody may wait for ever
+        except BaseException as error:  # a panic of a Rust library, too: otherwise the streams would wait forever
             logger.exception("the engine's thread failed")
             self._call_soon(partial(self._fail, f"{type(error).__name__}: {error}"))
         finally:
@@ -246,7 +246,7 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         self._post(engine.abort_all())
 
     def _drain(self) -> bool:
-        """Make the calls in the inbox, waiting for one if there is nothing else to do. False: stop."""
+        """Make the calls in the inbox; wait for one if the engine has no work. Returns False to stop."""
         inbox, engine = self._inbox, self._engine
         must_wait = engine.is_stalled
         while must_wait or not (inbox.empty() and engine.has_work):
@@ -262,24 +262,24 @@ class EngineThread(Generic[RequestT, PreparedT, OutputT]):
         self._engine.add(prepared)
 
     def _take_snapshot(self, future: asyncio.Future[EngineSnapshot]) -> None:
-        self._snapshot = None  # before taking it: a later call must not get a snapshot from before that call
+        self._snapshot = None  # first: a later call must not get a snapshot that is older than the call
         answer: EngineSnapshot | Exception
         try:
             answer = self._engine.snapshot()
-        except Exception as error:  # a question must not end the engine
+        except Exception as error:  # a failed snapshot must not end the engine
             answer = error
         self._call_soon(partial(_answer, future, answer))
 
     def _post(self, outputs: list[OutputT]) -> None:
         assert self._loop is not None
         self._posted.append(outputs)
-        # At most one wake-up is on its way: the loop would otherwise read them faster than it gets to deliver.
+        # At most one wake-up is pending. Otherwise the event loop would spend its time on wake-ups instead of delivery.
         if not self._is_posted:
             self._is_posted = True
             self._loop.call_soon_threadsafe(self._deliver_posted)
 
     def _call_soon(self, call: Callable[[], None]) -> None:
-        """Have the event loop make a call, if it still runs."""
+        """Schedule a call on the event loop if it still runs."""
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call)

@@ -1,4 +1,4 @@
-"""Prompts in, an iterator over their outputs out: the engine without a thread and without request ids."""
+"""Runs an engine over a list of prompts, in the caller's thread, and yields the outputs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Prompts = str | Sequence[int] | Sequence[str | Sequence[int]]
 
 
 class TextEngine(StepEngine[Request, RequestState, RequestOutput], Protocol):
-    """A StepEngine that generates text and can forget requests."""
+    """A StepEngine that generates text and can drop requests."""
 
     def check_free(self) -> None:
-        """Raises EngineDeadError, and RuntimeError if there are requests."""
+        """Raises EngineDeadError, and RuntimeError if the engine has requests."""
 
     def drop(self, request_ids: Set[str]) -> None:
         """End requests without an output. Unknown and finished ones are ignored."""
@@ -30,9 +30,10 @@ class TextEngine(StepEngine[Request, RequestState, RequestOutput], Protocol):
 def make_requests(
     prompts: Prompts, params: SamplingParams, tokenizer: Tokenizer, *, grammar: Grammar | None, run: int
 ) -> list[Request]:
-    """A request for each prompt. grammar: params.structured, compiled. run: makes the ids unique.
+    """A request for each prompt. Raises InvalidRequestError.
 
-    Raises InvalidRequestError.
+    grammar: the compiled params.structured.
+    run: number that makes the request ids unique.
     """
     return [
         Request(f"run {run} {i}", array("i", _token_ids(prompt, tokenizer)), params, grammar=grammar)
@@ -41,10 +42,10 @@ def make_requests(
 
 
 def run_requests(engine: TextEngine, requests: list[Request]) -> Iterator[RequestOutput]:
-    """Run requests to their end. The outputs' request ids are the numbers of the requests: "0", "1", ...
+    """Run requests until they end, and yield their outputs. The request ids become numbers: "0", "1", ...
 
-    Raises EngineDeadError, and RuntimeError if the engine is busy when the iteration begins. Dropping the iterator
-    early ends the requests that are left.
+    Raises EngineDeadError, and RuntimeError if the engine is busy when the iteration begins. Closing the iterator early
+    ends the unfinished requests.
     """
     engine.check_free()
     numbers = {request.request_id: str(i) for i, request in enumerate(requests)}

@@ -1,4 +1,4 @@
-"""The requests in the engine, and how their sequences leave it: by their last token, by an abort, by a failure."""
+"""LiveRequests: the requests in the engine, from arrival to their last token, abort or failure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class LiveRequests:
-    """Owns the requests from arrival to end. A sequence that leaves gives its slot back and is counted.
+    """Owns the requests from arrival to end. When a sequence ends, its slot is released and it is counted.
 
-    by_id: the requests that have not ended. disk: where prefixes that leave are saved too; None: nowhere. n_seq_max:
-    sequences that run at once.
+    by_id: the requests that have not ended, by request id.
+    disk: saves the prefixes of sequences that end; None without a disk cache.
+    n_seq_max: maximum number of sequences that run at once.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class LiveRequests:
         self._waiting = waiting
         self._stats = stats
         self._n_seq_max = n_seq_max
-        self._instant: list[RequestOutput] = []  # of sequences that ended without a token
-        self._failed: dict[str, tuple[RequestState, LlamaFastError]] = {}  # whose own work raised an exception
+        self._instant: list[RequestOutput] = []  # last outputs of sequences that ended without a token
+        self._failed: dict[str, tuple[RequestState, LlamaFastError]] = {}  # requests whose work raised an exception
         self._num_added = 0
 
     @property
@@ -45,11 +46,11 @@ class LiveRequests:
         return bool(self._instant)
 
     def attach_disk(self, disk: DiskPrefixes) -> None:
-        """Have prefixes that leave saved."""
+        """Save the prefixes of sequences that end from now on."""
         self.disk = disk
 
     def add(self, state: RequestState) -> None:
-        """Number a request, and queue it if there is anything to compute."""
+        """Number a request, and queue it if it has anything to compute."""
         self._num_added += 1
         state.number = self._num_added
         self.by_id[state.request.request_id] = state
@@ -70,7 +71,7 @@ class LiveRequests:
                 self.stop(sequence, reason, error, keep=error is None)
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one choice as if it had come to a stop; see Scheduler.finish."""
+        """End one choice as a stop string would; see Scheduler.finish."""
         state = self.by_id.get(request_id)
         for sequence in state.sequences if state is not None else ():
             is_open = sequence.status is not SequenceStatus.FINISHED and sequence.num_generated > 0
@@ -78,37 +79,37 @@ class LiveRequests:
                 self.stop(sequence, FinishReason.STOP, keep=True)
 
     def take_instant(self) -> list[RequestOutput]:
-        """Outputs of sequences that ended without a token, each once."""
+        """Return the outputs of sequences that ended without a token, and forget them."""
         outputs, self._instant = self._instant, []
         return outputs
 
     def forget_instant(self, request_ids: Set[str]) -> None:
-        """Drop the outputs of these requests that take_instant() has not given yet."""
+        """Drop the outputs of these requests that take_instant() has not returned yet."""
         self._instant = [output for output in self._instant if output.request_id not in request_ids]
 
     def stop(
         self, sequence: Sequence, reason: FinishReason, error: Exception | None = None, *, keep: bool = False
     ) -> None:
-        """End a sequence without a token; its output comes with the next step. keep: its prefix may serve others."""
+        """End a sequence without a token. The next step returns its output. keep: park its prefix for reuse."""
         output = sequence.finish(reason, error)
         sequence.emit(output, self._instant)
         self._remove(sequence, output, self._instant, keep=keep)
 
     def end(self, sequence: Sequence, output: RequestOutput, outputs: list[RequestOutput]) -> None:
-        """End a sequence after its last token. output: its last one, which is in `outputs` already. IN/OUT outputs."""
+        """End a sequence after its last token. output: its last one, which `outputs` contains. IN/OUT outputs."""
         self._remove(sequence, output, outputs, keep=True)
 
     def leave(self, sequence: Sequence) -> None:
-        """Take a sequence out of the list that it is in."""
+        """Remove a sequence from the list that contains it."""
         if sequence.status is SequenceStatus.WAITING:
-            with suppress(ValueError):  # forks wait in no list
+            with suppress(ValueError):  # a waiting fork is in no list
                 self._waiting.remove(sequence)
         else:
             self._planner.leave(sequence)
         sequence.status = SequenceStatus.FINISHED
 
     def requeue(self, sequence: Sequence) -> None:
-        """Put a sequence back into the queue without its cells. Its text, counts and random numbers stay."""
+        """Put a sequence back into the queue and free its cells. Its text, counts and random state stay."""
         self.leave(sequence)
         self._cache.free(sequence.slot)
         sequence.slot = NO_SLOT
@@ -116,15 +117,15 @@ class LiveRequests:
         self._waiting.put(sequence)
 
     def note_failure(self, state: RequestState, error: BaseException) -> None:
-        """The work for one request raised `error`: end_failed() will end it."""
+        """Note that the work for one request raised `error`. end_failed() ends the request."""
         self._failed.setdefault(state.request.request_id, (state, request_failure(error)))
         if not isinstance(error, LlamaFastError):
             _log.error("request %s failed", state.request.request_id, exc_info=error)
 
     def end_failed(self, outputs: list[RequestOutput] | None = None) -> None:
-        """End the requests that note_failure() named, without touching a text. None: outputs come with the next step.
+        """End the requests that note_failure() has noted, with no further text. IN/OUT outputs; None: the next step's.
 
-        Raises AssertionError if other requests have suffered too.
+        Raises AssertionError if the failure has damaged other requests.
         """
         if not self._failed:
             return
@@ -141,12 +142,12 @@ class LiveRequests:
         self.check_integrity()
 
     def check_integrity(self) -> None:
-        """Assert that lists, sequence ids and cells add up. For tests and debug runs."""
+        """Assert that lists, sequence ids and cells are consistent. For tests and debug runs."""
         planner, cache = self._planner, self._cache
         active = [*planner.running, *planner.prefilling]
         ids = {sequence.slot.seq_id for sequence in active}
         assert len(ids) == len(active) == cache.n_slots - cache.num_free - cache.num_parked
-        assert len(active) + planner.num_reserved <= self._n_seq_max, "more sequences than promised"
+        assert len(active) + planner.num_reserved <= self._n_seq_max, "more sequences than n_seq_max"
         planner.check_integrity()
         listed = {id(sequence.state) for sequence in (*active, *self._waiting)}
         assert listed == {id(state) for state in self.by_id.values()}, "a request is lost"
@@ -170,19 +171,19 @@ class LiveRequests:
         self._waiting.reopen()
 
     def _count_end(self, sequence: Sequence, output: RequestOutput, outputs: list[RequestOutput]) -> None:
-        """Count a sequence that left with this last output. The request's last output gets the usage."""
+        """Count the end of a sequence with its last output. The last output of the request gets the usage."""
         state = sequence.state
         state.completion_tokens += sequence.num_generated
         state.num_unfinished -= 1
         if state.num_unfinished:
             return
-        self.by_id.pop(sequence.request_id, None)  # it is not in there if it failed before it was queued
+        self.by_id.pop(sequence.request_id, None)  # a request that failed before it was queued is missing
         if state.ranked:
             best = state.best()
             outputs += best
             output = best[-1]
         assert output.finish_reason is not None
         output.usage = state.usage
-        state.sequences = []  # without this cycle no garbage is left to collect
+        state.sequences = []  # breaks a reference cycle, so that the garbage collector has no work
         times = (state.request.arrival_s, state.first_token_s)
         self._stats.add_end(output.finish_reason.value, state.completion_tokens, *times)

@@ -1,4 +1,4 @@
-"""What is made when an engine starts: the model, its context, and the cache and scheduler over them."""
+"""Makes the parts of an engine: model, context, cache, scheduler, disk cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamafast._core import Batch, Context, Model, supports_gpu_offload
+from llamafast._core import Batch, Context, MediaBatch, Model, supports_gpu_offload
+from llamafast._mtmd import Projector
 from llamafast._runner import ModelRunner
 from llamafast.cache.disk.disk_cache import DiskCache
 from llamafast.cache.prefix_cache import PrefixCache
@@ -14,10 +15,14 @@ from llamafast.engine.adapters import Adapter
 from llamafast.engine.config import EngineConfig, Group
 from llamafast.engine.context_shift import ContextShift, check_context_shift
 from llamafast.engine.disk_prefixes import DiskPrefixes
+from llamafast.engine.media_encoder import MediaEncoder
+from llamafast.engine.media_prompts import MediaPrompts
+from llamafast.engine.media_supply import MediaSupply
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.pacing import StepPacer
 from llamafast.engine.plan import max_output_rows
 from llamafast.engine.planner import StepPlanner
+from llamafast.engine.projector_settings import ProjectorSettings
 from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.state_key import state_key
 from llamafast.engine.validation import Limits
@@ -27,11 +32,11 @@ _MAX_SEQ_IDS = 256
 _MIN_SPARE_IDS = 8
 _MAX_SPARE_STATES = 16
 
-# Above this number of sequences in one memory, plain attention over the cells of all of them costs more than flash
-# attention over a sequence's own cells.
+# With more sequences in one memory, plain attention is slower than flash attention: it computes the cells of all
+# sequences, flash attention only those of the row's own sequence.
 _MAX_PLAIN_SEQS = 12
 
-# Scores of a full batch over a full memory, as floats. Flash attention never holds them.
+# Limit for the attention scores of a full ubatch over a full memory. Flash attention does not store them.
 _MAX_SCORE_BYTES = 1 << 30
 
 # ggml's f32, f16 and bf16. Quantized values need flash attention.
@@ -39,15 +44,16 @@ _FLOAT_TYPES = (None, 0, 1, 30)
 
 
 def load_model(path: str, config: EngineConfig, **options: Any) -> Model:
-    """The model of a GGUF file, loaded as `config` says. options: further arguments of Model. Raises ModelLoadError."""
+    """Load the model of a GGUF file. options: further arguments of Model. Raises ModelLoadError."""
     return Model(path, **config.values(Group.MODEL), **options)
 
 
 def choose_attention(model: Model, config: EngineConfig) -> EngineConfig:
-    """`config` with flash_attn chosen where it is None; it stays None where llama.cpp chooses, which then uses it.
+    """Return `config` with flash_attn set to False if plain attention is faster.
 
-    On a CPU, llama.cpp's flash attention goes over the keys row by row while a chunk has fewer than 64 tokens. Plain
-    matrix products take a fifth to a tenth of the time per cell, but they compute the cells of other sequences too.
+    A value in `config` stays. None stays if flash attention is better; llama.cpp then uses it where it can. On a CPU,
+    flash attention processes the keys row by row for chunks below 64 tokens. Plain matrix products take a fifth to a
+    tenth of the time per cell, but they also compute the cells of other sequences.
     """
     if config.flash_attn is not None or supports_gpu_offload() or config.type_v not in _FLOAT_TYPES:
         return config
@@ -58,7 +64,7 @@ def choose_attention(model: Model, config: EngineConfig) -> EngineConfig:
 
 
 def make_context(model: Model, config: EngineConfig) -> Context:
-    """The context that `config` asks for, with further sequence ids for finished prefixes. Raises ModelLoadError."""
+    """The context of `config`, with additional sequence ids for finished prefixes. Raises ModelLoadError."""
     n_seq_ids = config.n_seq_max
     if config.enable_prefix_cache and config.kv_unified:
         n_seq_ids = max(n_seq_ids, min(n_seq_ids + _num_spare_ids(model, n_seq_ids), _MAX_SEQ_IDS))
@@ -76,7 +82,7 @@ def make_context(model: Model, config: EngineConfig) -> Context:
 
 
 def make_limits(model: Model, context: Context, config: EngineConfig) -> Limits:
-    """What one request may ask of this model in this context."""
+    """The limits for one request with this model and context."""
     n_ctx_seq = context.n_ctx if context.kv_unified else context.n_ctx // context.n_seq_max
     return Limits(
         n_vocab=model.n_vocab,
@@ -90,8 +96,8 @@ def make_limits(model: Model, context: Context, config: EngineConfig) -> Limits:
 
 
 def make_cache(model: Model, context: Context, config: EngineConfig, *, max_seq_len: int) -> PrefixCache:
-    """The cache over the memory of a context. max_seq_len: tokens of the longest sequence."""
-    # Recurrent state takes no cells: only the length of each sequence is limited.
+    """The prefix cache of a context. max_seq_len: maximum tokens of one sequence."""
+    # Recurrent memory has no cell per token: only the length of each sequence is limited.
     n_cells = context.n_seq_max * max_seq_len if context.memory_kind == "recurrent" else context.n_ctx
     return PrefixCache(
         context,
@@ -112,7 +118,7 @@ def make_cache(model: Model, context: Context, config: EngineConfig, *, max_seq_
 def make_scheduler(
     runner: ModelRunner, batch: Batch, cache: PrefixCache, stats: EngineStats, config: EngineConfig, limits: Limits
 ) -> Scheduler:
-    """The scheduler over a cache, with its planner. Raises ConfigError if this memory cannot shift its context."""
+    """The scheduler and its planner. Raises ConfigError if context_shift is set and the memory cannot shift."""
     context = runner.context
     context_shift = None
     if config.context_shift:
@@ -128,6 +134,21 @@ def make_scheduler(
     return Scheduler(cache, planner, stats, n_seq_max=limits.n_seq_max, context_shift=context_shift)
 
 
+def load_projector(context: Context, path: str, settings: ProjectorSettings) -> tuple[MediaPrompts, MediaSupply]:
+    """The projector of a GGUF file: what cuts media, and what gives the embeddings to steps. Raises ModelLoadError."""
+    projector = Projector(
+        context.model,
+        path,
+        threads=settings.threads or max(1, context.threads // 2),
+        image_min_tokens=settings.image_min_tokens,
+        image_max_tokens=settings.image_max_tokens,
+        use_gpu=settings.use_gpu,
+    )
+    prompts = MediaPrompts(projector, settings.key, context.n_ubatch)
+    encoder = MediaEncoder(projector, settings.max_cache_bytes)
+    return prompts, MediaSupply(encoder, MediaBatch(context.n_batch, context.model))
+
+
 def open_disk(
     cache: PrefixCache,
     context: Context,
@@ -138,20 +159,20 @@ def open_disk(
     max_bytes: int,
     min_tokens: int,
 ) -> DiskPrefixes:
-    """Join a cache, before its first use, to the states in the folder `path` that belong to this model.
+    """Open the stored states of this model in the folder `path`. The cache must not have been used yet.
 
     max_bytes, min_tokens: see DiskCache. Raises ConfigError.
     """
-    can_cut = context.memory_kind == "attention"  # the state of a sliding window holds no more than the window
+    can_cut = context.memory_kind == "attention"  # the state of a sliding window contains only the window
     key = state_key(context.model, context, config, adapters)
     disk = DiskCache(path, max_bytes=max_bytes, min_tokens=min_tokens, key=key, can_cut=can_cut)
-    # A part of a sequence is copied by way of another sequence id; unified attention memories have some to spare.
+    # Copying a part of a sequence needs another sequence id. Unified attention memories have spare ones.
     has_spare = can_cut and context.kv_unified and cache.n_slots > config.n_seq_max
     return DiskPrefixes(disk, cache, context, cache.reserve_id() if has_spare else None)
 
 
 def _num_spare_ids(model: Model, n_seq_max: int) -> int:
-    """Sequence ids for finished prefixes. They cost nothing, except in recurrent memories: megabytes of state each."""
+    """Number of sequence ids for finished prefixes. Each costs megabytes in recurrent memories, nothing in others."""
     has_state = model.is_hybrid or model.is_recurrent
     return min(max(_MIN_SPARE_IDS, n_seq_max), _MAX_SPARE_STATES if has_state else _MAX_SEQ_IDS)
 

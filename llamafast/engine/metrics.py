@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from llamafast.cache.disk.disk_cache import DiskCacheStats
 from llamafast.request import MissReason
 
-# Upper bounds as vLLM has them, with finer steps below for small models.
+# vLLM's upper bounds, with finer steps below for small models.
 _LATENCY_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 640.0, 2560.0,
 )  # fmt: skip
@@ -59,8 +59,29 @@ def _tokens() -> Histogram:
 
 
 @dataclass(slots=True)
+class MediaStats:
+    """Counters and gauges of the encoder of images and sounds.
+
+    num_encoded, num_failed: files encoded, and files of which the encoding failed.
+    num_rows: rows of embeddings that the encodings gave.
+    encode_s: seconds of all encodings, with the preparation of pixels and samples.
+    num_hits: files whose embeddings were kept from an earlier encoding.
+    num_waiting: files that wait for their encoding, or are being encoded.
+    num_bytes: bytes of the embeddings that are kept.
+    """
+
+    num_encoded: int = 0
+    num_failed: int = 0
+    num_rows: int = 0
+    encode_s: float = 0.0
+    num_hits: int = 0
+    num_waiting: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(slots=True)
 class EngineStats:
-    """Counters only grow; gauges describe the last step. Times are in seconds.
+    """Counters, gauges and histograms. Counters only grow; gauges describe the last step. Times are in seconds.
 
     Counters:
     prompt_tokens: tokens of the prompts of admitted requests.
@@ -69,16 +90,19 @@ class EngineStats:
     prefix_hits: prompt tokens that came from the prefix cache.
     prefix_evictions: finished prefixes that were dropped, or cut.
     prefix_misses: admitted requests by MissReason.
-    computed_prompt_tokens: prompt tokens computed, after a preemption a second time.
+    computed_prompt_tokens: prompt tokens computed; a preempted prompt counts again.
     preemptions: sequences that went back to the queue because no cells were left.
     context_shifts: times that a sequence lost old tokens because its context was full.
     rejections: requests refused because the queue was full.
     steps: decodes.
+    embedding_requests: requests for embeddings.
+    embedding_inputs: inputs of those requests.
     finished: requests by FinishReason.
     disk_cache: counters of the disk cache; None without one.
+    media: counters of the encoder; None without a projector.
 
     Gauges:
-    num_running: sequences that compute.
+    num_running: sequences that run.
     num_waiting: sequences in the waiting queue.
     num_cells: KV cells in use.
     n_cells: KV cells in all.
@@ -108,9 +132,12 @@ class EngineStats:
     context_shifts: int = 0
     rejections: int = 0
     steps: int = 0
+    embedding_requests: int = 0
+    embedding_inputs: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
 
     disk_cache: DiskCacheStats | None = None
+    media: MediaStats | None = None
 
     num_running: int = 0
     num_waiting: int = 0
@@ -137,6 +164,13 @@ class EngineStats:
         """Count a request that was queued."""
         self.request_prompt_tokens.observe(num_prompt_tokens)
         self.request_n.observe(n)
+
+    def add_embedding_request(self, num_tokens: int, num_inputs: int) -> None:
+        """Count a request for embeddings that was queued. num_tokens: of all its inputs."""
+        self.embedding_requests += 1
+        self.embedding_inputs += num_inputs
+        self.prompt_tokens += num_tokens
+        self.request_prompt_tokens.observe(num_tokens)
 
     def add_step(self, now: float, num_rows: int, num_tokens: int) -> None:
         """Count a decode of num_rows rows that generated num_tokens tokens. now: time.monotonic()."""

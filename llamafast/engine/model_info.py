@@ -1,4 +1,4 @@
-"""Facts about a model and its context, as plain records: what others may know without holding either."""
+"""Plain records of facts about a model and its context, for code that holds neither."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from llamafast._core import Context, Model
 from llamafast.sampling_params import gguf_defaults
 from llamafast.tokenizer import Tokenizer
 
+# Encoders whose files do not say that their attention is not causal.
+_ENCODERS = frozenset({"gemma-embedding", "t5encoder"})
+
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a model file says about itself. It stays valid after the model is freed.
+    """Facts about a model. They stay valid after the model is freed.
 
     path: the file; of a model in several files, the first.
     description: llama.cpp's short name of architecture, size and quantization.
@@ -24,7 +27,7 @@ class ModelInfo:
     n_ctx_train: tokens of context that the model was trained for.
     n_embd: width of a hidden state.
     chat_templates: Jinja sources by name; the default one has the name "". Empty if the file has none.
-    sampling_defaults: the settings that the file recommends, by names of SamplingParams.
+    sampling_defaults: the settings that the file recommends, by field of SamplingParams.
     """
 
     path: str
@@ -45,12 +48,12 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ContextInfo:
-    """How the memory of an engine is laid out. It stays valid after the context is freed.
+    """Facts about the memory of an engine. They stay valid after the context is freed.
 
     memory_kind: "attention", "swa", "hybrid" or "recurrent"; "none": the model generates no text.
     n_ctx: tokens that the KV memory holds, all sequences together.
-    n_batch: most tokens of one step.
-    n_seq_ids: sequence ids, those of finished prefixes included.
+    n_batch: maximum tokens of one step.
+    n_seq_ids: number of sequence ids, those of finished prefixes included.
     threads: threads that compute.
     kv_unified: whether all sequences share one memory.
     """
@@ -65,11 +68,11 @@ class ContextInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a model file says about text.
+    """The text-related facts of a model file.
 
-    tokenizer: over the file's vocabulary.
+    tokenizer: Tokenizer over the file's vocabulary.
     chat_template: source of the default chat template; None if the file has none.
-    makes_embeddings: the model is an encoder, which generates no text.
+    makes_embeddings: whether the model is an encoder, which generates no text.
     """
 
     tokenizer: Tokenizer
@@ -113,6 +116,12 @@ def read_header(path: str) -> Header:
     Raises ModelLoadError.
     """
     model = Model(path, vocab_only=True)
+    return Header(Tokenizer(model), model.chat_template(), makes_embeddings(model))
+
+
+def makes_embeddings(model: Model) -> bool:
+    """Whether the model is an encoder, which generates no text."""
     metadata = model.metadata
-    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", "true")
-    return Header(Tokenizer(model), model.chat_template(), causal == "false" or not model.has_decoder)
+    architecture = metadata.get("general.architecture", "")
+    causal = metadata.get(f"{architecture}.attention.causal", "true")
+    return causal == "false" or architecture in _ENCODERS or not model.has_decoder

@@ -1,4 +1,4 @@
-"""The outputs of one request, on the event loop."""
+"""OutputStream: the outputs of one request, as an async iterator on the event loop."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from llamafast.engine.protocol import OutputT
 
 
 class RequestEnder(Protocol):
-    """Ends requests by id, from any thread. Unknown and finished ones are ignored."""
+    """Ends requests by id. Thread-safe. Unknown and finished requests are ignored."""
 
     def abort(self, request_id: str) -> None:
         """End a request before the next step."""
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one part of a request before the next step, as if it were complete."""
+        """End one choice of a request before the next step, as if it were complete."""
 
 
 class OutputStream(AsyncIterator[list[OutputT]], Generic[OutputT]):
-    """An iterator over a request's outputs: each item is all that came since the previous item.
+    """An iterator over a request's outputs. Each item is the list of outputs since the previous item.
 
-    It ends after the request's last output. Dropping the stream aborts the request.
+    It ends after the request's last output. Deleting the stream aborts the request.
     """
 
     def __init__(self, ender: RequestEnder, request_id: str) -> None:
@@ -48,13 +48,13 @@ class OutputStream(AsyncIterator[list[OutputT]], Generic[OutputT]):
         return outputs
 
     def abort(self) -> None:
-        """End the request before the next step, and this iteration. No effect once it has ended. From any thread."""
+        """End the request before the next step, and this iteration. Ignored after its end. Thread-safe."""
         if not self._is_done:
             self._is_done = True
             self._ender.abort(self.request_id)
 
     def finish(self, index: int) -> None:
-        """End one choice before the next step, as a stop string would: its last output still comes."""
+        """End one choice before the next step, as a stop string would. Its last output is still delivered."""
         if not self._is_done:
             self._ender.finish(self.request_id, index)
 
@@ -67,7 +67,7 @@ class OutputStream(AsyncIterator[list[OutputT]], Generic[OutputT]):
         self.abort()
 
     def push(self, output: OutputT, is_last: bool) -> None:
-        """Add an output; is_last ends the stream after it. To be called on the event loop."""
+        """Add an output; is_last ends the stream after it. Call it on the event loop."""
         if not self._is_done:
             self._outputs.append(output)
             self._is_done = is_last

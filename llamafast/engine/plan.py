@@ -1,4 +1,4 @@
-"""The record of one step: which rows are computed, which tokens are drawn from them, and for which sequences."""
+"""StepPlan: the record of one step, with its rows, its draws and their sequences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import abc
 from enum import Enum
 from typing import NamedTuple
 
-from llamafast._core import Batch
+from llamafast._core import Batch, MediaBatch
 from llamafast._sampling import Sampler
 from llamafast.cache.slots import Slot
 from llamafast.engine.scoring import AskedScore, Score, num_scored_rows
@@ -15,17 +15,19 @@ from llamafast.grammars.constraint import Constraint
 
 
 class StepKind(Enum):
-    """What the rows of a step are. The planner has one method per kind (StepPlanner.plan)."""
+    """The kind of rows that a step computes. The planner has one method per kind (StepPlanner.plan)."""
 
     DECODE = 0  # the next rows of the running sequences, with chunks of prompts if the memory allows both in one step
-    EQUAL_CHUNKS = 1  # chunks of prompts alone, all of one length
+    EQUAL_CHUNKS = 1  # only chunks of prompts, all of the same length
+    MEDIA = 2  # only rows of media, of one prompt or several
 
 
 class Chunk(NamedTuple):
     """A part of a prompt that one step computes.
 
-    sequence: its prompt. num_tokens: length of the part, 1 or more; it begins where the slot ends. last_row: the batch
-    row of its last token.
+    sequence: the sequence of the prompt.
+    num_tokens: length of the part, 1 or more. The part begins where the slot ends.
+    last_row: the batch row of its last token.
     """
 
     sequence: Sequence
@@ -34,25 +36,25 @@ class Chunk(NamedTuple):
 
 
 class StepPlan:
-    """One step. The planner fills it, the runner computes it, and the scheduler takes the tokens that it brings.
+    """One step. The planner fills it, the runner computes it, and StepUpdate takes its tokens.
 
-    A draw is one sequence's part in the sampling. Draws have numbers: those of `decodes` come first, then those of
-    each prompt in `prefilled`, followed by those of its forks.
+    A draw is the sampling for one sequence. Draws are numbered: first those of `decodes`, then those of
+    each prompt in `prefilled`, each followed by those of its forks.
 
-    kind: what the rows are.
+    kind: the kind of rows.
     batch: the rows that are computed.
     decodes: the running sequences that compute rows in this step.
     slots: the slot of each of `decodes`.
-    counts: the number of rows of each of `decodes`: 1, and one more per forced token and per drafted one.
+    counts: the number of rows of each of `decodes`: 1, plus one per forced token and per drafted token.
     chunks: the parts of prompts that are computed, by ascending sequence id.
     prefilled: the prompts that end in this step, in the order of `chunks`.
     samplers: the sampler of each draw.
     rows: the batch row that each draw reads. Forks read the same row.
-    drafts: (number of the draw, number of drafted tokens) of each draw that has drafts. The tokens stand in the rows
-      after its own: the draw goes on with the next row for as long as it agrees with them.
+    drafts: (number of the draw, number of drafted tokens) of each draw that has drafts. The rows after the draw's own
+    row contain these tokens: the draw continues with the next row while it draws the same tokens.
     constraints: (number of the draw, its constraint) of each draw that has a constraint.
-    scored: (row, token id, number of alternatives) of each row that is asked for the logprob of the token after it.
-    scores: what those rows brought, by row. The engine sets it after the step.
+    scored: (row, token id, number of alternatives) of each row that computes the logprob of the token after it.
+    scores: the results of these rows, by row. The engine sets it after the step.
     """
 
     __slots__ = (
@@ -72,7 +74,12 @@ class StepPlan:
     )
 
     def __init__(
-        self, kind: StepKind, batch: Batch, *, rows: abc.Sequence[int] = (), samplers: abc.Sequence[Sampler] = ()
+        self,
+        kind: StepKind,
+        batch: Batch | MediaBatch,
+        *,
+        rows: abc.Sequence[int] = (),
+        samplers: abc.Sequence[Sampler] = (),
     ) -> None:
         self.kind = kind
         self.batch = batch
@@ -90,9 +97,9 @@ class StepPlan:
 
 
 def max_output_rows(*, n_seq_max: int, n_batch: int, n_vocab: int) -> int:
-    """The most rows of one step that need logits: those that are drawn from, or those of scored prompts.
+    """The maximum number of rows of one step that need logits.
 
-    Each of n_seq_max sequences draws from one row. A prompt that is scored needs all rows of its chunk; the planner
-    makes these chunks so small that drawn and scored rows together fit (packing.cap_scored).
+    Each of n_seq_max sequences draws from one row. A scored prompt needs the logits of all rows of its chunk. The
+    planner limits these chunks, so that drawn and scored rows fit together (packing.cap_scored).
     """
     return max(n_seq_max, min(n_batch, num_scored_rows(n_vocab)))

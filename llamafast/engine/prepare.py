@@ -1,4 +1,4 @@
-"""Requests made ready outside the engine's thread: everything that can fail or take long for one request alone."""
+"""Prepares a request outside the engine's thread: all work that can fail or take long for one request alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamafast.request import Request
 from llamafast.sampling_params import SAMPLER_ARGUMENTS
 from llamafast.tokenizer import Tokenizer
 
-# Microseconds of one choice without lists, and of a search for DRY's breakers in the vocabulary.
+# Microseconds: preparing one choice without lists; searching the vocabulary for DRY's breakers.
 _BASE_COST = 10
 _BREAKERS_COST = 100_000
 
@@ -26,21 +26,21 @@ _BREAKERS_COST = 100_000
 def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> RequestState:
     """Check a request and build its sequences: samplers, constraints, detokenizers, stop matchers. Thread-safe.
 
-    Raises InvalidRequestError or ContextLengthError, naming the field if it is known.
+    Raises InvalidRequestError or ContextLengthError, with the field if it is known.
     """
     check_request(request, limits)
     params = request.params
     num_prompt = len(request.prompt_token_ids)
     most = (params.max_tokens, limits.max_output_tokens)
-    # A context shift can go on for ever: such an output gets as many tokens as one context has.
+    # With context shift, an output has no natural limit. Without max_tokens it gets as many tokens as a context has.
     end_len = num_prompt + min((limit for limit in most if limit is not None), default=limits.max_seq_len)
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     state = RequestState(request)
     try:
         state.sequences = _make_sequences(state, tokenizer, min(end_len, limits.max_seq_len), seed)
     except (ValueError, OverflowError, TypeError) as error:
-        raise InvalidRequestError(f"the sampler refuses these settings: {error}") from error
-    # A prompt with media ends with its context: a shift would move its rows apart from their positions.
+        raise InvalidRequestError(f"the sampler rejects these settings: {error}") from error
+    # A sequence with media is not shifted: the indices of its rows would no longer match their positions.
     for sequence in state.sequences if limits.context_shift and not request.media else ():
         sequence.end_len = end_len
     state.num_unfinished = len(state.sequences)
@@ -48,7 +48,7 @@ def prepare_request(request: Request, tokenizer: Tokenizer, limits: Limits) -> R
 
 
 def prepare_cost(request: Request, tokenizer: Tokenizer) -> int:
-    """Microseconds that prepare_request takes, roughly. A long one belongs into a thread."""
+    """Estimate of the microseconds that prepare_request takes. Expensive requests are prepared in a thread."""
     params = request.params
     lists = params.logit_bias, params.stop_token_ids, params.allowed_token_ids or ()
     num_entries = sum(map(len, lists)) + sum(map(len, params.bad_words)) + sum(map(len, params.stop))

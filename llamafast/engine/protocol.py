@@ -1,4 +1,4 @@
-"""What an engine is to those who run it: requests in, outputs out, step by step, on one thread."""
+"""StepEngine: the interface of an engine for the code that runs it, such as EngineThread."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class PreparedRequest(Protocol):
 
     @property
     def request_id(self) -> str:
-        """The same on all its outputs."""
+        """The id of the request. All its outputs have the same."""
 
 
 class Output(Protocol):
-    """What a request gained in one step."""
+    """The result of one step for one request."""
 
     @property
     def request_id(self) -> str:
-        """The request's."""
+        """The id of the request."""
 
     @property
     def is_last(self) -> bool:
@@ -38,9 +38,9 @@ class StepEngine(Protocol[RequestT, PreparedT, OutputT]):
     """An engine that works in steps.
 
     Any thread may call prepare_cost(), prepare() and failure(), and read stats, n_seq_max, num_waiting and death. All
-    other members belong to one thread. The engine works only inside of its methods. It survives the failure of one
-    request, which then ends with an error. If a method other than prepare() raises, the engine is of no further use:
-    its thread closes it.
+    other members belong to one thread. The engine computes only inside its methods. If the work for one request fails,
+    that request ends with an error and the engine continues. If a method other than prepare() raises, the engine cannot
+    be used any longer, and its thread closes it.
     """
 
     @property
@@ -49,15 +49,15 @@ class StepEngine(Protocol[RequestT, PreparedT, OutputT]):
 
     @property
     def n_seq_max(self) -> int:
-        """Sequences that run at once."""
+        """Maximum number of sequences that run at once."""
 
     @property
     def num_waiting(self) -> int:
-        """Requests that were added and do not run."""
+        """Number of requests that were added and do not run yet."""
 
     @property
     def death(self) -> str | None:
-        """Why the engine does no more work; None while it does."""
+        """The reason why the engine stopped working; None while it works."""
 
     @property
     def has_work(self) -> bool:
@@ -65,46 +65,46 @@ class StepEngine(Protocol[RequestT, PreparedT, OutputT]):
 
     @property
     def is_stalled(self) -> bool:
-        """Whether all work waits for something outside: step() is of use after a wake-up (on_wake) or another call."""
+        """Whether all work waits for an external event: step() has no effect before a wake-up (on_wake) or a call."""
 
     def prepare_cost(self, request: RequestT) -> int:
-        """Microseconds that prepare() takes, roughly."""
+        """Estimate of the microseconds that prepare() takes."""
 
     def prepare(self, request: RequestT) -> PreparedT:
-        """Check a request and build what belongs to it alone.
+        """Check a request and build its own objects.
 
-        Raises InvalidRequestError or ContextLengthError, naming the field, EngineDeadError.
+        Raises InvalidRequestError or ContextLengthError with the field, EngineDeadError.
         """
 
     def add(self, prepared: PreparedT) -> None:
         """Queue a request. Raises EngineDeadError, InvalidRequestError if its id is in use."""
 
     def abort(self, request_id: str) -> None:
-        """End a request now; its last output comes with the next step. An unknown id is ignored."""
+        """End a request. The next step() returns its last output. An unknown id is ignored."""
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one part of a request as if it were complete. Ignored where there is no such part, or none to end."""
+        """End one choice of a request as if it were complete. An unknown or finished choice is ignored."""
 
     def abort_all(self) -> list[OutputT]:
-        """End all requests now; their last outputs."""
+        """End all requests and return their last outputs."""
 
     def step(self) -> list[OutputT]:
-        """Compute one step; what it brought, and the last outputs of requests that ended without one.
+        """Compute one step. Returns its outputs, and the last outputs of requests that ended without a step.
 
-        After a fatal error `death` gives the reason, and the last outputs of all requests come at once.
+        After a fatal error it sets `death` and returns the last outputs of all requests.
         """
 
     def failure(self, request_id: str, error: Exception) -> OutputT:
         """The last output of a request that the engine could not end itself."""
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called, from any thread, when what a stalled engine waits for has come. Before the first step."""
+        """Set the function that is called, from any thread, to wake a stalled engine. Call it before step()."""
 
     def snapshot(self) -> EngineSnapshot:
-        """What the engine is doing. Any thread may call it once the engine is closed."""
+        """A record of the current work. Any thread may call it after close()."""
 
     def check_integrity(self) -> None:
-        """Assert that the engine's records add up. For tests and debug runs."""
+        """Assert that the engine's records are consistent. For tests and debug runs."""
 
     def close(self) -> None:
         """Free everything. Idempotent."""

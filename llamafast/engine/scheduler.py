@@ -1,4 +1,4 @@
-"""All requests from arrival to end: continuous batching, admission and preemption."""
+"""Scheduler: continuous batching, admission and preemption."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.engine.context_shift import ContextShift
 from llamafast.engine.disk_prefixes import DiskPrefixes
 from llamafast.engine.live_requests import LiveRequests
+from llamafast.engine.media_supply import MediaSupply
 from llamafast.engine.metrics import EngineStats
 from llamafast.engine.plan import StepPlan
 from llamafast.engine.planner import StepPlanner
@@ -18,10 +19,10 @@ from llamafast.request import FinishReason, RequestOutput, SequenceStatus
 
 
 class Scheduler:
-    """Decides which requests compute. schedule() makes a plan, update() takes what it brought.
+    """Decides which requests run. schedule() makes the plan of a step, update() takes its tokens.
 
-    A request is admitted when a sequence id and the cells for its prompt are free: by priority, then first come, first
-    served. The planner decides what a step takes of the admitted ones. A step that fails between schedule() and
+    A request is admitted when a sequence id and the cells for its prompt are free: by priority, then in order of
+    arrival. The planner chooses the rows of a step from the admitted ones. A step that fails between schedule() and
     update() changes nothing.
     """
 
@@ -55,56 +56,60 @@ class Scheduler:
 
     @property
     def prefilling(self) -> abc.Sequence[Sequence]:
-        """The prompts that are being computed; the one that is served first comes first."""
+        """The prompts that are being computed, in order of service."""
         return self.planner.prefilling
 
     @property
     def has_work(self) -> bool:
-        """Whether a step or take_instant() would bring something."""
+        """Whether a step or take_instant() can return outputs."""
         return bool(self.planner.num_active or self.waiting or self.live.has_instant)
 
     @property
     def num_active(self) -> int:
-        """Sequences that hold a sequence id."""
+        """Number of sequences that hold a sequence id."""
         return self.planner.num_active
 
     def attach_disk(self, disk: DiskPrefixes) -> None:
-        """Load prefixes from the disk for prompts that wait, and save those that leave. Before the first request."""
+        """Load prefixes from the disk, and save those of finished sequences. Call it before the first request."""
         self.waiting.attach_disk(disk)
         self.live.attach_disk(disk)
 
+    def attach_media(self, media: MediaSupply, *, max_whole_rows: int) -> None:
+        """Take prompts with media. max_whole_rows: of a media chunk in one pass. Before the first request."""
+        self.planner.attach_media(media, max_whole_rows=max_whole_rows)
+
     def add(self, state: RequestState) -> None:
-        """Queue a request that prepare_request made ready."""
+        """Queue a request from prepare_request."""
         self.live.add(state)
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT, error: Exception | None = None) -> None:
-        """End a request wherever it is; its last outputs come with the next step. An unknown id is ignored.
+        """End a request in any state. The next step returns its last outputs. An unknown id is ignored.
 
-        What it has computed stays for whoever begins alike, unless there was an error: who stops a long answer goes on
-        with that conversation.
+        Its computed prefix is parked for reuse, unless there was an error: a client that stops a long answer often
+        continues that conversation.
         """
         self.live.abort(request_id, reason, error)
 
     def drop(self, request_ids: abc.Set[str]) -> None:
-        """End requests of which nobody wants to hear any more. Those that have ended are ignored."""
+        """End requests without an output. Finished ones are ignored."""
         for request_id in request_ids:
             self.abort(request_id)
         self.live.forget_instant(request_ids)
 
     def finish(self, request_id: str, index: int) -> None:
-        """End one choice as if it had come to a stop; its last output comes with the next step. Others go on.
+        """End one choice as a stop string would. The next step returns its last output. Other choices continue.
 
-        Without a token there was no stop, and others may wait for this one's prompt: ignored.
+        A choice without a token is ignored, because other choices may wait for its prompt.
         """
         self.live.finish(request_id, index)
 
     def fail(self, state: RequestState, error: BaseException) -> None:
-        """End a request whose own work raised `error`, in all its choices; the others go on."""
+        """End all choices of a request after its work raised `error`. Other requests continue."""
         self.live.note_failure(state, error)
         self.live.end_failed()
 
     def take_instant(self) -> list[RequestOutput]:
-        """Outputs of requests that ended without a step, each once."""
+        """Return the outputs of requests that ended without a step, and forget them."""
         return self.live.take_instant()
 
     def schedule(self) -> StepPlan | None:
@@ -113,28 +118,31 @@ class Scheduler:
             self._shift_full(self.context_shift)
         if self.waiting and not (self.waiting.is_closed and self.planner.num_active):
             self._admit()
+        media = self.planner.media
+        for sequence, error in media.refresh(self.planner.prefilling) if media is not None else ():
+            self.live.note_failure(sequence.state, error)
         self.live.end_failed()
         return self.planner.plan()
 
     def update(self, plan: StepPlan, runs: list[list[int]], logprobs: LogprobsOf) -> list[RequestOutput]:
-        """Take the tokens of a plan: append, detokenize, match stops, finish, free. runs[i]: those of draw i."""
+        """Take the tokens of a step: append, detokenize, match stops, finish, free. runs[i]: tokens of draw i."""
         return self._update.take(plan, runs, logprobs)
 
     def relieve(self) -> None:
-        """Make room after a step that found none: evict parked prefixes, else preempt the youngest of the least urgent.
+        """Make room after a decode without free cells: evict parked prefixes, or preempt the last one by rank.
 
-        The only sequence left ends here: no one else's cells can help it.
+        If only one sequence is active, it ends, because no other sequence can free cells for it.
         """
-        if self.cache.give_way(self.planner.batch.num_tokens):
+        if self.cache.give_way(self.planner.num_rows):
             return
         active = [*self.prefilling, *self.running]
-        youngest = max(active, key=lambda sequence: sequence.rank)
+        last = max(active, key=lambda sequence: sequence.rank)
         if len(active) > 1:
             self.stats.preemptions += 1
-            self.live.requeue(youngest)
+            self.live.requeue(last)
             self.waiting.close()
             return
-        for sequence in (youngest, *youngest.forks):
+        for sequence in (last, *last.forks):
             self.live.stop(sequence, FinishReason.LENGTH)
 
     def count_active(self) -> None:
@@ -146,7 +154,7 @@ class Scheduler:
         stats.prefix_evictions = cache.num_evicted
 
     def check_integrity(self) -> None:
-        """Assert that lists, sequence ids and cells add up. For tests and debug runs."""
+        """Assert that lists, sequence ids and cells are consistent. For tests and debug runs."""
         self.live.check_integrity()
 
     def _admit(self) -> None:
@@ -161,7 +169,7 @@ class Scheduler:
         self.count_active()
 
     def _shift_full(self, context_shift: ContextShift) -> None:
-        """Drop old tokens of the sequences that have no room for their next one."""
+        """Drop old tokens of the sequences that have no room for their next token."""
         for sequence in self._update.take_full():
             if sequence.status is SequenceStatus.FINISHED:
                 continue

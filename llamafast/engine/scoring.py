@@ -1,4 +1,4 @@
-"""The logprobs of a prompt's own tokens. Each chunk asks for those of its rows; a preemption keeps what has come."""
+"""PromptScores: the logprobs of a prompt's own tokens, chunk by chunk. They survive a preemption."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ AskedScore = tuple[int, int, int]
 """(batch row, id of the token that follows it, number of alternatives)"""
 
 Score = tuple[float, int, list[tuple[int, float]]]
-"""(raw logprob, rank from 1, [(token id, logprob), ...] with the likeliest first)"""
+"""(raw logprob, rank from 1, [(token id, logprob), ...] from the most likely)"""
 
-# Of logits in one step; llama.cpp holds them twice.
+# Bytes of logits in one step. llama.cpp holds them twice.
 _MAX_LOGITS_BYTES = 64 * 2**20
 
 
 def num_scored_rows(n_vocab: int) -> int:
-    """Rows of prompts that one step may score: few steps for a vocabulary of any size, with bounded memory."""
+    """Maximum prompt rows that one step may score, so that their logits fit into 64 MiB."""
     return max(1, _MAX_LOGITS_BYTES // (4 * n_vocab))
 
 
 class PromptScores:
     """The scores of one prompt.
 
-    entries: the logprob of each prompt token; None for the first one, which follows nothing. The row of token i gives
+    entries: the logprobs computed so far, one per prompt token; None for the first token. The row of token i computes
     the entry of token i + 1.
-    token_ids: the prompt. num_top: alternatives per token. names: bytes of each token id.
+    token_ids: the prompt.
+    num_top: number of alternatives per token.
+    names: bytes of each token id.
     """
 
     __slots__ = ("_names", "_num_top", "_token_ids", "entries")
@@ -40,17 +42,17 @@ class PromptScores:
 
     @property
     def is_done(self) -> bool:
-        """Whether all entries have come."""
+        """Whether all entries are computed."""
         return len(self.entries) == len(self._token_ids)
 
     def ask(self, start: int, end: int, last_row: int) -> list[AskedScore]:
-        """The scores to ask for in a step that computes tokens [start, end). Token end - 1 is in last_row."""
+        """The scores to compute in a step with the tokens [start, end). Token end - 1 is in last_row."""
         new = range(max(start, len(self.entries) - 1), min(end, len(self._token_ids) - 1))
-        first_row = last_row + 1 - end  # of token 0, if it were in the batch
+        first_row = last_row + 1 - end  # row of token 0, if it were in the batch
         return [(first_row + i, self._token_ids[i + 1], self._num_top) for i in new]
 
     def take(self, scores: Mapping[int, Score], end: int, last_row: int) -> None:
-        """Append the entries that a step brought, by row. It computed the tokens before `end`, the last in last_row."""
+        """Append entries from a step's scores, by row. It computed tokens up to end - 1, which is in last_row."""
         names = self._names
         first_row = last_row + 1 - end
         for i in range(len(self.entries), min(end + 1, len(self._token_ids))):

@@ -1,4 +1,4 @@
-"""What lives in the engine: a request's state, and each of its sequences with its text so far."""
+"""RequestState and Sequence: the state of a request in the engine, and of each of its sequences."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 Logprobs = tuple[float, list[tuple[int, float]]]
 
 NO_TOKEN = -1
-"""What is drawn where every token is ruled out."""
+"""The result of a draw if no token is allowed."""
 
 NO_SLOT = Slot(-1, 0)
-"""Stands where a sequence has no slot; nobody changes it."""
+"""The slot of a sequence that has none. It is never changed."""
 
 
 class RequestState:
-    """A request in the engine, with what all its sequences have in common.
+    """A request in the engine, with the state that all its sequences share.
 
-    number: its place among the requests as they arrive, from 1; 0 until it is queued.
+    number: number of the request in order of arrival, from 1; 0 until it is queued.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class RequestState:
         self.cached_tokens = 0
         self.miss_reason = MissReason.NONE
         self.completion_tokens = 0
-        self.scheduled_s = 0.0  # when it first got a slot, 0: not yet
+        self.scheduled_s = 0.0  # time of its first admission; 0: not admitted yet
         self.first_token_s = 0.0
         self.scores: PromptScores | None = None
         self.ranked = (request.params.best_of or 0) > request.params.n
@@ -75,7 +75,7 @@ class RequestState:
         return Usage(len(self.request.prompt_token_ids), self.completion_tokens, self.cached_tokens, self.miss_reason)
 
     def best(self) -> list[RequestOutput]:
-        """The n best of the finished sequences by mean logprob, as choices 0 to n - 1."""
+        """The outputs of the n finished sequences with the highest mean logprob, as choices 0 to n - 1."""
         order = sorted(self.sequences, key=lambda sequence: -sequence.mean_logprob)
         outputs = [sequence.held for sequence in order[: self.request.params.n]]
         for i, output in enumerate(outputs):
@@ -84,10 +84,12 @@ class RequestState:
 
 
 class Sequence:
-    """One continuation of a prompt. A context shift drops a block of token_ids, here and in the slot.
+    """One continuation of a prompt.
 
     token_ids: array('i'), ids of the prompt's rows, then the generated tokens. The slot holds the first of these rows.
-    layout, pos_offset: where the media rows are; position minus index of every row after the prompt.
+    A context shift drops a block of token_ids, here and in the slot.
+    layout: Layout, the media spans of the prompt.
+    pos_offset: int, position minus index of every row after the prompt.
     """
 
     __slots__ = (
@@ -149,57 +151,57 @@ class Sequence:
         self.last_token = self.token_ids[-1]
         self.layout = state.layout
         self.pos_offset = state.layout.offset
-        self.last_s = 0.0  # when the last token came
-        self.num_dropped = 0  # of the tokens so far: see drop()
-        self.max_len = max_len  # tokens that it can have without losing some
-        self.end_len = max_len  # and with which it ends
-        self.is_prompt_only = max_len <= self.num_prompt  # nothing is to be generated
+        self.last_s = 0.0  # time of the last token
+        self.num_dropped = 0  # tokens removed by drop()
+        self.max_len = max_len  # at this number of tokens it must drop some, or end
+        self.end_len = max_len  # at this number of tokens it ends
+        self.is_prompt_only = max_len <= self.num_prompt  # it generates nothing
         self.min_len = self.num_prompt + params.min_tokens
         self.slot = NO_SLOT
         self.waits_for: Slot | None = None  # a slot that is about to compute a part of this prompt
-        self.load: DiskLoad | None = None  # what the disk has of this prompt; None: not asked
-        self.num_shared = 0  # how long that part is
-        self.due = 0  # its place among the prompts: see StepPlanner.enter
-        self.num_passed = 0  # steps of prompt chunks that went by without this one while it was the first
-        self.forks: list[Sequence] = []  # begin where this one has computed the prompt
+        self.load: DiskLoad | None = None  # the read of a stored prefix; None: not looked up
+        self.num_shared = 0  # length of that part
+        self.due = 0  # sort key among the prompts: see StepPlanner.enter
+        self.num_passed = 0  # steps of equal chunks without this prompt, since it is the first
+        self.forks: list[Sequence] = []  # sequences that start when this one has computed the prompt
         self.sampler = sampler
         self.constraint = constraint
         self.detokenizer = Detokenizer(tokenizer, request.skip_special, request.shown_ids)
         self.stops = StopMatcher(params.stop) if params.stop and request.match_stops else None
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eog_ids)
         self.stop_ids |= {NO_TOKEN}
-        # The tokens' own names too: a control token has no text in the completion, but it has a name.
+        # The bytes of all tokens: a control token has no text in the output, but logprobs show its name.
         self.token_bytes = tokenizer.table(skip_special=False).token_bytes if sampler.num_logprobs >= 0 else []
-        self.num_chars = 0  # generated, whatever became of them
-        self.num_emitted = 0  # given out
-        self.pending: list[TokenLogprob] = []  # whose text has not been given out
+        self.num_chars = 0  # characters generated
+        self.num_emitted = 0  # characters in outputs
+        self.pending: list[TokenLogprob] = []  # logprobs of tokens without text in an output so far
         self.logprob_sum = 0.0
-        self.held = RequestOutput(self.request_id, index, "", [])  # all of it, where sequences are ranked at the end
+        self.held = RequestOutput(self.request_id, index, "", [])  # whole output, if sequences are ranked
         self.has_given_scores = state.request.params.prompt_logprobs is None
-        # Logprobs come from a draw, and what is ruled out must not come in by the side door.
+        # Forced tokens skip the draw: they have no logprobs, and no check of the settings that exclude tokens.
         is_limited = bool(params.logit_bias or params.bad_words or params.allowed_token_ids is not None)
         self.takes_forced = sampler.num_logprobs < 0 and not is_limited
         self.is_plain = self.stops is None and sampler.num_logprobs < 0 and self.constraint is None
 
     @property
     def draw_error(self) -> LlamaFastError:
-        """Why no token could be drawn."""
+        """The error of a sequence that could draw no token."""
         error = None if self.constraint is None else self.constraint.error
-        return error or InvalidRequestError("the settings of this request leave no token that may come next")
+        return error or InvalidRequestError("the settings of this request allow no next token")
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """Whose is lower goes first: urgent ones, then those that came first."""
+        """Sort key: (priority, order of arrival, choice). Sequences with a lower rank are admitted first."""
         return self.state.request.priority, self.state.number, self.index
 
     @property
     def num_remaining(self) -> int:
-        """Number of rows still to be computed. Where nothing is generated, the prompt's last row is not needed."""
+        """Number of rows still to be computed. If nothing is generated, the prompt's last row is not needed."""
         return len(self.token_ids) - self.is_prompt_only - self.slot.length
 
     @property
     def num_in_reach(self) -> int:
-        """Number of rows that one step may compute: up to the next checkpoint, all text or all of one media span."""
+        """Number of rows that one step may compute: up to the next checkpoint, text only or one media span only."""
         length, place = self.slot.length, self.slot.next_place
         num_rows = self.num_remaining if place is None else min(self.num_remaining, place - length)
         return num_rows if not self.layout.media else self.layout.run_end(length, length + num_rows) - length
@@ -215,25 +217,25 @@ class Sequence:
 
     @property
     def is_scored(self) -> bool:
-        """Whether logprobs of the prompt's tokens are still to come."""
+        """Whether logprobs of prompt tokens are still to be computed."""
         scores = self.state.scores
         return scores is not None and not scores.is_done
 
     @property
     def reusable_ids(self) -> array[int]:
-        """What may come from the cache, and one token more: rows that are to be scored must be computed."""
+        """The rows that the cache may supply, plus one token. Rows that are to be scored must be computed."""
         scores = self.state.scores
         return self.token_ids if scores is None or scores.is_done else self.token_ids[: len(scores.entries)]
 
     @property
     def cache_salt(self) -> str | None:
-        """Whose prefixes it shares; None: nobody's."""
+        """The salt of the prefixes that it may share; None: it shares none."""
         request = self.state.request
         return request.cache_salt if request.use_cache else None
 
     @property
     def num_generated(self) -> int:
-        """Tokens of the output."""
+        """Number of tokens of the output."""
         return len(self.token_ids) + self.num_dropped - self.num_prompt
 
     @property
@@ -241,12 +243,12 @@ class Sequence:
         return self.logprob_sum / max(1, self.num_generated)
 
     def append(self, token_id: int) -> None:
-        """Take one token as generated; its KV is not computed."""
+        """Append a generated token. Its row is not computed yet."""
         self.token_ids.append(token_id)
         self.last_token = token_id
 
     def drop(self, start: int, num_tokens: int, max_len: int) -> None:
-        """Forget num_tokens of token_ids from `start` on, as if they had never been there; the output stays."""
+        """Remove num_tokens of token_ids from `start` on. The output does not change."""
         del self.token_ids[start : start + num_tokens]
         self.num_dropped += num_tokens
         self.min_len -= num_tokens
@@ -254,7 +256,7 @@ class Sequence:
         self.max_len = min(self.end_len, max_len)
 
     def advance(self, token_id: int, logprobs: Logprobs | None) -> RequestOutput:
-        """The output of a token that was just appended to token_ids; finish_reason is set if it was the last one."""
+        """The output of the token that was just appended. It has a finish_reason if the token was the last one."""
         output = RequestOutput(self.request_id, self.index, "", [token_id])
         params = self.state.request.params
         offset = self.num_chars
@@ -283,9 +285,9 @@ class Sequence:
         return output
 
     def force(self, output: RequestOutput, min_tokens: int, max_tokens: int) -> int:
-        """Append what the grammar makes come next, if that is min_tokens or more: one decode computes it all.
+        """Append the forced tokens of the grammar if there are at least min_tokens. One decode computes all of them.
 
-        output: that of the last token; it gains theirs. Returns the number of tokens.
+        IN/OUT output: the output of the last token, to which they are added. Returns their number.
         """
         constraint = self.constraint
         if constraint is None or not self.takes_forced:
@@ -303,11 +305,11 @@ class Sequence:
                 output.finish_reason = following.finish_reason
                 output.stop_reason = following.stop_reason
         except GrammarError:
-            pass  # the next draw meets it too, and says so
+            pass  # the next draw fails with the same error and reports it
         return len(self.token_ids) - num_before
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> RequestOutput:
-        """The output of an end that no token brought about: what was held back comes out."""
+        """The last output of a sequence that ends without a token, with the text that was held back."""
         output = RequestOutput(self.request_id, self.index, "", [], finish_reason=reason, error=error)
         text = self.detokenizer.flush()
         self.num_chars += len(text)
@@ -317,7 +319,7 @@ class Sequence:
         return output
 
     def emit(self, output: RequestOutput, outputs: list[RequestOutput]) -> None:
-        """Append an output to outputs, or keep it back until the sequences can be ranked."""
+        """Append an output to outputs, or hold it back until the sequences can be ranked."""
         if not self.has_given_scores and not self.is_scored and self.state.scores is not None:
             self.has_given_scores = True
             output.prompt_logprobs = self.state.scores.entries
@@ -335,7 +337,7 @@ class Sequence:
             held.logprobs = (held.logprobs or []) + output.logprobs
 
     def _match_stops(self, output: RequestOutput, text: str) -> None:
-        # IN text: what the last token wrote; OUT output.text, and its finish_reason if a stop string is complete
+        # IN text: text of the last token; OUT output.text, and its finish_reason if a stop string is complete
         if self.stops is None or len(self.token_ids) < self.min_len:
             output.text = text
             return
@@ -354,7 +356,10 @@ class Sequence:
         self.pending.append(TokenLogprob(token_id, logprobs[0], names[token_id], offset, top))
 
     def _release_logprobs(self, output: RequestOutput) -> None:
-        """A token's logprob goes out with the first character of its text, and not at all if a stop swallowed that."""
+        """Add logprobs to an output. A token's logprob comes with the first character of its text.
+
+        If a stop string has removed that character, the logprob is dropped.
+        """
         if self.state.request.params.logprobs is None:
             return
         pending = self.pending

@@ -1,4 +1,4 @@
-"""What an engine is doing at one moment, as frozen records: for operators, and for routes that list the sequences."""
+"""EngineSnapshot: the work of an engine at one moment, as frozen records for operators and HTTP routes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from llamafast.engine.scheduler import Scheduler
 from llamafast.engine.sequence import NO_SLOT, RequestState, Sequence
 from llamafast.request import SamplingParams, SequenceStatus
 
-# Each record takes 2 to 4 microseconds of the engine's thread, and clients decide how many sequences wait.
+# Each record takes 2 to 4 microseconds of the engine's thread, and the number of waiting sequences depends on clients.
 MAX_SEQUENCES = 512
 
 
 class EngineState(str, Enum):
-    """What an engine does."""
+    """The state of an engine."""
 
     IDLE = "idle"  # it has nothing to compute
     WORKING = "working"
@@ -66,7 +66,7 @@ class CacheSnapshot:
 
     n_cells: cells in all.
     num_cells: cells in use.
-    num_parked_cells: those of them that only finished prefixes hold.
+    num_parked_cells: cells in use that only finished prefixes hold.
     num_parked: finished prefixes that are kept.
     n_seq_ids: sequence ids in all.
     num_free_ids: sequence ids that hold nothing.
@@ -86,7 +86,7 @@ class DiskSnapshot:
 
     num_states: states in the folder that this engine can read.
     num_bytes: their size on the disk.
-    num_copies: prefixes whose state is still to be copied out of the KV memory.
+    num_copies: states that wait to be copied out of the KV memory.
     is_reading: whether a state is being read.
     """
 
@@ -98,12 +98,12 @@ class DiskSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """One moment between two steps.
+    """The work of an engine at one moment between two steps.
 
-    state: what the engine does.
-    death: the reason, of a dead or closed engine; else None.
-    sequences: those that compute, then those that wait, in order of arrival; at most MAX_SEQUENCES.
-    num_waiting: sequences in the waiting queue, the ones that are not listed included.
+    state: the state of the engine.
+    death: the reason why the engine is dead or closed; None while it works.
+    sequences: the running ones, then the waiting ones, in order of arrival; at most MAX_SEQUENCES.
+    num_waiting: sequences in the waiting queue, including those that are not listed.
     n_seq_max: sequences that can run at once.
     num_steps: decodes so far.
     last_step_s: seconds since the last decode; None before the first.
@@ -125,7 +125,7 @@ class EngineSnapshot:
 def take_snapshot(
     scheduler: Scheduler, disk: DiskPrefixes | None, *, death: str | None, is_working: bool
 ) -> EngineSnapshot:
-    """What an open engine is doing. O(requests), and O(sequence ids)."""
+    """The snapshot of an open engine. Takes O(requests + sequence ids)."""
     stats, cache = scheduler.stats, scheduler.cache
     now = time.monotonic()
     state = EngineState.DEAD if death is not None else EngineState.WORKING if is_working else EngineState.IDLE
@@ -143,7 +143,7 @@ def take_snapshot(
 
 
 def closed_snapshot(stats: EngineStats, death: str | None, n_seq_max: int) -> EngineSnapshot:
-    """What is left to say about a closed engine."""
+    """The snapshot of a closed engine."""
     last_step_s = time.monotonic() - stats.last_step_s if stats.last_step_s else None
     return EngineSnapshot(
         EngineState.CLOSED, death, n_seq_max=n_seq_max, num_steps=stats.steps, last_step_s=last_step_s
@@ -170,7 +170,7 @@ def _of_cache(cache: PrefixCache) -> CacheSnapshot:
 
 
 def _of_disk(disk: DiskPrefixes) -> DiskSnapshot:
-    stats = disk.disk.stats  # kept in memory: no look at the disk
+    stats = disk.disk.stats  # in memory: the disk is not read
     return DiskSnapshot(stats.num_states, stats.num_bytes, len(disk.copies), disk.is_reading)
 
 

@@ -1,4 +1,4 @@
-"""States to be stored on disk, copied out of the memory one slice per step, so that no long copy delays a step."""
+"""Copies states out of the memory for the disk cache, one slice per step, so that no step is delayed for long."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llamafast.cache.prefix_cache import PrefixCache
 from llamafast.cache.prompt import Layout
 from llamafast.cache.slots import Slot
 
-# What one step copies takes 2 to 5 ms.
+# Bytes that one step copies. They take 2 to 5 ms.
 SLICE_BYTES = 8 * 2**20
-# A state that can only be copied as a whole is copied beside running requests up to this size, and else when idle.
+# A state that can only be copied as a whole and is larger is copied when no request runs.
 MAX_BYTES_AT_ONCE = 64 * 2**20
-_FIRST_SLICE = 64  # rows, before the bytes of a row are known
+_FIRST_SLICE = 64  # rows of the first slice: the bytes per row are not known yet
 
-_MAGIC = b"LLFSLICE"  # no state of llama.cpp begins so: it begins with a small number of streams
+_MAGIC = b"LLFSLICE"  # a state of llama.cpp begins with a small number, its streams
 _HEAD = struct.Struct("<8sI")
 _SLICE = struct.Struct("<QQ")
 
@@ -37,8 +37,10 @@ class StateMemory(Protocol):
 class _Copy:
     """A state that is being copied.
 
-    token_ids, salt, layout: the rows, and the salt under which a slot holds them.
-    slices: what has been copied. lengths: rows of each slice.
+    token_ids, layout: the rows.
+    salt: the salt of the slot that holds them.
+    slices: the copied slices.
+    lengths: number of rows of each slice.
     """
 
     token_ids: array[int]
@@ -60,14 +62,13 @@ class _Copy:
 
 
 class StateCopies:
-    """Copies the states of parked prefixes, and gives each to the disk cache when it is complete.
+    """Copies the states of parked prefixes, and passes each to the disk cache when its copy is complete.
 
-    disk, cache, context: where states go, who holds them, and what copies them.
-    spare_id: int, a sequence id that nothing else uses: a part of a sequence is shared with it and copied from there.
-        None: the memory cannot share parts of sequences, so states are copied as a whole.
+    disk: stores the states. cache: holds the prefixes. context: copies a sequence's state to bytes.
+    spare_id: int, an unused sequence id. A part of a sequence is shared with it and copied from there.
+    None: the memory cannot share parts of sequences, so states are copied as a whole.
 
-    Belongs to the engine's thread. A prefix that is evicted before its copy is complete is stored as far as it was
-    copied.
+    Runs on the engine's thread. If a prefix is evicted before its copy is complete, the copied part is stored.
     """
 
     def __init__(self, disk: DiskCache, cache: PrefixCache, context: StateMemory, spare_id: int | None) -> None:
@@ -82,18 +83,18 @@ class StateCopies:
         return len(self._waiting)
 
     def add(self, token_ids: array[int], salt: str, layout: Layout) -> None:
-        """Queue the state after token_ids, which a slot will hold from the next step on."""
+        """Queue the state after token_ids. From the next step on, a slot must hold these rows."""
         new = _Copy(token_ids, salt, layout)
         for old in list(self._waiting):
             if self._disk.can_cut and old.covers(new):
                 return
-            if self._disk.can_cut and new.covers(old):  # the conversation went on, and its copy goes on too
+            if self._disk.can_cut and new.covers(old):  # the conversation continued: its copy continues too
                 new.slices, new.lengths = old.slices, old.lengths
                 self._waiting.remove(old)
         self._waiting.append(new)
 
     def copy_now(self, slot: Slot, token_ids: array[int], salt: str) -> None:
-        """Copy the state of a slot whose rows are token_ids, at once; not if it is large and others run."""
+        """Copy the state of a slot with the rows token_ids at once. A large one is dropped if other sequences run."""
         if self._num_live > 1 and self._context.state_seq_size(slot.seq_id) > MAX_BYTES_AT_ONCE:
             self._disk.stats.dropped += 1
         else:
@@ -101,9 +102,9 @@ class StateCopies:
             self._disk.store(token_ids, salt, state, layout=slot.layout.upto(len(token_ids)))
 
     def step(self, *, may_wait: bool = True) -> None:
-        """Copy a slice of one state, or a whole state. Call it after each step, and repeatedly when idle.
+        """Copy a slice of one state, or a whole state. Call it after each step, and when the engine is idle.
 
-        may_wait: bool, a large state that can only be copied as a whole waits until nothing runs.
+        may_wait: bool, whether a large state that can only be copied as a whole waits until no sequence runs.
         """
         if not self._waiting:
             return
@@ -133,7 +134,7 @@ class StateCopies:
         return self._cache.n_slots - self._cache.num_free - self._cache.num_parked
 
     def _holder(self, copy: _Copy) -> Slot | None:
-        """A slot that holds the rows now, and no more of them where it can only be copied as a whole; else None."""
+        """A slot that holds the rows, exactly these if its state is copied as a whole; None without one."""
         match = self._cache.match(copy.token_ids + array("i", [0]), copy.salt, copy.layout)
         slot = match.slot
         if slot is None or match.length < len(copy.token_ids) or match.checkpoint is not None:
@@ -173,10 +174,10 @@ def is_sliced(state: bytes) -> bool:
 
 
 def put_back(memory: Memory, seq_id: int, state: bytes, num_rows: int, length: int, spare_id: int | None) -> int:
-    """Put a stored state of num_rows rows into an empty sequence; the number of rows that the sequence then has.
+    """Put a stored state of num_rows rows into an empty sequence. Returns the number of rows that it then has.
 
-    Of a sliced state only the slices with the first `length` rows are put back. Raises ValueError if the memory refuses
-    the state.
+    Only the slices that contain the first `length` rows are put back. Raises ValueError if the memory rejects the
+    state.
     """
     if spare_id is None or not is_sliced(state):
         memory.state_seq_set(seq_id, state)

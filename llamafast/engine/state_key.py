@@ -1,4 +1,4 @@
-"""What gives a stored state its meaning: a state with another key would be read without an error, and be wrong."""
+"""The key of stored states: a state with another key is wrong for this engine, although llama.cpp would load it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from llamafast._core import COMPILED_LLAMA_CPP_PYTHON, Context, Model, libllama_version
 from llamafast.engine.config import ENGINE_SETTINGS, EngineConfig
 
-# Larger files are read in this many pieces, evenly spread: all of a large model would delay each start by minutes.
+# Larger files are read in this many evenly spread pieces, because reading a large model would take minutes.
 _NUM_PIECES = 256
 _PIECE_BYTES = 2**20
 
@@ -23,9 +23,9 @@ _FACTS = ("memory_kind", "kv_unified", "swa_full", "n_rs_seq")
 
 
 def state_key(model: Model, context: Context, config: EngineConfig, loras: Iterable[tuple[str, float]] = ()) -> bytes:
-    """Model content, adapters (path, scale), llama.cpp, memory layout, types and rope settings, as bytes.
+    """The key as bytes: model content, adapters, version of llama.cpp, memory layout, types and rope settings.
 
-    Reads the files: 256 MiB of each at most.
+    loras: (path, scale) of each adapter. Reads at most 256 MiB of each file.
     """
     return json.dumps(
         {
@@ -40,7 +40,7 @@ def state_key(model: Model, context: Context, config: EngineConfig, loras: Itera
 
 
 def fingerprint(path: str) -> str:
-    """Of a file's size and content; of one above 256 MiB, the content at evenly spread places."""
+    """Hash of a file's size and content; above 256 MiB, of the content at evenly spread places."""
     size = os.stat(path).st_size
     found = blake2b(str(size).encode(), digest_size=32)
     with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def _pieces(size: int) -> Iterator[int]:
 
 
 def _parts(path: str) -> list[str]:
-    """All files of a model that comes in several."""
+    """All files of a model that is split into several files; else the file itself."""
     name = re.fullmatch(r"(.*)-\d{5}-(of-\d{5}\.gguf)", Path(path).name)
     if name is None:
         return [path]

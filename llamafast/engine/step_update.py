@@ -1,4 +1,4 @@
-"""Takes what a step brought: appends the tokens of each sequence, makes the outputs, and ends what has ended."""
+"""StepUpdate: takes the tokens of a step, makes the outputs, and ends the finished sequences."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from llamafast.engine.sequence import Logprobs, Sequence
 from llamafast.request import FinishReason, RequestOutput, SequenceStatus
 
 LogprobsOf = Callable[[int, int], Logprobs]
-"""(number of the run, place in the run) -> the logprobs of that token"""
+"""(number of the draw, index in its run) -> the logprobs of that token"""
 
 
 class StepUpdate:
-    """The only loop over the sequences of a step. n_seq_max: sequences that run at once."""
+    """Appends the tokens of a step to their sequences, in one loop, and makes the outputs.
+
+    A run is the list of tokens that one draw accepted. n_seq_max: maximum number of sequences that run at once.
+    """
 
     def __init__(
         self, cache: PrefixCache, planner: StepPlanner, live: LiveRequests, stats: EngineStats, *, n_seq_max: int
@@ -28,13 +31,13 @@ class StepUpdate:
         self._live = live
         self._stats = stats
         self._n_seq_max = n_seq_max
-        self._full: list[Sequence] = []  # have no room for their next token
+        self._full: list[Sequence] = []  # sequences without room for their next token
         self._last_decode_s = 0.0
-        # Of the step that is being taken.
+        # State of the current step.
         self._now = 0.0
         self._outputs: list[RequestOutput] = []
         self._ended: list[tuple[Sequence, RequestOutput]] = []
-        self._num_more = 0  # tokens beyond the first of each run
+        self._num_extra = 0  # tokens after the first of each run
 
     @property
     def has_full(self) -> bool:
@@ -42,17 +45,17 @@ class StepUpdate:
         return bool(self._full)
 
     def take_full(self) -> list[Sequence]:
-        """The sequences that have no room for their next token, each once."""
+        """Return the sequences that have no room for their next token, and forget them."""
         full, self._full = self._full, []
         return full
 
     def take(self, plan: StepPlan, runs: list[list[int]], logprobs: LogprobsOf) -> list[RequestOutput]:
-        """Take the tokens of a plan: append, detokenize, match stops, finish, free. runs[i]: those of draw i."""
+        """Take the tokens of a step: append, detokenize, match stops, finish, free. runs[i]: tokens of draw i."""
         planner, cache, live = self._planner, self._cache, self._live
         self._now = time.monotonic()
         outputs = self._outputs = []
         ended = self._ended = []
-        self._num_more = 0
+        self._num_extra = 0
         planner.done(plan)
         cache.note_decode(plan.slots, plan.counts)
         num_forced = planner.num_forced
@@ -62,7 +65,7 @@ class StepUpdate:
             self._take_chunks(plan)
         if plan.prefilled:
             self._take_first_tokens(plan, runs, logprobs)
-        num_generated = len(runs) + self._num_more + planner.num_forced - num_forced
+        num_generated = len(runs) + self._num_extra + planner.num_forced - num_forced
         cache.note_generated(num_generated)
         for sequence, output in ended:
             live.end(sequence, output, outputs)
@@ -74,7 +77,7 @@ class StepUpdate:
     def _take_decodes(self, plan: StepPlan, runs: list[list[int]], logprobs: LogprobsOf) -> None:
         outputs, now, last_decode_s = self._outputs, self._now, self._last_decode_s
         latency = self._stats.inter_token_latency
-        has_drafts = bool(plan.drafts)  # else each run has one token
+        has_drafts = bool(plan.drafts)  # without drafts each run has one token
         num_on_time = 0
         for i, sequence in enumerate(plan.decodes):
             run = runs[i]
@@ -125,7 +128,7 @@ class StepUpdate:
             i += num_draws
 
     def _end_prompt(self, first: Sequence, runs: list[list[int]], i: int, logprobs: LogprobsOf) -> None:
-        """A prompt is computed: it and its forks take their first tokens, from draw i on, and start to run."""
+        """End the computation of a prompt: it and its forks take their first tokens (draw i and following) and run."""
         self._live.leave(first)
         forks, first.forks = first.forks, []
         state = first.state
@@ -142,7 +145,7 @@ class StepUpdate:
                 self._planner.start(sequence)
 
     def _take_run(self, sequence: Sequence, run: list[int], i: int, logprobs: LogprobsOf) -> bool:
-        """Take the tokens of run i one by one; whether the sequence has ended. Tokens after its end leave the run."""
+        """Take the tokens of run i. Returns whether the sequence has ended. Tokens after its end leave the run."""
         for k, token_id in enumerate(run):
             if token_id < 0:
                 output = sequence.finish(FinishReason.ERROR, sequence.draw_error)
@@ -158,11 +161,11 @@ class StepUpdate:
                 del run[k + 1 :]
                 self._ended.append((sequence, output))
                 break
-        self._num_more += len(run) - 1
+        self._num_extra += len(run) - 1
         return output.finish_reason is not None
 
     def _force(self, sequence: Sequence, output: RequestOutput) -> None:
-        """Append what the grammar makes come next. IN/OUT output: that of the last token, which gains these."""
+        """Append the forced tokens of the grammar. IN/OUT output: the output of the last token, which gets them."""
         least, most = self._planner.forced_bounds(self._n_seq_max)
         most = min(most, sequence.max_len - len(sequence.token_ids))
         self._planner.note_forced(sequence.force(output, least, most))

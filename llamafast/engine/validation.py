@@ -1,4 +1,4 @@
-"""Checks of a request before it is queued. Pure and thread-safe: they run in the thread that submits the request."""
+"""Checks a request before it is queued. Pure and thread-safe: the thread that submits the request runs the checks."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from llamafast.settings import INT32_MAX
 _MAX_BIAS = 100.0
 
 _NUMBERS = [s for s in SAMPLING_SETTINGS.values() if s.has_range]
-# With the lowest value that is surely in the range: closer to an excluded low, a 32-bit float may be equal to it.
+# With the lowest value that is certainly in the range: values closer to an excluded low may be equal to it as 32-bit
+# floats.
 _RANGES = [(s.name, s.low + 1e-6 if s.above else s.low, s.high, s) for s in _NUMBERS if not s.limit]
 _LIMITED = [(s.name, s.low, s.limit) for s in _NUMBERS if s.limit]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for.
+    """The limits for one request.
 
-    n_vocab: tokens of the vocabulary.
-    n_seq_max: choices of one request.
-    max_seq_len: tokens of one sequence, prompt and output together.
-    max_output_tokens: generated tokens of one choice; None: no limit.
+    n_vocab: number of tokens of the vocabulary.
+    n_seq_max: maximum number of choices.
+    max_seq_len: maximum tokens of one sequence, prompt and output together.
+    max_output_tokens: maximum generated tokens of one choice; None: no limit.
     generates: whether the model generates text.
-    context_shift: an output may go on beyond max_seq_len.
-    bos_id: the token that begins a sequence; negative: the vocabulary has none.
-    takes_media: whether prompts may have media.
+    context_shift: whether an output may continue beyond max_seq_len.
+    bos_id: id of the BOS token; negative: the vocabulary has none.
+    takes_media: whether prompts may contain media.
     """
 
     n_vocab: int
@@ -50,12 +51,12 @@ class Limits:
 
 
 def check_request(request: Request, limits: Limits) -> None:
-    """Raises InvalidRequestError or ContextLengthError naming the field at fault."""
+    """Check a request. Raises InvalidRequestError or ContextLengthError with the field."""
     if not limits.generates:
         raise InvalidRequestError("this model cannot generate text", param="model")
     _check_prompt(request, limits)
     if request.params.structured is not None and request.grammar is None:
-        raise InvalidRequestError("structured needs its compiled grammar beside it", param="structured")
+        raise InvalidRequestError("structured needs its compiled grammar in Request.grammar", param="structured")
     check_sizes(request.params, limits.n_vocab)
     _check_relations(request.params, limits)
     _check_ranges(request.params, limits)
@@ -67,9 +68,9 @@ def check_request(request: Request, limits: Limits) -> None:
 
 
 def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> None:
-    """Refuse lists that are too long: the other checks and the samplers of all choices read every entry.
+    """Reject lists that are too long. The other checks and the samplers of all choices read every entry.
 
-    num_prompts: the number of prompts with these settings. Raises InvalidRequestError, naming the field.
+    num_prompts: the number of prompts with these settings. Raises InvalidRequestError with the field.
     """
     allowed = () if params.allowed_token_ids is None else params.allowed_token_ids
     at_most("stop strings", len(params.stop), caps.MAX_STOP_STRINGS, "stop")
@@ -91,17 +92,17 @@ def check_sizes(params: SamplingParams, n_vocab: int, num_prompts: int = 1) -> N
     }
     largest = max(sizes, key=lambda name: sizes[name])
     num_entries = sum(sizes.values()) * max(params.n, params.best_of or 0) * num_prompts
-    at_most(f"entries of {largest} and the like in all choices", num_entries, caps.MAX_SAMPLER_ENTRIES, largest)
+    at_most(f"list entries of all choices (most in {largest})", num_entries, caps.MAX_SAMPLER_ENTRIES, largest)
 
 
 def _check_prompt(request: Request, limits: Limits) -> None:
     token_ids = request.prompt_token_ids
     if not token_ids:
         raise InvalidRequestError("the prompt is empty; it needs at least one token", param="prompt")
-    # At least one token is generated, but the last one generated takes no room.
+    # At least one token is generated, but the last generated token needs no cell.
     if len(token_ids) > limits.max_seq_len - (0 if request.params.max_tokens == 0 else 1):
         raise ContextLengthError(
-            f"the prompt has {len(token_ids)} tokens; prompt and output together can have {limits.max_seq_len}",
+            f"the prompt has {len(token_ids)} tokens; prompt and output together can have at most {limits.max_seq_len}",
             param="prompt",
         )
     text_ids = _check_media(request, limits) if request.media else token_ids
@@ -112,15 +113,18 @@ def _check_prompt(request: Request, limits: Limits) -> None:
         _check_kept(request, limits)
     elif len(token_ids) + min_tokens > limits.max_seq_len:
         raise ContextLengthError(
-            f"{len(token_ids)} prompt tokens and min_tokens {min_tokens}: together they can have {limits.max_seq_len}",
+            f"the prompt has {len(token_ids)} tokens and min_tokens is {min_tokens}; "
+            f"their sum can be at most {limits.max_seq_len}",
             param="min_tokens",
         )
 
 
 def _check_media(request: Request, limits: Limits) -> array[int]:
-    """Check the media of a prompt; the token ids of its text."""
+    """Check the media of a prompt. Returns the token ids of its text."""
     if not limits.takes_media:
         raise InvalidRequestError("this model takes no images and no audio", param="media")
+    if len(request.contents) != len(request.media):
+        raise InvalidRequestError("media: each span needs its content", param="media")
     fault = media_fault(request.prompt_token_ids, request.media)
     if fault is not None:
         raise InvalidRequestError(f"media: {fault}", param="media")
@@ -134,11 +138,11 @@ def _check_media(request: Request, limits: Limits) -> array[int]:
 def _check_kept(request: Request, limits: Limits) -> None:
     most = limits.max_seq_len - MIN_MOVABLE
     if request.n_keep is not None and (kept := num_kept(request, limits.bos_id)) > most:
-        raise InvalidRequestError(f"n_keep: {kept} tokens cannot all stay; {most} can", param="n_keep")
+        raise InvalidRequestError(f"n_keep keeps {kept} tokens; at most {most} can be kept", param="n_keep")
 
 
 def _check_relations(params: SamplingParams, limits: Limits) -> None:
-    """Ranges that depend on another setting. They come first, since they are the narrower ones."""
+    """Check the ranges that depend on another setting. They are narrower than the declared ranges."""
     if params.best_of is not None:
         _in_range("n", params.n, 1, limits.n_seq_max)
         _in_range("best_of", params.best_of, params.n, limits.n_seq_max)
@@ -147,10 +151,10 @@ def _check_relations(params: SamplingParams, limits: Limits) -> None:
 
 
 def _check_ranges(params: SamplingParams, limits: Limits) -> None:
-    """The ranges that the settings declare. None is no number."""
-    for name, surely, high, setting in _RANGES:
+    """Check the ranges that the settings declare. None is allowed."""
+    for name, safe_low, high, setting in _RANGES:
         value = getattr(params, name)
-        if value is not None and not surely <= value <= high:
+        if value is not None and not safe_low <= value <= high:
             _in_range(name, value, setting.low, high, above=setting.above)
     for name, low, limit in _LIMITED:
         value = getattr(params, name)
@@ -198,7 +202,7 @@ def _check_words(params: SamplingParams, n_vocab: int) -> None:
 
 
 def _check_budget(params: SamplingParams, n_vocab: int) -> None:
-    """Refuse a closing text with tokens that the request forbids."""
+    """Reject a closing text with tokens that the request forbids."""
     budget = params.reasoning_budget
     if budget is None:
         return
@@ -211,7 +215,7 @@ def _check_budget(params: SamplingParams, n_vocab: int) -> None:
     banned |= {word[0] for word in params.bad_words if len(word) == 1}
     allowed = params.allowed_token_ids
     if closing & banned or (allowed is not None and not closing <= set(allowed)):
-        message = "the text that closes reasoning holds tokens that this request forbids"
+        message = "the text that closes reasoning contains tokens that this request forbids"
         raise InvalidRequestError(message, param="reasoning_budget")
 
 
@@ -227,7 +231,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    # NaN fails the first comparison. `above` refuses low, and what a 32-bit float rounds to low.
+    # NaN fails the first comparison. `above` excludes low, and values that a 32-bit float rounds to low.
     if not low <= value <= high or (above and c_float(value).value <= low):
         text = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if math.isinf(high) else f" and at most {high:g}"

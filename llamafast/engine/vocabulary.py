@@ -18,6 +18,6 @@ def grammar_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens of text that follows other text: vocabularies that put a space before a text put none here."""
+    """The tokens of a text after other text, without the space that some vocabularies add before a text."""
     before = tokenizer.encode(_ANCHOR, add_special=False, parse_special=False)
     return tokenizer.encode_segments([(_ANCHOR, False), (text, False)])[len(before) :]

@@ -1,4 +1,4 @@
-"""Sequences that wait for a sequence id and for cells: by priority, first come, first served."""
+"""WaitingQueue: the sequences that wait for a sequence id and cells, by priority and order of arrival."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from llamafast.request import MissReason
 
 _log = logging.getLogger(__name__)
 
-# A request waits for another one that is computing the same prefix, if that saves this many tokens.
+# A request waits for another request that is computing the same prefix, if that saves this many tokens.
 _MIN_SHARED = 32
 
 
 class WaitingQueue(deque[Sequence]):
-    """The head is admitted first. Only sequences that wait for a prefix, from another one or the disk, let others pass.
+    """Admits sequences in order. Sequences that wait for a prefix (of another sequence or the disk) are passed over.
 
-    is_closed: no cells were left, so nothing can be admitted before some sequence gives its own back.
+    is_closed: whether no cells are left: nothing can be admitted before a sequence frees its cells.
     """
 
     def __init__(self, cache: PrefixCache, stats: EngineStats) -> None:
@@ -33,29 +33,29 @@ class WaitingQueue(deque[Sequence]):
         self._disk: DiskPrefixes | None = None
 
     def attach_disk(self, disk: DiskPrefixes) -> None:
-        """Look for prefixes on the disk too."""
+        """Look up prefixes on the disk too."""
         self._disk = disk
 
     def close(self) -> None:
-        """No cells are left: admit nothing before reopen()."""
+        """Note that no cells are left: admit nothing before reopen()."""
         self.is_closed = True
 
     def reopen(self) -> None:
-        """A sequence has given its cells back."""
+        """Note that a sequence has freed its cells."""
         self.is_closed = False
 
     def put(self, sequence: Sequence) -> None:
-        """Add a sequence by its rank; a preempted one comes back to its old place."""
+        """Add a sequence by its rank. A preempted one returns to its old place."""
         rank, i = sequence.rank, len(self)
         while i and self[i - 1].rank > rank:
             i -= 1
         self.insert(i, sequence)
 
     def admit(self, num_ids: int, num_promised: int) -> tuple[list[Sequence], list[tuple[Sequence, BaseException]]]:
-        """Take out the sequences that can start, each with a slot that holds its cached prefix.
+        """Remove and return the sequences that can start. Each gets a slot that holds its cached prefix.
 
-        num_ids: free sequence ids. num_promised: cells that the active sequences will take. Returns (those that start,
-        those that raised an error with it).
+        num_ids: number of free sequence ids. num_promised: cells that the active sequences will need. Returns the
+        sequences that start, and (sequence, error) of each that failed.
         """
         admitted: list[Sequence] = []
         passed: list[Sequence] = []
@@ -66,7 +66,7 @@ class WaitingQueue(deque[Sequence]):
             if num_ids < 0:
                 break
             try:
-                if self._waits(sequence) or (self._disk is not None and self._disk.is_loading(sequence)):
+                if self._must_wait(sequence) or (self._disk is not None and self._disk.is_loading(sequence)):
                     passed.append(self.popleft())
                 elif self._start(sequence, num_promised):
                     admitted.append(self.popleft())
@@ -81,7 +81,7 @@ class WaitingQueue(deque[Sequence]):
         self.extendleft(reversed(passed))
         return admitted, failed
 
-    def _waits(self, sequence: Sequence) -> bool:
+    def _must_wait(self, sequence: Sequence) -> bool:
         """Whether an active sequence is about to compute a long part of this prompt."""
         cache, leader = self._cache, sequence.waits_for
         if leader is not None and cache.is_announced(leader) and leader.length < sequence.num_shared:
@@ -105,7 +105,7 @@ class WaitingQueue(deque[Sequence]):
         layout = sequence.layout
         match = cache.match(sequence.reusable_ids, salt, layout) if loaded is None else Match(loaded.length, loaded)
         is_first = not sequence.state.scheduled_s
-        why = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
+        reason = cache.miss_reason(sequence.token_ids, salt, match.length, layout) if is_first else MissReason.NONE
         sequence.slot = loaded or cache.open(match, salt)
         places = sequence.state.request.places
         boundaries, end = ((), 0) if places is None else (places.boundaries, places.end)
@@ -118,11 +118,11 @@ class WaitingQueue(deque[Sequence]):
         if self._disk is not None:
             self._disk.plan_checkpoint(sequence)
         if is_first:
-            self._book(sequence, MissReason(why))
+            self._count_admission(sequence, MissReason(reason))
         return True
 
-    def _book(self, sequence: Sequence, reason: MissReason) -> None:
-        """Count what a request found in the cache when it was admitted first."""
+    def _count_admission(self, sequence: Sequence, reason: MissReason) -> None:
+        """Count the first admission of a request and its hits in the cache."""
         stats, state = self._stats, sequence.state
         state.scheduled_s = time.monotonic()
         state.cached_tokens = num_cached = sequence.slot.length

@@ -24,7 +24,8 @@ from llamafast.grammars.worker_pool import WORKERS
 
 MAX_WAIT_S = 10.0
 
-_MAX_TEXT_BYTES = 256 * 1024
+_MAX_TEXT_BYTES = 256 * 1024  # of a constraint that a client wrote
+_MAX_LARK_BYTES = 1024 * 1024  # of one that a chat format wrote: it repeats for each argument which tags end it
 _MAX_CPU_S = 1.0  # of the process that tries a grammar out
 _MAX_LARGE_CPU_S = 3.0
 _MAX_CACHED_BYTES = 256 * 1024 * 1024  # of compiled grammars
@@ -95,8 +96,9 @@ class GrammarCompiler:
             num_bytes = len(structured.text.encode())
         except UnicodeEncodeError:
             raise GrammarError("the text is not valid Unicode: lone surrogate") from None
-        if num_bytes > _MAX_TEXT_BYTES:
-            raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {_MAX_TEXT_BYTES}")
+        most = _MAX_LARK_BYTES if structured.kind is StructuredKind.LARK else _MAX_TEXT_BYTES
+        if num_bytes > most:
+            raise GrammarError(f"{num_bytes} bytes of {structured.kind.value}; the limit is {most}")
         key = sha256(repr((structured.kind, structured.text, structured.strict)).encode()).digest()
         with self._lock:
             if (program := self._programs.get(key)) is not None:

@@ -1,1 +1,1 @@
-"""What the machine has: CPUs and memory."""
+"""Facts about the machine: CPUs and memory."""

@@ -1,4 +1,4 @@
-"""How many threads to compute with: the CPUs we may use, the cgroup's quota, the physical cores."""
+"""The number of compute threads, from CPU affinity, the cgroup's quota and the physical cores."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def default_threads(
     quota = _cgroup_quota(sysfs / "fs" / "cgroup", proc_cgroup)
     limits = [(len(cpus), f"{len(cpus)} CPUs allowed"), (cores, f"{cores} physical cores")]
     if quota is not None:
-        # A fraction of a CPU is no thread: one thread too many is throttled in the middle of each step.
+        # Rounded down: with one thread too many, the system throttles the process in the middle of each step.
         limits.append((max(1, int(quota)), f"cgroup quota of {quota:g} CPUs"))
     return min(number for number, _ in limits), ", ".join(text for _, text in limits)
 
 
 def cgroup_folders(controller: str, root: Path, proc_cgroup: Path) -> Iterator[Path]:
-    """The folders that limit this process, from its cgroup up to the root, of version 1 and 2."""
+    """The cgroup folders (version 1 and 2) that limit this process, from its own up to the root."""
     for line in (read_text(proc_cgroup) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -38,7 +38,7 @@ def cgroup_folders(controller: str, root: Path, proc_cgroup: Path) -> Iterator[P
 
 
 def read_text(path: Path) -> str | None:
-    """A small file's text; None where it cannot be read."""
+    """The text of a small file; None if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -52,7 +52,7 @@ def _allowed_cpus() -> set[int]:
 
 
 def _physical_cores(sysfs: Path, cpus: set[int]) -> int:
-    """Cores behind `cpus`: hyper-threads of one core count once. len(cpus) where sysfs does not tell."""
+    """Number of physical cores of `cpus`: hyper-threads of one core count once. len(cpus) if sysfs has no answer."""
     cores: set[str] = set()
     for cpu in cpus:
         siblings = read_text(sysfs / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -63,7 +63,7 @@ def _physical_cores(sysfs: Path, cpus: set[int]) -> int:
 
 
 def _mac_cores() -> int:
-    # Apple's efficiency cores slow every step down: the performance level 0 is what counts where it exists.
+    # Apple's efficiency cores would slow every step down, so only performance level 0 counts if it exists.
     for name in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
         answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
         if answer.returncode == 0:
@@ -72,7 +72,7 @@ def _mac_cores() -> int:
 
 
 def _cgroup_quota(root: Path, proc_cgroup: Path) -> float | None:
-    """The smallest CPU quota on the way from our cgroup up to the root, in CPUs; None when there is none."""
+    """The smallest CPU quota of our cgroup and its parents, in CPUs; None if there is no quota."""
     quotas = (_quota_of(folder) for folder in cgroup_folders("cpu", root, proc_cgroup))
     return min((quota for quota in quotas if quota is not None), default=None)
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, the cgroup's, the address space's."""
+"""The memory that this process can still use: of the machine, the cgroup and the address space."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from llamafast.host.cpu import cgroup_folders, read_text
 
-# Memory control groups without a limit say so by a number near 2**63 (version 1).
+# A memory cgroup of version 1 without a limit contains a number near 2**63.
 _NO_LIMIT = 1 << 60
 
 
 def available_memory(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int | None:
-    """Bytes that the machine and the cgroup have left; pages of files do not count, for the system drops them.
+    """Bytes that the machine and the cgroup have left. Pages of files count as free, because the system drops them.
 
-    None where the system does not tell.
+    None if the system has no answer.
     """
     return min([*_machine(proc), *_cgroups(proc, sysfs)], default=None)
 
 
 def address_space(proc: Path = Path("/proc"), limit: int | None = None) -> int | None:
-    """Bytes left of the address space, in which mapped files count; None without a limit (`ulimit -v`)."""
+    """Bytes left of the address space; mapped files use it too. None without a limit (`ulimit -v`)."""
     if limit is None:
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     pages = (read_text(proc / "self/statm") or "").split()

@@ -1,1 +1,1 @@
-"""What starts the program: the command line, the configuration, model files, and the running server."""
+"""Starts the program: the command line, the configuration, model files, and the running server."""

@@ -1,4 +1,4 @@
-"""The chat template and the chat format of a model: those of the configuration, else those of the model file."""
+"""The chat template and the chat format of a model, from the configuration or else from the model file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from llamafast.launch.config_file import read_text
 from llamafast.tokenizer import Tokenizer
 
 UNKNOWN_CALLS = (
-    "the chat template shows tools, but not in a known format: calls stay in the content; "
-    "--tool-format names a format, model.response_schema describes one"
+    "the chat template supports tools, but its call format is not known: calls stay in the content; "
+    "name a format with --tool-format, or define one with model.response_schema"
 )
 
 
 def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokenizer | None) -> ChatTemplate | None:
-    """The template of the configuration, else the one of the model file; None if there is neither.
+    """The chat template of the configuration, or else of the model file. None if neither has one.
 
-    gguf_source: the template of the model file. tokenizer: knows the texts of BOS and EOS; None: both are empty. Raises
-    ConfigError if the template cannot be read, does not compile, or computes for too long.
+    gguf_source: the template of the model file.
+    tokenizer: for the texts of BOS and EOS. None: both are empty.
+    Raises ConfigError if the template cannot be read, does not compile, or computes for too long.
     """
     source = model.chat_template or _read(model.chat_template_file) or gguf_source
     if source is None:
@@ -40,7 +41,7 @@ def chat_template(model: ModelConfig, gguf_source: str | None, tokenizer: Tokeni
 
 
 def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat:
-    """The format of the configuration, else the one that the template writes. Raises ConfigError."""
+    """The chat format of the configuration, or else the format that matches the template. Raises ConfigError."""
     detected = detect("" if template is None else template.source)
     if model.response_schema is not None:
         try:
@@ -55,13 +56,13 @@ def chat_format(model: ModelConfig, template: ChatTemplate | None) -> ChatFormat
     return detected
 
 
-def hides_calls(answers: ChatFormat, template: ChatTemplate | None) -> bool:
-    """Whether the template shows tools but the format of the calls is unknown, so that they stay in the content."""
-    return template is not None and not answers.reads_calls and "tools" in template.traits.variables
+def hides_calls(chat_format: ChatFormat, template: ChatTemplate | None) -> bool:
+    """Whether the template supports tools but its call format is unknown, so that calls stay in the content."""
+    return template is not None and not chat_format.reads_calls and "tools" in template.traits.variables
 
 
 def _check_cost(template: ChatTemplate) -> None:
-    """Raise TemplateCostError if even a short question costs too much. Other refusals do not count."""
+    """Raise TemplateCostError if rendering a short question costs too much. Other template errors are ignored."""
     try:
         template.render([{"role": "user", "content": "Hi"}])
     except TemplateCostError:

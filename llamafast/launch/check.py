@@ -8,7 +8,7 @@ from llamafast.chat.prompt.history import template_messages, template_tools
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.engine.model_info import Header, read_header
 from llamafast.errors import LlamaFastError
-from llamafast.launch.chat_setup import UNKNOWN_CALLS, chat_format, chat_template, hides_calls
+from llamafast.launch import chat_setup
 from llamafast.launch.config import Config, ModelConfig
 from llamafast.launch.conversations import CONVERSATIONS
 from llamafast.launch.model_file import path_if_local
@@ -20,7 +20,8 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 def check(config: Config, name: str, *, with_model: bool = True) -> bool:
     """Print one line per check. Returns whether all passed.
 
-    name: of the configuration, to be printed. with_model: whether to read the header of the model file.
+    name: the name of the configuration, to be printed.
+    with_model: read the header of the model file.
     """
     model = config.model
     if with_model:
@@ -28,26 +29,34 @@ def check(config: Config, name: str, *, with_model: bool = True) -> bool:
     try:
         header = _header(model) if with_model else None
         source, tokenizer = (None, None) if header is None else (header.chat_template, header.tokenizer)
-        template = chat_template(model, source, tokenizer)
-        answers = chat_format(model, template)
+        template = chat_setup.chat_template(model, source, tokenizer)
+        chat_format = chat_setup.chat_format(model, template)
     except LlamaFastError as error:
         _say("failed", "", str(error))
         return False
     if header is not None and header.makes_embeddings:
-        _say("template", "skipped", "the model makes embeddings, which are not served yet")
+        _say("template", "skipped", "the model makes embeddings")
         return True
     if template is None:
-        reason = "the model file has none: only /v1/completions" if header else "it is in the model file, not read here"
+        reason = (
+            "the model file has none: only /v1/completions works"
+            if header
+            else "it is in the model file, which is not read"
+        )
         _say("template", "skipped", reason)
         return True
     if not _renders(template, header):
         return False
-    origin = "configured" if model.response_schema or model.tool_format else "found in the template"
-    _say("answers", "ok", f"{answers.name}, {origin}")
-    if hides_calls(answers, template):
-        _say("tools", "unknown", UNKNOWN_CALLS)
-    problems = [fault for answer in ANSWERS if (fault := read_back(template, answers, answer, header))]
-    _say("parser", "ok" if not problems else "failed", f"{len(ANSWERS) - len(problems)} of {len(ANSWERS)} read back")
+    origin = "configured" if model.response_schema or model.tool_format else "detected from the template"
+    _say("format", "ok", f"{chat_format.name}, {origin}")
+    if chat_setup.hides_calls(chat_format, template):
+        _say("tools", "unknown", chat_setup.UNKNOWN_CALLS)
+    problems = [fault for answer in ANSWERS if (fault := read_back(template, chat_format, answer, header))]
+    _say(
+        "parser",
+        "ok" if not problems else "failed",
+        f"{len(ANSWERS) - len(problems)} of {len(ANSWERS)} answers read back",
+    )
     for problem in problems:
         _say("", "", problem)
     return not problems
@@ -70,7 +79,7 @@ def _header(model: ModelConfig) -> Header | None:
 
 
 def _renders(template: ChatTemplate, header: Header | None) -> bool:
-    """Whether the template renders a plain question. Prints which kinds of conversation it refuses."""
+    """Print which kinds of conversations the template refuses. Returns whether it renders a plain question."""
     refused: dict[str, str] = {}
     for conversation in CONVERSATIONS:
         try:
@@ -89,5 +98,5 @@ def _renders(template: ChatTemplate, header: Header | None) -> bool:
     for name, reason in refused.items():
         _say("", "refused", f"{name}: {reason}")
     if "tools" not in template.traits.variables:
-        _say("", "", "the template has no place for tools: requests with tools get a 400")
+        _say("", "", "the template does not support tools: requests with tools get a 400")
     return is_fine

@@ -48,7 +48,7 @@ def main() -> None:
     except (LlamaFastError, ImportError) as error:
         _fail(str(error), 1)
     except MemoryError:
-        _fail("there is not enough memory", 1)
+        _fail("not enough memory", 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
@@ -63,7 +63,7 @@ def main() -> None:
 def _open_standard_files() -> None:
     """Open /dev/null in place of a closed stdin, stdout or stderr.
 
-    Otherwise the next file or socket would get the number, and the lines that are meant for stdout or stderr.
+    Otherwise the next file or socket would get its number and receive the lines for stdout or stderr.
     """
     for fd in range(3):
         try:
@@ -81,7 +81,7 @@ def _fail(message: str, code: int) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        # stdout takes no lines. Python would try again at exit and print a second error.
+        # stdout does not accept output. Python would try again at exit and print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -92,7 +92,7 @@ def _warn(message: str) -> None:
 
 
 def _ignore_kubernetes() -> None:
-    """Drop the variables that Kubernetes sets for a service named llamafast: LLAMAFAST_PORT=tcp://10.0.0.1:8000."""
+    """Drop the variables that Kubernetes sets for a service named llamafast, e.g. LLAMAFAST_PORT=tcp://10.0.0.1:80."""
     for name, value in list(os.environ.items()):
         if name.startswith("LLAMAFAST_") and _SERVICE_ADDRESS.fullmatch(value):
             del os.environ[name]
@@ -123,10 +123,10 @@ def serve(
     model: options.Model = None,
     **settings: JsonValue,
 ) -> None:
-    """Serve a model over HTTP with OpenAI's API. Without CONFIG and --model: the small built-in model."""
+    """Serve a model over HTTP with OpenAI's API. Without CONFIG and --model it serves the small built-in model."""
     file = BUILT_IN_CONFIG if config is None and model is None else config
     loaded = load_config(file, options.overrides(context.params))
-    # Imported here because it needs libllama; --version, --help and the report of a wrong configuration do not.
+    # Imported here because it needs libllama. --version, --help and errors in the configuration do not need it.
     from llamafast.launch.serve import serve as run
 
     run(loaded)
@@ -134,16 +134,20 @@ def serve(
 
 @app.command()
 def check(
-    config: Annotated[Path | None, typer.Argument(help="Configuration file (JSON) [the built-in model's].")] = None,
-    template: Annotated[str | None, typer.Option("--template", help="Chat template (Jinja) to check instead.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="Configuration file (JSON) [that of the built-in model].")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", help="Check this chat template (Jinja) instead of the model's.")
+    ] = None,
     tool_format: Annotated[str | None, typer.Option("--tool-format", help="Format of the model's tool calls.")] = None,
 ) -> None:
-    """Check a configuration, its chat template and how answers are read. Needs no weights and loads none."""
+    """Check a configuration, its chat template, and the parsing of its answers. Does not load the weights."""
     given = {"chat_template": None, "chat_template_file": template} if template is not None else {}
     given |= {"response_schema": None, "tool_format": tool_format} if tool_format is not None else {}
     loaded = load_config(config or BUILT_IN_CONFIG, {"model": given})
     from llamafast.launch.check import check as run
 
-    # With a template alone there is no model file to look at.
+    # With only a template there is no model file to read.
     if not run(loaded, str(config or "built-in"), with_model=config is not None or template is None):
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Reading a configuration file, with the command line over it. Reads JSON, does no other I/O."""
+"""Reads a configuration file. Options of the command line override it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import llamafast
 from llamafast.errors import ConfigError
 from llamafast.launch.config import NOT_YET, Config, ModelConfig
 
-# Configurations and templates have some hundred kilobytes at most; a device has no end.
+# Configurations and templates have at most some hundred kilobytes. A device may have no end.
 _MAX_FILE_BYTES = 16 << 20
 
 Overrides: TypeAlias = Mapping[str, Mapping[str, JsonValue]]
@@ -22,10 +22,11 @@ Where: TypeAlias = tuple[int | str, ...]
 
 
 def load_config(path: str | Path | None, overrides: Overrides | None = None) -> Config:
-    """Read the file, replace what `overrides` ({section: {field: value}}) give, and check every field.
+    """Read the file, apply the overrides, and check every field.
 
-    path None: only the overrides and the defaults count. Raises ConfigError: one line per fault, each with the full
-    name of the field.
+    path: None for no file: the overrides and the defaults count.
+    overrides: {section: {field: value}}.
+    Raises ConfigError, with one line per fault. Each line contains the full name of the field.
     """
     overrides = overrides or {}
     raw: dict[str, JsonValue] = {} if path is None else _read(Path(path))
@@ -43,18 +44,18 @@ def load_config(path: str | Path | None, overrides: Overrides | None = None) -> 
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that a person writes. Raises ConfigError if it cannot be read, is too large or not UTF-8."""
+    """The text of a configuration or template. Raises ConfigError if it cannot be read, is too large or not UTF-8."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     if len(data) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
+        raise ConfigError(f"{path}: the file is larger than {_MAX_FILE_BYTES} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text") from None
+        raise ConfigError(f"{path}: the file is not UTF-8 text") from None
 
 
 def _line(where: Where, reason: str, path: str | Path | None, overrides: Overrides) -> str:
@@ -69,24 +70,27 @@ def _read(path: Path) -> dict[str, JsonValue]:
         raw = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, or thousands of nested brackets
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a JSON object is needed, with the sections server and model")
+        raise ConfigError(f"{path}: the file must contain a JSON object with the sections server and model")
     return raw
 
 
 def _merged(section: JsonValue, fields: Mapping[str, JsonValue]) -> JsonValue:
     if section is not None and not isinstance(section, dict):
         return section
-    merged = {**(section or {}), **fields}
-    if "path" in fields:
-        merged.pop("from_pretrained", None)
+    merged = dict(section or {})
+    for name, value in fields.items():
+        merged[name] = _merged(merged.get(name), value) if isinstance(value, dict) else value
+    for path, other in (("path", "from_pretrained"), ("mmproj_path", "mmproj_from_pretrained")):
+        if path in fields:
+            merged.pop(other, None)
     return merged
 
 
 def _explain(error: ValidationError) -> Iterator[tuple[Where, str]]:
-    """Each fault: the path of the field and what is wrong, in our words where pydantic's are not plain."""
+    """The path of the field and the reason, for each fault. Unclear reasons of pydantic are replaced."""
     for fault in error.errors(include_url=False):
         where = fault["loc"]
         reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")

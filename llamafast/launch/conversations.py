@@ -1,4 +1,4 @@
-"""Conversations of every kind, to try a chat template with: `llamafast check` renders them, and so do the tests."""
+"""Conversations of every kind, which `llamafast check` and the tests render with a chat template."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ Message = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A request: its messages in OpenAI's shape, its tools, and variables for the template.
+    """A chat request.
 
-    is_open: its last message is to be continued. needs: what a model must know for it, beside plain chat.
+    messages, tools: in the form of OpenAI's chat API.
+    variables: variables for the template.
+    is_open: the answer continues the last message.
+    needs: the abilities that a model needs for it, in addition to plain chat.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""uvicorn's server with another end: running requests finish before the listener closes."""
+"""uvicorn's server, with a shutdown in which running requests finish before the listener closes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamafast.launch.output import Output
 from llamafast.server.receiving.preparation import Preparation
 from llamafast.server.served_model import ServedModel
 
-# The end of the process waits this long for lines that are not written yet.
+# Seconds that the end of the process waits for lines that are not written yet.
 LAST_LINES_S = 2.0
 
 # Their default action ends the process; SIGHUP comes when the terminal of the process is closed.
@@ -29,9 +29,9 @@ class DrainingServer(uvicorn.Server):
     While it drains, new requests get 503 and running ones finish; the listener closes after that.
 
     models: the models whose engines are stopped.
-    preparation: the threads that read large bodies; they are stopped too.
-    deadline_s: the greatest number of seconds that running requests have.
-    greeting: the lines that are written once the server listens.
+    preparation: the threads for large bodies, which are stopped too.
+    deadline_s: seconds that running requests get to finish.
+    greeting: the lines that are written when the server listens.
     output: takes lines for the operator.
     """
 
@@ -56,7 +56,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then write the greeting."""
         await super().startup(sockets=sockets)
-        # A full collection visits all objects while all threads wait: leave out those of the start, which stay anyway.
+        # A full collection stops all threads while it visits all objects. Exclude those of the start, which stay.
         gc.collect()
         gc.freeze()
         gc.collect()  # resets the collector's counts
@@ -65,7 +65,7 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install our handlers. uvicorn's would close the listener first and end the process by the signal."""
+        """Install signal handlers. uvicorn's own close the listener first and end the process by the signal."""
         loop = asyncio.get_running_loop()
         handled = (signal.SIGINT, signal.SIGTERM)
         for number in handled:
@@ -79,7 +79,7 @@ class DrainingServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def on_death(self, reason: str) -> None:
-        """Called when an engine has died. If none is alive, end the process: only a new one has working engines."""
+        """Called when an engine has died. End the process if no engine is alive: only a restart can help."""
         if all(model.death is not None for model in self._models):
             self.should_exit = True
 
@@ -93,12 +93,12 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         self._preparation.stop()
-        num_requests = sum(model.engine.num_running + model.engine.num_waiting for model in self._models)
+        num_requests = sum(model.engine_thread.num_running + model.engine_thread.num_waiting for model in self._models)
         if num_requests:
             self._output.write(
-                f"finishing {num_requests} requests, {self._deadline_s:g} s at most; a second signal stops at once"
+                f"finishing {num_requests} requests in at most {self._deadline_s:g} s; a second signal stops at once"
             )
         try:
-            await asyncio.gather(*(model.engine.stop(self._deadline_s) for model in self._models))
+            await asyncio.gather(*(model.engine_thread.stop(self._deadline_s) for model in self._models))
         finally:
             self.should_exit = True

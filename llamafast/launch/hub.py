@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: `from_pretrained` -> local path. No other module downloads."""
+"""Downloads files from the Hugging Face hub: `from_pretrained` -> local path. No other module downloads."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf")
 
 
 def resolve(source: FromPretrained) -> Path:
-    """The local path of the file that `source` names. Downloads the file and its additional files if need be.
+    """The local path of the file that `source` names. Downloads it and its additional files if they are missing.
 
-    Of a split model all parts are downloaded, and the path is that of the first. Without a connection, files of an
-    earlier download are used. Raises ModelLoadError, in one line: there is no such repository, no or several files
-    match, or there is no connection.
+    All parts of a split model are downloaded; the path is that of the first part. Without a connection, files of an
+    earlier download are used. Raises ModelLoadError, in one line, if the repository does not exist, if no file or
+    several files match, or without a connection.
     """
     try:
         # Not list_repo_files(): without a connection it retries for half a minute.
@@ -44,7 +44,9 @@ def resolve(source: FromPretrained) -> Path:
             f"{source.repo_id}: access is restricted; accept its terms on huggingface.co and set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
-        raise ModelLoadError(f"{source.repo_id}: no such repository, or a private one without HF_TOKEN") from None
+        raise ModelLoadError(
+            f"{source.repo_id}: the repository does not exist, or it is private and HF_TOKEN is not set"
+        ) from None
     except HFValidationError as error:
         raise ModelLoadError(f"{source.repo_id}: {_first_line(error)}") from None
     except _NETWORK_ERRORS as error:

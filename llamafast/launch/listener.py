@@ -12,7 +12,7 @@ _BACKLOG = 2048
 def bind(host: str, port: int) -> socket.socket:
     """A socket on host:port that does not listen yet. Raises ConfigError.
 
-    Call it before the models load: so a port that is in use is reported at once.
+    Call it before the models load, so that a port in use is reported at once.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,7 +34,7 @@ def listen(listener: socket.socket) -> None:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The address under which a client on this machine finds the server."""
+    """The URL of the server for clients on this machine."""
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

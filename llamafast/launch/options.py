@@ -1,4 +1,4 @@
-"""The options of `llamafast serve`, made from the fields of the configuration that have one.
+"""The options of `llamafast serve`, made from the fields of the configuration that declare an option.
 
 Each option can also come from the environment: --n-ctx from LLAMAFAST_N_CTX.
 """
@@ -16,13 +16,19 @@ from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 from typer.models import OptionInfo
 
-from llamafast.launch.config import DiskCacheConfig, ModelConfig, ServerConfig
+from llamafast.launch.config import DiskCacheConfig, MediaConfig, ModelConfig, ServerConfig
 from llamafast.launch.config_file import Overrides
 from llamafast.setting_fields import HasOption
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
-_SECTIONS: Mapping[str, type[BaseModel]] = {"server": ServerConfig, "model": ModelConfig, "disk_cache": DiskCacheConfig}
+# "mtmd" is a section of "model".
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "server": ServerConfig,
+    "model": ModelConfig,
+    "mtmd": MediaConfig,
+    "disk_cache": DiskCacheConfig,
+}
 
 
 def _option(flag: str, help_text: str) -> OptionInfo:
@@ -46,11 +52,14 @@ def overrides(options: Mapping[str, JsonValue]) -> Overrides:
             is_list = _is_list(_SECTIONS[section].model_fields[field])
             items: JsonValue = [item.strip() for item in str(value).split(",")] if is_list else value
             found.setdefault(section, {})[field] = items
+    media = found.pop("mtmd", None)
+    if media is not None:
+        found["model"]["mtmd"] = media
     return found
 
 
 def with_options(command: CommandT) -> CommandT:
-    """Decorator of a typer command: an option for each field that has one. They come as keyword arguments."""
+    """Decorator of a typer command: adds the options, which the command gets as keyword arguments."""
     added = [_parameter(name, _SECTIONS[section].model_fields[field]) for name, (section, field) in OPTIONS.items()]
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
@@ -71,6 +80,7 @@ def _options() -> Iterator[tuple[str, tuple[str, str]]]:
 OPTIONS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "path"),
     "disk_cache": ("disk_cache", "path"),
+    "mmproj": ("mtmd", "mmproj_path"),
     **dict(_options()),
 }
 """The section and the field of each option, by the option's name."""
@@ -86,8 +96,8 @@ def _parameter(name: str, field: FieldInfo) -> Parameter:
 
 
 def _is_list(field: FieldInfo) -> bool:
-    annotation: object = field.annotation
-    return get_origin(annotation) is tuple
+    annotation: Any = field.annotation
+    return tuple in (get_origin(annotation), *map(get_origin, get_args(annotation)))  # a tuple, or a tuple or None
 
 
 def _type(field: FieldInfo) -> type:
@@ -101,7 +111,7 @@ def _type(field: FieldInfo) -> type:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    """The default in brackets. What 0 or an absent value means is in the description."""
+    """The default in brackets. The description explains 0 and an absent value."""
     value = field.get_default()
     if isinstance(value, bool):
         return " [on]" if value else " [off]"

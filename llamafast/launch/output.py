@@ -13,7 +13,7 @@ _MAX_LINES = 1000
 class Output:
     """Writes lines to a file descriptor. Lines that it does not accept (full pipe, full disk) are dropped and counted.
 
-    num_dropped: the lines dropped since the last one that was written.
+    num_dropped: the number of lines dropped since the last written line.
     """
 
     def __init__(self, fd: int, max_lines: int = _MAX_LINES) -> None:
@@ -23,7 +23,7 @@ class Output:
         threading.Thread(target=self._run, name=f"llamafast-output-{fd}", daemon=True).start()
 
     def write(self, text: str) -> None:
-        """Queue one line or several; `text` has no line end at its end. Thread-safe. Never blocks, never fails."""
+        """Queue one or several lines. text: without a line end at its end. Thread-safe. Never blocks, never fails."""
         try:
             self._lines.put_nowait(text)
         except queue.Full:
@@ -55,7 +55,7 @@ class OutputHandler(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format in the caller's thread; the output's thread writes."""
+        """Format the record in the caller's thread. The output's thread writes it."""
         try:
             self._output.write(self.format(record))
         except (TypeError, ValueError):  # arguments that do not fit the message

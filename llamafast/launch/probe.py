@@ -1,4 +1,4 @@
-"""Tests a model file before it is loaded: a child process runs it once, and its memory need is checked."""
+"""Tries a model file before it is loaded: a child process runs it once, and the memory that it needs is checked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHILD = (
     "import json, sys; job = json.loads(sys.stdin.readline()); sys.path[:] = job['sys_path']; "
     "from llamafast.engine.probe import main; main(job)"
 )
-# A probe may take this long, plus the time to read the file from a slow disk.
+# Seconds that a probe may take, in addition to the time to read the file from a slow disk.
 _MIN_TIMEOUT_S = 120.0
 _SLOW_DISK_BYTES_PER_S = 10e6
 _PROGRESS_S = 5.0
@@ -40,7 +40,7 @@ _HASHED_BYTES = 1 << 20
 # Under `ulimit -v`: the address space for the stacks of threads and for large pieces of the allocator.
 _ADDRESS_MARGIN = 768 << 20
 _SHARD = re.compile(r"(.*)-\d{5}-(of-\d{5}\.gguf)")
-# Settings that change neither the memory that a model takes nor whether it computes.
+# Settings that affect neither the memory of a model nor whether it can compute.
 _WITHOUT_EFFECT = (Group.THREADS,)
 
 Report = Callable[[str], None]
@@ -48,10 +48,11 @@ Loras = Sequence[tuple[str, float]]
 
 
 def check_model(path: Path, config: EngineConfig, loras: Loras, *, is_known: bool, report: Report) -> None:
-    """Raise ModelLoadError for a file that llama.cpp cannot run, ConfigError if there is too little memory.
+    """Raise ModelLoadError for a file that llama.cpp cannot run, and ConfigError if the memory is too small.
 
-    A child process runs the file once for each configuration; the result is kept in the user's cache folder. is_known:
-    the file belongs to the package. report: takes lines about the progress.
+    A child process runs the file once for each configuration. The result is kept in the user's cache folder.
+    is_known: the file belongs to the package. It is tried only with kv_overrides or a limit of the address space.
+    report: takes lines about the progress.
     """
     # With a limit of the address space llama.cpp can end the process while it loads any file.
     if is_known and not config.kv_overrides and address_space() is None:
@@ -136,14 +137,14 @@ class _Child:
         self._write("go on")
 
     def wait_for(self, name: str) -> Any:
-        """The child's value of `name`. Raises ModelLoadError: the child found a fault, died, or takes too long."""
+        """The child's value of `name`. Raises ModelLoadError if the child reports an error, dies, or takes too long."""
         shown = time.monotonic()
         while True:
             try:
                 line = self._lines.get(timeout=max(self._deadline - time.monotonic(), 0.0))
             except queue.Empty:
                 raise ModelLoadError(
-                    f"{self._path}: the file could not be tried in time; --no-model-probe loads it without a trial"
+                    f"{self._path}: the trial of the file takes too long; --no-model-probe loads it without a trial"
                 ) from None
             if not line:
                 raise ModelLoadError(f"{self._path}: {self._last_words()}")
@@ -178,14 +179,14 @@ class _Child:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
         if code == -signal.SIGKILL:
             return "the process that tried it was killed, most likely because memory ran out"
-        # Cut the path of the source file: it is one of the machine that compiled llama.cpp.
+        # Cut the path of the source file: it is a path of the machine that compiled llama.cpp.
         reason = re.sub(r"^\S*/([\w.-]+:\d+: )", r"\1", last)
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return f"llama.cpp cannot run this file, it ends the process {how}: {reason}"
+        return f"llama.cpp cannot run this file; it ended the process {how}: {reason}"
 
 
 def _key(path: Path, config: EngineConfig, loras: Loras) -> str:
-    """A hash of the files (path, size, time of writing, content), the settings and the versions."""
+    """A hash of the files (path, size, modification time, content), the settings and the versions."""
     settings = config.values(*(group for group in Group if group not in _WITHOUT_EFFECT))
     files = [_identity(file) for file in [*_files(path), *(Path(lora) for lora, _ in loras)]]
     facts = (version("llamafast"), version("llama-cpp-python"), files, [scale for _, scale in loras], settings)

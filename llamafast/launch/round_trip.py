@@ -1,4 +1,4 @@
-"""An answer written by a chat template and read back by a format: whether both know the same language."""
+"""Checks that a chat format reads back the answers that a chat template writes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from llamafast.tokenizer import Tokenizer
 Message = Mapping[str, object]
 
 _NEEDLE = "qzneedleqz"
-_PIECE = 3  # characters: a text comes in pieces
-# What a generation prompt opens beside the turn's head (a tag of reasoning) is shorter.
+_PIECE = 3  # characters: the parser gets a text in pieces
+# Characters. The part of a generation prompt that the history omits, such as a reasoning tag, is shorter.
 _LONGEST_HEADER = 40
 _BEGUN_TAG = re.compile(r"[<\[][^<>\[\]\s]*\Z")
 _END_TAGS = re.compile(r"(\s*<[^<>\s]+>)+\s*\Z")
 
 
 def _with_answer(conversation: Conversation) -> Conversation | None:
-    """The conversation up to its first answer, where that is all that the model is to write."""
+    """The conversation up to and including its first answer. None if the answer is more than one message."""
     index = next((i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"), None)
     if index is None or conversation.is_open or "apart" in conversation.name or "older" in conversation.name:
         return None
@@ -38,10 +38,13 @@ def _with_answer(conversation: Conversation) -> Conversation | None:
 ANSWERS = tuple(answer for conversation in CONVERSATIONS if (answer := _with_answer(conversation)) is not None)
 
 
-def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation, header: Header | None) -> str | None:
-    """What is lost between the template and the format; None if nothing is that the template writes.
+def read_back(
+    template: ChatTemplate, chat_format: ChatFormat, answer: Conversation, header: Header | None
+) -> str | None:
+    """The first difference between the answer and what the format reads back; None if there is none.
 
-    answer: a conversation that ends with one. The model is taken to write what the template writes behind the prompt.
+    The text that the template writes after the prompt is used as the text of the model.
+    answer: a conversation that ends with an answer.
     """
     messages = template_messages(answer.messages, template.traits)
     tools = template_tools(answer.tools, template.traits)
@@ -50,11 +53,11 @@ def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation,
         if header is None:
             text = _without_end(template, text, tools)
     except TemplateError:
-        return None  # what the template refuses no model writes
+        return None  # no model writes an answer that its template refuses
     if header is not None:
-        text = _visible(header.tokenizer, text, answers)
+        text = _visible(header.tokenizer, text, chat_format)
     known = [Tool(str(_function(tool)["name"]), parameters=_schema(tool)) for tool in answer.tools or ()]
-    parser = answers.parser(prompt, known or None)
+    parser = chat_format.parser(prompt, known or None)
     message = ParsedMessage.of(parser.read(text[i : i + _PIECE] for i in range(0, len(text), _PIECE)))
     if header is None:
         # The tags that end a turn are control tokens, which a parser never sees.
@@ -65,38 +68,38 @@ def read_back(template: ChatTemplate, answers: ChatFormat, answer: Conversation,
 def _prompt_and_text(
     template: ChatTemplate, messages: Sequence[Message], tools: Sequence[object] | None
 ) -> tuple[str, str]:
-    """What the model reads, and what it writes: the last turn."""
+    """The text that the model reads, and the text that it writes: the last turn."""
     number = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     for enable_thinking in (True, False):
         whole = template.render(messages, tools=tools, add_generation_prompt=False, enable_thinking=enable_thinking)
         prompt = template.render(messages[:number], tools=tools, enable_thinking=enable_thinking)
         if whole.startswith(prompt):
             return prompt, whole[len(prompt) :]
-    # The prompt opens what the history leaves out: go back to where they part, but into no tag.
+    # The prompt opens a part that the history omits: cut where they differ, but not inside a tag.
     num_shared = next(i for i, char in enumerate(prompt) if not whole.startswith(char, i))
     if len(prompt) - num_shared > _LONGEST_HEADER:
-        raise TemplateError("the template writes the prompt otherwise once there is an answer")
+        raise TemplateError("the template writes a different prompt if an answer follows")
     begun = _BEGUN_TAG.search(prompt[:num_shared])
     num_shared = begun.start() if begun else num_shared
     return prompt[:num_shared], whole[num_shared:]
 
 
 def _without_end(template: ChatTemplate, text: str, tools: Sequence[object] | None) -> str:
-    """The text without what the template writes behind any answer: no parser sees it."""
+    """The text without the end that the template writes after any answer. No parser sees this end."""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _NEEDLE}]
     end = template.render(turns, tools=tools, add_generation_prompt=False).rpartition(_NEEDLE)[2]
     return text.removesuffix(end)
 
 
-def _visible(tokenizer: Tokenizer, text: str, answers: ChatFormat) -> str:
-    """The text as the parser of a server gets it: up to the end of the turn, without control tokens but its markers."""
+def _visible(tokenizer: Tokenizer, text: str, chat_format: ChatFormat) -> str:
+    """The text that a parser gets: up to the end of the turn, without control tokens except the format's markers."""
     pieces: list[bytes] = []
     for token_id in tokenizer.encode(text, add_special=False, parse_special=True):
         data = tokenizer.token_bytes_of(token_id)
         name = b"" if data else tokenizer.token_bytes_of(token_id, special=True)
-        if token_id in tokenizer.eog_ids and name.decode() not in answers.markers:
+        if token_id in tokenizer.eog_ids and name.decode() not in chat_format.markers:
             break
-        pieces.append(data or (name if name.decode() in answers.markers else b""))
+        pieces.append(data or (name if name.decode() in chat_format.markers else b""))
     return b"".join(pieces).decode("utf-8", "replace")
 
 
@@ -106,12 +109,12 @@ def _difference(answer: Conversation, messages: Sequence[Message], text: str, me
     expected = [(_function(call)["name"], json.loads(str(_function(call)["arguments"])))
                 for call in (calls if isinstance(calls, list) else ())]  # fmt: skip
     if not all(str(name) in text for name, _ in expected) or len(messages) > len(answer.messages):
-        return None  # the template does not write calls, or not so many in one turn
+        return None  # the template does not write calls, or not this many in one turn
     found = [(call.name, _value(call.arguments)) for call in message.calls]
     content, reasoning = (str(wanted.get(name) or "").strip() for name in ("content", "reasoning_content"))
     have_content, have_reasoning = message.content.strip(), message.reasoning.strip()
     if expected and content and not have_content and have_reasoning.endswith(content):
-        # gpt-oss has one place for what is said beside a call.
+        # gpt-oss has one channel for reasoning and for content before a call.
         have_content, have_reasoning = content, have_reasoning.removesuffix(content).strip()
     for what, want, have in (
         ("calls", expected, found),

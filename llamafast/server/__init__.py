@@ -1,1 +1,1 @@
-"""The HTTP face: OpenAI's API over an AsyncEngine."""
+"""The HTTP server: OpenAI's API over one or several engines."""

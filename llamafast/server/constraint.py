@@ -1,4 +1,4 @@
-"""A constraint on an output: as a client asks for it, compiled, and the warnings about what is not enforced."""
+"""Constraints on an output: the client's, the compiled one, and warnings about parts that are not enforced."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MAX_MESSAGE_CHARS = 1000  # compilers quote the grammar
 
 @dataclass(frozen=True, slots=True)
 class OutputConstraint:
-    """What a request demands of the output's text.
+    """A constraint on the output's text, as a request asks for it.
 
-    param: the path of the client's field that demands it.
+    param: the path of the client's field that contains the constraint.
     structured: the schema, regex, choice or grammar that the text has to match.
     """
 
@@ -29,11 +29,11 @@ class OutputConstraint:
 
 @dataclass(frozen=True, slots=True)
 class CompiledConstraint:
-    """A constraint as the engine takes it. The default: none.
+    """A constraint as the engine takes it. The default value is no constraint.
 
     structured: the value of SamplingParams.structured.
     grammar: the value of Request.grammar.
-    warnings: texts that tell which parts of the client's constraint are not enforced.
+    warnings: one text for each part of the client's constraint that is not enforced.
     """
 
     structured: StructuredOutput | None = None
@@ -42,7 +42,7 @@ class CompiledConstraint:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The response headers for the warnings."""
+        """The response headers that contain the warnings."""
         return warning_headers(self.warnings)
 
 
@@ -51,8 +51,9 @@ async def compile_constraint(
 ) -> CompiledConstraint:
     """Compile a constraint on the text of an output.
 
+    constraint: None for no constraint.
     start_after: the constraint begins after these token ids. Empty: at the first token of the output.
-    Raises GrammarError that names the client's field, and CompilerBusyError.
+    Raises CompilerBusyError, and GrammarError, which names the client's field.
     """
     if constraint is None:
         return CompiledConstraint()
@@ -60,10 +61,10 @@ async def compile_constraint(
 
 
 async def compile_output(engine: AsyncEngine, structured: StructuredOutput, param: str) -> CompiledConstraint:
-    """Compile what an output has to be.
+    """Compile a schema, regex, choice or grammar for an output.
 
-    param: the client's field, for errors and warnings. A grammar of the kind LARK is made from several fields, so an
-    error about it may name another one.
+    param: the client's field, for errors and warnings. A grammar of the kind LARK is made from several fields. An error
+    in it may name another field.
     Raises GrammarError and CompilerBusyError.
     """
     try:
@@ -76,7 +77,7 @@ async def compile_output(engine: AsyncEngine, structured: StructuredOutput, para
 
 
 def warning_headers(warnings: Sequence[str]) -> dict[str, str]:
-    """The header `Warning` with these texts, in visible ASCII since they may quote a client; no texts: no header.
+    """The header `Warning` with these texts; no header for no texts. Texts may quote a client: only ASCII is kept.
 
     RFC 7234 (5.5) defines the header; RFC 9111 (5.5) makes it obsolete. Clients that do not know it ignore it.
     """

@@ -1,11 +1,11 @@
-"""Sending an answer, as a stream or whole, and ending the work for it when the client disconnects."""
+"""Sends an answer, streamed or whole, and ends its work when the client disconnects."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
@@ -30,14 +30,14 @@ class Outputs(Protocol):
         """End one choice. Outputs of the other choices and the usage still come."""
 
     async def aclose(self) -> None:
-        """Abort what still runs."""
+        """Abort the choices that still run."""
 
 
 class Pieces(Protocol):
-    """A stream in pieces, each with some frames: an answer that is being generated, or one that was stored.
+    """The pieces of a stream, each with some frames. The answer is being generated, or it was stored.
 
     framing: how the frames are written.
-    is_over: the piece that was given last is the end.
+    is_over: the last piece has been yielded.
     """
 
     @property
@@ -49,21 +49,32 @@ class Pieces(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     def keepalive(self) -> bytes:
-        """What to send in a long pause; b"" for nothing."""
+        """The bytes to send in a long pause; b"" for none."""
 
     async def aclose(self) -> None:
         """End the work for the stream."""
 
 
-class AnswerStream:
-    """The pieces of an answer: one for each delivery of the engine that shows something.
+# Called once an answer has ended, before the client reads its end.
+Commit: TypeAlias = Callable[[], Awaitable[None]]
 
-    An error is the last piece; iterating does not raise it. Everything that sends a streamed answer reads it here.
+
+async def _nothing() -> None:
+    """The Commit of an answer that is not kept."""
+
+
+class AnswerStream:
+    """The pieces of an answer: one for each delivery of the engine with visible output.
+
+    An error becomes the last piece; the iteration does not raise it. All code that sends a streamed answer uses this
+    class.
     """
 
-    def __init__(self, outputs: Outputs, formatter: Formatter) -> None:
+    def __init__(self, outputs: Outputs, formatter: Formatter, commit: Commit = _nothing) -> None:
+        """commit: awaited after the last output, before the end of the answer is rendered."""
         self._outputs = outputs
         self._formatter = formatter
+        self._commit = commit
         self.framing = formatter.framing
         self.keepalive = formatter.keepalive
         self.is_over = False
@@ -86,6 +97,7 @@ class AnswerStream:
                 if data:
                     yield data
             else:
+                await self._commit()
                 last = formatter.end()
         except Exception as exc:  # the status line is sent: only a frame can still report an error
             logger.exception("a stream failed")
@@ -94,12 +106,12 @@ class AnswerStream:
         yield last
 
     async def aclose(self) -> None:
-        """Abort what still runs."""
+        """Abort the choices that still run."""
         await self._outputs.aclose()
 
 
 class EventStream(Response):
-    """A raw ASGI response that sends each piece of a stream as one body message, however many frames it has."""
+    """A raw ASGI response that sends each piece of a stream as one body message, even if it has many frames."""
 
     def __init__(self, pieces: Pieces, keepalive_s: float, headers: Mapping[str, str] | None = None) -> None:
         """keepalive_s: the length of a pause, in seconds, after which keepalives are sent."""
@@ -114,7 +126,7 @@ class EventStream(Response):
         self._is_quiet = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the headers at once, then the pieces. Ends early, with the work, when the client disconnects."""
+        """Send the headers at once, then the pieces. If the client disconnects, stop and end the work."""
         if self.media_type == EVENT_STREAM:
             mark_event_stream(scope)
         tasks: tuple[asyncio.Task[None], ...] = ()
@@ -140,7 +152,7 @@ class EventStream(Response):
             logger.exception("a stream could not be sent")
 
     async def _watch(self, receive: Receive, send: Send) -> None:
-        """Return when the client has disconnected. A pause ends in a keepalive, so that proxies wait on."""
+        """Return when the client has disconnected. Send a keepalive after each pause, so that proxies keep waiting."""
         gone = asyncio.ensure_future(disconnected(receive))
         try:
             while not gone.done():
@@ -154,26 +166,38 @@ class EventStream(Response):
 
 
 def streamed_answer(
-    outputs: Outputs, formatter: Formatter, keepalive_s: float, headers: Mapping[str, str] | None = None
+    outputs: Outputs,
+    formatter: Formatter,
+    keepalive_s: float,
+    headers: Mapping[str, str] | None = None,
+    commit: Commit = _nothing,
 ) -> Response:
-    """The outputs as a stream of frames. Errors that come after the headers are in the stream."""
-    return EventStream(AnswerStream(outputs, formatter), keepalive_s, headers)
+    """A response that streams the outputs as frames. An error after the headers becomes a frame.
+
+    commit: as AnswerStream takes it.
+    """
+    return EventStream(AnswerStream(outputs, formatter, commit), keepalive_s, headers)
 
 
 async def whole_answer(
-    request: Request, outputs: Outputs, formatter: Formatter, headers: Mapping[str, str] | None = None
+    request: Request,
+    outputs: Outputs,
+    formatter: Formatter,
+    headers: Mapping[str, str] | None = None,
+    commit: Commit = _nothing,
 ) -> Response:
     """Collect the outputs into one JSON response.
 
-    Raises the engine's error, and ClientDisconnect when the client disconnects. In both cases what still runs is
-    aborted.
+    commit: awaited after the last output, before the answer is rendered.
+    Raises the engine's error, and ClientDisconnect when the client disconnects. In both cases the choices that still
+    run are aborted.
     """
-    collected = await while_connected(request.receive, collect(outputs, formatter))
+    collected = await while_connected(request.receive, collect(outputs, formatter, commit))
     return Response(collected, headers=headers, media_type="application/json")
 
 
-async def collect(outputs: Outputs, formatter: Formatter) -> bytes:
-    """The whole answer as one JSON document. Raises the engine's error; aborts what still runs."""
+async def collect(outputs: Outputs, formatter: Formatter, commit: Commit = _nothing) -> bytes:
+    """The whole answer as one JSON document. Raises the engine's error, after aborting the choices that still run."""
     progress = formatter.progress
     try:
         async for delivered in outputs:
@@ -182,6 +206,7 @@ async def collect(outputs: Outputs, formatter: Formatter) -> bytes:
                 _finish_choices(outputs, progress)
             if progress.error is not None:
                 raise progress.error
+        await commit()
         return await asyncio.to_thread(formatter.body) if formatter.is_large else formatter.body()
     finally:
         await outputs.aclose()
@@ -195,7 +220,7 @@ def _finish_choices(outputs: Outputs, progress: AnswerProgress) -> None:
 class MergedOutputs:
     """Several output streams as one. Choice c of stream s becomes choice s * num_choices + c.
 
-    The object going away drops the streams; an iterator going away aborts them.
+    Without an iterator, deleting this object drops the streams. Deleting the iterator aborts them.
     """
 
     def __init__(self, streams: Sequence[Outputs], num_choices: int) -> None:
@@ -218,7 +243,7 @@ class MergedOutputs:
             self._wake.set()
 
     async def __aiter__(self) -> AsyncIterator[list[RequestOutput]]:
-        # Not earlier: the tasks keep the streams alive, and only an iterator is sure to end them.
+        # The tasks start here and not earlier: they keep the streams alive, and only an iterator is sure to end them.
         self._tasks = [
             asyncio.ensure_future(self._forward(stream, i * self._num_choices))
             for i, stream in enumerate(self._streams)
@@ -230,7 +255,7 @@ class MergedOutputs:
                 arrived, self._arrived = self._arrived, []
                 if arrived:
                     yield arrived
-            # Raises what ended a stream before its time.
+            # Raises the error that ended a stream early.
             await asyncio.gather(*self._tasks)
         finally:
             await self.aclose()

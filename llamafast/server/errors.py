@@ -1,4 +1,4 @@
-"""Errors raised before a response has started, in the dialect of the path that was asked for."""
+"""Errors raised before a response has started, written in the dialect of the request's path."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from llamafast.server.answers.dialect import Dialect
 from llamafast.server.answers.failure import Failure, failure_of
 from llamafast.server.answers.openai import OPENAI
 
-# nginx's code for a client that closed the connection; nobody receives it.
+# nginx's status for a closed connection. No client receives it.
 CLIENT_CLOSED = 499
 
-# The dialect of each API by the beginning of its paths. The longest one that fits decides.
+# The dialect of each API, by the prefix of its paths. The longest prefix that fits decides.
 DIALECTS: Mapping[str, Dialect] = {"": OPENAI}
 
 
@@ -44,7 +44,7 @@ class _ErrorHandlers:
     dialects: Mapping[str, Dialect]
 
     async def on_error(self, request: Request, exc: Exception) -> Response:
-        """Errors raised on purpose keep their status; every other exception is a bug, a 500."""
+        """The response for an exception. Errors raised on purpose keep their status; any other exception is a 500."""
         failure = failure_of(exc)
         headers: dict[str, str] = {}
         if failure.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -55,7 +55,7 @@ class _ErrorHandlers:
         return self._response(request, failure, headers)
 
     async def on_http_exception(self, request: Request, exc: Exception) -> Response:
-        """Unknown routes and wrong methods."""
+        """The response for an unknown route or a wrong method."""
         assert isinstance(exc, HTTPException)
         status, where = exc.status_code, f"{request.method} {request.url.path}"
         if status == HTTPStatus.NOT_FOUND:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Every chunk of an answer repeats the name that the client sent, so a pattern matches no long names.
+# Every chunk of an answer repeats the name that the client sent, so patterns match only names up to this length.
 MAX_MATCHED_CHARS = 256
 
 
@@ -13,7 +13,7 @@ MAX_MATCHED_CHARS = 256
 class ModelNames:
     """The names of one model.
 
-    alias: the main name. Answers show it where the request names no model; metrics and messages always show it.
+    alias: the main name. Answers to requests without a model name show it. Metrics and messages always show it.
     aliases: further exact names.
     patterns: names with `*`, which matches any text, the empty one included.
     """

@@ -1,4 +1,4 @@
-"""The request bodies in the OpenAPI document. The routes read bodies without FastAPI, so it does not know them."""
+"""Adds the request bodies to the OpenAPI document. The routes read bodies without FastAPI, which would add them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from llamafast.server.schemas.common import RequestBody
+from llamafast.server.schemas.common import JsonBody
 
 _REF = "#/components/schemas/{model}"
 
 
-def body_docs(model: type[RequestBody]) -> dict[str, object]:
+def body_docs(model: type[JsonBody]) -> dict[str, object]:
     """The argument openapi_extra of a route that takes bodies of this type."""
     schema = {"$ref": _REF.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -22,7 +22,7 @@ def body_docs(model: type[RequestBody]) -> dict[str, object]:
 class DocumentedApp(FastAPI):
     """A FastAPI application whose OpenAPI document holds the schemas of `bodies`, too."""
 
-    bodies: Sequence[type[RequestBody]] = ()
+    bodies: Sequence[type[JsonBody]] = ()
 
     def openapi(self) -> dict[str, object]:
         """The OpenAPI document. It is built at the first call."""

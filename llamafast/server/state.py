@@ -1,4 +1,4 @@
-"""What all routes share: the served models by name, the HTTP settings, the metrics registry, and reading bodies."""
+"""The state that all routes share: models by name, HTTP settings, the metrics registry, and the body reader."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llamafast.server.model_names import matches
 from llamafast.server.receiving.body import BodyReader
 from llamafast.server.receiving.preparation import Preparation
 from llamafast.server.receiving.unknown_fields import UnknownFields
-from llamafast.server.schemas.common import RequestBody
+from llamafast.server.schemas.common import JsonBody
 from llamafast.server.served_model import ServedModel
 
-Body = TypeVar("Body", bound=RequestBody)
+Body = TypeVar("Body", bound=JsonBody)
 T = TypeVar("T")
 
 _MAX_QUOTED_CHARS = 200
@@ -29,13 +29,13 @@ _MAX_QUOTED_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Settings of HTTP, the same for all models.
+    """HTTP settings, the same for all models.
 
-    max_body_bytes: the greatest size of a request body.
-    strict_fields: whether an unknown request field is an error.
+    max_body_bytes: the greatest size of a request body, in bytes.
+    strict_fields: an unknown request field is an error.
     keepalive_s: seconds without output after which a stream sends a comment.
-    shutdown_deadline_s: seconds that running requests have once the server shuts down.
-    version: of the program, for the OpenAPI document.
+    shutdown_deadline_s: seconds that running requests get to finish when the server shuts down.
+    version: the version of the program, for the OpenAPI document.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -46,10 +46,10 @@ class ServerSettings:
 
 
 class ServerState:
-    """One per app.
+    """The state of one application.
 
-    models: at least one; the first one answers requests that name none. Replace them by serve().
-    settings: of HTTP.
+    models: at least one. The first one answers requests that name no model. serve() replaces them.
+    settings: HTTP settings.
     registry: the metrics that /metrics shows.
     preparation: the threads for large bodies.
 
@@ -81,9 +81,9 @@ class ServerState:
         self._by_pattern = sorted(patterns.items(), key=lambda item: -len(item[0]))
 
     def model_for(self, name: str | None) -> ServedModel:
-        """The model of that name: an exact name counts before a pattern, a long pattern before a short one.
+        """The model with this name. Exact names count before patterns, long patterns before short ones.
 
-        None: the first model. Raises NotFoundError.
+        name: None for the first model. Raises NotFoundError.
         """
         if name is None:
             return self.models[0]
@@ -100,7 +100,7 @@ class ServerState:
         return model
 
     async def prepare(self, request: Request, body_type: type[Body], work: Callable[[ServedModel, Body], T]) -> T:
-        """Read the body, find its model, and give both to `work`: its result. In a thread if that may take long.
+        """Read the body, find its model, and return work(model, body). All of it runs in a thread if it may take long.
 
         Raises what `work` raises, RequestTooLargeError, InvalidRequestError, NotFoundError (model), ClientDisconnect,
         QueueFullError, EngineDeadError, ShuttingDownError.
@@ -115,13 +115,13 @@ class ServerState:
         return await self._bodies.read(request, body_type, find_and_work)
 
     async def resolve_breakers(self, receive: Receive, served: ServedModel, params: SamplingParams) -> None:
-        """Find DRY's breakers in the vocabulary, in a thread. The engine then takes them from their cache."""
+        """Find the tokens of DRY's sequence breakers in a thread. The engine then reads them from their cache."""
         if params.dry_multiplier:
             work = partial(dry_breakers, served.engine.tokenizer, params.dry_sequence_breakers)
             await self.preparation.run(receive, 0, work)
 
     def deaths(self) -> dict[str, str]:
-        """By the alias of each model whose engine has died, the reason. Raises EngineDeadError if all have died."""
+        """The reasons why engines have died, by the alias of the model. Raises EngineDeadError if all have died."""
         deaths = {model.alias: model.death for model in self.models if model.death is not None}
         if len(deaths) < len(self.models):
             return deaths
@@ -131,15 +131,15 @@ class ServerState:
         raise EngineDeadError(f"all engines are dead: {reasons}")
 
     def _check_any_ready(self) -> None:
-        """Raises EngineDeadError or ShuttingDownError if no model takes requests: no body has to be read then."""
-        if not any(model.engine.ready for model in self.models):
+        """Raise EngineDeadError or ShuttingDownError if no model takes requests. Then no body has to be read."""
+        if not any(model.engine_thread.ready for model in self.models):
             deaths = self.deaths()
-            next(model for model in self.models if model.alias not in deaths).engine.check_ready()
+            next(model for model in self.models if model.alias not in deaths).engine_thread.check_ready()
 
     def _check_ready(self, served: ServedModel) -> None:
-        """Raises EngineDeadError or ShuttingDownError; of several models the message names this one."""
+        """Raise EngineDeadError or ShuttingDownError if the model takes no requests. One of several is named."""
         try:
-            served.engine.check_ready()
+            served.engine_thread.check_ready()
         except (EngineDeadError, ShuttingDownError) as exc:
             if len(self.models) > 1:
                 exc.message = f"model '{served.alias}': {exc.message}"

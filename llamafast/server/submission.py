@@ -1,4 +1,4 @@
-"""The prompts of one HTTP request on their way into an engine."""
+"""Submits the prompts of one HTTP request to an engine."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from llamafast.errors import LlamaFastError
 from llamafast.request import Request
 from llamafast.server.delivery import MergedOutputs, Outputs
 
-# So many requests are prepared before the event loop serves others.
+# The number of requests that are prepared before the event loop serves other connections.
 _NUM_PREPARED = 16
 
 
 async def submit(
     engine: AsyncEngine, requests: Sequence[Request], num_choices: int, param_names: Mapping[str, str] | None = None
 ) -> Outputs:
-    """Queue the requests, all or none; the outputs of all, merged.
+    """Queue all requests, or none of them. Returns their outputs, merged.
 
-    num_choices: of each request. param_names: by the engine's name of a field, the client's name, for errors. Raises
-    what AsyncEngine.prepare and AsyncEngine.submit raise.
+    num_choices: the number of choices of each request.
+    param_names: the client's names of fields, by the engine's names, for errors.
+    Raises the errors of AsyncEngine.prepare and AsyncEngine.submit.
     """
     streams: list[Outputs] = []
     try:

@@ -1,4 +1,4 @@
-"""CheckpointStore and the places where checkpoints are taken."""
+"""CheckpointStore, and the places where checkpoints are taken."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_add_over_the_cap_drops_the_least_recently_used():
     assert (store.num_bytes, store.num_evicted) == (32, 1)
 
 
-def test_add_over_the_cap_drops_what_saves_least_for_its_bytes():
+def test_add_over_the_cap_drops_the_one_that_saves_least_per_byte():
     store = CheckpointStore(100)
     for text, num_bytes in (("a" * 40, 40), ("b" * 8, 40), ("a" * 44, 16)):
         store.add(ids(text), "", bytes(num_bytes))
@@ -53,7 +53,7 @@ def test_add_over_the_cap_drops_what_saves_least_for_its_bytes():
     assert [store.has(ids(text), "") for text in ("a" * 40, "b" * 8, "a" * 44, "c" * 30)] == [True, False, True, True]
 
 
-def test_add_over_the_cap_counts_what_the_shorter_one_saved():
+def test_add_over_the_cap_subtracts_the_rows_of_the_shorter_one():
     store = filled(40, "aaaaaaaa")
     store.add(ids("aaaaaaaabb"), "", bytes(4))
     store.drop(ids("aaaaaaaa"), "", above=0)
@@ -63,7 +63,7 @@ def test_add_over_the_cap_counts_what_the_shorter_one_saved():
     assert [store.has(ids(text), "") for text in ("aaaaaaaabb", "cccccccc", "dddddddd")] == [True, False, True]
 
 
-def test_add_flood_of_strangers_spares_what_comes_back():
+def test_add_many_unused_ones_keeps_a_reused_one():
     store = filled(64, "aaaa")
     for i in range(12):
         store.touch(store.find(ids("aaaa"), "", 4)) if i < 3 else None
@@ -71,7 +71,7 @@ def test_add_flood_of_strangers_spares_what_comes_back():
     assert store.has(ids("aaaa"), "")
     for i in range(12):
         store.add(ids(f"{i:03}x"), "", bytes(16))
-    assert not store.has(ids("aaaa"), ""), "once popular is not for ever"
+    assert not store.has(ids("aaaa"), ""), "a checkpoint that is no longer used is not evicted"
 
 
 def test_add_state_larger_than_the_cap_is_not_kept():
@@ -87,7 +87,7 @@ def test_drop_forgets_the_longer_ones_on_the_path():
 
 
 def long_conversation() -> tuple[CheckpointStore, array]:
-    """A checkpoint each ten tokens, 300 times; the one behind the first ten is used by others too."""
+    """A checkpoint every ten tokens, 300 times. Other prompts use the one after the first ten tokens."""
     store, tokens = CheckpointStore(10**6), array("i")
     for i in range(300):
         tokens.extend([i] * 10)
@@ -103,7 +103,7 @@ def test_add_long_conversation_keeps_a_few():
     assert store.num_evicted == 300 - 64
 
 
-def test_add_long_conversation_keeps_the_last_and_what_others_use():
+def test_add_long_conversation_keeps_the_last_and_the_reused_ones():
     store, tokens = long_conversation()
     kept = [length for length in range(10, 3001, 10) if store.has(tokens[:length], "")]
     assert kept[-4:] == [2970, 2980, 2990, 3000]
@@ -121,11 +121,11 @@ def test_add_long_conversation_leaves_no_wide_gap():
     [
         (0, 1300, (), [512, 1024, 1299]),
         (600, 1300, (), [1024, 1299]),
-        (0, 20, (), []),  # computed again as fast as it is kept
+        (0, 20, (), []),  # computing it again costs as little as a checkpoint
         (0, 40, (), [39]),
         (0, 200, (50, 100, 150), [50, 100, 150, 199]),
         (100, 200, (50, 100, 150), [150, 199]),
-        (0, 160, (50, 100, 150), [50, 100, 150]),  # the last boundary is near enough
+        (0, 160, (50, 100, 150), [50, 100, 150]),  # the last boundary is near the end
         (190, 1000, (50, 100, 150), [999]),
     ],
 )

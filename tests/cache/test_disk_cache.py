@@ -1,4 +1,4 @@
-"""The disk cache: what is found again, what damage does, how large the folder gets, who may share it."""
+"""The disk cache: matches, damaged files, the size of the folder, and several caches in one folder."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def run(first: int, last: int) -> array[int]:
 
 
 def state_of(token_ids: array[int]) -> bytes:
-    """A state that says whose it is."""
+    """A state that contains its tokens."""
     return b"state of " + token_ids.tobytes()
 
 
 @pytest.fixture
 def opened():
-    """Opens caches and closes them at the end."""
+    """A function that opens caches, which are closed at the end."""
     caches: list[DiskCache] = []
 
     def opened(path: Path, **settings) -> DiskCache:
@@ -50,7 +50,7 @@ def opened():
 
 
 def stored(opened, path: Path, *lists: array[int], salt: str = "", **settings) -> DiskCache:
-    """A cache that has written these and is closed."""
+    """A closed cache that has written these states."""
     cache = opened(path, **settings)
     for token_ids in lists:
         cache.store(token_ids, salt, state_of(token_ids))
@@ -63,7 +63,7 @@ def files(path: Path) -> list[Path]:
 
 
 def found(cache: DiskCache, token_ids: array[int], salt: str = "") -> tuple[int, bytes | None]:
-    """The length that is there for a prompt of these tokens, and the state."""
+    """The length of the match for a prompt of these tokens, and the state."""
     match = cache.match(token_ids + tokens(-1), salt)
     return match.length, None if match.entry is None else cache.load(match.entry).result()
 
@@ -77,7 +77,7 @@ def test_match_after_restart_gives_the_state(tmp_path, opened):
     assert found(opened(tmp_path), run(0, 50)) == (50, state_of(run(0, 50)))
 
 
-def test_match_without_restart_finds_what_was_written(tmp_path, opened):
+def test_match_without_restart_finds_written_states(tmp_path, opened):
     assert stored(opened, tmp_path, run(0, 50)).match(run(0, 9), "").length == 8
 
 
@@ -106,13 +106,13 @@ def test_match_of_the_same_salt_finds_it(tmp_path, opened):
     assert found(opened(tmp_path), run(0, 50), "a")[0] == 50
 
 
-def test_wants_counts_what_is_new(tmp_path, opened):
+def test_wants_counts_new_tokens(tmp_path, opened):
     stored(opened, tmp_path, run(0, 50))
     cache = opened(tmp_path, min_tokens=8)
     assert [cache.wants(run(0, n), "") for n in (40, 57, 58)] == [False, False, True]
 
 
-def test_wants_counts_what_waits_for_the_disk(tmp_path, opened, monkeypatch):
+def test_wants_counts_queued_states(tmp_path, opened, monkeypatch):
     may_write = threading.Event()
     cache = opened(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda handle: may_write.wait())
@@ -147,7 +147,7 @@ def test_store_with_a_slow_disk_drops_the_oldest(tmp_path, opened, monkeypatch):
     assert cache.stats.dropped == 1
 
 
-def test_store_with_a_slow_disk_skips_what_a_longer_state_covers(tmp_path, opened, monkeypatch):
+def test_store_with_a_slow_disk_skips_states_that_a_longer_one_covers(tmp_path, opened, monkeypatch):
     may_write, is_writing = threading.Event(), threading.Event()
     monkeypatch.setattr(os, "fsync", lambda handle: (is_writing.set(), may_write.wait()))
     cache = opened(tmp_path)
@@ -160,7 +160,7 @@ def test_store_with_a_slow_disk_skips_what_a_longer_state_covers(tmp_path, opene
     assert (cache.stats.writes, cache.match(run(0, 8), "").length) == (2, 7)
 
 
-def test_wants_what_is_there_makes_it_the_most_recently_used(tmp_path, opened):
+def test_wants_of_a_stored_state_makes_it_the_most_recently_used(tmp_path, opened):
     stored(opened, tmp_path, run(0, 50))
     (file,) = files(tmp_path)
     os.utime(file, (1, 1))
@@ -318,7 +318,7 @@ def test_folder_never_exceeds_its_cap(tmp_path_factory, sizes, can_cut):
     folder = tmp_path_factory.mktemp("cap")
     largest, fsync = [0], os.fsync
 
-    def watching(handle: int) -> None:  # when a new file is whole and nothing that it covers is gone
+    def watching(handle: int) -> None:  # when a new file is complete and the files that it covers still exist
         largest[0] = max(largest[0], folder_bytes(folder))
         fsync(handle)
 
@@ -350,7 +350,7 @@ def writer(path: Path, first: int, last: int) -> subprocess.Popen:
 
 
 def check_all(cache: DiskCache) -> int:
-    """Reads every state in the index and compares it with its tokens; how many there are."""
+    """Read every state in the index and compare it with its tokens. Returns their number."""
     entries = list(cache._numbered.values())
     for entry in entries:
         assert cache.load(entry).result() == b"state of " + entry.header.token_ids.tobytes() * 50

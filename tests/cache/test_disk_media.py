@@ -1,4 +1,4 @@
-"""Stored states of prompts with media: their spans come back, damage is found, and no match splits a span."""
+"""Stored states of prompts with media: their spans are restored, damage is found, and no match splits a span."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT = Prompt.join([[1, 2, 3], image("A"), [4], audio("D"), [5, 6]])  # 3 + 6 
 
 
 def store(path: Path, prompt: Prompt, **settings) -> DiskCache:
-    """A closed cache that has written the state of a prompt, which can still be asked."""
+    """A closed cache that has written the state of a prompt. match() still works."""
     settings = {"max_bytes": 10**6, "min_tokens": 1, "key": b"key", "can_cut": True} | settings
     cache = DiskCache(path, **settings)
     cache.store(prompt.ids, "", b"state", layout=prompt.layout)

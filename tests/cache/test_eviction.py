@@ -1,4 +1,4 @@
-"""What goes first when cells or sequence ids run out: what costs least to compute again."""
+"""The order of evictions: the prefix that costs least to compute again is evicted first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_make_room_takes_the_end_of_a_long_conversation(kind):
     bench.start(LONG, boundaries)
 
 
-def test_make_room_shared_system_prompt_stays_whoever_goes():
+def test_make_room_shared_system_prompt_survives_every_eviction():
     bench = Bench(n_cells=500)
     parked(bench, LONG)
     parked(bench, SYSTEM + "x" * 60)
@@ -41,7 +41,7 @@ def test_make_room_shared_system_prompt_stays_whoever_goes():
     assert num_kept(bench, SYSTEM) == 40
 
 
-def test_evict_conversation_outlives_many_strangers():
+def test_evict_conversation_outlives_many_unrelated_prompts():
     bench = Bench(n_slots=20, n_cells=400)
     turns = [LONG[:60], LONG[:90], LONG[:120], LONG[:150]]
     for turn in turns:
@@ -52,7 +52,7 @@ def test_evict_conversation_outlives_many_strangers():
     assert num_kept(bench, turns[-1]) == 150
 
 
-def test_evict_conversation_that_ended_goes_in_the_end():
+def test_evict_conversation_that_is_not_continued_is_evicted_at_last():
     bench = Bench(n_slots=20, n_cells=400)
     for turn in (LONG[:60], LONG[:90], LONG[:120], LONG[:150]):
         parked(bench, turn)
@@ -73,13 +73,13 @@ def test_evict_sharing_a_system_prompt_is_no_turn():
     assert [num_kept(bench, text) for text in texts] == [60, 40, 60, 60]
 
 
-def test_evict_hybrid_counts_what_has_no_checkpoint():
+def test_evict_hybrid_counts_rows_without_a_checkpoint():
     bench = Bench(n_slots=20, n_cells=1000, kind="hybrid", checkpoint_every=0)
     parked(bench, LONG, (100,))
     parked(bench, "x" * 100)
     branch = LONG[:100] + "y" * 100
     parked(bench, branch, (100,))
-    # Both ends have cells of their own behind 100 tokens, but only one of the two has them to itself.
+    # Without the checkpoint, evicting the end of LONG or of the branch also costs their 100 common tokens.
     bench.cache.checkpoints.drop(ids(branch), "", above=0)
     bench.cache.evict()
     assert num_kept(bench, "x" * 100) == 0

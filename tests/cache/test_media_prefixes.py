@@ -1,4 +1,4 @@
-"""The prefix cache with media: random histories on every kind of memory, whose fake checks each row's position."""
+"""The prefix cache with media: random histories on fakes of every kind of memory, which check each row's position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamafast.cache.slots import Slot
 from tests.cache.test_prompt import audio, image, num_equal_ids
 from tests.engine.fakes import FakeContext
 
-# Prompts are made of these parts, so that they share beginnings and differ within texts, between and after spans.
+# Parts of prompts, so that prompts share prefixes and differ within texts, between spans and after spans.
 PARTS = ([1] * 9, [1] * 7 + [2] * 3, [3], image("A"), image("B", 8, 2), image("C", 1, 1), audio("D"), [4, 5, 6])
 KINDS = [(kind, unified) for kind in ("attention", "hybrid", "swa") for unified in (True, False)] + [
     ("recurrent", True)
@@ -47,7 +47,7 @@ class MediaBench:
         return self.cache.match(prompt.ids, "", prompt.layout)
 
     def start(self, parts, boundaries: bool = False) -> Live:
-        """A live slot with what the cache has of a prompt."""
+        """A live slot that begins with the cached rows of a prompt."""
         prompt = Prompt.join(parts)
         ends = tuple(Prompt.join(parts[:i]).num_rows for i in range(1, len(parts))) if boundaries else ()
         match = self.match(prompt)
@@ -55,7 +55,7 @@ class MediaBench:
         slot = self.cache.open(match)
         assert self.memory.seq_pos_max(slot.seq_id) == slot.layout.pos_max(slot.length)
         assert list(self.memory.history(slot.seq_id)) == list(prompt.ids[: slot.length])
-        self.cache.announce(slot, prompt.ids, ends, prompt.layout)
+        self.cache.announce(slot, prompt.ids, ends, layout=prompt.layout)
         live = Live(slot, prompt)
         self.live.append(live)
         return live
@@ -200,7 +200,7 @@ def test_park_within_an_image_keeps_the_rows_before_it(kind, length):
     assert bench.match(live.prompt).length == length
 
 
-def test_fork_after_an_image_goes_on_at_the_same_position():
+def test_fork_after_an_image_continues_at_the_same_position():
     bench = MediaBench()
     live = bench.start([[1, 2], image("A"), [7]])
     bench.compute(live)

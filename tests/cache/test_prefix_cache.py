@@ -19,7 +19,7 @@ def ids(text: str) -> array:
 
 
 class Bench:
-    """A cache over a fake memory, and a way to compute."""
+    """A cache on a fake memory, with methods that compute rows."""
 
     def __init__(self, n_slots=4, n_cells=64, **settings) -> None:
         kv_unified = not settings.get("copies_cells", False)
@@ -37,7 +37,7 @@ class Bench:
         self.check()
 
     def start(self, text: str, boundaries=(), salt="") -> Slot:
-        """A live slot with all of text, its prefix reused."""
+        """A live slot with the rows of `text`; a cached prefix is reused."""
         slot = self.cache.open(self.cache.match(ids(text), salt), salt)
         self.cache.announce(slot, ids(text), boundaries, boundaries[-1] if boundaries else 0)
         self.compute(slot, text)
@@ -93,7 +93,7 @@ def test_free_shared_cells_stay_until_the_last_reader():
     assert bench.cache.num_cells == 0
 
 
-def test_fork_both_sides_go_on_alone():
+def test_fork_both_slots_continue_alone():
     bench = Bench()
     first = bench.start("abc")
     second = bench.cache.fork(first)
@@ -133,7 +133,7 @@ def test_park_without_reuse_frees():
     assert bench.cache.match(ids("abcd")) == NOTHING
 
 
-def test_park_what_another_slot_holds_is_freed():
+def test_park_rows_that_another_slot_holds_are_freed():
     bench = Bench()
     bench.park(bench.start("abcdef"), "abcdef")
     bench.park(bench.start("abcd"), "abcd")
@@ -245,7 +245,7 @@ def test_drop_idle_needs_no_one_to_finish():
     assert bench.cache.num_parked == 0
 
 
-def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
+def test_regret_keeps_idle_prefixes_twice_as_long_as_needed():
     text = "a prompt that is long enough to be worth a regret"
     bench = Bench(max_idle_tokens=10)
     for idle, kept in ((20, 0), (39, 1)):
@@ -257,7 +257,7 @@ def test_regret_keeps_idle_prefixes_twice_as_long_as_would_have_done():
 
 
 def idle_bench(*texts: str) -> Bench:
-    """Of eight texts, then these, nobody asks for one again."""
+    """Park eight texts and then these. No request repeats one of them."""
     bench = Bench(n_cells=9999, max_idle_tokens=512)
     for text in (*(f"{number} asks something that nobody asks again" for number in range(8)), *texts):
         bench.park(bench.start(text), text)
@@ -266,14 +266,14 @@ def idle_bench(*texts: str) -> Bench:
     return bench
 
 
-def test_drop_idle_nobody_comes_back_goes_sooner():
+def test_drop_idle_without_repeated_prompts_drops_sooner():
     bench = idle_bench("a last one")
     bench.cache.note_generated(257)
     bench.cache.drop_idle()
     assert bench.cache.num_parked == 0
 
 
-def test_drop_idle_somebody_comes_back_goes_as_late_as_before():
+def test_drop_idle_with_a_repeated_prompt_drops_as_late_as_before():
     text = "a prompt that is long enough to be wanted again"
     bench = idle_bench(text)
     bench.park(bench.start(text), text)
@@ -283,7 +283,7 @@ def test_drop_idle_somebody_comes_back_goes_as_late_as_before():
 
 
 @pytest.mark.parametrize(("num_common", "length"), [(12, 0), (30, 30)])
-def test_match_in_a_sliding_window_only_where_it_still_is(num_common, length):
+def test_match_in_a_sliding_window_only_where_the_window_remains(num_common, length):
     text = "one text, longer than a window"
     bench = Bench(kind="swa")
     bench.park(bench.start(text), text)

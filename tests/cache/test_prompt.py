@@ -1,4 +1,4 @@
-"""Prompt and Layout: ids and positions of text and media rows, and what two prompts have in common."""
+"""Prompt and Layout: ids and positions of text and media rows, and the common rows of two prompts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llamafast.cache.prompt import TEXT_ONLY, Layout, MediaSpan, Prompt, media_f
 
 
 def image(name: str, n_rows: int = 6, n_pos: int = 3) -> MediaSpan:
-    """All rows have the position of the first one, as an image's under M-RoPE."""
+    """An image with M-RoPE: all rows have the same position."""
     return MediaSpan(0, n_rows, n_pos, 0, name.encode())
 
 
 def audio(name: str, n_rows: int = 5) -> MediaSpan:
-    """Each row has a position of its own."""
+    """Audio: each row has its own position."""
     return MediaSpan(0, n_rows, n_rows, n_rows - 1, name.encode())
 
 
@@ -33,7 +33,7 @@ FEW = settings(max_examples=40, deadline=None)
 
 
 def num_equal_ids(one: array, other: array) -> int:
-    """How many ids two prompts share from the start."""
+    """Length of the common prefix of two prompts' ids."""
     shorter = min(len(one), len(other))
     return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
@@ -85,7 +85,7 @@ def test_rounding_gives_the_nearest_place_that_splits_no_span(parts):
 
 @FEW
 @given(PARTS)
-def test_run_end_goes_on_while_rows_are_of_one_kind(parts):
+def test_run_end_includes_rows_while_they_are_of_one_kind(parts):
     prompt = Prompt.join(parts)
     kinds = [
         next((span for span in prompt.layout.media if span.start <= i < span.end), None) for i in range(prompt.num_rows)

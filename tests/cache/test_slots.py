@@ -1,4 +1,4 @@
-"""Segments of slots: how many a long conversation has, and what its cells add up to."""
+"""Segments of slots: their number in a long conversation, and the sum of its cells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def turn(bench: Bench, text: str) -> Slot:
 
 @contextmanager
 def counted_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """[n]: how often a slot was asked for the end of a segment."""
+    """[n]: number of calls of Slot.end_in."""
     count, end_in = [0], Slot.end_in
 
     def counting(slot: Slot, segment: object) -> int:
@@ -59,18 +59,19 @@ def test_conversation_alone_is_one_segment():
     assert len(slots[-1].segments) == 1
 
 
-def test_branch_that_goes_leaves_one_segment():
+def test_branch_that_is_freed_leaves_one_segment():
     bench = Bench(n_slots=8)
     turn(bench, "common")
     branches = [turn(bench, f"common{name}{name}") for name in "abc"]
-    assert [len(slot.segments) for slot in branches] == [1, 2, 2]  # the first took the place of what all have in common
+    # The first slot has merged its own segment with the common one.
+    assert [len(slot.segments) for slot in branches] == [1, 2, 2]
     for slot in branches[:2]:
         bench.cache.free(slot)
         bench.check()
     assert len(branches[2].segments) == 1
 
 
-def test_branches_at_several_places_that_go_in_any_order_leave_all_cells():
+def test_branches_at_several_places_freed_in_any_order_keep_all_cells_of_the_trunk():
     for gone in ("xyz", "zyx", "yxz", "yzx"):
         bench = Bench(n_slots=8)
         trunk = turn(bench, "abcdefgh")
@@ -81,7 +82,7 @@ def test_branches_at_several_places_that_go_in_any_order_leave_all_cells():
         assert (len(trunk.segments), bench.cache.num_cells) == (1, 8)
 
 
-def test_trunk_that_goes_leaves_each_branch_what_it_reads():
+def test_trunk_that_is_freed_leaves_each_branch_its_segments():
     bench = Bench(n_slots=8)
     trunk = turn(bench, "abcdefgh")
     branches = [turn(bench, text) for text in ("abx", "abcdy", "abcdyz12")]

@@ -1,4 +1,4 @@
-"""Request bodies over all fields of both APIs, singly and paired, with border values: what nobody should send."""
+"""Unusual request bodies: all fields of both APIs, alone and in pairs, with border values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamafast.server.schemas.completions import CompletionBody
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-# Written as JSON text: some are no values of Python's json module.
+# Written as JSON text: Python's json module cannot write some of them.
 NUMBERS = (
     "0",
     "-0",
@@ -175,7 +175,7 @@ PROMPTS = (
 )
 SPECIAL = {"messages": MESSAGES, "tools": TOOLS, "functions": OBJECTS, "prompt": PROMPTS}
 
-# Bodies that are no JSON object at all.
+# Bodies that are not JSON objects.
 RAW = (
     b"",
     b"{",
@@ -197,7 +197,7 @@ RAW = (
 
 
 def field_names(model: type[RequestBody]) -> list[str]:
-    """Everything that the API has a word for, and one name that it does not know."""
+    """All field names of the API, and one unknown name."""
     return [*model.model_fields, *model.aliases, *model.not_yet, *sorted(model.no_op), "unheard_of"]
 
 
@@ -212,7 +212,7 @@ def singles() -> Iterator[tuple[str, bytes]]:
 
 
 def pairs(number: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """(path, body): two to four fields at once, with values drawn from all. Equal seeds give equal bodies."""
+    """(path, body): two to four fields at once, with random values. Equal seeds give equal bodies."""
     draw = random.Random(seed)
     names = {CHAT: field_names(ChatBody), COMPLETIONS: field_names(CompletionBody)}
     for _ in range(number):
@@ -222,7 +222,7 @@ def pairs(number: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def body(path: str, fields: dict[str, str]) -> bytes:
-    """A short valid request but for these fields, whose values are JSON text."""
+    """A short request that is valid except for these fields. Their values are JSON text."""
     start = {"messages": '[{"role":"user","content":"Hi"}]'} if path == CHAT else {"prompt": '"Hi"'}
     given = {**start, "max_tokens": "2", **fields}
     return ("{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in given.items()) + "}").encode()

@@ -1,4 +1,4 @@
-"""A real server process with the built-in model, and real clients for it."""
+"""A real server process with the built-in model, and real clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 
 import llamafast
 
-# It needs an extra that the other tests do without (make test-schema).
+# It needs an extra that the other tests do not need (make test-schema).
 collect_ignore = [] if importlib.util.find_spec("schemathesis") else ["test_openapi_fuzz.py"]
 
 MODELS = Path(llamafast.__file__).parent / "models"
@@ -36,7 +36,7 @@ def free_port():
 class Server:
     """`llamafast serve` as a child process on a free port.
 
-    patch: Python that runs in it first. options: of Popen, in place of what stands here.
+    patch: Python code that runs in it first. options: arguments of Popen that override those here.
     """
 
     def __init__(self, *arguments, environment=None, patch=None, **options):
@@ -47,7 +47,7 @@ class Server:
             ("-m", "llamafast") if patch is None else ("-c", f"{patch}\nfrom llamafast.launch.cli import main\nmain()")
         )
         command = [sys.executable, *program, "serve", *arguments, "--port", str(self.port)]
-        # The package under test, not the source folder that `-m` finds first on Python 3.10.
+        # Run the package under test, not the source folder that `-m` finds first on Python 3.10.
         path = str(MODELS.parents[1])
         environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
         options = {"stdout": self.log, "stderr": subprocess.STDOUT, **options}
@@ -89,7 +89,7 @@ class Server:
         return sum(values)
 
     def wait_for_metric(self, name, wanted, seconds=20):
-        """Until the metric satisfies wanted(value); its last value."""
+        """Wait until wanted(value) is true for the metric. Returns its last value."""
         pause = threading.Event()
         deadline = time.monotonic() + seconds
         while not wanted(value := self.metric(name)) and time.monotonic() < deadline:
@@ -100,7 +100,7 @@ class Server:
         return psutil.Process(self.process.pid).memory_info().rss
 
     def stop(self, seconds=30):
-        """Ask it to end; its exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
@@ -147,14 +147,14 @@ def model_name(server):
 
 @pytest.fixture(scope="session")
 def transcripts():
-    """The recorded greedy requests whose input is text."""
+    """The recorded greedy requests with text input."""
     recorded = json.loads((MODELS / "transcripts.json").read_text())
     return [item for item in recorded if "image" not in item]
 
 
 @pytest.fixture
 def next_request_is_answered(client, model_name):
-    """Whatever the test did, the server goes on."""
+    """The server must still answer after the test."""
     yield
     answer = client.chat.completions.create(
         model=model_name, messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0

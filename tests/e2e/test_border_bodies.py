@@ -1,4 +1,4 @@
-"""Bodies that nobody should send: each is answered or refused, the server lives, and neighbours do not notice."""
+"""Unusual bodies: each gets an answer or a 4xx, the server survives, and other streams continue."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.e2e.conftest import Server
 NUM_WORKERS = 4
 NUM_BODIES = int(os.environ.get("LLAMAFAST_NUM_BODIES", "50000"))
 MAX_GAP_MS = float(os.environ.get("LLAMAFAST_MAX_GAP_MS", "250"))
-# An endless answer is cut short here: its client leaves.
+# The client leaves an answer that has no end.
 PATIENCE_S = 20.0
 
 
 class Exchange:
-    """One connection that sends bodies and reads whole answers, as plainly as possible."""
+    """A simple connection that sends bodies and reads whole answers."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._writer: asyncio.StreamWriter | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """(status, body) of the answer; status 0 if it did not come to an end in time."""
+        """(status, body) of the answer; status 0 if it did not end in time."""
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         head = (
@@ -66,7 +66,7 @@ class Exchange:
 
 
 def fault(path: str, body: bytes, status: int, content: bytes) -> str | None:
-    """What is wrong with an answer; None: nothing."""
+    """The fault of an answer; None if it has none."""
     where = f"{path} {body[:300]!r}: {status} {content[:300]!r}"
     if status == 0:
         return None
@@ -83,7 +83,7 @@ def fault(path: str, body: bytes, status: int, content: bytes) -> str | None:
 
 
 async def send_all(port: int, bodies: list[tuple[str, bytes]]) -> list[str]:
-    """Send the bodies over a few connections at once; the faults."""
+    """Send the bodies over a few connections at once. Returns the faults."""
     faults: list[str] = []
     waiting = iter(bodies)
 
@@ -104,7 +104,7 @@ async def send_all(port: int, bodies: list[tuple[str, bytes]]) -> list[str]:
 
 
 async def watch(port: int, gaps: list[float], done: asyncio.Event) -> None:
-    """One stream after the other, as a neighbour reads them: the gaps between their pieces, in ms."""
+    """Read one stream after the other, as another client does. Returns the gaps between the pieces, in ms."""
     request = {"prompt": "Count:", "max_tokens": 400, "ignore_eos": True, "stream": True, "priority": -1}
     async with httpx.AsyncClient(timeout=60) as client:
         while not done.is_set():

@@ -19,7 +19,7 @@ QUESTIONS = (
 
 @pytest.fixture(scope="module")
 def tool_chats(transcripts):
-    """One conversation of each kind, with and without reasoning; also those that end in a tool's result."""
+    """One conversation of each kind, with and without reasoning. Some end in a tool's result."""
     chats = [item for item in transcripts if item["tools"]]
     return [item for item in chats if item["messages"][-1]["content"] in QUESTIONS or len(item["messages"]) > 1]
 
@@ -32,7 +32,7 @@ def options(model_name, item, **fields):
 
 
 def streamed(client, **fields):
-    """The message and the finish reason that openai-python adds up from the chunks, per choice."""
+    """The message and the finish reason of each choice, joined from the chunks by openai-python."""
     state = ChatCompletionStreamState()
     for chunk in client.chat.completions.create(**fields, stream=True):
         state.handle_chunk(chunk)
@@ -40,7 +40,7 @@ def streamed(client, **fields):
 
 
 def plain(choice):
-    """A choice without what differs between two answers: the calls' ids."""
+    """A choice without the ids of its calls, which differ between two answers."""
     message = choice.message.model_dump(exclude_none=True, exclude={"parsed"})
     for call in message.get("tool_calls", ()):
         assert call.pop("id").startswith("call_")
@@ -65,7 +65,7 @@ def test_parallel_calls_of_two_choices_have_their_own_indices_and_ids(client, mo
     assert [choice.finish_reason for choice in choices] == ["tool_calls"] * 2
 
 
-def test_parallel_tool_calls_false_ends_behind_the_first_call(server, client, model_name, tool_chats):
+def test_parallel_tool_calls_false_ends_after_the_first_call(server, client, model_name, tool_chats):
     item = next(item for item in tool_chats if item["messages"][-1]["content"] == QUESTIONS[1])
     (choice,) = client.chat.completions.create(**options(model_name, item, parallel_tool_calls=False)).choices
     assert [call.function.arguments for call in choice.message.tool_calls] == ['{"city": "Paris"}']

@@ -1,4 +1,4 @@
-"""Clients that close their side, signals that end no stream, and lines and descriptors that run out."""
+"""Clients that close their side, signals that are ignored, full pipes, and too few file descriptors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def raw_request(body, version="1.1"):
 
 
 def half_closed(server, request):
-    """Everything that a client gets that has closed its side behind its request."""
+    """The whole answer to a client that closes its sending side after its request."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
@@ -71,7 +71,7 @@ def test_signals_that_end_processes_end_no_stream(server):
     assert "SIGHUP is ignored" in server.output()
 
 
-def test_unread_logs_and_no_descriptors_left_hold_nobody_up():
+def test_unread_logs_and_no_descriptors_left_block_no_request():
     reader, writer = os.pipe()
     few = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))}
     with Server("--threads", "1", "--access-log", stdout=writer, stderr=writer, **few) as server:

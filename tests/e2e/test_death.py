@@ -1,4 +1,4 @@
-"""A server whose engine dies: everyone is told, and the process ends so that it can be started again."""
+"""An engine dies: all clients get an error, and the process ends so that it can be restarted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import Server, post
 
-# The second step of the engine fails as a bug of a Rust library would.
+# The second step of the engine fails like a bug in a Rust library.
 DYING = """
 from llamafast.engine.engine import Engine
 class Panic(BaseException): pass

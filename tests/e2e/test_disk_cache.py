@@ -1,4 +1,4 @@
-"""A conversation goes on after the server was restarted or killed."""
+"""A conversation continues after the server was restarted or killed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def chat(server, country, salt, **fields):
 
 
 def chat_until_killed(server, salt):
-    """All conversations, some at a time, each written to the disk as it ends."""
+    """Run all conversations, a few at a time. Each is written to the disk when it ends."""
 
     def talk(countries):
         try:
@@ -72,13 +72,13 @@ def test_server_killed_while_writing_starts_and_answers_as_without_a_cache(serve
     rng, num_hits = random.Random(1), 0
     for kill in range(num_kills + 1):
         with Server(str(config)) as running:
-            if kill:  # what the one before has left
+            if kill:  # the states of the previous server
                 answers = {country: chat(running, country, str(kill - 1)) for country in COUNTRIES}
                 assert answers == expected
                 num_hits += running.metric("llamafast:disk_cache_hits_total")
                 assert running.metric("llamafast:disk_cache_damaged_total") == 0
             threads = chat_until_killed(running, str(kill))
-            if not kill:  # something must be there for the next one
+            if not kill:  # the next server needs a stored state
                 running.wait_for_metric("llamafast:disk_cache_writes_total", lambda value: value > 0)
             threads[0].join(rng.uniform(0.0, 0.4))
             running.process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Calls that a request demands, over HTTP: valid at any temperature, beside reasoning, budgets and a schema."""
+"""Enforced calls over HTTP: valid at any temperature, also with reasoning, budgets and a schema."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_required_calls_of_hot_choices_meet_their_schemas(server):
     assert len(choices) == 8
 
 
-def test_required_calls_come_behind_reasoning_that_a_budget_ends(server):
+def test_required_calls_follow_reasoning_that_a_budget_ends(server):
     for choice in asked(server, tool_choice="required", enable_thinking=True, thinking_budget=8):
         check_calls(choice)
         assert choice["message"]["reasoning_content"] and not choice["message"]["content"]
@@ -64,7 +64,7 @@ def test_named_call_is_of_that_tool_alone(server):
         assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["cancel"]
 
 
-def test_answer_beside_strict_tools_is_calls_or_the_schema(server):
+def test_answer_with_strict_tools_is_calls_or_the_schema(server):
     answer = {"type": "json_schema", "json_schema": {"name": "a", "schema": CANCEL}}
     for choice in asked(server, response_format=answer, enable_thinking=False):
         if choice["message"].get("tool_calls"):

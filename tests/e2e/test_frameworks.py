@@ -1,4 +1,4 @@
-"""One round trip through each framework that people use: a question, a tool call, its result (`make test-clients`)."""
+"""One round trip through each framework: a question, a tool call, its result (`make test-clients`)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def test_litellm_calls_a_tool_and_keeps_reasoning_apart(server, model_name, tran
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
-def test_openai_agents_run_a_tool_and_answer(server, model_name):
+@pytest.mark.parametrize("api", ["OpenAIChatCompletionsModel", "OpenAIResponsesModel"])
+def test_openai_agents_run_a_tool_and_answer(server, model_name, api):
     import agents
 
     agents.set_tracing_disabled(True)
@@ -105,7 +106,7 @@ def test_openai_agents_run_a_tool_and_answer(server, model_name):
         async with server.async_client() as client:
             agent = agents.Agent(
                 "helper",
-                model=agents.OpenAIChatCompletionsModel(model_name, client),
+                model=getattr(agents, api)(model_name, client),
                 model_settings=agents.ModelSettings(temperature=0, extra_body=PLAIN),
                 tools=[get_weather],
             )

@@ -1,4 +1,4 @@
-"""The largest bodies of every kind, sent to a real server: neighbours go on, memory returns, it ends when told to."""
+"""The largest bodies of every kind on a real server: other streams continue, memory is freed, shutdown works."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .conftest import Server
 STORY = "<|im_start|>user\nTell me a long story.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 NEIGHBOUR = {"prompt": STORY, "max_tokens": 25_000, "ignore_eos": True, "temperature": 0.8, "seed": 1, "stream": True}
 
-# Alone on an idle machine gaps are below 50 ms (benchmarks/bench_hostile.py): this is for a loaded one.
+# On an idle machine the gaps are below 50 ms (benchmarks/bench_hostile.py). This limit is for a loaded machine.
 MAX_GAP_S = 3.0
 
-# Of each kind of work one: JSON, fields, values, text, structure, history.
+# One of each kind of work: JSON, fields, values, text, structure, history.
 BODIES = ("stop", "unknown fields", "prompt of words", "messages", "answer of tags", "arguments of values", "nesting")
 
 
@@ -32,7 +32,7 @@ def attacked():
 
 
 class Neighbour:
-    """A stream that is read, and /health that is polled, in threads; the longest pause of each."""
+    """Reads a stream and polls /health in threads. Keeps the longest pause of each."""
 
     def __init__(self, server) -> None:
         self.url = server.url
@@ -86,7 +86,7 @@ def test_largest_bodies_leave_neighbours_and_health_alone(attacked):
 
 
 @pytest.mark.hostile
-def test_largest_bodies_leave_no_memory_behind(attacked):
+def test_largest_bodies_keep_no_memory(attacked):
     bodies = [
         prompt(prompt="a" * 30_000_000),
         field("stop", many(b'"a"')),
@@ -101,14 +101,14 @@ def test_largest_bodies_leave_no_memory_behind(attacked):
 
 
 def leave(server, body: bytes) -> None:
-    """Send a body and go."""
+    """Send a body and disconnect."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
 
 
 def test_server_told_to_end_while_it_prepares_bodies_ends_in_time():
-    # Long to render and to tokenize, and few enough to be taken.
+    # They take long to render and to tokenize, and are few enough to be accepted.
     body = json.dumps({"messages": [{"role": "user", "content": "<|a"}] * 8000}).encode()
     with Server("--threads", "1", "--shutdown-deadline-s", "2") as server:
         for _ in range(6):

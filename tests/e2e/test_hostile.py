@@ -1,4 +1,4 @@
-"""Hostile schemas and grammars against the real server: a 400 naming the field, and everyone else is served."""
+"""Hostile schemas and grammars on a real server: a 400 names the field, and other clients are served."""
 
 from __future__ import annotations
 

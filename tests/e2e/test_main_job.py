@@ -11,14 +11,14 @@ PARIS = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 NEAR_TIE = 1e-3
-# ggml rounds the activations before F16 weights to F16, and splits attention by threads, so another batch size or
-# number of threads moves logits; a recurrent state carries that on: up to 1e-2 after hundreds of tokens (measured).
+# ggml rounds activations to F16 and splits attention by threads, so the batch size and the number of threads change
+# the logits. In a recurrent state the difference grows: up to 1e-2 after hundreds of tokens (measured).
 NEAR_TIE_AFTER_100_TOKENS = 1e-2
 MOST_NEAR_TIES = 6  # the stories of 700 tokens
 
 
 def differs_only_by_a_near_tie(client, model_name, item, text):
-    """Asked alone, the model writes the same text, or had two nearly equal first choices where the two part."""
+    """Alone, the model writes the same text, or its two best tokens are nearly equal where the texts first differ."""
     alone = client.completions.create(
         model=model_name, prompt=item["prompt"], max_tokens=item["completion_tokens"], temperature=0, logprobs=2,
         extra_body={"skip_special_tokens": False},
@@ -35,7 +35,7 @@ def differs_only_by_a_near_tie(client, model_name, item, text):
 
 
 def token_bytes(name):
-    """Of a token as completions name it: its text, or `bytes:` and hexadecimal escapes."""
+    """The bytes of a token in a completion: given as text, or as `bytes:` and hexadecimal escapes."""
     if name.startswith("bytes:"):
         return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
     return name.encode()
@@ -53,7 +53,7 @@ def chat_options(model_name, item):
 
 
 def raw(message):
-    """The model's text, as the recorded ones are, put together again from the message."""
+    """The model's text in the form of the recorded texts, joined from the message."""
     reasoning = getattr(message, "reasoning_content", None)
     parts = [message.content] if message.content else []
     for call in message.tool_calls or []:

@@ -69,7 +69,19 @@ def test_node_tools_and_reasoning_streamed_equal_whole_and_the_runner_answers(se
 
 
 def plain(choice):
-    """What both ways must agree on: all but the calls' ids."""
+    """The parts that must be equal, streamed and whole: everything except the calls' ids."""
     message = choice["message"]
     calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or []]
     return message["content"], calls, choice["finish_reason"]
+
+
+def test_node_response_streams_come_in_its_order(server):
+    said = run("responses.mjs", server.url)
+    assert [(response["status"], [item["type"] for item in response["output"]]) for response in said["streamed"]] == [
+        ("completed", ["reasoning", "message"]),
+        ("incomplete", ["reasoning"]),
+        ("completed", ["reasoning", "function_call", "function_call"]),
+        ("completed", ["reasoning", "function_call", "function_call"]),
+    ]
+    assert said["numbers"] == list(range(4, 4 + len(said["numbers"])))
+    assert "Paris" in said["resumed"]["output_text"]

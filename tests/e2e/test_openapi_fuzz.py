@@ -33,7 +33,7 @@ JUNK = st.recursive(
 
 
 def mutate(data, case):
-    """Half of the bodies get a field of another type; all are kept short, an endless answer says no more of them."""
+    """Give half of the bodies a field of a wrong type. Keep all answers short."""
     body = case.body
     if not isinstance(body, dict):
         return

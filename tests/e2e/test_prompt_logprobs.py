@@ -1,4 +1,4 @@
-"""Logprobs of prompts against the real server: echo, vLLM's field, long prompts beside others."""
+"""Logprobs of prompts against the real server: echo, vLLM's field, long prompts together with other requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that users of other servers have reported as failing: each gets an answer, and no message is lost."""
+"""Requests that fail on other servers, as their users reported: each gets an answer, and no message is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def system(text, role="system"):
     "arguments",
     ['{"path": "/srv/no', "null", "", "[1]", "5", '{"path":"a"}{"path":"b"}', '"{\\"path\\": \\"a\\"}"', "<no JSON>"],
 )
-def test_reported_history_with_any_arguments_goes_on(server, arguments):
+def test_reported_history_with_any_arguments_gets_an_answer(server, arguments):
     call = {"id": "c1", "type": "function", "function": {"name": "t", "arguments": arguments}}
     messages = [
         {"role": "user", "content": "Run it."},

@@ -23,7 +23,7 @@ ENDLESS = {"temperature": 0.8, "seed": 1, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def small_server():
-    """Few sequences and a small context: queues and the KV memory fill at once."""
+    """A server with few sequences and a small context: the queue and the KV memory fill quickly."""
     with Server("--n-ctx", "1024", "--n-seq-max", "4", "--threads", "1") as server:
         yield server
         assert server.stop() == 0
@@ -106,7 +106,7 @@ def test_completions_invalid_utf8_output_becomes_replacement_characters(server, 
 
 
 def open_stream(server, body):
-    """A raw connection with a streaming request on it: the caller decides when to vanish."""
+    """A raw connection with a streaming request. The caller closes it."""
     raw = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port))
     connection.sendall(

@@ -136,7 +136,7 @@ FIELDS = [
 
 
 def ask(server, api, **fields):
-    """One request of either API, which may think. The choices, whole."""
+    """One request of either API, possibly with reasoning. Returns the choices of the whole answer."""
     if api == "completions":
         return post(server, api, prompt="The capital of France is", **fields)
     messages = [{"role": "user", "content": "What is the capital of France?"}]
@@ -162,7 +162,7 @@ def test_json_object_is_one_or_its_beginning(server, api):
 
 
 def streamed(server, api, **fields):
-    """The choices of a streamed answer, put together again."""
+    """The choices of a streamed answer, joined from the chunks."""
     if api == "completions":
         path, body = api, {"prompt": "The capital of France is"}
     else:
@@ -207,7 +207,7 @@ def whole(server, api, **fields):
 
 @pytest.fixture(scope="module")
 def forgetful_server():
-    """Without a prefix cache: what is kept of one request moves the logits of the next by a rounding."""
+    """A server without a prefix cache: cached prefixes change the logits of the next request by rounding."""
     with Server("--threads", "1", "--no-prefix-cache") as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""A second engine beside the one that generates text: an encoder, whose requests bring one vector each."""
+"""A second kind of engine for tests: an encoder. Each of its requests gets one vector."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The last and only output of a request: its vector, or why there is none."""
+    """The only output of a request: its vector, or the error."""
 
     request_id: str
     vector: tuple[float, ...] = ()
@@ -29,7 +29,7 @@ class Encoded:
 
 
 class FakeEncoder:
-    """Encodes n_seq_max whole inputs per step; the vector is (number of tokens, their sum).
+    """Encodes n_seq_max whole inputs per step. The vector is (number of tokens, sum of token ids).
 
     step_hook: called at the beginning of each step.
     fault: the next step meets it; the encoder dies of a text, and raises an exception.
@@ -73,7 +73,7 @@ class FakeEncoder:
             self._ended.append(Encoded(request_id))
 
     def finish(self, request_id: str, index: int) -> None:
-        """A vector has no parts."""
+        """Ignored: a request has no choices."""
 
     def abort_all(self) -> list[Encoded]:
         for request_id in list(self._waiting):
@@ -100,7 +100,7 @@ class FakeEncoder:
         return Encoded(request_id, error=error)
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Nothing outside keeps it waiting."""
+        """Ignored: the engine never stalls."""
 
     def snapshot(self) -> EngineSnapshot:
         if self.death is not None:

@@ -1,4 +1,4 @@
-"""A KV memory in pure Python: cells, positions, states and windows as llama.cpp has them."""
+"""A KV memory in pure Python, with cells, positions, states and windows like llama.cpp's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ast
 from llamafast.cache.prompt import MediaSpan, media_ids
 
 TEXT_ROW = MediaSpan(0, 1, 1, 0, b"")
-"""A text row takes positions like a span of one row."""
+"""A text row has positions like a span of one row."""
 
 
 class FakeContext:
@@ -41,7 +41,7 @@ class FakeContext:
         self.model = None
 
     def take_media(self, spans) -> None:
-        """Make the ids of spans known."""
+        """Register the ids of spans."""
         for span in spans:
             ids = media_ids(span.digest, span.n_rows)
             self.media.update((row_id, (span, number)) for number, row_id in enumerate(ids))
@@ -52,7 +52,7 @@ class FakeContext:
         return sorted(rows, key=lambda row: row[0])
 
     def positions(self, ids) -> list[int]:
-        """The position of each row of a sequence with these ids, and that of the next row."""
+        """The positions of the rows of a sequence with these ids, and the position of the next row."""
         positions, start, expected, span = [], 0, 0, TEXT_ROW
         for row_id in ids:
             span, number = self.media.get(row_id, (TEXT_ROW, 0))
@@ -69,7 +69,7 @@ class FakeContext:
         return ids
 
     def add_cell(self, pos: int, token: int, seq_id: int) -> None:
-        """What a decode does to one row."""
+        """Add one row, like a decode."""
         next_pos = self.positions(self.history(seq_id))[-1] if self.media else self.seq_pos_max(seq_id) + 1
         assert pos == next_pos, f"sequence {seq_id} jumps to {pos}"
         if self.has_state:

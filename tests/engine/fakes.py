@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from llamafast._sampling import Sampler
 from llamafast.cache.prompt import MediaSpan
+from llamafast.engine import packing
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.errors import DecodeError, GrammarError, request_failure
@@ -75,8 +76,42 @@ class FakeBatch:
         return len(self.rows) - 1
 
 
+class FakeSupply:
+    """Embeddings of media that are ready at every `period`-th look at a prompt that needs them.
+
+    is_whole: the rows of a span attend to later ones: it is computed in one step.
+    """
+
+    is_encoding = False
+
+    def __init__(self, batch: FakeBatch, period: int = 3, is_whole: bool = False) -> None:
+        self.batch = batch
+        self._period = period
+        self._is_whole = is_whole
+        self._num_looks = 0
+
+    def refresh(self, prompts):
+        self._num_looks += 1
+        return []
+
+    def clear(self) -> None:
+        self.batch.clear()
+
+    def is_ready(self, sequence) -> bool:
+        is_media = sequence.layout.span_at(sequence.slot.length) is not None
+        return is_media and (self._num_looks + sequence.slot.seq_id) % self._period == 0
+
+    def is_causal(self, sequence) -> bool:
+        return not self._is_whole
+
+    def extend(self, sequence, num_rows: int) -> int:
+        span = sequence.layout.span_at(sequence.slot.length)
+        assert not self._is_whole or num_rows == span.n_rows, "a part of a span that is computed whole"
+        return packing.extend(self.batch, sequence, num_rows)
+
+
 class FakeSampler:
-    """Keeps what it was made with. num_drawn stands for all state that a preemption must not lose.
+    """Keeps its arguments. num_drawn represents all state that a preemption must keep.
 
     What the native sampler refuses, it refuses too: it makes one.
     """
@@ -138,7 +173,7 @@ class FakeRunner:
         return self._scores
 
     def _score(self, row: tuple[int, int, int], next_id: int, n_top: int):
-        # The history before the token and the token itself, so that a test sees whose score it is.
+        # Depends on the history before the token and on the token, so that a test can identify the score.
         _, pos, seq_id = row
         history = self._upto(seq_id, pos)
         return -float(zlib.crc32(repr((history, next_id)).encode())), len(history), [(next_id, -0.5)] * n_top
@@ -151,7 +186,7 @@ class FakeRunner:
         return -0.5 - i, [(FIRST + i, -0.5), (EOS, -2.0)]
 
     def _settle(self, token: int, constraint) -> int:
-        """The token if it is allowed, else the first one that is."""
+        """The token if it is allowed; else the first allowed token."""
         try:
             if constraint.accept(token):
                 return token
@@ -171,7 +206,7 @@ class FakeRunner:
 
 
 def hashed(history: tuple[int, ...], sampler: FakeSampler) -> int:
-    """A token that depends on all of the history, the seed and the number of draws; every 16th or so is the end."""
+    """A token that depends on the whole history, the seed and the number of draws. About every 16th is the end."""
     text = repr((history, sampler.settings["seed"], sampler.num_drawn))
     value = zlib.crc32(text.encode())
     if value % 16 == 0 and sampler.num_drawn >= sampler.settings["min_tokens"]:
@@ -182,7 +217,10 @@ def hashed(history: tuple[int, ...], sampler: FakeSampler) -> int:
 def alone(
     prompt: str, seed: int = 0, max_tokens: int = 10**9, max_seq_len: int = 10**9, num_kept: int | None = None
 ) -> str:
-    """What `hashed` continues a prompt with when nothing else runs. num_kept: shifts behind so many; None: never."""
+    """The text that `hashed` generates for a prompt in an engine of its own.
+
+    num_kept: number of tokens that each context shift keeps; None: no context shift.
+    """
     history = tuple(encode(prompt))
     sampler = FakeSampler(FakeModel.n_vocab, seed=seed, min_tokens=0, num_logprobs=-1)
     text = ""
@@ -201,7 +239,7 @@ def alone(
 
 
 def scripted(*texts: str):
-    """draw() that writes texts[i], then the end, for seed i and for choice i of seed 0; with bytes as latin-1."""
+    """A draw() that generates texts[i] and the end, for seed i and for choice i of seed 0. Bytes are latin-1."""
     of_seed = {choice_seed(0, i): text for i, text in enumerate(texts)} | dict(enumerate(texts))
 
     def draw(history: tuple[int, ...], sampler: FakeSampler) -> int:
@@ -219,7 +257,7 @@ def make_engine(draw=None, config: EngineConfig | None = None, **context) -> Eng
     """An Engine over fakes; context are FakeContext's arguments. n_seq_max of both is equal unless config says more."""
     memory = FakeContext(**context)
     config = config or EngineConfig(n_seq_max=memory.n_seq_max)
-    if config.max_step_ms is None:  # real time, of which fakes take none
+    if config.max_step_ms is None:  # the pacer measures real time, but fakes take none
         config = replace(config, max_step_ms=0)
     model = FakeModel()
     model.n_swa = memory.n_swa
@@ -234,7 +272,7 @@ def make_request(request_id: str, prompt: str = "hello", priority: int = 0, **pa
 
 
 class Collector:
-    """Adds up what the outputs of an engine say, by (request, choice)."""
+    """Joins the outputs of an engine by (request id, choice)."""
 
     def __init__(self) -> None:
         self.text: dict[tuple[str, int], str] = {}
@@ -257,7 +295,7 @@ class Collector:
                 self.usage[output.request_id] = output.usage
 
     def run(self, engine: Engine, *requests: Request, max_steps: int = 2000) -> Collector:
-        """Adds the requests and steps until the engine has nothing to do, checking its integrity after every step."""
+        """Add the requests and step until the engine has no work. Check its integrity after every step."""
         for request in requests:
             engine.validate(request)
             engine.add(request)

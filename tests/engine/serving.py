@@ -1,4 +1,4 @@
-"""An engine's thread for the length of a test."""
+"""Runs an engine's thread during a test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def serve(thread, work):
-    """The result of `await work(thread)`, with an EngineThread that is started before and stopped afterwards."""
+    """Start an EngineThread, return the result of `await work(thread)`, and stop it."""
 
     async def main():
         await thread.start()

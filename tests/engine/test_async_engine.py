@@ -1,4 +1,4 @@
-"""AsyncEngine: delivery, bounds, leaving early, shutdown, death of the thread."""
+"""AsyncEngine: delivery, queue limits, closed streams, shutdown, death of the thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDLESS = "all work and no play makes this a dull text, " * 40
 
 
 class Gate:
-    """Holds the runner inside its decode until it is opened; the first num_free decodes pass."""
+    """Blocks the runner inside its decode until it is opened. The first num_free decodes are not blocked."""
 
     def __init__(self, engine, num_free=0) -> None:
         self.opened, self.entered = threading.Event(), threading.Event()
@@ -69,7 +69,7 @@ def test_submit_after_idling_wakes_the_thread():
     assert serve(make_engine(n_ctx=400), work) == (alone("abc"), alone("abd"))
 
 
-def test_stream_finish_ends_one_choice_and_the_other_goes_on():
+def test_stream_finish_ends_one_choice_and_the_other_continues():
     made = make_engine(scripted(ENDLESS, ENDLESS), n_ctx=500)
     gate = Gate(made, num_free=3)
 
@@ -177,7 +177,7 @@ def test_submit_before_the_first_step_counts_free_ids():
     assert serve(engine, work, max_queued_requests=1) == 3
 
 
-def test_submit_counts_requests_and_not_what_else_is_on_its_way():
+def test_submit_counts_requests_and_not_other_calls_in_the_inbox():
     engine = make_engine(scripted("hello", "hello"), n_ctx=400, n_seq_max=1)
     gate = Gate(engine)
 
@@ -337,7 +337,7 @@ def test_stop_engine_never_started_returns():
 
 
 @pytest.mark.parametrize("fault", ["fatal decode", "exception"])
-def test_death_reaches_everyone_and_is_remembered(fault):
+def test_death_ends_all_streams_and_is_remembered(fault):
     engine = make_engine(n_ctx=400, n_seq_max=1)
     gate = Gate(engine)
 

@@ -1,4 +1,4 @@
-"""Greedy output of 16 requests together equals each request alone, on every kind of memory."""
+"""The greedy output of 16 requests in one batch equals that of each request alone, on every kind of memory."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def path(request, tmp_path_factory):
 
 
 def open_engine(path, **changes):
-    """F32 where the file allows it: F16 memory and flash attention move logits by 1e-2 between batch sizes."""
+    """F32 if the file allows it: with F16 memory or flash attention, logits depend on the batch size by 1e-2."""
     exact = {"flash_attn": False, "type_k": 0, "type_v": 0}
     return Engine(str(path), EngineConfig(n_ctx=4096, n_seq_max=16, threads=1, **exact, **changes))
 
 
 def requests_for(engine, n, num_tokens=48):
-    """n prompts of different lengths, 1 to 60 tokens; some begin alike."""
+    """n prompts of 1 to 60 tokens. Some have a common prefix."""
     token_ids = array("i", engine.tokenizer.encode(TEXT, add_special=True, parse_special=False))
     params = SamplingParams(temperature=0.0, max_tokens=num_tokens, logprobs=2, ignore_eos=True)
     starts = [0, 0, 5, 9]
@@ -65,7 +65,7 @@ def run(engine, requests):
 
 
 def assert_equal_or_near_tie(together, alone):
-    """Token ids are the same up to a place where both runs held the two choices within NEAR_TIE of each other."""
+    """Assert equal token ids up to a place where in both runs the two tokens' logprobs differ by less than NEAR_TIE."""
     assert len(together) == len(alone) > 0
     for ours, theirs in zip(together, alone, strict=True):
         if ours.token_id != theirs.token_id:
@@ -78,14 +78,14 @@ def assert_equal_or_near_tie(together, alone):
 
 @pytest.fixture(scope="module")
 def alone(path):
-    """What each of 16 requests writes with nobody beside it and nothing kept of the others."""
+    """The output of each of 16 requests in an engine of its own."""
     with open_engine(path, enable_prefix_cache=False) as engine:
         return {request.request_id: run(engine, [request])[request.request_id] for request in requests_for(engine, 16)}
 
 
 @pytest.fixture(scope="module")
 def together(path):
-    """What the 16 write together, twice."""
+    """The outputs of the 16 requests in one engine, twice."""
     with open_engine(path) as engine:
         return run(engine, requests_for(engine, 16)), run(engine, requests_for(engine, 16))
 

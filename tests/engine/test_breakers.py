@@ -1,4 +1,4 @@
-"""DRY's breakers: which tokens hold them, and that penalties are llama.cpp's on a real vocabulary."""
+"""DRY's breakers: the tokens that contain them; the penalties equal llama.cpp's on a real vocabulary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def changed(sampler, n_vocab):
 
 
 def ended(breakers, text):
-    """Whether text ends with a breaker: then there is no repetition to penalize."""
+    """Whether a breaker at the end of text prevents the penalty."""
     sampler = dry(FakeModel.n_vocab, breakers, dry_allowed_length=1)
     sampler.prime(array("i", encode(f"{text}?{text}")))
     return not changed(sampler, FakeModel.n_vocab)
@@ -47,14 +47,14 @@ def ended(breakers, text):
         (("ab",), "cb", False),
         (("xyz", "abc"), "abc", True),
         (("xyz", "abc"), "abz", False),
-        (("\u00e9",), "a\u00e9", False),  # its bytes are two tokens here: only whole characters are looked for
+        (("\u00e9",), "a\u00e9", False),  # two tokens: only whole characters are searched
     ],
 )
 def test_breakers_end_a_repetition(breakers, text, ends):
     assert ended(dry_breakers(Tokenizer(FakeModel()), breakers), text) is ends
 
 
-def test_breakers_of_one_tokenizer_are_kept():
+def test_breakers_of_one_tokenizer_are_cached():
     tokenizer = Tokenizer(FakeModel())
     first = dry_breakers(tokenizer, ("a",))
     assert dry_breakers(tokenizer, ("a",)) is first
@@ -69,7 +69,7 @@ def test_breakers_do_not_reach_over_two_tokens():
     assert FIRST == 3
 
 
-def test_vocabulary_search_equals_a_look_at_each_token():
+def test_vocabulary_search_equals_a_search_in_each_token():
     tokens = [b"", b"a", b"ba", b"ab", b"aba", b"bab", b"\xc3\xa9", b"a\xc3\xa9"]
     vocabulary = _Vocabulary(tokens)
     for data in (b"a", b"b", b"ba", b"ab", b"aba", b"\xa9", b"x"):

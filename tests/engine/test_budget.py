@@ -1,4 +1,4 @@
-"""A limit on the reasoning: the closing text comes when it is used up, and nothing else of the request changes."""
+"""Reasoning budget: at the limit the closing text is forced, and the rest of the output does not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def budget(max_tokens: int, *, is_open: bool = True, start: str = "") -> Reasoni
 
 
 def engine_writing(text: str, **context) -> Engine:
-    """An engine whose model has one text in mind, by place, whatever stands before."""
+    """An engine with a model that generates the characters of one text by position, for any history."""
     tokens = encode(text.ljust(OUTPUT * 4, "."))
     return make_engine(lambda history, sampler: tokens[len(history) - len(PROMPT)], **{"n_ctx": 512, **context})
 
@@ -39,7 +39,7 @@ def run(text: str, limit: ReasoningBudget | None, **params) -> str:
 
 
 def expected(text: str, max_tokens: int, is_open: bool, start: str) -> str:
-    """What comes out, told by texts alone."""
+    """The expected output, computed from texts only."""
     out, since, left = "", "", max_tokens
     while len(out) < OUTPUT:
         if is_open and left <= 0 and not any(since.endswith(END[:n]) for n in range(1, len(END))):
@@ -123,7 +123,7 @@ def constrained(engine: Engine, structured: StructuredOutput, limit: ReasoningBu
     return Request("0", array("i", encode(PROMPT)), params, grammar=engine.compile_grammar(structured))
 
 
-def test_constraint_that_waits_for_the_end_of_reasoning_starts_behind_the_closing_text() -> None:
+def test_constraint_that_waits_for_the_end_of_reasoning_starts_after_the_closing_text() -> None:
     engine = engine_writing("abcdef")
     structured = StructuredOutput(StructuredKind.REGEX, "![0-9]{3}", start_after=tuple(encode(END)))
     outputs = Collector().run(engine, constrained(engine, structured, budget(2)))
@@ -152,7 +152,7 @@ def test_budget_that_cannot_be_kept_is_refused(params) -> None:
     assert caught.value.param == "reasoning_budget"
 
 
-def test_real_model_answers_behind_the_closing_text(native) -> None:
+def test_real_model_answers_after_the_closing_text(native) -> None:
     chat = "<|im_start|>user\nWhat is the capital of Spain?<|im_end|>\n<|im_start|>assistant\n<think>\n"
     with Engine(str(BUILT_IN), EngineConfig(n_ctx=512, n_seq_max=2, threads=1)) as engine:
 

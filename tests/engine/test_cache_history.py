@@ -1,4 +1,4 @@
-"""Random histories on every kind of memory: the outputs are a cold run's, and everything adds up after each step."""
+"""Random histories on every kind of memory: outputs equal those of a cold run, and each step keeps the integrity."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamafast.engine import packing
 from llamafast.engine.engine import EngineConfig
 from llamafast.engine.seeds import choice_seed
 from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.request import PromptPlaces, ReasoningBudget
 from tests.engine.fakes import Collector, alone, encode, make_engine, make_request
 
-# Prompts are made of these, so that they share beginnings and part at their ends and inside of them.
+# Parts of prompts, so that prompts share prefixes and differ at the ends of parts and inside them.
 PARTS = ["s" * 40, "s" * 33 + "t" * 9, "ab", "question " * 4, "a longer turn of the conversation; ", "x"]
-# What holds an output to something, with much that is forced.
+# Constraints with many forced tokens.
 LIMITS = [
     {},
     {"structured": StructuredOutput(StructuredKind.GBNF, 'root ::= "ABCDEFGH" [a-m]{2} ("KLMNOPQRST" [a-z])+')},
@@ -53,17 +54,19 @@ MEMORIES = st.sampled_from(
 
 
 class History:
-    """An engine, and for each request what a cold run would give."""
+    """An engine, and the outputs of a cold run for each request."""
 
     def __init__(self, kind: str, kv_unified: bool, n_ctx: int, max_checkpoint_bytes: int, **settings) -> None:
         n_ctx = n_ctx if kv_unified else 6 * n_ctx
-        config = EngineConfig(n_seq_max=4, max_checkpoint_bytes=max_checkpoint_bytes, checkpoint_every=48, **settings)
+        self.config = EngineConfig(
+            n_seq_max=4, max_checkpoint_bytes=max_checkpoint_bytes, checkpoint_every=48, **settings
+        )
         context = {"n_ctx": n_ctx, "kind": kind, "kv_unified": kv_unified, "n_batch": 24, "n_seq_max": 6}
-        self.engine = make_engine(config=config, **context)
+        self.engine = make_engine(config=self.config, **context)
         self.collector = Collector()
         self.expected: dict[str, list[str]] = {}
         self.prompts: list[str] = []
-        self.ended: set[tuple[str, int]] = set()  # choices that did not come to their own end
+        self.ended: set[tuple[str, int]] = set()  # choices that were ended from outside
 
     def add(
         self,
@@ -89,9 +92,10 @@ class History:
         self.engine.add(request)
         self.prompts.append(prompt)
         if limit:
-            cold = make_engine(config=EngineConfig(n_seq_max=n, enable_prefix_cache=False), n_ctx=2000, n_seq_max=n)
-            cold.scheduler.max_seq_len = self.engine.max_seq_len
-            texts = Collector().run(cold, replace(request, priority=0)).text
+            cold = replace(self.config, n_seq_max=n, enable_prefix_cache=False, max_seq_len=self.engine.max_seq_len)
+            cold_engine = make_engine(config=cold, n_ctx=2000, n_seq_max=n)
+            with patch.object(packing, "_MAX_FORCED", 0):  # token by token
+                texts = Collector().run(cold_engine, replace(request, priority=0)).text
             self.expected[request_id] = [texts[request_id, i] for i in range(n)]
             return
         num_kept = None
@@ -101,13 +105,13 @@ class History:
         self.expected[request_id] = [alone(prompt, choice_seed(0, i), *limits) for i in range(n)]
 
     def extend(self, number: int, text: str) -> None:
-        """The next turn: a finished request's prompt and answer, and more."""
+        """The next turn: prompt and answer of a finished request, and new text."""
         if str(number) in self.collector.usage:
             turns = [self.prompts[number], self.collector.text[str(number), 0], text]
             self.add([turn for turn in turns if turn], 1, 5, "", True)
 
     def end(self, request_id: str, index: int) -> None:
-        """A stop that was found outside of the engine."""
+        """End a choice, as after a stop string that was found outside the engine."""
         self.engine.finish(request_id, index)
         self.ended.add((request_id, index))
 
@@ -124,6 +128,7 @@ class History:
         context, cache = self.engine.context, self.engine.cache
         assert context.memory_kind == "recurrent" or cache.num_cells == len(context.cells)
         for slot in cache.slots():
+            assert slot.length <= self.engine.max_seq_len, "a sequence is longer than its context"
             assert slot.num_listed <= context.moved.get(slot.seq_id, slot.length), "moved cells can be found"
 
     def finish(self) -> None:
@@ -147,7 +152,7 @@ def test_cache_random_history_gives_what_a_cold_run_gives(operations, memory, n_
 @given(OPERATIONS, st.booleans(), st.sampled_from([150, 250, 600]), st.sampled_from([24, 60, 100]))
 def test_cache_random_history_with_context_shift_gives_what_each_gives_alone(operations, kv_unified, n_ctx, max_len):
     long = [
-        (*operation[:3], 5 * operation[3], *operation[4:6]) if operation[0] == "add" else operation
+        (*operation[:3], 5 * operation[3], *operation[4:]) if operation[0] == "add" else operation
         for operation in operations
     ]
     history = History("attention", kv_unified, n_ctx, 0, context_shift=True, max_seq_len=max_len)
@@ -155,7 +160,7 @@ def test_cache_random_history_with_context_shift_gives_what_each_gives_alone(ope
 
 
 def replay(history: History, operations) -> set[str]:
-    """The requests that came to an end, each with what it gives alone."""
+    """The finished requests, each with its output in an engine of its own."""
     engine = history.engine
     for name, *values in operations:
         if name == "add":
@@ -170,7 +175,7 @@ def replay(history: History, operations) -> set[str]:
         elif name == "evict":
             cache = engine.cache
             _ = cache.make_room(cache.n_cells - cache.num_cells + values[0]) if values[0] else cache.evict()
-        elif name == "fail" and engine.scheduler.num_active > 1:  # a sole sequence without room would end
+        elif name == "fail" and engine.scheduler.num_active > 1:  # a single sequence without room would end
             engine.runner.failures = values
             history.step()
         for _ in range(values[0] if name == "step" else 0):

@@ -1,4 +1,4 @@
-"""Engine.close: what it frees, and what each method does afterwards."""
+"""Engine.close: the freed objects, and the effect of each method afterwards."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from tests.engine.fakes import Collector, make_engine, make_request, scripted
 
 INTEGER = StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}')
 
-# What each public name of Engine does once it is closed: raise EngineDeadError, return this value, or work as before.
+# The effect of each public name of a closed Engine: it raises EngineDeadError, returns this value, or works as before.
 REFUSED = {
     "add": lambda engine: engine.add(make_request("1")),
     "add_adapter": lambda engine: engine.add_adapter("a.gguf"),
+    "add_projector": lambda engine: engine.add_projector("p.gguf"),
     "check_free": lambda engine: engine.check_free(),
     "check_integrity": lambda engine: engine.check_integrity(),
     "compile_grammar": lambda engine: engine.compile_grammar(INTEGER),
@@ -43,7 +44,7 @@ WORKING = {"failure", "prepare_cost", "snapshot", "validate"}
 
 
 def closed_engine() -> Engine:
-    """Closed in the middle of its work: one request runs, and one waits."""
+    """An engine that is closed while one request runs and one waits."""
     engine = make_engine(scripted("a long text"), n_ctx=400, n_seq_max=1)
     for i in range(2):
         engine.add(make_request(str(i)))
@@ -100,7 +101,7 @@ def test_close_frees_the_context_and_can_be_repeated():
     assert context() is None
 
 
-def test_close_frees_the_model_whoever_holds_the_tokenizer():
+def test_close_frees_the_model_although_the_tokenizer_is_referenced():
     engine = make_engine(n_ctx=400)
     Collector().run(engine, make_request("0"))
     model, tokenizer = weakref.ref(engine.model), engine.tokenizer
@@ -110,7 +111,7 @@ def test_close_frees_the_model_whoever_holds_the_tokenizer():
         tokenizer.encode("text", add_special=False, parse_special=False)
 
 
-def test_close_frees_what_compiled_grammars():
+def test_close_frees_the_grammar_compiler():
     engine = make_engine(n_ctx=400)
     engine.compile_grammar(StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}'))
     compiler, tokenizer = weakref.ref(engine.grammars), weakref.ref(engine.tokenizer)

@@ -1,4 +1,4 @@
-"""Outputs that go on beyond a full context: what they lose, what they leave to others, what is refused."""
+"""Context shift: dropped and kept tokens, effects on other sequences, refused settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = "x" * 100
 
 
 def endless(history, sampler):
-    """A letter that depends on all of the history, never the end."""
+    """A letter that depends on the whole history. It is never the end token."""
     return FIRST + ord("a") + zlib.crc32(repr(history).encode()) % 26
 
 
@@ -27,7 +27,7 @@ def open_engine(draw=None, max_seq_len=32, **context):
     return make_engine(draw, EngineConfig(n_seq_max=4, max_seq_len=max_seq_len, context_shift=True), **context)
 
 
-def test_full_context_output_goes_on_to_its_own_end():
+def test_full_context_output_continues_to_its_own_end():
     engine = open_engine(scripted(LONG))
     collector = Collector().run(engine, make_request("0", "hello", max_tokens=100))
     assert collector.text["0", 0] == LONG
@@ -37,14 +37,14 @@ def test_full_context_output_goes_on_to_its_own_end():
     assert engine.stats.computed_prompt_tokens == 5, "the moved tokens were computed again"
 
 
-def test_full_context_drops_half_behind_the_first_message():
+def test_full_context_drops_half_after_the_first_message():
     engine = open_engine(lambda history, sampler: FIRST + len(history))
     request = replace(make_request("0", "system" + "question", max_tokens=30), places=PromptPlaces.of((6, 10)))
     lengths = [token_id - FIRST for token_id in Collector().run(engine, request).token_ids["0", 0]]
     assert lengths[:19] == [*range(14, 32), 6 + 13]
 
 
-def test_full_context_output_depends_on_what_is_kept():
+def test_full_context_output_depends_on_the_kept_tokens():
     engine = open_engine()
     prompt = "system prompt and a question"
     for seed in range(8):
@@ -69,7 +69,7 @@ def test_bos_of_a_prompt_stays():
 
 def test_n_keep_without_room_for_the_rest_is_refused():
     request = replace(make_request("0", "x" * 29), n_keep=-1)
-    with pytest.raises(InvalidRequestError, match="29 tokens cannot all stay; 28 can") as error:
+    with pytest.raises(InvalidRequestError, match="n_keep keeps 29 tokens; at most 28 can be kept") as error:
         open_engine().validate(request)
     assert error.value.param == "n_keep"
 
@@ -93,7 +93,7 @@ def test_same_prompt_later_gets_what_it_gets_alone():
     assert again.text == first.text
 
 
-def test_first_message_of_a_shifted_sequence_serves_others():
+def test_first_message_of_a_shifted_sequence_is_reused():
     engine = open_engine(scripted(LONG))
     first = replace(make_request("0", "a system prompt; hello", max_tokens=60), places=PromptPlaces.of((16,)))
     collector = Collector().run(engine, first)

@@ -1,4 +1,4 @@
-"""Prefixes that outlive the engine: computed tokens after a restart, equal outputs, whatever the folder holds."""
+"""Stored prefixes: tokens computed after a restart, equal outputs, damaged and foreign files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_other_prompt_with_the_same_beginning_is_cut_from_the_state(paths, tmp_p
     assert_equal_or_near_tie(warm["2"], cold["2"])
 
 
-def test_state_loaded_into_a_stream_leaves_what_moved_out_of_it_whole(paths, tmp_path):
+def test_state_loaded_into_a_stream_does_not_change_the_slot_that_moved_out_of_it(paths, tmp_path):
     settings = {"kv_unified": False, "n_ctx": 4096}
     with open_engine(paths["attention"], tmp_path, **settings) as engine:
         run(engine, request("1", prompt(200)))
@@ -136,7 +136,7 @@ def test_request_of_another_tenant_gets_nothing(paths, tmp_path):
         assert (usage["2"].cached_tokens, engine.disk.disk.stats.misses) == (0, 1)
 
 
-def test_request_without_cache_neither_takes_nor_leaves(paths, tmp_path):
+def test_request_without_cache_neither_reads_nor_writes(paths, tmp_path):
     with open_engine(paths["attention"], tmp_path) as engine:
         run(engine, request("1", prompt(200), use_cache=False))
         run(engine, request("2", prompt(300, start=9)))
@@ -188,7 +188,7 @@ def test_checkpoint_at_the_last_boundary_serves_an_edited_turn(path, tmp_path):
     assert_equal_or_near_tie(warm["2"], cold["2"])
 
 
-def test_engine_goes_on_while_a_state_is_loading(paths, tmp_path, monkeypatch):
+def test_engine_continues_while_a_state_is_loading(paths, tmp_path, monkeypatch):
     may_read = threading.Event()
     with open_engine(paths["attention"], tmp_path) as engine:
         run(engine, request("1", prompt(200)))
@@ -220,7 +220,7 @@ for file in itertools.cycle(files):
 """
 
 
-def test_engine_thread_sleeps_until_a_state_has_come(paths, tmp_path, monkeypatch):
+def test_engine_thread_sleeps_until_a_state_is_read(paths, tmp_path, monkeypatch):
     with open_engine(paths["attention"], tmp_path) as engine:
         run(engine, request("1", prompt(200)))
     engine = open_engine(paths["attention"], tmp_path)
@@ -291,20 +291,20 @@ def test_abort_while_the_state_is_loading_ends_the_request(paths, tmp_path):
     assert output.finish_reason == "abort"
 
 
-def test_fingerprint_of_equal_content_is_equal_whatever_the_name(tmp_path):
+def test_fingerprint_of_equal_content_is_equal_for_any_name(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x" * 3_000_000)
     assert fingerprint(str(tmp_path / "a")) == fingerprint(str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize("place", [0, 1_500_000, 2_999_999])
-def test_fingerprint_tells_one_changed_byte(tmp_path, place):
+def test_fingerprint_of_one_changed_byte_differs(tmp_path, place):
     for name, byte in (("a", b"x"), ("b", b"y")):
         (tmp_path / name).write_bytes(b"x" * place + byte + b"x" * (2_999_999 - place))
     assert fingerprint(str(tmp_path / "a")) != fingerprint(str(tmp_path / "b"))
 
 
-def test_fingerprint_of_a_large_file_tells_a_changed_tensor(tmp_path, monkeypatch):
+def test_fingerprint_of_a_large_file_with_a_changed_tensor_differs(tmp_path, monkeypatch):
     monkeypatch.setattr("llamafast.engine.state_key._PIECE_BYTES", 16)
     for name, byte in (("a", b"x"), ("b", b"y")):
         (tmp_path / name).write_bytes(b"x" * 50_000 + byte * 1000 + b"x" * 50_000)

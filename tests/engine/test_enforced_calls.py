@@ -1,4 +1,4 @@
-"""Random weights held to calls: each format's parser reads them, at any temperature, and they meet their schemas."""
+"""Calls enforced on random weights: each format's parser reads them at any temperature, and they match schemas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.engine.fakes import Collector
 from tests.grammars.walks import OBJECT_TOOLS
 
 FORMATS = ("qwen3_xml", "hermes", "gemma4", "llama_pythonic", "harmony", "mistral")
-# Names of properties that the model makes up have no end that random weights would find.
+# Random weights would not end a property name that the model may choose freely.
 OPEN = ('"additionalProperties": {', "patternProperties", "propertyNames")
 TOOLS = [tool for tool in OBJECT_TOOLS if not any(text in json.dumps(tool.parameters) for text in OPEN)][:20]
 MAX_TOKENS = 1200
@@ -46,7 +46,7 @@ def request_for(engine: Engine, name: str, number: int, rules: CallPolicy, promp
 
 
 def check_calls(engine: Engine, name: str, num_requests: int) -> None:
-    """Requests of which each names a tool; all that come to their end are valid, and nearly all do."""
+    """Run requests that each name a tool. All complete calls must be valid, and almost all must be complete."""
     chat_format = registry.by_name(name)
     prompt = chat_format.reasoning.close
     rules = [CallPolicy(True, False, (TOOLS[i % len(TOOLS)].name,)) for i in range(num_requests)]
@@ -102,7 +102,7 @@ def test_names_and_tags_are_forced_in_few_decodes(plain) -> None:
     assert plain.runner.num_decodes - num_before < len(outputs.token_ids["qwen3_xml 0", 0]) / 2
 
 
-def test_call_comes_behind_reasoning_that_a_budget_closes(plain) -> None:
+def test_call_follows_reasoning_that_a_budget_closes(plain) -> None:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(plain.tokenizer.encode(text, add_special=False, parse_special=True))
 

@@ -58,7 +58,7 @@ def test_generate_busy_engine_is_refused():
         engine.generate("two")
 
 
-def test_generate_second_iterator_of_a_busy_engine_is_refused_and_the_first_goes_on():
+def test_generate_second_iterator_of_a_busy_engine_is_refused_and_the_first_continues():
     engine = make_engine(scripted("a long text"), n_ctx=400)
     first, second = engine.generate("one", GREEDY), engine.generate("two", GREEDY)
     text = next(first).text
@@ -68,7 +68,7 @@ def test_generate_second_iterator_of_a_busy_engine_is_refused_and_the_first_goes
 
 
 def all_but_the_end(engine):
-    """An iterator of generate() that has given its last output, but was not asked for more."""
+    """An iterator of generate() that has yielded its last output and is not exhausted yet."""
     outputs = engine.generate("one", GREEDY)
     while next(outputs).usage is None:
         pass

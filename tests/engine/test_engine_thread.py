@@ -1,4 +1,4 @@
-"""EngineThread with an engine that generates no text: nothing in it is about tokens."""
+"""EngineThread with an engine that generates no text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.engine.fakes import make_engine
 
 
 class Gate:
-    """Holds each step of an encoder until it is opened."""
+    """Blocks each step of an encoder until it is opened."""
 
     def __init__(self) -> None:
         self.opened, self.entered = threading.Event(), threading.Event()
@@ -133,7 +133,7 @@ def test_encoder_stop_at_the_deadline_ends_the_rest():
 
 
 @pytest.mark.parametrize("fault", ["out of order", ValueError("odd")])
-def test_encoder_death_reaches_everyone(fault):
+def test_encoder_death_ends_all_streams(fault):
     gate = Gate()
     encoder = FakeEncoder(gate)
     deaths = []
@@ -156,7 +156,7 @@ def test_encoder_death_reaches_everyone(fault):
     assert str(fault) in deaths[0]
 
 
-def test_encoder_snapshot_lists_what_waits():
+def test_encoder_snapshot_lists_waiting_inputs():
     gate = Gate()
 
     async def work(thread):

@@ -1,4 +1,4 @@
-"""What fails for one request ends that request alone; what fails for the engine reaches everyone."""
+"""A failure of one request ends only that request. A failure of the engine ends all requests."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ N_VOCAB = 8192
 
 
 class Panic(BaseException):
-    """As a panic of a Rust library comes: no Exception."""
+    """Like a panic of a Rust library, which is not an Exception."""
 
 
 class FailingConstraint(Constraint):
-    """Allows everything until it raises."""
+    """A constraint that allows everything until it raises."""
 
     def __init__(self, error: BaseException, method: str, after: int = 0) -> None:
         self._error, self._method, self._after = error, method, after
@@ -59,7 +59,7 @@ class FailingConstraint(Constraint):
 
 
 class Failing:
-    """Stands for a Grammar whose constraint fails."""
+    """A Grammar with a constraint that fails."""
 
     def __init__(self, *arguments) -> None:
         self._arguments = arguments
@@ -83,7 +83,7 @@ def broken(*arguments) -> None:
 
 
 class Broken:
-    """Stands for a detokenizer or a stop matcher that fails at each call."""
+    """A detokenizer or stop matcher that fails at each call."""
 
     add = flush = broken
 
@@ -176,7 +176,7 @@ def test_end_that_fails_ends_its_request_alone(end):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), Panic("thread panicked"), MemoryError()])
-def test_step_that_fails_reaches_everyone_and_tells_once(error):
+def test_step_that_fails_ends_all_streams_and_is_reported_once(error):
     deaths = []
 
     async def main():
@@ -211,7 +211,7 @@ def test_engine_whose_thread_has_gone_is_dead():
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
-# Values at and around each border of a 32-bit float, a 32-bit and a 64-bit integer, and the odd ones.
+# Values at and near each limit of a 32-bit float, a 32-bit and a 64-bit integer, and special values.
 FLOATS = (
     0.0, -0.0, 5e-324, 1e-300, 1e-46, 1e-45, 1e-38, 1e-7, 0.5, 1 - 1e-17, 1.0, 1 + 1e-7, 2.0, 1e6, 3.4e38, 3.5e38,
     1e308, math.inf, -math.inf, math.nan, -1e-46, -1.0, -2.0, -1e308,
@@ -249,7 +249,7 @@ def border_cases():
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ends", "shifts"])
 def any_engine(request, tmp_path_factory):
-    """The built-in model, and one that can go on beyond its context."""
+    """The built-in model, without and with context shift."""
     if not request.param:
         with Engine(str(BUILT_IN), EngineConfig(n_ctx=1024, n_seq_max=4, threads=1)) as engine:
             yield engine
@@ -271,7 +271,7 @@ def built_in():
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("companions", COMPANIONS, ids=lambda companions: "-".join(companions) or "alone")
 def test_border_value_is_refused_or_served(any_engine, companions):
-    """Every field of SamplingParams: the engine lives, and what it takes ends without an error."""
+    """For every field of SamplingParams, the engine survives, and accepted requests end without an error."""
     num_served = num_refused = 0
     for name, value in border_cases():
         params = {"max_tokens": 3, **companions, name: value}

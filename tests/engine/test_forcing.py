@@ -1,4 +1,4 @@
-"""Tokens that a grammar forces: appended at once, computed in one decode, and the text is what it would be anyway."""
+"""Forced tokens of a grammar: they are appended at once and computed in one decode, and the text is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.request import FinishReason, Request, SamplingParams
 from tests import tiny_models
 from tests.engine.fakes import Collector, encode, make_engine
 
-# No two letters of it are one token in the models below, so there is one way to write it.
+# No two letters of it are one token in the models below, so it has only one tokenization.
 GBNF = 'root ::= "ABCDEFGH" [0-9] "KLMNOPQRST" [0-9]{2} "UVWXYZ" [0-9]'
 GRAMMAR = StructuredOutput(StructuredKind.GBNF, GBNF)
 
@@ -56,6 +56,31 @@ def test_forced_tokens_stop_at_a_stop_string() -> None:
 def test_forced_tokens_stop_at_a_stop_token() -> None:
     outputs, _ = fake_run(stop_token_ids=tuple(encode("F")))
     assert (outputs.text["0", 0], outputs.usage["0"].completion_tokens) == ("ABCDE", 6)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_forced_tokens_fill_the_context_with_a_cold_prompt_and_a_cached_one(n) -> None:
+    engine = make_engine(n_ctx=24)
+    request = request_for(engine, "x" * 22, n=n)
+    for _ in range(2):
+        outputs = Collector().run(engine, request)
+        assert set(outputs.text.values()) == {"AB"}
+        assert {output.finish_reason for output in outputs.finished.values()} == {FinishReason.LENGTH}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_forced_tokens_shift_a_full_context_where_drawn_tokens_do(n, monkeypatch) -> None:
+    # The drawn letters depend on all tokens in the context.
+    structured = StructuredOutput(StructuredKind.GBNF, 'root ::= ("ABCDEFGH" [a-z]{3}){4}')
+    config = EngineConfig(n_seq_max=4, context_shift=True, max_seq_len=16)
+    texts = []
+    for most in (64, 0):
+        monkeypatch.setattr(packing, "_MAX_FORCED", most)
+        engine = make_engine(config=config, n_ctx=100, n_batch=64)
+        texts.append(Collector().run(engine, request_for(engine, n=n, max_tokens=44, structured=structured)).text)
+        assert engine.stats.context_shifts >= 3 * n
+    assert texts[0] == texts[1]
+    assert {len(text) for text in texts[0].values()} == {44}
 
 
 def test_nothing_is_forced_where_logprobs_are_asked_for() -> None:

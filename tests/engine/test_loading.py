@@ -1,4 +1,4 @@
-"""What an engine makes at its start: the choice of attention, the facts about its model, its adapters."""
+"""The start of an engine: the choice of attention, the facts about its model, its adapters."""
 
 from array import array
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llamafast.engine.loading.supports_gpu_offload", lambda: False)
 
 
-def test_flash_attention_few_sequences_go_without():
+def test_flash_attention_of_few_sequences_is_off():
     assert choose_attention(FakeModel(), EngineConfig(n_seq_max=8)).flash_attn is False
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        EngineConfig(n_seq_max=32),  # the cells of all would cost each
+        EngineConfig(n_seq_max=32),  # each sequence would compute the cells of all
         EngineConfig(n_seq_max=8, type_v=8),  # quantized
         EngineConfig(n_seq_max=8, n_ubatch=4096),  # 4 GiB of scores
     ],
@@ -55,11 +55,11 @@ def test_flash_attention_of_a_long_trained_model_goes_by_the_default_context():
     assert choose_attention(LongTrained(), EngineConfig(n_seq_max=8)).flash_attn is False
 
 
-def test_flash_attention_streams_go_without_however_many():
+def test_flash_attention_of_many_streams_is_off():
     assert choose_attention(FakeModel(), EngineConfig(n_seq_max=32, kv_unified=False)).flash_attn is False
 
 
-def test_flash_attention_configured_value_stands():
+def test_flash_attention_configured_value_is_kept():
     assert choose_attention(FakeModel(), EngineConfig(n_seq_max=8, flash_attn=True)).flash_attn is True
 
 
@@ -121,7 +121,7 @@ def test_add_adapter_twice_adds_up(built_in):
     assert [adapter.scale for adapter in built_in.adapters] == [0.5, 0.25]
 
 
-def test_add_adapter_that_is_no_file_leaves_the_others(built_in):
+def test_add_adapter_that_is_not_a_file_keeps_the_others(built_in):
     with pytest.raises(ModelLoadError):
         built_in.add_adapter("missing.gguf")
     assert built_in.adapters == ()

@@ -1,4 +1,4 @@
-"""Requests with media over a fake memory that checks each row's position: outputs are those of a cold run."""
+"""Requests with media on a fake memory that checks each row's position: outputs equal those of a cold run."""
 
 from __future__ import annotations
 
@@ -12,27 +12,40 @@ from hypothesis import strategies as st
 from llamafast.cache.prompt import MediaSpan, Prompt
 from llamafast.engine.engine import Engine, EngineConfig
 from llamafast.errors import InvalidRequestError
-from llamafast.request import FinishReason, PromptPlaces, Request, SamplingParams
+from llamafast.request import FinishReason, MediaContent, PromptPlaces, Request, SamplingParams
 from tests.cache.test_prompt import audio, image
-from tests.engine.fakes import FIRST, Collector, encode, make_engine, scripted
+from tests.engine.fakes import FIRST, Collector, FakeBatch, FakeSupply, encode, make_engine, scripted
 
 PARTS = (encode("s" * 33), encode("s" * 30 + "tt"), encode("ab"), image("A", 9, 4), image("B", 16, 4), audio("C"))
-KINDS = [(kind, unified) for kind in ("attention", "hybrid", "swa") for unified in (True, False)] + [
-    ("recurrent", True)
+KINDS = [
+    (kind, unified, is_whole)
+    for kind, unified in [
+        *((kind, unified) for kind in ("attention", "hybrid", "swa") for unified in (True, False)),
+        ("recurrent", True),
+    ]
+    for is_whole in (False, True)
 ]
 
 
-def open_engine(kind: str = "attention", kv_unified: bool = True, draw=None, **settings) -> Engine:
-    """An engine that takes media, in steps of 7 rows, so that most spans take several."""
+def open_engine(
+    kind: str = "attention", kv_unified: bool = True, is_whole: bool = False, draw=None, **settings
+) -> Engine:
+    """An engine that takes media. Its steps have 7 rows, so that most spans need several steps.
+
+    is_whole: a span takes one step; steps have 16 rows.
+    """
     context = {
         "n_ctx": 220 if kv_unified else 1200,
-        "n_batch": 7,
+        "n_batch": 16 if is_whole else 7,
         "n_seq_max": 6,
         "kind": kind,
         "kv_unified": kv_unified,
     }
     engine = make_engine(draw, EngineConfig(n_seq_max=4, checkpoint_every=16, **settings), **context)
     engine.context.take_media(part for part in PARTS if isinstance(part, MediaSpan))
+    batch = FakeBatch(engine.context.n_batch)
+    batch.media = engine.context.media
+    engine.scheduler.attach_media(FakeSupply(batch, is_whole=is_whole), max_whole_rows=batch.n_tokens_max)
     engine.limits = replace(engine.limits, takes_media=True)
     return engine
 
@@ -40,11 +53,12 @@ def open_engine(kind: str = "attention", kv_unified: bool = True, draw=None, **s
 def media_request(request_id: str, parts, n: int = 1, max_tokens: int = 6, **fields) -> Request:
     prompt = Prompt.join(parts)
     params = SamplingParams(seed=0, n=n, max_tokens=max_tokens)
-    return Request(request_id, prompt.ids, params, media=prompt.layout.media, **fields)
+    contents = tuple(MediaContent(span.digest) for span in prompt.layout.media)
+    return Request(request_id, prompt.ids, params, media=prompt.layout.media, contents=contents, **fields)
 
 
 def cold(request: Request) -> dict[tuple[str, int], str]:
-    """What a request gives when nothing else runs and nothing is reused."""
+    """The output of a request in an engine of its own."""
     engine = open_engine(enable_prefix_cache=False)
     return Collector().run(engine, request).text
 
@@ -162,7 +176,7 @@ def test_restart_with_another_image_loads_no_row_of_it(tmp_path, monkeypatch):
     assert collector.usage["1"].cached_tokens == 33
 
 
-def test_decode_rows_go_on_at_the_position_after_the_image():
+def test_decode_rows_continue_at_the_position_after_the_image():
     engine = open_engine(draw=scripted("abc"))
     Collector().run(engine, media_request("0", [PARTS[3], encode("?")], max_tokens=3))
     (slot,) = engine.cache.slots()

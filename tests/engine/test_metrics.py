@@ -1,4 +1,4 @@
-"""Histogram, and what the engine counts."""
+"""Histogram, and the counters of the engine."""
 
 from __future__ import annotations
 

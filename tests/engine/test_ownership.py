@@ -1,4 +1,4 @@
-"""Who changes whose state: an object of engine/ changes its own fields and records, and calls methods for all else."""
+"""Ownership of state: an object of engine/ changes only its own fields and records, and calls methods of others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import llamafast
 ENGINE = Path(llamafast.__file__).parent / "engine"
 MODULES = sorted(ENGINE.glob("*.py"))
 
-# The records of engine/, which have no owner, by the names under which they are changed.
+# The records of engine/, which have no owner, by the variable names under which they are changed.
 RECORDS = {
     "sequence": "Sequence", "first": "Sequence", "state": "RequestState", "output": "RequestOutput",
     "held": "RequestOutput", "plan": "StepPlan", "stats": "EngineStats or DiskCacheStats, counters",
-    "_stats": "EngineStats, counters", "new": "_Copy", "copy": "_Copy", "known": "_Known",
+    "_stats": "EngineStats, counters", "new": "_Copy", "copy": "_Copy", "known": "_Known", "job": "EncoderJob",
 }  # fmt: skip
-# What AsyncEngine sets in the engine that it drives.
+# Fields that AsyncEngine sets in its engine.
 KNOWN = {("async_engine.py", "engine.disk.on_load"), ("async_engine.py", "engine.is_stalled")}
 MUTATORS = {"append", "appendleft", "clear", "extend", "extendleft", "insert", "pop", "popleft", "remove", "sort"}
 
 
 def owner(target: ast.expr) -> ast.expr | None:
-    """The object whose field a target is, with its items: `a.b` of `a.b.c`, `a.b.c[0]`; None for a local variable."""
+    """The object that has the assigned field: `a.b` for `a.b.c` and `a.b.c[0]`; None for a local variable."""
     while isinstance(target, ast.Subscript | ast.Starred):
         target = target.value
     return target.value if isinstance(target, ast.Attribute) else None
@@ -38,7 +38,7 @@ def last_name(node: ast.expr) -> str:
 
 
 def targets(node: ast.AST) -> Iterator[ast.expr]:
-    """What a statement or a call changes."""
+    """The targets that a statement or a call changes."""
     if isinstance(node, ast.Assign | ast.Delete):
         for target in node.targets:
             yield from target.elts if isinstance(target, ast.Tuple) else [target]
@@ -53,7 +53,7 @@ def targets(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def trespasses(path: Path, source: str | None = None) -> list[str]:
-    """The fields of others that a module changes, and the private ones that it reads."""
+    """The fields of other objects that a module changes, and their private fields that it reads."""
     found = []
     for node in ast.walk(ast.parse(path.read_text() if source is None else source)):
         for target in targets(node):

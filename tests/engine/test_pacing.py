@@ -1,4 +1,4 @@
-"""How prompts share steps with those that generate: time, order, priority, and that nobody starves."""
+"""Steps with prompts and decode rows: duration, order, priority, and no starvation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = "a text without an end " * 40
 
 
 def timed_engine(max_step_ms, *, row_ms=1.0, token_ms=0.1, fixed_ms=10.0, draw=None, **context):
-    """An engine whose steps take fixed_ms, and row_ms or token_ms more per row. Its runner's `times`: ms of each."""
+    """An engine with steps of fixed_ms plus row_ms or token_ms per row. `times` of its runner: ms of each step."""
     config = EngineConfig(n_seq_max=8, max_step_ms=max_step_ms)
     engine = make_engine(draw or scripted(LONG), config, **{"n_seq_max": 8, "n_ctx": 4000, "n_batch": 512, **context})
     now_ms, times, step = 0.0, [], engine.runner.step
@@ -36,7 +36,7 @@ def timed_engine(max_step_ms, *, row_ms=1.0, token_ms=0.1, fixed_ms=10.0, draw=N
 
 
 def stream_and_prompt(engine, prompt_length):
-    """Four sequences generate for ten steps, then a long prompt comes; the times of the steps that it takes."""
+    """Times of the steps with a long prompt that arrives after four sequences have generated for ten steps."""
     for i in range(4):
         engine.add(make_request(str(i), f"{i}abc"))
     for _ in range(10):
@@ -75,7 +75,7 @@ def test_pacer_one_slow_step_changes_nothing():
     assert pacer.budget(8) == 100
 
 
-def test_pacer_tiny_chunk_teaches_nothing():
+def test_pacer_tiny_chunk_is_not_a_sample():
     pacer = StepPacer(20.0, 512)
     pacer.note_decode(8, 10.0)
     for _ in range(5):
@@ -121,7 +121,7 @@ def test_pacer_small_chunks_that_waste_are_tried_again_in_time():
     assert 2 <= sum(number < 64 for number in budgets) <= 6
 
 
-def test_pacer_unlike_decodes_are_seen_but_never_twice_in_a_row():
+def test_pacer_dissimilar_decodes_are_measured_but_never_twice_in_a_row():
     pacer = StepPacer(None, 512)
     pacer.note_decode(2, 5.0)
     pacer.note_prompts(8, 9.0, 32)
@@ -170,10 +170,10 @@ def test_prompts_short_one_overtakes_a_long_one():
     st.lists(st.integers(1, 40), min_size=1, max_size=4),
     st.sampled_from([{"kind": "attention"}, {"kind": "hybrid"}, {"kv_unified": False, "n_ctx": 32000}]),
 )
-def test_prompts_later_ones_without_end_starve_nobody(length, later, context):
+def test_prompts_arriving_without_end_starve_no_other_prompt(length, later, context):
     engine = timed_engine(0, draw=scripted(""), n_batch=16, **context)
     engine.add(make_request("early", "e" * length, max_tokens=1))
-    # At worst all the other sequence ids hold shorter prompts that came in time, each a token shorter.
+    # In the worst case, all other sequence ids have prompts that are shorter by one token and arrived before it is due.
     num_steps = (8 * length // 16 + 2) if context.get("kind") == "attention" else 3 * 8 * length
     for step in range(num_steps):
         for i, other in enumerate(later):

@@ -117,7 +117,7 @@ def test_reused_prefix_gives_the_same_text(attention_path):
 
 
 def test_native_handles_are_freed_on_close():
-    gc.collect()  # what other tests have left
+    gc.collect()  # objects of other tests
     before = live_handles()
     engine = open_engine(BUILT_IN)
     grammar = engine.compile_grammar(StructuredOutput(StructuredKind.JSON_SCHEMA, '{"type": "integer"}'))

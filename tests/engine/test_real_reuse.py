@@ -1,4 +1,4 @@
-"""Reused prefixes on real memories: as few tokens computed as promised, and the same output as a cold run."""
+"""Reused prefixes on real memories: the number of computed tokens, and the same output as a cold run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMORIES = {
     "attention": {},
     "attention streams": {"kv_unified": False},
     "swa whole": {"swa_full": True},
-    "swa": {"swa_full": False, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 2},  # as few window cells as there may be
+    "swa": {"swa_full": False, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 2},  # the minimum of window cells
     "swa streams": {"swa_full": False, "kv_unified": False},
     "hybrid": {},
     "hybrid streams": {"kv_unified": False},
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def open_engine(folder, name, **changes) -> Engine:
-    """F32 where the file allows it, so that batch sizes change no more than a rounding."""
+    """F32 if the file allows it, so that the batch size changes only the rounding."""
     kind = name.split()[0]
     path = BUILT_IN if kind == "built-in" else folder / f"{kind}.gguf"
     settings = {"n_ctx": 4096, "n_seq_max": 4, "threads": 1, "flash_attn": False, "type_k": 0, "type_v": 0}
@@ -58,7 +58,7 @@ def tokens_of(engine, text) -> array:
 
 
 def prompts(engine) -> list[array]:
-    """A conversation that grows, is edited, loses turns and comes back, with strangers in between."""
+    """A conversation that grows, is edited, loses turns and is repeated, with unrelated requests in between."""
     turns = [tokens_of(engine, f"{i} {TEXT[: 120 + 7 * i]}") for i in range(6)]
     other = tokens_of(engine, "Something else. " * 8)
     return [
@@ -85,7 +85,7 @@ def requests_for(engine) -> list[Request]:
 
 @pytest.fixture(scope="module")
 def cold_run(folder):
-    """What a memory without a cache gives each request, by id, and how many tokens it computes for that."""
+    """The outputs without a cache by request id, and the number of computed tokens."""
 
     @cache
     def run_cold(name):

@@ -1,4 +1,4 @@
-"""Context shift on real memories. With one layer it is exact: keys and values depend on nothing but their token."""
+"""Context shift on real memories. With one layer it is exact: keys and values depend only on their token."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def request_for(engine, request_id="long", start=0, **fields) -> Request:
 
 
 def in_parts(memory, request):
-    """The same output by requests that each compute all that the context still holds."""
+    """The same output from requests that each compute all tokens that the context still has."""
     entries, token_ids = [], request.prompt_token_ids
     with open_engine(memory, context_shift=False, enable_prefix_cache=False) as engine:
         while len(entries) < NUM_TOKENS:

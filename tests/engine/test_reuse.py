@@ -1,4 +1,4 @@
-"""How many prompt tokens are computed, on every kind of memory, with fakes: the counts depend on no machine."""
+"""The number of computed prompt tokens on every kind of memory, counted with fakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_engine(kind, draw=None, **settings):
 
 
 def bounded(request_id, parts, **params):
-    """A request for the text of all parts, with places between them."""
+    """A request for the joined parts, with a place after each part."""
     ends = tuple(len(encode("".join(parts[: i + 1]))) for i in range(len(parts) - 1))
     return replace(make_request(request_id, "".join(parts), **params), places=PromptPlaces.of(ends))
 
@@ -52,7 +52,7 @@ def test_same_prompt_again_computes_its_end_only(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *STREAMS])
-def test_stopped_answer_is_there_for_the_next_turn(kind):
+def test_stopped_answer_is_reused_by_the_next_turn(kind):
     engine = open_engine(kind, scripted("a long answer"), n_ctx=16 * 500)
     engine.add(make_request("0", "q" * 60))
     text = "".join(output.text for _ in range(4) for output in engine.step())
@@ -61,7 +61,7 @@ def test_stopped_answer_is_there_for_the_next_turn(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prompt_stopped_half_way_goes_on_where_it_was(kind):
+def test_prompt_stopped_half_way_continues_from_its_computed_rows(kind):
     engine = open_engine(kind)
     prompt = "".join(chr(97 + i % 26) for i in range(1200))
     engine.add(make_request("0", prompt))
@@ -71,7 +71,7 @@ def test_prompt_stopped_half_way_goes_on_where_it_was(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *STREAMS])
-def test_next_turn_computes_what_is_new_only(kind):
+def test_next_turn_computes_only_new_tokens(kind):
     engine = open_engine(kind, scripted("answer"), n_ctx=16 * 500)
     Collector().run(engine, make_request("0", "q" * 60))
     assert computed_by(engine, make_request("1", "q" * 60 + "answer" + "another")) == len("another")
@@ -123,7 +123,7 @@ def test_salts_share_nothing():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_request_without_cache_neither_takes_nor_leaves(kind):
+def test_request_without_cache_neither_reads_nor_fills_it(kind):
     engine = open_engine(kind)
     private = replace(make_request("0", "p" * 100, max_tokens=2), use_cache=False)
     assert computed_by(engine, private) == 100
@@ -183,6 +183,6 @@ def test_computed_tokens_count_what_a_preemption_repeats():
 def test_announced_prompt_has_the_boundaries_and_the_end_of_its_places(places, expected):
     engine = open_engine(KINDS[0])
     announced, announce = [], engine.cache.announce
-    engine.cache.announce = lambda *args: announced.append(args[2:]) or announce(*args)
+    engine.cache.announce = lambda *args: announced.append(args[2:4]) or announce(*args)
     Collector().run(engine, replace(make_request("0", "p" * 10, max_tokens=2), places=places))
     assert announced == [expected]

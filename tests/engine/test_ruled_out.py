@@ -1,4 +1,4 @@
-"""Settings that leave no token: an error that says so, never a token that was ruled out."""
+"""Settings that allow no token: the request ends with an error, and never with an excluded token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling through the engine: one seed gives one text, alone and among others; what the file says is honoured."""
+"""Sampling in the engine: a seed gives the same text alone and in a batch; the model file's settings apply."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_seed_alone_and_in_a_batch_gives_the_same_text(model, tmp_path):
 
 
 def test_seed_after_preemption_gives_the_same_text():
-    # Room for some of them only: the youngest are put back and computed again.
+    # Cells for some of them only: the youngest are preempted and computed again.
     with open_engine(BUILT_IN) as roomy, open_engine(BUILT_IN, n_ctx=256, n_seq_max=8) as tight:
         prompt = roomy.tokenizer.encode("Name three colours", add_special=True, parse_special=False)
         requests = [make_request(i, prompt * 8, **{**s, "max_tokens": 24}) for i, s in enumerate(SETTINGS)]
@@ -84,7 +84,7 @@ def test_bad_words_and_allowed_ids_hold_through_the_engine(tmp_path):
     assert (21, 22) not in pairwise(tokens)
 
 
-def test_suppressed_tokens_of_the_file_never_come(tmp_path):
+def test_suppressed_tokens_of_the_file_are_never_drawn(tmp_path):
     suppressed = tuple(range(0, 512, 2))
     tiny_models.write_attention_model(tmp_path / "a.gguf", suppress_ids=suppressed)
     with open_engine(tmp_path / "a.gguf") as engine:

@@ -42,7 +42,7 @@ def test_schedule_decodes_come_before_prompts():
     assert engine.runner.steps[1:5] == [{0: 1, 1: 7}] * 4
 
 
-def test_schedule_max_prefill_tokens_bounds_prompts_beside_decodes_only():
+def test_schedule_max_prefill_tokens_limits_prompts_only_in_steps_with_decodes():
     config = EngineConfig(n_seq_max=4, max_prefill_tokens=3)
     engine = make_engine(scripted(LONG), config, n_ctx=400, n_batch=8)
     engine.add(make_request("0", "abcdefgh"))
@@ -52,7 +52,7 @@ def test_schedule_max_prefill_tokens_bounds_prompts_beside_decodes_only():
     assert engine.runner.steps == [{0: 8}, {0: 1, 1: 3}, {0: 1, 1: 3}]
 
 
-def test_schedule_several_prompts_shortest_goes_first():
+def test_schedule_several_prompts_serves_the_shortest_first():
     engine = make_engine(n_ctx=400, n_batch=12)
     for i, length in enumerate([30, 20, 7]):
         engine.add(make_request(str(i), chr(97 + i) * length))
@@ -67,7 +67,7 @@ def test_schedule_more_requests_than_ids_start_in_order_of_arrival():
         engine.add(make_request(str(i), f"{i} prompt", max_tokens=3))
     while engine.has_work:
         engine.step()
-        # Those of one step have no order, but that of their sequence ids.
+        # First tokens of one step are in the order of sequence ids.
         started += sorted({s.request_id for s in engine.scheduler.running} - set(started))
     assert started == [str(i) for i in range(10)]
 
@@ -82,7 +82,7 @@ def test_schedule_finished_ids_are_taken_again_lowest_first():
     assert engine.runner.steps[-1] == {0: 1, 1: 1, 2: 1}
 
 
-def test_schedule_constant_arrivals_do_not_starve_anyone():
+def test_schedule_constant_arrivals_starve_no_request():
     engine = make_engine(n_ctx=400, n_batch=4)
     engine.add(make_request("old", "z" * 60, max_tokens=8))
     collector = Collector()
@@ -141,10 +141,10 @@ def test_relieve_full_memory_preempts_the_youngest_and_resumes_it():
     collector = Collector().run(engine, *requests)
     assert engine.stats.preemptions > 0
     assert set(collector.text.values()) == {LONG[:40]}
-    assert list(collector.usage) == ["0", "1", "2"]  # the oldest is never held up
+    assert list(collector.usage) == ["0", "1", "2"]  # the oldest is never preempted
 
 
-def test_relieve_parked_prefixes_go_before_anyone_is_preempted():
+def test_relieve_parked_prefixes_are_evicted_before_a_preemption():
     engine = make_engine(scripted(LONG), n_ctx=64, n_batch=64, config=EngineConfig(n_seq_max=4, max_cached_tokens=64))
     Collector().run(engine, make_request("0", "a" * 30, max_tokens=2))
     assert engine.cache.num_parked == 1
@@ -233,7 +233,7 @@ def test_best_of_gives_the_best_by_mean_logprob():
     engine.runner.logprobs = lambda i, k: (logprobs.get(drawn[i][k] - 3, 0.0), [])
     collector = Collector().run(engine, make_request("0", "abc", n=2, best_of=3))
     assert collector.text == {("0", 0): "b", ("0", 1): "cc"}
-    assert collector.usage["0"].completion_tokens == 9  # all that were generated, ends included
+    assert collector.usage["0"].completion_tokens == 9  # all generated tokens, end tokens included
 
 
 def test_finish_ends_one_choice_as_a_stop_and_keeps_its_prefix():
@@ -257,7 +257,7 @@ def test_finish_keeps_the_prefix_for_the_next_turn():
     assert collector.usage["1"].cached_tokens == 7
 
 
-def test_prefix_second_turn_computes_only_what_is_new():
+def test_prefix_second_turn_computes_only_new_tokens():
     engine = make_engine(scripted("answer"), n_ctx=400, n_batch=64)
     Collector().run(engine, make_request("0", "a question"))
     collector = Collector().run(engine, make_request("1", "a questionanswer another"))
@@ -298,7 +298,7 @@ def test_finish_before_the_first_token_leaves_the_other_choices_running():
     assert Collector().run(engine).text == {("0", 0): "one", ("0", 1): "two"}
 
 
-def test_prefix_burst_goes_on_when_its_leader_is_aborted():
+def test_prefix_burst_continues_when_its_leader_is_aborted():
     engine = make_engine(n_ctx=1000, n_batch=16)
     for i in range(3):
         engine.add(make_request(str(i), "s" * 100 + str(i), max_tokens=4))
@@ -363,7 +363,7 @@ def test_engine_random_history_gives_what_each_request_gives_alone(operations, k
             engine.abort(str(operation[1]))
             aborted.add(str(operation[1]))
         else:
-            if operation[0] == "fail" and engine.scheduler.num_active > 1:  # a sole sequence without room would end
+            if operation[0] == "fail" and engine.scheduler.num_active > 1:  # a single sequence without room would end
                 engine.runner.failures = [operation[1]]
             collector.add(engine.step())
         engine.check_integrity()

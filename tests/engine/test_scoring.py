@@ -1,4 +1,4 @@
-"""Logprobs of prompts: every row once, whatever the chunks, the neighbours, and what happens on the way."""
+"""Logprobs of prompts: every row is scored once, for any chunks, other sequences, preemptions and failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = [
 
 
 class Scores(Collector):
-    """Also what each choice said of its prompt."""
+    """A Collector that also collects the prompt logprobs of each choice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Scores(Collector):
 
 
 def expected(request: Request) -> list:
-    """What the fakes say of each token: the checksum of all before it and itself, and how many came before."""
+    """The fakes' scores of each token: checksum of the prompt up to it, and the number of tokens before it."""
     token_ids = tuple(request.prompt_token_ids)
     context = FakeContext()
     context.cells = [(pos, token, {0}) for pos, token in enumerate(token_ids)]

@@ -1,4 +1,4 @@
-"""What a client sees of the tokens: text, stop strings, stop tokens, limits, logprobs."""
+"""The outputs of a sequence: text, stop strings, stop tokens, limits, logprobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
 
 def complete(text: str, **params):
-    """(text, last output, logprobs, deltas) of a completion whose model writes `text` and then the end."""
+    """(text, last output, logprobs, deltas) of a completion for a model that generates `text` and then the end."""
     engine = make_engine(scripted(text), n_ctx=400)
     collector, deltas = Collector(), []
     engine.add(make_request("0", "abc", **params))
@@ -73,7 +73,7 @@ def test_advance_stop_string_begun_is_held_back():
     assert deltas == ["a", " ", "", "", "STx", ""]
 
 
-def test_advance_stop_string_begun_at_the_end_comes_out():
+def test_advance_stop_string_begun_at_the_end_is_released():
     assert complete("a ST", stop=("STOP",))[0] == "a ST"
     assert complete("a STOP", stop=("STOP",), max_tokens=4)[0] == "a ST"
 
@@ -92,7 +92,7 @@ def test_advance_stop_token_included_writes_its_text():
     assert complete("abc", stop_token_ids=(FIRST + ord("c"),), include_stop=True)[0] == "abc"
 
 
-def test_advance_min_tokens_passes_stop_strings_by():
+def test_advance_min_tokens_ignores_stop_strings():
     text, last, _, _ = complete("xSTOPxSTOP", stop=("STOP",), min_tokens=6)
     assert (text, last.stop_reason) == ("xSTOPx", "STOP")
 
@@ -191,7 +191,7 @@ def test_logprobs_best_of_without_them_are_not_given_out():
     assert [output.logprobs for output in outputs] == [None]
 
 
-def test_finish_abort_gives_what_was_held_back():
+def test_finish_abort_gives_the_text_held_back():
     engine = make_engine(scripted("a STOP"), n_ctx=400)
     engine.add(make_request("0", "abc", logprobs=0, stop=("STOP",)))
     outputs = [engine.step()[0] for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Engine.snapshot and AsyncEngine.snapshot: what they list, and that they answer in every state."""
+"""Engine.snapshot and AsyncEngine.snapshot: their content, and an answer in every state."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_snapshot_counts_the_tokens_of_a_running_sequence():
     assert sequence.age_s >= 0
 
 
-def test_snapshot_shows_what_came_from_the_cache():
+def test_snapshot_shows_the_tokens_from_the_cache():
     engine = make_engine(scripted(LONG), n_ctx=400)
     Collector().run(engine, make_request("a", "the same beginning", max_tokens=1))
     engine.add(make_request("b", "the same beginning!"))
@@ -57,7 +57,7 @@ def test_snapshot_shows_what_came_from_the_cache():
     assert engine.snapshot().sequences[0].num_cached_tokens == len("the same beginning")
 
 
-def test_snapshot_lists_those_that_compute_before_those_that_wait():
+def test_snapshot_lists_running_sequences_before_waiting_ones():
     requests = [make_request("a", priority=1), make_request("b", n=2), make_request("c")]
     engine = stepped(2, *requests, n_seq_max=3, n_batch=8)
     assert listed(engine) == [("b", 0, RUNNING), ("b", 1, RUNNING), ("c", 0, RUNNING), ("a", 0, WAITING)]
@@ -75,7 +75,7 @@ def test_snapshot_leaves_out_choices_that_have_finished():
     assert listed(engine) == [("a", 1, RUNNING)]
 
 
-def test_snapshot_lists_so_many_sequences_at_most(monkeypatch):
+def test_snapshot_lists_a_limited_number_of_sequences(monkeypatch):
     monkeypatch.setattr(snapshot_module, "MAX_SEQUENCES", 3)
     engine = stepped(2, *(make_request(str(i), n=2) for i in range(4)), n_seq_max=2)
     assert listed(engine) == [("0", 0, RUNNING), ("0", 1, RUNNING), ("1", 0, WAITING)]
@@ -171,7 +171,7 @@ def test_async_snapshot_is_not_from_before_the_call():
     async def work(async_engine):
         first = asyncio.ensure_future(async_engine.snapshot())
         await asyncio.sleep(0)
-        assert taken.wait(10)  # taken, but not delivered: the event loop is held here
+        assert taken.wait(10)  # taken, but not delivered: the event loop is blocked here
         await asyncio.gather(first, async_engine.snapshot())
         return num_taken
 

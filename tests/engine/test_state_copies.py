@@ -1,4 +1,4 @@
-"""States on their way to the disk: in slices between steps, or when nobody is held up."""
+"""Copies of states for the disk cache: in slices between steps, or as a whole when no sequence runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def small_slices(monkeypatch):
 
 
 class Recorder:
-    """The context, which writes down how much is copied out of it."""
+    """A context that records the number of bytes copied out of it."""
 
     def __init__(self, engine) -> None:
         self._context = engine.context
@@ -48,7 +48,7 @@ class Recorder:
 
 
 def until_copies_wait(engine, new) -> array:
-    """Adds a request and steps until its state is to be copied; the tokens of all outputs."""
+    """Add a request and step until its state waits to be copied. Returns the tokens of all outputs."""
     token_ids = array("i")
     engine.add(new)
     while not engine.disk.copies:
@@ -93,7 +93,7 @@ def test_state_in_slices_serves_after_a_restart(paths, tmp_path, num_common, num
     assert_equal_or_near_tie(warm["2"], cold["2"])
 
 
-def test_next_turn_takes_over_what_was_copied(paths, tmp_path):
+def test_next_turn_takes_over_the_copied_slices(paths, tmp_path):
     with open_engine(paths["attention"], tmp_path) as engine:
         recorder = Recorder(engine)
         spoken = prompt(300) + until_copies_wait(engine, request("1", prompt(300)))
@@ -103,7 +103,7 @@ def test_next_turn_takes_over_what_was_copied(paths, tmp_path):
         assert sum(recorder.sizes) <= 1.1 * engine.context.state_seq_size(slot.seq_id)
 
 
-def test_state_that_goes_meanwhile_is_stored_as_far_as_it_was_copied(paths, tmp_path):
+def test_state_evicted_during_its_copy_is_stored_in_part(paths, tmp_path):
     with open_engine(paths["attention"], tmp_path) as engine:
         until_copies_wait(engine, request("1", prompt(400)))
         for _ in range(3):
@@ -124,7 +124,7 @@ def test_state_larger_than_the_folder_is_not_copied_to_the_end(paths, tmp_path):
         assert (len(recorder.sizes), engine.stats.disk_cache.dropped) == (1, 1)
 
 
-def test_close_copies_what_waits(paths, tmp_path):
+def test_close_copies_waiting_states(paths, tmp_path):
     with open_engine(paths["attention"], tmp_path) as engine:
         until_copies_wait(engine, request("1", prompt(400)))
     with open_engine(paths["attention"], tmp_path) as engine:

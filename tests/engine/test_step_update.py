@@ -1,4 +1,4 @@
-"""Runs of several tokens, as drafts bring them: a sequence can end in the middle of one."""
+"""Runs of several tokens, as drafts give them: a sequence can end in the middle of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.engine.fakes import EOS, Collector, encode, make_engine, make_request
 
 
 def run_of(tokens, **params) -> Collector:
-    """What a request brings whose first step accepts all of `tokens`."""
+    """The outputs of a request with a first step that accepts all of `tokens`."""
     engine = make_engine()
     step, runs = engine.runner.step, []
 

@@ -1,4 +1,4 @@
-"""Outputs held to a grammar by the real engine: valid at any temperature, the neighbours untouched."""
+"""Outputs under a grammar in the real engine: valid at any temperature, without an effect on other sequences."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ def request_for(engine: Engine, request_id: str, structured: StructuredOutput | 
 
 @pytest.fixture(scope="module")
 def schemas(engine, built_in) -> dict[str, dict]:
-    """All of them for the built-in model; every third for the large vocabulary, where a token costs ten times more."""
+    """All schemas for the built-in model; every third for the large vocabulary, where a token costs ten times more."""
     names = list(SCHEMAS) if engine is built_in else list(SCHEMAS)[::3]
     return {name: SCHEMAS[name] for name in names}
 
 
 @pytest.fixture(scope="module")
 def outputs(engine, schemas) -> Collector:
-    """One output for each schema, all of them together."""
+    """One output for each schema, all in one batch."""
     return Collector().run(engine, *(request_for(engine, name, schema_of(schemas[name])) for name in schemas))
 
 
-def test_schema_is_met_by_what_came_to_its_end(outputs, schemas) -> None:
+def test_schema_is_met_by_complete_outputs(outputs, schemas) -> None:
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     broken = {}
     for name, schema in schemas.items():
@@ -81,7 +81,7 @@ def test_schema_is_met_by_what_came_to_its_end(outputs, schemas) -> None:
     assert {name: errors for name, errors in broken.items() if errors} == {}
 
 
-def test_pydantic_model_takes_what_came_to_its_end(outputs, schemas) -> None:
+def test_pydantic_model_takes_complete_outputs(outputs, schemas) -> None:
     models = [model for model in MODELS if model.__name__ in schemas]
     finished = [model for model in models if outputs.finished[model.__name__, 0].finish_reason is FinishReason.STOP]
     values = [model.model_validate_json(outputs.text[model.__name__, 0]) for model in finished]
@@ -95,7 +95,7 @@ def test_output_cut_by_length_is_still_allowed_so_far(engine, outputs, schemas) 
             assert all(constraint.accept(token_id) for token_id in outputs.token_ids[name, 0])
 
 
-def test_most_outputs_come_to_their_end(outputs, schemas) -> None:
+def test_most_outputs_are_complete(outputs, schemas) -> None:
     reasons = [outputs.finished[name, 0].finish_reason for name in schemas]
     assert set(reasons) <= {FinishReason.STOP, FinishReason.LENGTH}
     assert reasons.count(FinishReason.STOP) >= 0.9 * len(reasons)
@@ -139,7 +139,7 @@ def test_logprobs_and_stop_work_under_a_schema(built_in) -> None:
     assert (outputs.finished["0", 0].stop_reason, written.startswith(outputs.text["0", 0])) == (",", True)
 
 
-def test_settings_that_leave_nothing_end_that_request_with_an_error(built_in) -> None:
+def test_settings_that_allow_no_token_end_that_request_with_an_error(built_in) -> None:
     digits = tuple(i for i, data in enumerate(built_in.tokenizer.token_bytes) if data[:1].isdigit())
     others = tuple(i for i in range(built_in.tokenizer.n_vocab) if i not in digits)
     structured = StructuredOutput(StructuredKind.REGEX, "[0-9]+")

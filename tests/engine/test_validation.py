@@ -1,4 +1,4 @@
-"""check_request: each limit, and the field it names."""
+"""check_request: each limit, and the field in its error."""
 
 from __future__ import annotations
 

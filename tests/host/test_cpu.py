@@ -1,4 +1,4 @@
-"""Default number of threads, over a made-up sysfs and cgroup tree."""
+"""The default number of threads, with a made-up sysfs and cgroup tree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.host.cpu import default_threads
 def make_machine(
     folder: Path, siblings: list[str], cgroup: str = "0::/\n", files: dict[str, str] | None = None
 ) -> None:
-    """A sysfs whose CPU number i shares a core with siblings[i], and /proc/self/cgroup."""
+    """A sysfs in which CPU number i shares a core with siblings[i], and a /proc/self/cgroup."""
     for cpu, text in enumerate(siblings):
         topology = folder / f"sys/devices/system/cpu/cpu{cpu}/topology"
         topology.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""How much memory is left, from files as Linux writes them."""
+"""The remaining memory, read from files in Linux's formats."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_available_memory_unknown_system_is_none(tmp_path: Path) -> None:
     assert available_memory(tmp_path, tmp_path) is None
 
 
-def test_address_space_limit_counts_what_is_mapped(tmp_path: Path) -> None:
+def test_address_space_limit_counts_mapped_pages(tmp_path: Path) -> None:
     write(tmp_path, self__statm="10 5 1\n")
     page = resource.getpagesize()
     assert address_space(tmp_path, 30 * page) == 20 * page

@@ -1,4 +1,4 @@
-"""Which template and which format a configuration gets."""
+"""The chat template and the chat format that a configuration selects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_chat_template_file_that_is_wrong_is_named(tmp_path, data, message):
 
 
 def test_chat_template_file_without_an_end_is_refused():
-    with pytest.raises(ConfigError, match=r"^model\.chat_template_file: /dev/zero: larger than"):
+    with pytest.raises(ConfigError, match=r"^model\.chat_template_file: /dev/zero: the file is larger than"):
         chat_template(model(chat_template_file="/dev/zero"), None, None)
 
 
@@ -95,5 +95,5 @@ def test_chat_format_that_is_wrong_is_named(fields, message):
     ids=json.dumps,
 )
 def test_model_section_refuses_two_of_one_kind(fields):
-    with pytest.raises(ConfigError, match=r"give .* or .*, not both"):
+    with pytest.raises(ConfigError, match=r"set .* or .*, not both"):
         model(**fields)

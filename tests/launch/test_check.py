@@ -1,4 +1,4 @@
-"""`llamafast check`: what it reports of good and bad configurations, and its exit code."""
+"""`llamafast check`: its output for good and bad configurations, and its exit code."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_check_built_in_configuration_passes_everything(run):
     code, output = run()
     assert code == 0
     lines = [line.split()[:2] for line in output.splitlines()]
-    assert lines == [[name, "ok"] for name in ("config", "model", "template", "answers", "parser")]
-    assert "qwen3_xml, found in the template" in output
+    assert lines == [[name, "ok"] for name in ("config", "model", "template", "format", "parser")]
+    assert "qwen3_xml, detected from the template" in output
 
 
 def test_check_tools_in_an_unknown_format_are_said_to_be_unread(run):
     output = run(path="built-in", chat_template="{{ tools }}" + PLAIN)[1]
-    assert "tools     unknown  the chat template shows tools, but not in a known format" in output
+    assert "tools     unknown  the chat template supports tools, but its call format is not known" in output
 
 
 def test_check_wrong_tool_format_fails_the_parser(run):
@@ -74,8 +74,8 @@ def test_check_template_file_alone_needs_no_model(run, tmp_path):
     (tmp_path / "chat.jinja").write_text(HERMES)
     code, output = run("--template", str(tmp_path / "chat.jinja"))
     assert code == 0
-    assert [line.split()[0] for line in output.splitlines()] == ["template", "answers", "parser"]
-    assert "hermes, found in the template" in output
+    assert [line.split()[0] for line in output.splitlines()] == ["template", "format", "parser"]
+    assert "hermes, detected from the template" in output
 
 
 def test_check_refused_conversations_are_listed_and_do_not_fail(run):
@@ -83,7 +83,7 @@ def test_check_refused_conversations_are_listed_and_do_not_fail(run):
     code, output = run(path="built-in", chat_template=source)
     assert code == 0
     assert "refused  several turns: too long" in output
-    assert "has no place for tools" in output
+    assert "does not support tools" in output
 
 
 @pytest.mark.parametrize("source", ["{{ raise_exception('never') }}", "{% if %}"])
@@ -109,14 +109,14 @@ def test_check_configured_template_is_checked_without_weights(run):
 def test_check_missing_model_file_fails_with_its_field(run):
     code, output = run(path="none.gguf")
     assert code == 2
-    assert "model.path: none.gguf: no such file" in output
+    assert "model.path: none.gguf: the file does not exist" in output
 
 
 def test_check_encoder_has_no_template_to_check(run, tmp_path):
     write_encoder_model(tmp_path / "encoder.gguf")
     code, output = run(path=str(tmp_path / "encoder.gguf"))
     assert code == 0
-    assert "embeddings, which are not served yet" in output
+    assert "the model makes embeddings" in output
 
 
 def test_check_wrong_configuration_is_a_config_error(run):

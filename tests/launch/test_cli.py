@@ -20,11 +20,13 @@ import llamafast.launch.serve
 from llamafast.errors import ConfigError
 from llamafast.launch import cli
 from llamafast.launch.config import Config, DiskCacheConfig
+from llamafast.launch.load import load_served_model
 from llamafast.launch.model_file import BUILT_IN_MODEL
 from llamafast.launch.options import OPTIONS
+from llamafast.server.served_model import Capability
 from tests.tiny_models import write_encoder_model
 
-# The child processes run the llamafast under test, not the source folder that they would find in the current folder.
+# The child processes run the installed llamafast under test, not the source code in the current folder.
 ELSEWHERE = tempfile.gettempdir()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(llamafast.__file__).parents[1])}
 ENDLESS = {"prompt": "Tell me a story.", "max_tokens": 30000, "ignore_eos": True, "stream": True}
@@ -76,7 +78,7 @@ class Served:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
-    """What would be served."""
+    """The configuration that would be served."""
     configs: list[Config] = []
     monkeypatch.setattr(llamafast.launch.serve, "serve", configs.append)
     for name in [name for name in os.environ if name.startswith("LLAMAFAST_")]:
@@ -115,14 +117,32 @@ def test_serve_option_over_environment_over_file(
 
 
 def test_serve_every_option_reaches_a_field(asked: list[Config]) -> None:
-    config = Config.model_validate({"model": {"path": "m"}, "disk_cache": {"path": "p"}})
+    config = Config.model_validate({"model": {"path": "m", "mtmd": {}}, "disk_cache": {"path": "p"}})
+    sections = {
+        "server": config.server,
+        "model": config.model,
+        "mtmd": config.model.mtmd,
+        "disk_cache": config.disk_cache,
+    }
     assert cli.serve.__annotations__.keys() - {"context", "config", "return"} == OPTIONS.keys()
-    assert [field for section, field in OPTIONS.values() if not hasattr(getattr(config, section), field)] == []
+    assert [field for section, field in OPTIONS.values() if not hasattr(sections[section], field)] == []
 
 
 def test_serve_disk_cache_options_make_the_section(asked: list[Config]) -> None:
     serve("--disk-cache", "here", "--disk-cache-max-bytes", "1000")
     assert asked[0].disk_cache == DiskCacheConfig(path="here", max_bytes=1000, min_tokens=128)
+
+
+def test_serve_options_of_images_change_the_section_in_the_file(asked: list[Config], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    hub = {"repo_id": "o/r", "filename": "f"}
+    media: dict[str, object] = {"mmproj_from_pretrained": hub, "image_max_bytes": 7, "image_max_tokens": 5}
+    path.write_text(json.dumps({"model": {"path": "m", "mtmd": media}}))
+    serve(str(path), "--mmproj", "p.gguf", "--image-max-tokens", "9", "--allowed-media-domains", "a.com,*.b.com")
+    found = asked[0].model.mtmd
+    assert found is not None
+    assert (found.mmproj_path, found.mmproj_from_pretrained, found.image_max_bytes) == ("p.gguf", None, 7)
+    assert (found.image_max_tokens, found.allowed_media_domains) == (9, ("a.com", "*.b.com"))
 
 
 def test_serve_aliases_option_is_split_at_commas(asked: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +161,7 @@ def test_version_option_prints_version() -> None:
     ("arguments", "code", "message"),
     [
         (["none.json"], 2, "none.json: No such file or directory"),
-        (["--model", "none.gguf"], 2, "model.path: none.gguf: no such file"),
+        (["--model", "none.gguf"], 2, "model.path: none.gguf: the file does not exist"),
         (["--model", str(Path(__file__))], 1, "test_cli.py"),
         (["--disk-cache", __file__], 2, "disk_cache.path: " + __file__),
         (["--disk-cache-max-bytes", "5"], 2, "disk_cache.path: missing"),
@@ -198,7 +218,7 @@ def test_serve_malformed_environment_is_a_wrong_configuration(
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (MemoryError(), 1, "there is not enough memory"),
+        (MemoryError(), 1, "not enough memory"),
         (PermissionError(13, "Permission denied", "model.gguf"), 1, "model.gguf: Permission denied"),
         (RuntimeError("can't start new thread"), 1, "RuntimeError: can't start new thread"),
         (KeyboardInterrupt(), 130, ""),
@@ -276,7 +296,7 @@ def test_serve_lora_in_config_changes_the_answer(tmp_path: Path) -> None:
     ("deadline_s", "signals", "code"),
     [
         ("0.2", 1, 0),  # the running request is aborted at the deadline
-        ("60", 2, 1),  # the second signal waits for nobody
+        ("60", 2, 1),  # the second signal does not wait
     ],
 )
 def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code: int) -> None:
@@ -294,10 +314,46 @@ def test_serve_sigterm_endless_request_ends(deadline_s: str, signals: int, code:
         served.end()
 
 
-def test_serve_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_load_encoder_is_a_model_of_embeddings(tmp_path: Path) -> None:
     write_encoder_model(tmp_path / "encoder.gguf")
     config = Config.model_validate(
-        {"model": {"path": str(tmp_path / "encoder.gguf")}, "server": {"port": 0, "model_probe": False}}
+        {"model": {"path": str(tmp_path / "encoder.gguf"), "n_ctx": 512}, "server": {"model_probe": False}}
     )
-    with pytest.raises(ConfigError, match="this model makes embeddings, which are not served yet"):
-        llamafast.launch.serve.serve(config)
+    lines: list[str] = []
+    with load_served_model(config, lines.append) as served:
+        assert served.capabilities == {Capability.EMBEDDINGS}
+        assert "vectors  64 numbers each, of inputs of 512 tokens at most" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": {"loras": [{"path": "a.gguf"}]}}, r"model\.loras"),
+        ({"disk_cache": {"path": "folder", "max_bytes": 1}}, "disk_cache"),
+    ],
+)
+def test_load_encoder_with_settings_of_text_is_refused(
+    tmp_path: Path, fields: dict[str, dict[str, object]], message: str
+) -> None:
+    write_encoder_model(tmp_path / "encoder.gguf")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    model = {"path": str(tmp_path / "encoder.gguf"), "n_ctx": 512, **fields.pop("model", {})}
+    model["loras"] = [{"path": str(tmp_path / "a.gguf")}] if "loras" in model else []
+    config = Config.model_validate({"model": model, "server": {"model_probe": False}, **fields})
+    with pytest.raises(ConfigError, match=message), load_served_model(config, print):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "capability"),
+    [
+        ("embedding", True, Capability.EMBEDDINGS),
+        ("pooling_type", "last", Capability.EMBEDDINGS),
+        ("pooling_type", "none", Capability.CHAT),
+    ],
+)
+def test_load_text_model_makes_embeddings_if_configured(name: str, value: object, capability: Capability) -> None:
+    config = Config.model_validate({"model": {"path": "built-in", name: value, "n_ctx": 512}})
+    with load_served_model(config, lambda line: None) as served:
+        assert capability in served.capabilities
+        assert (Capability.EMBEDDINGS in served.capabilities) == (capability is Capability.EMBEDDINGS)

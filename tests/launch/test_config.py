@@ -1,4 +1,4 @@
-"""Reading the configuration: every field of the file format, precedence, and what the errors say."""
+"""Reading the configuration: every field of the file format, precedence, and error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamafast.launch.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 
-# Each field of `model` in the file format, at a value that a server without images, drafts or embeddings can honour.
+# Each field of `model` in the file format, with a value that needs no images or draft models.
 MODEL: dict[str, JsonValue] = {
     "path": "model.gguf",
     "alias": "name",
@@ -77,6 +77,7 @@ MODEL: dict[str, JsonValue] = {
     "n_rs_seq": 0,
     "prefix_cache": False,
     "store_logits": False,
+    "prompts": {"query": "query: "},
     "draft_model": None,
     "draft_model_path": None,
     "draft_model_from_pretrained": None,
@@ -106,10 +107,12 @@ def test_load_config_every_field_is_read(tmp_path: Path) -> None:
     document: JsonValue = {"server": {"host": "0.0.0.0", "port": 9000}, "model": MODEL, "disk_cache": None}
     config = load_config(write(tmp_path, document))
     read = config.model.model_dump(mode="json", include=set(MODEL))
-    pieces = {name: read[name] for name in ("loras", "sampling_defaults")}
+    pieces = {name: read[name] for name in ("loras", "sampling_defaults", "mtmd")}
     pieces["chat_template"] = "{{ bos_token }}{{ messages[0].content }}"
     assert (config.server.host, config.server.port) == ("0.0.0.0", 9000)
     assert read == {**MODEL, **pieces}
+    assert config.model.mtmd is not None
+    assert config.model.mtmd.mmproj_path == "p"
     assert [lora.scale for lora in config.model.loras] == [1.0, 0.5]
     assert config.model.sampling_defaults.model_dump(exclude_none=True) == MODEL["sampling_defaults"]
 
@@ -224,10 +227,10 @@ def test_load_config_enumeration_takes_name_or_number(tmp_path: Path, field: str
             {"model": {"path": "m", "loras": [{"path": "a", "scal": 1}]}},
             "model.loras.0.scal: unknown field; did you mean scale?",
         ),
-        ({"model": {}}, "model: give exactly one of path and from_pretrained"),
+        ({"model": {}}, "model: set exactly one of path and from_pretrained"),
         (
             {"model": {"path": "m", "from_pretrained": {"repo_id": "o/r", "filename": "f"}}},
-            "model: give exactly one of path and from_pretrained",
+            "model: set exactly one of path and from_pretrained",
         ),
         ({"model": {"from_pretrained": {"repo_id": "o/r"}}}, "model.from_pretrained.filename: missing"),
         ({}, "model: missing"),
@@ -235,9 +238,9 @@ def test_load_config_enumeration_takes_name_or_number(tmp_path: Path, field: str
         ({"model": {"path": "m", "n_ctx": "many"}}, "model.n_ctx: should be a valid integer, unable to parse"),
         ({"model": {"path": "m", "n_seq_max": 0}}, "model.n_seq_max: should be greater than or equal to 1"),
         ({"model": {"path": "m"}, "server": {"port": 70000}}, "server.port: should be less than or equal to 65535"),
-        ({"model": {"path": "m", "type_k": "q9"}}, "model.type_k: 'q9' is none of f32 (0), f16 (1)"),
+        ({"model": {"path": "m", "type_k": "q9"}}, "model.type_k: 'q9' is not one of f32 (0), f16 (1)"),
         ({"model": {"path": "m", "n_ctx": 2**31}}, "model.n_ctx: should be less than 2147483648"),
-        ([], "a JSON object is needed"),
+        ([], "the file must contain a JSON object"),
     ],
 )
 def test_load_config_wrong_document_names_field(tmp_path: Path, document: JsonValue, message: str) -> None:
@@ -262,8 +265,6 @@ def test_load_config_several_faults_one_line_each(tmp_path: Path) -> None:
         ({"model": {"draft_model_max_batch_size": 64}}, "model.draft_model_max_batch_size: draft models are"),
         ({"model": {"draft_model_threads": 2}}, "model.draft_model_threads: draft models are"),
         ({"model": {"draft_model_threads_batch": 2}}, "model.draft_model_threads_batch: draft models are"),
-        ({"model": {"embedding": True}}, "model.embedding: embeddings are"),
-        ({"model": {"pooling_type": "mean"}}, "model.pooling_type: embeddings are"),
         ({"model": {"attention_type": 1}}, "model.attention_type: non-causal models are"),
         ({"model": {"vocab_only": True}}, "model.vocab_only: serving a vocabulary without weights is"),
     ],

@@ -1,4 +1,4 @@
-"""hub.resolve against a small HTTP double of the hub."""
+"""hub.resolve with a small HTTP server in place of the hub."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One repository, org/tiny; org/secret is gated; nothing else exists."""
+    """A hub with the repository org/tiny and the gated repository org/secret."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -66,7 +66,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 class Endpoint:
-    """The running double."""
+    """The running server."""
 
     def __init__(self) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -88,7 +88,7 @@ def running_hub() -> Iterator[Endpoint]:
 
 
 def use(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The client reads HF_ENDPOINT when it is imported, so the variable would come too late here.
+    # The client reads HF_ENDPOINT when it is imported, so setting the variable here has no effect.
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}", raising=False
@@ -151,7 +151,7 @@ def test_resolve_several_matches_lists_them(hub: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("repo_id", "message"),
     [
-        ("org/none", "no such repository"),
+        ("org/none", "the repository does not exist"),
         ("org/secret", "access is restricted"),
         ("not//valid", "not//valid"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from llamafast.launch.load import load_served_model, names_of
 from llamafast.launch.model_file import BUILT_IN_MODEL
 from llamafast.server.served_model import Capability, ServedModel
 from llamafast.server.state import ServerSettings, ServerState
+from tests.tiny_models import write_encoder_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-# The names under which llama-cpp-python's example server lists the models of its configurations.
+# The names that llama-cpp-python's example server lists for the models of its configurations.
 EXAMPLE_SERVER_NAMES = {
     "bge-small-en-v1.5": "bge-small-en-v1.5",
     "gemma-4-12b-it-qat": "gemma-4-12b-it-qat",
@@ -31,6 +33,17 @@ def test_shipped_config_has_the_name_of_the_example_server(config: str, name: st
     assert name in names_of(load_config(CONFIGS / f"{config}.json").model, Path("model.gguf")).exact
 
 
+def test_shipped_config_of_an_encoder_serves_embeddings(tmp_path: Path) -> None:
+    write_encoder_model(tmp_path / "encoder.gguf")
+    document = json.loads((CONFIGS / "bge-small-en-v1.5.json").read_text())
+    del document["model"]["from_pretrained"]
+    document["model"]["path"] = str(tmp_path / "encoder.gguf")
+    document["server"]["model_probe"] = False
+    with load_served_model(Config.model_validate(document), lambda line: None) as served:
+        assert (served.alias, served.max_seq_len) == ("bge-small-en-v1.5", 512)
+        assert served.capabilities == {Capability.EMBEDDINGS}
+
+
 def test_names_without_an_alias_begin_with_the_name_of_the_file() -> None:
     model = Config.model_validate({"model": {"path": "m", "aliases": ["b", "gpt-*", "c"]}}).model
     names = names_of(model, Path("folder/a.gguf"))
@@ -39,7 +52,7 @@ def test_names_without_an_alias_begin_with_the_name_of_the_file() -> None:
 
 @pytest.fixture(scope="module")
 def loaded() -> list[tuple[ServedModel, str]]:
-    """Two models that were loaded in one process, and what was reported of each."""
+    """Two models loaded in one process, and the lines reported for each."""
     fields = {"path": "built-in", "n_ctx": 256, "n_seq_max": 1, "threads": 1}
     lines: list[str] = []
     with ExitStack() as stack:
@@ -61,4 +74,4 @@ def test_load_served_model_reports_each_model(loaded: list[tuple[ServedModel, st
 
 
 def test_load_served_model_knows_what_the_built_in_model_can_do(loaded: list[tuple[ServedModel, str]]) -> None:
-    assert loaded[0][0].capabilities == set(Capability)
+    assert loaded[0][0].capabilities == set(Capability) - {Capability.AUDIO, Capability.EMBEDDINGS}

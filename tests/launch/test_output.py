@@ -1,4 +1,4 @@
-"""Lines that nobody reads, or that no disk takes, hold nobody up."""
+"""Output to a full pipe or a full disk does not block the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_output_line_reaches_the_descriptor() -> None:
     assert os.read(reader, 100).decode() == "Grüße \\udcff\n"
 
 
-def test_output_nobody_reads_drops_and_counts() -> None:
+def test_output_to_a_full_pipe_drops_and_counts() -> None:
     reader, writer = os.pipe()
     output = Output(writer, max_lines=4)
     for _ in range(200):
@@ -31,7 +31,7 @@ def test_output_nobody_reads_drops_and_counts() -> None:
 
 
 @pytest.mark.parametrize("path", ["/dev/full", os.devnull])
-def test_output_full_or_closed_file_fails_nobody(path: str) -> None:
+def test_output_full_or_closed_file_raises_nothing(path: str) -> None:
     output = Output(os.open(path, os.O_WRONLY))
     output.write("lost")
     output.flush(10)

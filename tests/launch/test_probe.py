@@ -1,4 +1,4 @@
-"""A model file before it is loaded: tried out in a child process once, refused where memory does not suffice."""
+"""The trial of a model file: once, in a child process; a file that does not fit into memory is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def check(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """check_model with a cache folder of its own; what it reported."""
+    """Run check_model with a separate cache folder. Returns the reported lines."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def run(path: Path = model_path, **settings: object) -> list[str]:
@@ -49,8 +49,8 @@ def overridden(setting: str, value: float) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (overridden("block_count", 0), "ends the process by SIGABRT: llama-model.cpp:"),
-        (overridden("attention.layer_norm_rms_epsilon", float("nan")), "ends the process by SIGABRT: ops.cpp:"),
+        (overridden("block_count", 0), "ended the process by SIGABRT: llama-model.cpp:"),
+        (overridden("attention.layer_norm_rms_epsilon", float("nan")), "ended the process by SIGABRT: ops.cpp:"),
     ],
 )
 def test_check_model_file_that_ends_the_process_is_refused_in_one_line(

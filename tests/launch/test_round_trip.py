@@ -1,4 +1,4 @@
-"""What small templates of a model family write is found, and read back."""
+"""The format of small templates is detected, and their answers are read back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A dialect for tests, unlike OpenAI's: named events, blocks, its own errors and statuses, no end mark.
 
-It has the shape of Anthropic's Messages API, with only as much of it as shows that the server asks the dialect.
+It resembles Anthropic's Messages API. It has only the parts that show that the server uses the dialect.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llamafast.server.answers.progress import AnswerProgress
 from llamafast.server.chat.choice import ReadOptions
 
 NAMES = {ItemKind.MESSAGE: "text", ItemKind.REASONING: "thinking", ItemKind.TOOL_CALL: "tool_use"}
-# What a WebSocket would send as one text frame each.
+# Lines as a WebSocket sends them, each as one text frame.
 LINES = Framing("application/json", after=b"\n")
 
 

@@ -1,9 +1,10 @@
-"""A scripted engine behind the real app, and small ways to call it."""
+"""The real app with a scripted engine, and functions that call it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import httpx
@@ -18,6 +19,7 @@ from llamafast.engine.validation import Limits
 from llamafast.errors import EngineDeadError, LlamaFastError
 from llamafast.grammars.structured import StructuredOutput
 from llamafast.request import FinishReason, Request, RequestOutput, Usage
+from llamafast.responses.store import ResponseStore
 from llamafast.server.app import create_app
 from llamafast.server.model_names import ModelNames
 from llamafast.server.served_model import RequestDefaults, ServedModel
@@ -31,9 +33,9 @@ CLOSE_THINK = 298
 
 
 class FakeTokenizer:
-    """One token per UTF-8 byte, but one for " the"; 256 to 258 are fill-in-the-middle tokens.
+    """A vocabulary of one token per UTF-8 byte and one for " the"; 256 to 258 are fill-in-the-middle tokens.
 
-    With has_think one more for "</think>", which is a control token unless shows_think.
+    has_think: one more token for "</think>". It is a control token unless shows_think is true.
     """
 
     n_vocab = 300
@@ -86,7 +88,7 @@ class FakeTokenizer:
 
 
 class FakeStream:
-    """Deliveries that the test pushes, or that the engine's script gave at once."""
+    """Deliveries that the test pushes, or that the engine's script gives at once."""
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
@@ -120,7 +122,7 @@ def default_reply(request: Request) -> Deliveries:
 
 @dataclass
 class FakeGrammar:
-    """What the engine would compile."""
+    """A grammar as the engine compiles it."""
 
     warnings: tuple[str, ...] = ()
 
@@ -129,7 +131,7 @@ class FakeGrammar:
 
 
 class FakeEngine:
-    """Takes what AsyncEngine takes, and refuses what it refuses. `reply` None leaves the pushing to the test."""
+    """Accepts and refuses the same requests as AsyncEngine. reply: None if the test pushes the outputs."""
 
     max_seq_len = 512
     num_running = 0
@@ -186,7 +188,7 @@ class FakeEngine:
 
 
 class FakeTemplate:
-    """<role>content, one per line; `!` asks for an answer. Remembers its arguments. Its source shows the format."""
+    """Renders <role>content, one per line; `!` is the generation prompt. Records its arguments."""
 
     source = "<tool_call><function=name><parameter=name>"
     traits = TemplateTraits(variables=frozenset({"tools", "enable_thinking"}))
@@ -206,7 +208,7 @@ class FakeTemplate:
 
 @dataclass
 class Server:
-    """The app and the ways to call it. model: the first one, whose engine and template these are."""
+    """The app with methods that call it. engine and template belong to the first model."""
 
     engine: FakeEngine
     template: FakeTemplate
@@ -240,7 +242,7 @@ class Server:
 
 
 class Connection:
-    """One raw ASGI exchange: the test feeds body chunks, sees every message, and may go away."""
+    """One raw ASGI exchange: the test sends body chunks, sees every message, and may disconnect."""
 
     def __init__(self, app, path: str, chunks: Sequence[bytes], *, more: bool = False) -> None:
         self.sent: list[dict] = []
@@ -279,7 +281,7 @@ class Connection:
             self._arrived.notify_all()
 
     async def until(self, num_messages: int) -> list[dict]:
-        """All messages, once there are at least num_messages."""
+        """Wait for at least num_messages messages. Returns all messages."""
         async with self._arrived:
             await asyncio.wait_for(self._arrived.wait_for(lambda: len(self.sent) >= num_messages), 5)
         return self.sent
@@ -290,14 +292,14 @@ class Connection:
 
 
 def served_model(engine: FakeEngine, alias: str, aliases: Sequence[str] = (), **fields) -> ServedModel:
-    """fields: of ServedModel.new() and of RequestDefaults."""
+    """fields: arguments of ServedModel.new() and of RequestDefaults."""
     defaults = {name: fields.pop(name) for name in RequestDefaults.__dataclass_fields__ if name in fields}
     return ServedModel.new(engine, ModelNames.of(alias, aliases), defaults=RequestDefaults(**defaults), **fields)
 
 
 @pytest.fixture
 def make_server() -> Callable[..., Server]:
-    """Takes fields of served_model() and of ServerSettings."""
+    """Takes the arguments of served_model() and of ServerSettings."""
 
     def make(others: Sequence[ServedModel] = (), **fields) -> Server:
         template, engine = FakeTemplate(), FakeEngine()
@@ -312,7 +314,10 @@ def make_server() -> Callable[..., Server]:
 
 @pytest.fixture
 def make_model() -> Callable[..., ServedModel]:
-    """A further model for make_server(others=...), with its own engine and template. Takes fields of served_model()."""
+    """A further model for make_server(others=...), with its own engine and template.
+
+    Takes the arguments of served_model().
+    """
 
     def make(alias: str, **fields) -> ServedModel:
         return served_model(FakeEngine(), alias, **{"chat_template": FakeTemplate(), **fields})
@@ -326,13 +331,27 @@ def server(make_server) -> Server:
 
 
 @pytest.fixture
+def response_store() -> Iterator[ResponseStore]:
+    with closing(ResponseStore()) as store:
+        yield store
+
+
+@pytest.fixture
+def keeping_server(make_server, response_store) -> Server:
+    """A server with a store of responses."""
+    server = make_server()
+    server.app = create_app([server.model], settings=server.settings, response_store=response_store)
+    return server
+
+
+@pytest.fixture
 def connect() -> type[Connection]:
     return Connection
 
 
 @pytest.fixture
 def events() -> Callable[[bytes], list]:
-    """The data of each event of a stream, decoded; comments are left out, the end mark is the string itself."""
+    """The decoded data of each event of a stream, without comments. The end mark stays a string."""
 
     def parse(stream: bytes) -> list:
         blocks = stream.decode().split("\n\n")

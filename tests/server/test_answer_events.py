@@ -1,4 +1,4 @@
-"""Random parser events through every way of an answer: streamed, whole and as items, all say the same."""
+"""Random parser events give equal answers: streamed, whole, and as items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = st.text(st.sampled_from('ab \n"é😀'), min_size=1, max_size=4)
 
 
 class ScriptedParser(StreamParser):
-    """Gives scripted events, those of the n-th text at its n-th call; at the end what is left."""
+    """A parser with scripted events: the n-th call returns the n-th list, finish() returns the rest."""
 
     def __init__(self, script: list[list[Event]]) -> None:
         self._script = deepcopy(script)
@@ -37,7 +37,7 @@ class ScriptedParser(StreamParser):
 
 @dataclass
 class Script:
-    """What one choice says: its outputs, and the events of each; `events` are all of them."""
+    """One choice: its outputs, and the parser events of each. events: all of them."""
 
     outputs: list[RequestOutput] = field(default_factory=list)
     by_output: list[list[Event]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Script:
 
 @st.composite
 def event_lists(draw) -> list[Event]:
-    """Items one after another, as parsers write them. Content has its place; every other event has none."""
+    """Events of items, one after another, as parsers yield them. Only content has a position."""
     events: list[Event] = []
     num_calls = 0
     for kind in draw(st.lists(st.sampled_from(["content", "reasoning", "call"]), max_size=5)):
@@ -111,7 +111,7 @@ def answers(draw) -> tuple[list[Script], list[list[RequestOutput]]]:
 
 
 def reading_of(choices: list[Script], **fields) -> ReadOptions:
-    """Gives the parsers of the choices in their order."""
+    """Makes the parsers of the choices in order."""
     parsers = iter([ScriptedParser(choice.by_output) for choice in choices])
     return ReadOptions(lambda: next(parsers), calls=True, **fields)
 
@@ -129,7 +129,7 @@ def readings(draw) -> dict[str, object]:
 
 
 def message_of(chunks: list[dict]) -> dict:
-    """The choice of a whole answer that a client adds up from the chunks of one choice."""
+    """The choice of a whole answer, joined from the chunks of one choice."""
     message: dict = {"content": None, "refusal": None}
     calls: list[dict] = []
     logprobs: list[dict] = []

@@ -1,4 +1,4 @@
-"""Formatters: streamed and whole answers agree, whatever the text and however it is cut."""
+"""Formatters: streamed and whole answers are equal, for all texts and all cuts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_completion_stream_any_text_equals_whole_answer(outputs):
 
 @st.composite
 def thoughts(draw):
-    """Outputs of one choice whose text begins inside a reasoning block, one token each, in random deliveries."""
+    """Outputs of one choice that begins inside reasoning, one token each, in random deliveries."""
     pieces = draw(
         st.lists(st.sampled_from(["</think>", "</th", "ink>", "\n", " ", "so", '{"a"', "é", ""]), max_size=12)
     )

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafast.cache.disk.disk_cache import DiskCacheStats
+from llamafast.engine.metrics import MediaStats
 
 
 def test_models_lists_the_alias(server):
@@ -18,6 +19,7 @@ def test_models_lists_the_alias(server):
         "created": 7,
         "owned_by": "llamafast",
         "max_model_len": 512,
+        "input_modalities": ["text"],
         "meta": {"n_ctx": 512},
     }
     assert server.get("/v1/models/tiny").json() == card
@@ -123,6 +125,14 @@ def test_metrics_show_the_disk_cache_where_there_is_one(server):
     lines = server.get("/metrics").text.splitlines()
     labels = '{engine="0",model_name="tiny"}'
     assert {f"llamafast:disk_cache_hits_total{labels} 3.0", f"llamafast:disk_cache_bytes{labels} 7.0"} <= set(lines)
+
+
+def test_metrics_show_the_encoder_where_there_is_one(server):
+    assert "llamafast:media" not in server.get("/metrics").text
+    server.engine.stats.media = MediaStats(num_encoded=3, num_bytes=7)
+    lines = server.get("/metrics").text.splitlines()
+    labels = '{engine="0",model_name="tiny"}'
+    assert {f"llamafast:media_encoded_total{labels} 3.0", f"llamafast:media_kept_bytes{labels} 7.0"} <= set(lines)
 
 
 def test_path_with_a_slash_too_many_is_unknown_and_not_redirected(server):

@@ -1,4 +1,4 @@
-"""What a request says about the prefix cache, and what it hears of it."""
+"""The fields for the prefix cache and the queue, and the report on cache misses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_cache_field_with_a_wrong_value_is_400_naming_it(server, name, value):
     assert answer.json()["error"]["param"] == name
 
 
-def test_cache_info_stands_in_a_whole_answer_on_demand(server):
+def test_cache_info_is_in_a_whole_answer_on_demand(server):
     server.engine.reply = missed
     assert server.chat(return_cache_info=True).json()["usage"]["prompt_tokens_details"] == {
         "cached_tokens": 3,
@@ -52,7 +52,7 @@ def test_cache_info_stands_in_a_whole_answer_on_demand(server):
     assert server.chat().json()["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
 
 
-def test_cache_info_stands_in_the_usage_chunk(server, events):
+def test_cache_info_is_in_the_usage_chunk(server, events):
     server.engine.reply = missed
     answer = server.chat(return_cache_info=True, stream=True, stream_options={"include_usage": True})
     usage = events(answer.content)[-2]["usage"]
@@ -65,11 +65,11 @@ def test_cache_info_of_several_prompts_is_one_for_each(server):
     assert usage["prompt_tokens_details"]["cache_miss"] == [{"reason": "evicted", "position": 3}] * 2
 
 
-def test_cache_info_stands_in_the_log(server, caplog):
+def test_cache_info_is_in_the_log(server, caplog):
     server.engine.reply = missed
     with caplog.at_level(logging.INFO, "llamafast.server"):
         server.chat()
-    assert "3 of them cached (then: evicted)" in caplog.text
+    assert "3 of them cached (miss: evicted)" in caplog.text
 
 
 def test_chat_places_are_tokens_before_the_ends_of_messages(server):

@@ -1,4 +1,4 @@
-"""Each field at its cap is taken, just above it is a 400 that names the field; large bodies are prepared in threads."""
+"""A field at its limit is accepted, above it gets a 400 that names it; large bodies are prepared in threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PART = {"type": "text", "text": ""}
 
 @pytest.fixture
 def big(make_server):
-    """A server whose engine takes much and validates as the real one does."""
+    """A server with a large context and the validation of the real engine."""
     server = make_server()
     server.engine.max_seq_len = 100_000
     limits = Limits(server.engine.tokenizer.n_vocab, 256, 100_000)

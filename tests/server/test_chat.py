@@ -240,7 +240,7 @@ def test_chat_streamed_logprobs_equal_whole_ones(server, events):
     assert [entry for item in logprobs if item for entry in item["content"]] == whole
 
 
-def test_chat_prompt_logprobs_stand_beside_the_choices(server):
+def test_chat_prompt_logprobs_are_outside_the_choices(server):
     scores = [None, TokenLogprob(7, -1.0, b"\x07", 0, (), 9)]
 
     def reply(request):

@@ -1,4 +1,4 @@
-"""One choice's text, read: how many of its tokens are reasoning."""
+"""Reading one choice: the number of its reasoning tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llamafast.chat.response_schema.format import ResponseSchemaFormat
 from llamafast.request import FinishReason, RequestOutput
 from llamafast.server.chat.choice import ChoiceReader, ReadOptions
 
-# The content before the reasoning: no plan reads that as it comes.
+# The content comes before the reasoning, so the text can only be read at its end.
 AT_THE_END = {
     "type": "object",
     "properties": {

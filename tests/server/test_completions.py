@@ -11,7 +11,7 @@ from llamafast.request import FinishReason, RequestOutput, TokenLogprob, Usage
 
 
 def _reply_with_prompt(request):
-    """Each choice answers with its own prompt and index, in the prompts' reverse speed."""
+    """Each choice answers with its prompt and index. Later prompts answer first."""
     text = bytes(list(request.prompt_token_ids)).decode()
     outputs = [
         RequestOutput(request.request_id, i, f"[{text}{i}]", [1], finish_reason=FinishReason.STOP)
@@ -230,7 +230,12 @@ def test_completion_streamed_echo_with_logprobs_equals_whole(server, events):
 @pytest.mark.parametrize(
     ("prompt", "skip", "bos", "offsets"),
     [
-        ("a the<257>é", True, False, [0, 1, 5, 6, 7, 8, 9, 10, 10]),  # a half character stands where it will end
+        (
+            "a the<257>é",
+            True,
+            False,
+            [0, 1, 5, 6, 7, 8, 9, 10, 10],
+        ),  # a part of a character has the offset of the character's end
         ([97, 299, 257, 98], True, False, [0, 1, 5, 5]),
         ([97, 299, 257, 98], False, False, [0, 1, 5, 10]),
         ("ab", True, True, [0, 0, 1]),
@@ -259,7 +264,7 @@ def test_completion_prompt_logprobs_have_vllms_shape(server):
     assert choices[0]["logprobs"] is None
 
 
-def test_completion_prompt_logprobs_and_echo_each_get_what_they_asked_for(server):
+def test_completion_prompt_logprobs_and_echo_have_their_own_numbers_of_alternatives(server):
     server.engine.reply = _scored
     choice = server.complete(prompt_logprobs=0, echo=True, logprobs=2).json()["choices"][0]
     assert server.engine.requests[0].params.prompt_logprobs == 2

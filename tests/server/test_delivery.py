@@ -32,7 +32,7 @@ async def started(server, connection):
 
 @pytest.fixture
 def held(server):
-    """A server whose engine says nothing by itself."""
+    """A server with an engine that gives no outputs until the test pushes them."""
     server.engine.reply = None
     return server
 
@@ -150,7 +150,7 @@ def test_many_prompts_whose_client_leaves_are_all_aborted(held, connect):
 
 
 class DroppedStream(FakeStream):
-    """Ends as an engine's stream does: when it is dropped."""
+    """Ends like an engine's stream: when it is dropped."""
 
     def __init__(self, ended: list[str], name: str) -> None:
         super().__init__()

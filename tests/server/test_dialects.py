@@ -73,7 +73,7 @@ def call(app: FastAPI, body: bytes = b"", path: str = PATH, method: str = "POST"
 
 
 def events_of(stream: bytes) -> list[dict]:
-    """The documents of named events; each name is its document's type."""
+    """The documents of named events. The name of each event is the type in its document."""
     blocks = stream.decode().split("\n\n")
     assert blocks.pop() == ""
     documents = []

@@ -1,4 +1,4 @@
-"""Errors about a conversation name the fields of the API that it came by."""
+"""Errors about a conversation name the fields of the client's API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.server.chat.field_names import FieldNames
 
 LEGACY = FieldNames({"tool_choice": "function_call"}, functions=("functions[0]", "functions[1]"))
-# A system prompt of its own, one item with two results, and a tool that is not passed on.
+# A separate system prompt, one item with two results, and a tool that the ChatRequest leaves out.
 OTHER = FieldNames(
     {"messages": "input", "parameters": "input_schema", "thinking_budget": "thinking.budget_tokens"},
     messages=("instructions", "input[0]", "input[1].content[0]", "input[1].content[1]"),

@@ -1,4 +1,4 @@
-"""What clients write never becomes a token that steers the model, whatever type the vocabulary gives such tokens."""
+"""Texts of clients never become control tokens, for all token types of the vocabulary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamafast.tokenizer import Tokenizer
 from tests.server.prompts import chat_prompt
 from tests.tiny_models import write_attention_model
 
-# libllama makes the first five user-defined, whatever the file says.
+# libllama treats the first five as user-defined, with any type in the file.
 HARMONY = ("<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>")
 TAGS = ("<tool_call>", "</tool_call>", "[ARGS]")
 TEXTS = ("\n\n\n", "<b>", "  ", "hello hello")
@@ -56,7 +56,7 @@ def steering(tokenizer, prompt) -> list[str]:
 
 
 def request_with(place: str, text: str) -> dict[str, object]:
-    """A conversation with tools in which `text` stands at one place."""
+    """A conversation with tools that contains `text` at one place."""
     at = {place: text}
     call = {
         "id": at.get("call id", "c"),

@@ -1,4 +1,4 @@
-"""Items: what closes one, and how complete it then is."""
+"""Items: which events close an item, and its status then."""
 
 from __future__ import annotations
 

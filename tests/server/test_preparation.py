@@ -21,7 +21,7 @@ async def stays() -> dict[str, str]:
 
 
 class Work:
-    """Runs until it is let go, looking now and then whether it is wanted."""
+    """Runs until the test releases it. Calls checkpoint() now and then."""
 
     def __init__(self) -> None:
         self.has_begun, self.may_end, self.was_abandoned = (threading.Event() for _ in range(3))
@@ -58,7 +58,7 @@ def test_preparation_error_is_raised_where_the_result_is_awaited(preparation):
         asyncio.run(preparation.run(stays, SMALL, lambda: 1 / 0))
 
 
-def test_preparation_panic_is_an_error_and_the_thread_goes_on(preparation):
+def test_preparation_panic_is_an_error_and_the_thread_continues(preparation):
     class Panic(BaseException):
         pass
 
@@ -74,7 +74,7 @@ def test_preparation_panic_is_an_error_and_the_thread_goes_on(preparation):
     assert result == 1
 
 
-def test_preparation_small_work_does_not_wait_behind_large(preparation):
+def test_preparation_small_work_does_not_wait_for_large(preparation):
     async def go() -> str:
         large = [Work() for _ in range(4)]
         tasks = [asyncio.ensure_future(preparation.run(stays, LARGE, work)) for work in large]
@@ -111,7 +111,7 @@ def test_preparation_client_gone_ends_the_work_at_its_checkpoint(preparation):
     assert not waiting.has_begun.is_set()
 
 
-def test_preparation_stop_tells_all_who_wait_and_ends_the_threads(preparation):
+def test_preparation_stop_fails_waiting_jobs_and_ends_the_threads(preparation):
     async def go() -> list[object]:
         works = [Work(), Work()]
         tasks = [asyncio.ensure_future(preparation.run(stays, LARGE, work)) for work in works]

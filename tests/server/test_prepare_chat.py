@@ -1,4 +1,4 @@
-"""A ChatRequest on its way to the engine: the same for all APIs, and without the engine for a prompt alone."""
+"""prepare_chat is the same for all APIs; rendering a prompt needs no engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ USER = {"role": "user", "content": "Hi"}
 LONG = {"role": "user", "content": "word " * 40}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 TOOLS = ToolPolicy((Tool("weather"),), (WEATHER,))
-# As an API with other fields would name its own.
+# The field names of another API.
 NAMES = FieldNames(
     {"messages": "input", "thinking_budget": "thinking.budget_tokens", "parameters": "input_schema"},
     messages=("instructions", "input[0]"),

@@ -27,7 +27,7 @@ def error_of(response):
     return response.json()["error"]
 
 
-def test_reasoning_stands_beside_the_content_under_both_names(thinking):
+def test_reasoning_has_both_names_and_is_not_in_the_content(thinking):
     answer = thinking.chat().json()
     assert answer["choices"][0]["message"] == {
         "role": "assistant", "content": "Yes.", "refusal": None, "reasoning_content": "hm,\nso",

@@ -1,4 +1,4 @@
-"""Sampling fields of both APIs: what reaches the engine, other servers' names, defaults, and refusals."""
+"""Sampling fields of both APIs: the engine's settings, aliases of other servers, defaults, and errors."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def other(make_model):
 
 @pytest.fixture
 def both(make_server, make_model, other):
-    """A server with the models tiny and other; a third one has a broader pattern."""
+    """A server with the models tiny and other, and a third model with a broader pattern."""
     third = make_model("third", aliases=["*-mini", "org/*"])
     return make_server(others=[other, third], aliases=["gpt-4o", "gpt-4-*"])
 

@@ -1,4 +1,4 @@
-"""Constraints on the output: every server's fields, the compiled grammar's way to the engine, reasoning, refusals."""
+"""Constraints on the output: fields of several servers, compiled grammars, reasoning, errors."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_schema_in_a_field_of_its_own_is_strict(server, fields):
 
 @APIS
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_a_lenient_schema_drops_stands_in_a_warning_header(make_server, api, stream):
+def test_lenient_schema_dropped_keywords_are_in_a_warning_header(make_server, api, stream):
     server = make_server()
     server.engine.grammar.warnings = ('"é"\r\nx-evil: 1', "b\\")
     format_ = {"type": "json_schema", "json_schema": {**NAMED, "strict": False}}
@@ -214,7 +214,7 @@ def open_reasoning(server):
     return server
 
 
-def test_reasoning_prompt_starts_the_constraint_behind_the_tag(server):
+def test_reasoning_prompt_starts_the_constraint_after_the_tag(server):
     open_reasoning(server).chat(guided_regex="x")
     (request,) = server.engine.requests
     assert request.params.structured.start_after == (298,)
@@ -231,7 +231,7 @@ def test_reasoning_tag_that_is_text_leaves_control_tokens_out(make_server, monke
 
 
 def server_of(make_server, source):
-    """A server whose model writes the format of this template."""
+    """A server with a model that writes the format of this template."""
     template = FakeTemplate()
     template.source = source
     return make_server(chat_template=template)
@@ -245,7 +245,7 @@ def test_reasoning_tag_of_several_tokens_is_a_part_of_the_grammar(server):
     assert json.loads(structured.text)["regexes"] == {"p2": ["x+", "guided_regex"]}
 
 
-def test_grammar_behind_a_reasoning_tag_of_several_tokens_is_refused(server):
+def test_grammar_after_a_reasoning_tag_of_several_tokens_is_refused(server):
     server.engine.tokenizer.has_think = False
     assert error_of(open_reasoning(server).chat(grammar="root ::= x"))["param"] == "grammar"
 
@@ -261,7 +261,7 @@ def test_grammar_behind_a_reasoning_tag_of_several_tokens_is_refused(server):
         ("<tool_call>", {"guided_json": SCHEMA}, "json_schema"),
     ],
 )
-def test_constraint_leaves_room_for_what_stands_before_the_content(make_server, source, fields, kind):
+def test_constraint_begins_after_the_header_of_the_content(make_server, source, fields, kind):
     server = server_of(make_server, source)
     messages = [{"role": "assistant", "content": "Hi"}]
     assert server.post("/v1/chat/completions", {"messages": messages, **fields}).status_code == 200
@@ -279,14 +279,14 @@ def test_answer_in_a_frame_that_does_not_compile_names_the_clients_field(make_se
     assert error_of(server.chat(json_schema=SCHEMA))["param"] == "json_schema"
 
 
-def test_answer_behind_reasoning_names_its_field_in_the_warning(make_server):
+def test_answer_after_reasoning_names_its_field_in_the_warning(make_server):
     server = server_of(make_server, "<think>{{ x }}")
     server.engine.grammar = FakeGrammar(("'not'",))
     assert "json_schema: not enforced" in server.chat(json_schema=SCHEMA).headers["warning"]
 
 
 def _thoughtful(request):
-    """hm, so: the tag, and then the content, in tokens that are cut anywhere."""
+    """An answer with reasoning, a closing tag and JSON, in tokens with arbitrary cuts."""
     pieces = [("hm", 1), (",\n", 2), ("so</thi", 3), ("", 4), ("nk>", 298), ('{"a"', 5), (":1}", 6)]
     outputs, offset = [], 0
     for text, token_id in pieces:
@@ -298,7 +298,7 @@ def _thoughtful(request):
     return outputs
 
 
-def test_reasoning_of_a_constrained_chat_stands_beside_its_content(server):
+def test_reasoning_of_a_constrained_chat_is_not_in_its_content(server):
     server.engine.reply = _thoughtful
     answer = open_reasoning(server).chat(guided_regex="x", logprobs=True).json()
     (choice,) = answer["choices"]

@@ -29,7 +29,7 @@ UTC = call("get_time", zone="UTC")
 
 
 def says(server, text, size=3, finish=FinishReason.STOP, n=1, with_logprobs=False):
-    """The engine answers with text, `size` characters a token."""
+    """Make the engine answer with text. size: characters per token."""
 
     def reply(request):
         outputs = []
@@ -61,7 +61,7 @@ def choice_of(response):
 
 
 def gathered(chunks):
-    """The message that a client adds up from the chunks of one choice, and the finish reason."""
+    """The message, joined from the chunks of one choice, and the finish reason."""
     message = {"content": None, "calls": {}, "function_call": None, "reasoning": ""}
     finish = None
     for chunk in chunks:
@@ -155,7 +155,7 @@ def test_finish_reason_is_tool_calls_only_for_complete_calls_of_a_model_that_sto
     assert choice_of(says(server, text, finish=finish).chat(tools=TOOLS))["finish_reason"] == shown
 
 
-def test_parallel_tool_calls_false_ends_the_answer_behind_the_first(server, events):
+def test_parallel_tool_calls_false_ends_the_answer_after_the_first(server, events):
     says(server, f"{PARIS}\n{UTC}")
     whole = choice_of(server.chat(tools=TOOLS, parallel_tool_calls=False))
     assert [made["function"]["name"] for made in whole["message"]["tool_calls"]] == ["get_weather"]
@@ -166,7 +166,7 @@ def test_parallel_tool_calls_false_ends_the_answer_behind_the_first(server, even
     assert [stream.finished for stream in server.engine.streams] == [[0], [0]]
 
 
-def test_usage_leaves_out_what_came_behind_the_end(server):
+def test_usage_leaves_out_tokens_after_the_end(server):
     answer = says(server, f"{PARIS}\n{UTC}", size=1).chat(tools=TOOLS, parallel_tool_calls=False).json()
     assert answer["usage"]["completion_tokens"] <= len(PARIS)
 
@@ -233,8 +233,11 @@ def test_tools_that_may_be_called_freely_constrain_nothing(server, fields):
 
 
 @pytest.mark.parametrize("field", [{"guided_regex": "a"}, {"grammar": "root ::= x"}, {"guided_choice": ["a"]}])
-def test_constraint_of_another_kind_cannot_go_with_tools(server, field):
-    assert error_of(server.chat(tools=TOOLS, **field))["param"] in field
+@pytest.mark.parametrize("tools", [{"tools": TOOLS}, {"functions": [WEATHER]}], ids=list)
+def test_constraint_of_another_kind_cannot_go_with_tools(server, field, tools):
+    error = error_of(server.chat(**tools, **field))
+    assert error["param"] in field
+    assert f"cannot be combined with {next(iter(tools))}:" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tools for a model of which nobody knows how it writes calls."""
+"""Tools for a model with an unknown call format."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ TOOLS = [{"type": "function", "function": {"name": "now"}}]
 
 @pytest.fixture
 def unknown(server):
-    """A server with a template that shows tools and no calls."""
+    """A server with a template that supports tools but has no known call format."""
     server.template.source = "{{ tools }}"
     model = ServedModel.new(server.engine, server.model.names, chat_template=server.template)
     return dataclasses.replace(server, model=model)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_tools_in_an_unknown_format_bring_a_warning(unknown, stream):
-    response = unknown.chat(tools=TOOLS, stream=stream)
+@pytest.mark.parametrize("tools", [{"tools": TOOLS}, {"functions": [TOOLS[0]["function"]]}], ids=list)
+def test_tools_in_an_unknown_format_bring_a_warning(unknown, stream, tools):
+    response = unknown.chat(**tools, stream=stream)
     assert response.status_code == 200
-    assert response.headers["warning"].startswith('299 llamafast "tools: calls stay in the content')
+    assert response.headers["warning"].startswith(f'299 llamafast "{next(iter(tools))}: calls stay in the content')
 
 
 def test_tools_that_may_not_be_called_bring_no_warning(unknown):

@@ -1,1 +1,1 @@
-"""Computed prefixes in a folder."""
+"""The disk cache: states of computed prefixes in a folder."""

@@ -1,4 +1,4 @@
-"""Computed prefixes in a folder, which outlive the process and may be shared by servers."""
+"""DiskCache: states of computed prefixes in a folder. They outlive the process, and several servers can share them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from llamafast.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Host memory that states may take while they wait for the disk.
+# Maximum bytes of states that wait to be written.
 _MAX_QUEUED_BYTES = 512 * 2**20
-# Seconds after which states that other servers wrote are seen.
+# Seconds between two looks for states that other servers have written.
 _REFRESH_S = 1.0
 
 
@@ -30,15 +30,15 @@ _REFRESH_S = 1.0
 class DiskCacheStats:
     """Counters since the start, and two gauges.
 
-    hits, misses: requests whose prefix was loaded, or was not found.
+    hits, misses: requests with a loaded prefix, and requests without one.
     hit_tokens: prompt tokens that were loaded.
-    writes, written_bytes: states written, and their bytes.
+    writes, written_bytes: number of written states, and their bytes.
     evictions: states removed to make room.
     damaged: states removed because a check failed.
     foreign: states of other models or settings, which are left alone.
-    dropped: states never written, because the disk was too slow or the cap too small.
+    dropped: states that were not written, because the disk was too slow or the cap too small.
     failures: failed reads and writes of the folder.
-    num_states, num_bytes: usable states now, and the folder's size in bytes.
+    num_states, num_bytes: present number of usable states, and the folder's size in bytes.
     """
 
     hits: int = 0
@@ -57,7 +57,12 @@ class DiskCacheStats:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored state. number: its owner number in the tree. name: its file. header: what it is the state of."""
+    """One stored state.
+
+    number: owner number of the state in the tree.
+    name: name of its file.
+    header: header of the file.
+    """
 
     number: int
     name: str
@@ -71,7 +76,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class DiskMatch:
-    """The first `length` rows of a prompt are in `entry`, which may have more rows; (0, None) without one."""
+    """The stored prefix of a prompt.
+
+    length: int, number of rows of the prompt that the state contains; 0: none.
+    entry: Entry, the stored state, which may have more rows; None if length is 0.
+    """
 
     length: int
     entry: Entry | None
@@ -79,7 +88,11 @@ class DiskMatch:
 
 @dataclass(frozen=True, slots=True)
 class DiskLoad:
-    """A match, and its state while it is read; state None: nothing is loaded."""
+    """The read of a stored prefix.
+
+    match: DiskMatch, the prefix.
+    state: future of the state's bytes (None: the file is gone or damaged); None: nothing is read.
+    """
 
     match: DiskMatch
     state: Future[bytes | None] | None
@@ -87,7 +100,13 @@ class DiskLoad:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A state to be written. salt: digest of the cache salt in hex. parts: the state's bytes, to be joined."""
+    """A state to be written.
+
+    number: owner number in the tree of queued states.
+    token_ids, layout: the rows.
+    salt: digest of the cache salt, in hex.
+    parts: the bytes of the state, in parts.
+    """
 
     number: int
     token_ids: array[int]
@@ -101,13 +120,13 @@ class _Job:
 
 
 class DiskCache:
-    """Stored states by the rows that they have. Only close() and refresh() wait for the disk.
+    """Stored states, found by their rows. Only close() and refresh() wait for the disk.
 
     path: the folder, created if missing.
     max_bytes: int, cap on the folder's size.
-    min_tokens: int, rows that a state must have beyond those of stored ones to be stored.
-    key: bytes, all settings that a state depends on. States with other keys are left alone.
-    can_cut: bool, a state also serves prompts that share only its beginning, so a longer one replaces a shorter one.
+    min_tokens: int, a state is stored if at least this many of its rows are not stored yet.
+    key: bytes, all facts and settings that a state depends on. States with other keys are ignored.
+    can_cut: bool, whether a prompt can use the beginning of a state. If so, a longer state replaces a shorter one.
 
     Raises ConfigError if the folder cannot be used.
     """
@@ -119,13 +138,13 @@ class DiskCache:
         self.stats = DiskCacheStats()
         self._key = digest(key)
         self._refreshing = Lock()
-        self._lock = Lock()  # guards all that both the caller and the threads use
+        self._lock = Lock()  # guards the attributes that the caller and the threads share
         self._numbers = itertools.count()
         self._stored = SaltedTree()
         self._numbered: dict[int, Entry] = {}
         self._named: dict[str, Entry | None] = {}  # None: foreign
         self._queued = SaltedTree()
-        self._queue: dict[int, _Job] = {}  # by number, the oldest first
+        self._queue: dict[int, _Job] = {}  # by number, oldest first
         self._num_queued_bytes = 0
         self._has_jobs = Condition(self._lock)
         self._is_closing = False
@@ -140,7 +159,7 @@ class DiskCache:
         self._writer.start()
 
     def match(self, token_ids: array[int], salt: str, layout: Layout = TEXT_ONLY) -> DiskMatch:
-        """The longest stored prefix of a prompt, without its last row, whose logits must be computed."""
+        """The longest stored prefix of a prompt, without the last row: its logits must be computed."""
         now = time.monotonic()
         if now - self._refreshed_s > _REFRESH_S and not self._is_closing:
             self._refreshed_s = now
@@ -155,7 +174,7 @@ class DiskCache:
         return DiskMatch(common, entry) if is_usable else DiskMatch(0, None)
 
     def load(self, entry: Entry) -> Future[bytes | None]:
-        """The state of an entry, read in a thread; None if it is gone or damaged."""
+        """Read the state of an entry in a thread. The result is None if the file is gone or damaged."""
         return self._reader.submit(self._read, entry)
 
     def wants(self, token_ids: array[int], salt: str) -> bool:
@@ -172,9 +191,9 @@ class DiskCache:
         return False
 
     def store(self, token_ids: array[int], salt: str, *parts: bytes, layout: Layout = TEXT_ONLY) -> None:
-        """Queue a state to be written. If the queue takes too much memory, its oldest states are dropped.
+        """Queue a state for writing. If the queue takes too much memory, its oldest states are dropped.
 
-        Queued states that this one makes superfluous are not written. parts: the state's bytes, to be joined.
+        Queued states that this one contains are not written. parts: the bytes of the state, in parts.
         """
         job = _Job(next(self._numbers), token_ids, _salted(salt), parts, layout)
         if file_bytes(len(token_ids), job.state_bytes, layout) > self.max_bytes:
@@ -193,11 +212,11 @@ class DiskCache:
             self._has_jobs.notify()
 
     def discard(self, entry: Entry) -> None:
-        """Remove the file of a state that the memory refused."""
-        self._reader.submit(self._remove_damaged, entry.name, "llama.cpp refuses it")
+        """Remove the file of a state that the memory rejected."""
+        self._reader.submit(self._remove_damaged, entry.name, "llama.cpp rejects it")
 
     def refresh(self) -> None:
-        """Take over what other servers changed in the folder."""
+        """Update the index with the files that other servers have added or removed."""
         with self._refreshing:
             try:
                 names = self._folder.changed_names()
@@ -223,11 +242,11 @@ class DiskCache:
         self._reader.shutdown()
 
     def _match(self, tree: SaltedTree, token_ids: array[int], salt: str) -> tuple[int, int]:
-        """(rows, number) of the entry that serves most rows of a prompt; (0, -1) without one."""
+        """(rows, number) of the entry with the most rows of a prompt; (0, -1) without one."""
         return tree.match(token_ids, salt) if self.can_cut else tree.longest_prefix(token_ids, salt)
 
     def _take(self, number: int) -> _Job:
-        """Take a job out of the queue to write it. The index keeps it until it is written."""
+        """Remove a job from the queue. The index of queued states keeps it until it is written."""
         job = self._queue.pop(number)
         self._num_queued_bytes -= job.state_bytes
         return job
@@ -273,7 +292,7 @@ class DiskCache:
             with path.open("rb") as file:
                 header = read_header(file, path.stat().st_size)
                 if not header.is_same_prefix(entry.header):
-                    raise DamagedFileError("another file has its name")
+                    raise DamagedFileError("the file contains another state")
                 state = read_state(file, header)
         except DamagedFileError as error:
             self._remove_damaged(entry.name, str(error))
@@ -286,7 +305,7 @@ class DiskCache:
         return None
 
     def _examine(self, name: str) -> None:
-        """Take a new file into the index if its header is sound."""
+        """Add a new file to the index if its header is valid."""
         path = self._folder.path / name
         try:
             with path.open("rb") as file:
@@ -294,7 +313,7 @@ class DiskCache:
         except DamagedFileError as error:
             self._remove_damaged(name, str(error))
         except OSError:
-            return  # gone already, or another user's
+            return  # removed meanwhile, or not readable
         else:
             with self._lock:
                 if header.key != self._key:

@@ -1,4 +1,4 @@
-"""The file format of one stored state, and the checks that a file must pass before its state is used."""
+"""The file format of a stored state, and the checks of a file before its state is used."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MAX_SPANS_BYTES = 2**20
 
 
 class DamagedFileError(Exception):
-    """A file differs from what was written, or has an unknown version."""
+    """A file is not as it was written, or has an unknown version."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateHeader:
-    """What a file has before the state:
+    """The header of a file, before the state:
 
         magic, version | key | salt | number of rows, of bytes | digest of the state | ids | spans | digest of all this
 
@@ -35,7 +35,7 @@ class StateHeader:
     token_ids: array('i'), the ids of the rows.
     state_bytes: int, size of the state.
     state_digest: bytes, digest of the state.
-    layout: Layout, where the media of the rows are. Only files with media have spans, and version 2.
+    layout: Layout, the media spans of the rows. Only files with media contain spans, and have version 2.
 
     Digests are BLAKE2b of 32 bytes.
     """
@@ -53,7 +53,7 @@ class StateHeader:
         return file_bytes(len(self.token_ids), self.state_bytes, self.layout)
 
     def is_same_prefix(self, other: StateHeader) -> bool:
-        """Whether both states are of the same rows. Their bytes may differ: servers may round differently."""
+        """Whether both states have the same rows. Their bytes may differ, because servers may round differently."""
         mine, theirs = ((one.key, one.salt, one.token_ids, one.layout.media) for one in (self, other))
         return mine == theirs
 
@@ -80,7 +80,7 @@ def file_bytes(num_rows: int, state_bytes: int, layout: Layout = TEXT_ONLY) -> i
 
 
 def read_header(file: BinaryIO, num_bytes: int) -> StateHeader:
-    """Read the header of a file of num_bytes, up to where the state begins. Raises DamagedFileError."""
+    """Read the header of a file of num_bytes bytes, up to the state. Raises DamagedFileError."""
     fixed = file.read(_FIXED.size)
     if len(fixed) < _FIXED.size:
         raise DamagedFileError("too short")
@@ -89,7 +89,7 @@ def read_header(file: BinaryIO, num_bytes: int) -> StateHeader:
         raise DamagedFileError("not a state of this version")
     num_left = num_bytes - file_bytes(num_rows, state_bytes)
     if (version == _TEXT_VERSION and num_left) or not 0 <= num_left <= _MAX_SPANS_BYTES:
-        raise DamagedFileError("not as long as it says")
+        raise DamagedFileError("its length is wrong")
     ids, spans = file.read(num_rows * _ID_BYTES), file.read(num_left)
     if file.read(_DIGEST_BYTES) != digest(fixed + ids + spans):
         raise DamagedFileError("the header's checksum is wrong")
@@ -117,7 +117,7 @@ def _pack_spans(layout: Layout) -> bytes:
 
 
 def _read_spans(spans: bytes) -> Layout:
-    """The layout that _pack_spans() wrote; the checksum has been compared. Raises DamagedFileError."""
+    """The layout that _pack_spans() wrote. The checksum is already checked. Raises DamagedFileError."""
     if not spans:
         return TEXT_ONLY
     media, place = [], _NUM_SPANS.size

@@ -1,4 +1,4 @@
-"""A folder of state files with a cap on its size, which several processes may share."""
+"""StateFolder: a folder of state files with a cap on its size. Several processes can share it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUFFIX = ".llamafast-state"
 _TEMPORARY = ".llamafast-tmp"
 _LOCK = "llamafast.lock"
 
-# Two changes within this time may give a folder the same time stamp.
+# Two changes of a folder within this time can have the same time stamp.
 _TICK_NS = 50_000_000
 
 
@@ -23,11 +23,11 @@ class StateFolder:
 
     path: the folder, created if missing.
     max_bytes: int, cap on the size of all state files.
-    num_bytes: int, their size at the last look.
+    num_bytes: int, their size at the last listing.
     num_evicted: int, number of files that this process removed to make room.
 
-    A file is written under a temporary name and then renamed. All writers hold the lock, so a temporary file that a
-    writer finds was left by a killed process. Raises OSError if the folder cannot be made or written.
+    A file is written under a temporary name and then renamed. Every writer holds the lock, so an existing temporary
+    file comes from a killed process. Raises OSError if the folder cannot be created or written.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -53,7 +53,7 @@ class StateFolder:
     def write(self, stem: str, parts: Collection[bytes], covered: Collection[str] = ()) -> bool:
         """Write a file; False if it exists or does not fit. Waits for the disk.
 
-        covered: names of files that the new one makes superfluous. Raises OSError.
+        covered: names of files whose rows the new file contains; they are removed. Raises OSError.
         """
         temporary, final = self.path / (stem + _TEMPORARY), self.path / (stem + _SUFFIX)
         num_bytes = sum(map(len, parts))
@@ -100,7 +100,7 @@ class StateFolder:
         return files
 
     def _make_room(self, num_bytes: int, covered: Collection[str] = ()) -> bool:
-        """Whether num_bytes more fit, after removing covered files and then the least recently used ones.
+        """Whether num_bytes more bytes fit. Removes covered files, then the least recently used ones, if necessary.
 
         The caller holds the lock.
         """
@@ -127,7 +127,7 @@ class StateFolder:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                if _is_same(handle, path):  # a lock on a file that was deleted meanwhile excludes nobody
+                if _is_same(handle, path):  # a lock on a deleted file has no effect on other processes
                     yield
                     return
             finally:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from json.encoder import encode_basestring
 
-from llamafast.chat.reading.value_schema import ANY, ValueSchema
+from llamafast.chat.reading.value_schema import ANY
 from llamafast.chat.tools import Tool
-from llamafast.json_schema.refs import Document
 from llamafast.json_schema.types import STRING
 
 # Characters of null and the white space around it.
@@ -27,8 +26,7 @@ class ArgumentWriter:
     __slots__ = ("_num_values", "_parameters", "_pieces", "is_streaming", "schema")
 
     def __init__(self, name: str, tools: Sequence[Tool] | None) -> None:
-        parameters = next((tool.parameters for tool in tools or () if tool.name == name), {})
-        self._parameters = ValueSchema(parameters, Document(parameters))
+        self._parameters = next((tool.value_schema for tool in tools or () if tool.name == name), ANY)
         self._num_values = 0
         self._pieces: list[str] = []
         self.schema = ANY  # of the current value

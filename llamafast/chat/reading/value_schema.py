@@ -26,10 +26,11 @@ class ValueSchema:
     types: the JSON Schema types that the value may have. None: any type.
     """
 
-    __slots__ = ("_alternatives", "_document", "types")
+    __slots__ = ("_alternatives", "_document", "_members", "types")
 
     def __init__(self, schema: object, document: Document) -> None:
         self._document = document
+        self._members: dict[str, ValueSchema] = {}  # those that the schema names
         try:
             self._alternatives = alternatives(schema, document) or _ANYTHING
         except GrammarError:
@@ -39,9 +40,14 @@ class ValueSchema:
 
     def member(self, key: str) -> ValueSchema:
         """The schema of an object's member of this name."""
+        if key in self._members:
+            return self._members[key]
         objects = [each for each in self._alternatives if "object" in each.types]
         named = [its.schema for each in objects for its in each.properties if its.name == key and its.is_declared]
-        return self._one_of(named or [each.others for each in objects])
+        if not named:
+            return self._one_of([each.others for each in objects])
+        self._members[key] = self._one_of(named)
+        return self._members[key]
 
     def item(self) -> ValueSchema:
         """The schema of a list's items."""
@@ -77,7 +83,9 @@ class ValueSchema:
                 continue
 
     def _one_of(self, schemas: list[object]) -> ValueSchema:
-        return ValueSchema({"anyOf": schemas}, self._document) if schemas else ANY
+        if not schemas:
+            return ANY
+        return ValueSchema(schemas[0] if len(schemas) == 1 else {"anyOf": schemas}, self._document)
 
 
 def _from_python(text: str) -> str:

@@ -1,1 +1,1 @@
-"""Answers: engine outputs as the JSON documents of each API, and how these documents are framed."""
+"""Turns engine outputs into the JSON documents of each API, and frames them."""

@@ -1,4 +1,4 @@
-"""The outputs of a chat answer, read into the parser's events."""
+"""Turns the outputs of a chat answer into parser events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamafast.server.chat.choice import ChoiceReader, ReadOptions
 
 
 class AnswerReader:
-    """Reads the outputs of all choices of one chat. Every dialect of a chat builds its answer from these events.
+    """Reads the outputs of all choices of one chat. Every chat dialect builds its answer from these events.
 
     choices: the reader of each choice.
     logprobs: the logprobs of each choice.
@@ -24,7 +24,7 @@ class AnswerReader:
         self._progress = progress
 
     def read(self, output: RequestOutput) -> list[Event]:
-        """The events that an output adds. Ends the choice where its text does. Call it after progress.note(output)."""
+        """The events that an output adds. Ends the choice if its text ends it. Call it after progress.note(output)."""
         index = output.index
         reader = self.choices[index]
         if output.logprobs:

@@ -17,9 +17,10 @@ from llamafast.server.chat.choice import ReadOptions
 
 
 class ChatFormatter(ChunkFormatter):
-    """Chunks and whole answers of OpenAI's chat API: both are sums of the same events.
+    """Chunks and whole answers of OpenAI's chat API. Both are made from the same events.
 
-    Reasoning has two fields, `reasoning_content` and `reasoning`: servers and clients use one or the other.
+    Reasoning is written in two fields with the same text, `reasoning_content` and `reasoning`: clients read one or the
+    other.
     """
 
     id_prefix = "chatcmpl"
@@ -42,22 +43,15 @@ class ChatFormatter(ChunkFormatter):
         self._has_content = [False] * num_choices
 
     def first_payload(self, index: int) -> bytes:
-        """The role chunk. Its content is null where calls may take the place of content, "" elsewhere."""
+        """The role chunk. Its content is null if the answer may be calls, and "" otherwise."""
         return b'"delta":{"role":"assistant","content":%b}' % (b"null" if self._read_options.calls else b'""')
 
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
         """One object per token, each with its alternatives."""
-        content = json_list(
-            {
-                **_token(entry.logprob, entry.token_bytes),
-                "top_logprobs": [_token(logprob, token_bytes) for _, logprob, token_bytes in entry.top],
-            }
-            for entry in entries
-        )
-        return {"content": content, "refusal": None}
+        return {"content": json_list(map(token_logprobs, entries)), "refusal": None}
 
     def write(self, output: RequestOutput, parts: list[bytes]) -> None:
-        """A chunk for each event that shows; only content has logprobs."""
+        """Append a chunk for each visible event. Only content has logprobs. OUT parts."""
         index = output.index
         for event in self._read(output):
             if type(event) is Content:
@@ -73,7 +67,7 @@ class ChatFormatter(ChunkFormatter):
             return
         reader = self._reader.choices[index]
         rest = self._reader.logprobs[index].rest(reader.num_chars)
-        # Without calls the content of a message is a text, if an empty one.
+        # In a message without calls the content is a string, even if it is empty.
         lacks_content = self._read_options.calls and not (self._has_content[index] or reader.num_calls)
         if rest or lacks_content:
             parts += self._content(index, "", rest)
@@ -115,7 +109,7 @@ class ChatFormatter(ChunkFormatter):
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
     def finish_reason(self, index: int) -> str | None:
-        """OpenAI's word for the end of a choice: calls have words of their own."""
+        """OpenAI's finish reason of a choice; None while it runs."""
         reason = super().finish_reason(index)
         return None if reason is None else self._reader.choices[index].finish_reason(reason)
 
@@ -136,7 +130,7 @@ class ChatFormatter(ChunkFormatter):
         return self.chunk(index, payload, orjson.dumps(self.logprobs(index, entries)))
 
     def _payload(self, event: Event) -> bytes:
-        """The payload of an event that is no content; empty for an event that does not show."""
+        """The payload of an event that is not content; empty for an event that is not visible."""
         if isinstance(event, Reasoning):
             if not self._read_options.shows_reasoning:
                 return b""
@@ -154,6 +148,12 @@ class ChatFormatter(ChunkFormatter):
                 return b'"delta":{"function_call":%b}' % function
             return b'"delta":{"tool_calls":[{"index":%d,"function":%b}]}' % (event.index, function)
         return b""
+
+
+def token_logprobs(entry: TokenLogprob) -> JsonObject:
+    """OpenAI's object for one token, with its alternatives."""
+    alternatives = [_token(logprob, token_bytes) for _, logprob, token_bytes in entry.top]
+    return {**_token(entry.logprob, entry.token_bytes), "top_logprobs": alternatives}
 
 
 def _token(logprob: float, token_bytes: bytes) -> JsonObject:

@@ -1,4 +1,4 @@
-"""Chunks and whole answers as OpenAI's chat and completions APIs write them."""
+"""The base of the formatters for OpenAI's chat and completions APIs: chunks and whole answers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NULL = b"null"
 
 
 class ChunkFormatter(Formatter):
-    """What the two APIs share: the envelope of a chunk, the usage, the order of chunks.
+    """The parts that both APIs share: the envelope of a chunk, the usage, the order of chunks.
 
     A chunk is opening + payload + ,"logprobs":L,"finish_reason":F} + tail. The openings and the tail are rendered once
-    per answer; in most chunks only the JSON string of a text is new.
+    per answer. In most chunks only the JSON string of a text is new.
 
-    id_prefix: how the answer's id begins.
+    id_prefix: the beginning of the answer's id.
     object_name, chunk_object_name: the "object" field of a whole answer and of a chunk.
-    text_open, text_close: what the payload of a text has before and after the JSON string.
+    text_open, text_close: the bytes of a text payload before and after the JSON string.
     last_payload: the payload of the chunk that holds the finish reason.
     """
 
@@ -50,7 +50,7 @@ class ChunkFormatter(Formatter):
         self._openings = [b'%b,"choices":[{"index":%d,' % (envelope, index) for index in range(num_choices)]
         self._text_openings = [opening + self.text_open for opening in self._openings]
         self._tail = (b'],"usage":null}' if options.include_usage else b"]}") + self.framing.after
-        # The end of a chunk with only a text. b"" if every chunk has a usage: then each end is different.
+        # The end of a chunk with only a text. b"" if every chunk has a usage, which makes each end different.
         self._text_closing = b"" if options.continuous_usage else self._new_text_closing()
 
     @abstractmethod
@@ -59,7 +59,7 @@ class ChunkFormatter(Formatter):
 
     @abstractmethod
     def write(self, output: RequestOutput, parts: list[bytes]) -> None:
-        """Append the chunks that an output makes, in pieces. OUT parts."""
+        """Append the chunks for an output, in pieces. OUT parts."""
 
     @abstractmethod
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
@@ -78,7 +78,7 @@ class ChunkFormatter(Formatter):
         return None
 
     def finish_reason(self, index: int) -> str | None:
-        """OpenAI's word for the end of a choice; None while it runs."""
+        """OpenAI's finish reason of a choice; None while it runs."""
         reason = self._choices[index].finish_reason
         return None if reason is None else reason.value
 
@@ -88,7 +88,7 @@ class ChunkFormatter(Formatter):
         return 0
 
     def extra_fields(self) -> JsonObject:
-        """Fields of a whole answer that only one of the APIs has."""
+        """Further fields of a whole answer."""
         return {}
 
     def frames(self, outputs: Sequence[RequestOutput]) -> bytes:
@@ -110,7 +110,7 @@ class ChunkFormatter(Formatter):
         return b"".join(parts)
 
     def end(self) -> bytes:
-        """The usage chunk, where the client asked for it, and the end mark."""
+        """The usage chunk, if the client asked for it, and the end mark."""
         if not self._options.include_usage:
             return self.framing.end
         document = {**self._head(self.chunk_object_name), "choices": [], "usage": self._usage()}
@@ -135,19 +135,19 @@ class ChunkFormatter(Formatter):
 
     @property
     def is_large(self) -> bool:
-        """Whether there are logprobs: they can be many times the text."""
+        """Whether the answer has logprobs, which can be many times as long as its text."""
         return self._options.num_logprobs is not None or self._options.num_prompt_logprobs is not None
 
     def text_chunk(self, index: int, text: str) -> tuple[bytes, ...]:
-        """The pieces of a chunk with a text and no logprobs: nearly all chunks are such."""
+        """The pieces of a chunk with a text and without logprobs. Nearly all chunks are of this kind."""
         return self._text_openings[index], orjson.dumps(text), self._text_closing or self._new_text_closing()
 
     def chunk(self, index: int, payload: bytes, logprobs: bytes = _NULL, finish: bytes = _NULL) -> tuple[bytes, ...]:
-        """The pieces of any chunk; the caller joins many at once."""
+        """The pieces of a chunk. The caller joins the pieces of many chunks at once."""
         return self._openings[index], payload, self._closing(logprobs, finish)
 
     def prompt_logprobs(self, index: int) -> JsonObject:
-        """vLLM's field for the prompt of a choice; no field where the client did not ask for it."""
+        """vLLM's field `prompt_logprobs` for the prompt of a choice; empty if the client did not ask for it."""
         num_top = self._options.num_prompt_logprobs
         if num_top is None:
             return {}
@@ -163,11 +163,11 @@ class ChunkFormatter(Formatter):
             parts += self.chunk(index, payload, orjson.dumps(self.first_logprobs(index)))
 
     def _closing(self, logprobs: bytes = _NULL, finish: bytes = _NULL) -> bytes:
-        """What a chunk has after its payload."""
+        """The bytes of a chunk after its payload."""
         tail = self._tail
         if self._options.continuous_usage:
             usage = self.progress.usage.running(self._options.prompt_tokens, self.num_reasoning_tokens)
-            tail = b'],"usage":%b}%b' % (orjson.dumps(usage_object(usage)), self.framing.after)
+            tail = b'],"usage":%b}%b' % (orjson.dumps(usage_object(usage, self._options)), self.framing.after)
         return b',"logprobs":%b,"finish_reason":%b}%b' % (logprobs, finish, tail)
 
     def _new_text_closing(self) -> bytes:
@@ -185,4 +185,4 @@ class ChunkFormatter(Formatter):
 
     def _usage(self) -> JsonObject:
         usage = self.progress.usage.total(self.num_reasoning_tokens)
-        return usage_object(usage, cache_info=self._options.cache_info)
+        return usage_object(usage, self._options)

@@ -45,7 +45,7 @@ class CompletionFormatter(ChunkFormatter):
     def __init__(
         self, header: AnswerHeader, num_choices: int, options: AnswerOptions, echo: Sequence[Echo] = ()
     ) -> None:
-        """echo: one per choice, or none at all."""
+        """echo: one per choice; empty for no echo."""
         super().__init__(header, num_choices, options)
         self._echo = echo
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
@@ -62,11 +62,11 @@ class CompletionFormatter(ChunkFormatter):
         return _columns(self._echoed_rows(index))
 
     def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> JsonObject:
-        """Parallel lists over the tokens; each token's alternatives hold the token itself too."""
+        """Parallel lists over the tokens. The alternatives of a token include the token itself."""
         return _columns(self._rows(index, entries))
 
     def write(self, output: RequestOutput, parts: list[bytes]) -> None:
-        """One chunk, if the output has a text or logprobs."""
+        """Append one chunk if the output has a text or logprobs. OUT parts."""
         if output.logprobs:
             payload = self.text_open + orjson.dumps(output.text) + self.text_close
             parts += self.chunk(output.index, payload, orjson.dumps(self.logprobs(output.index, output.logprobs)))
@@ -109,7 +109,7 @@ class CompletionFormatter(ChunkFormatter):
     def _row(self, entry: TokenLogprob, offset: int) -> _Row:
         top = {_token(entry.token_bytes): finite(entry.logprob)}
         for _, logprob, token_bytes in entry.top[: self._options.num_logprobs]:
-            # Two tokens may have one text: the likelier comes first and stays.
+            # Two tokens may have the same text. The likelier one comes first and is kept.
             top.setdefault(_token(token_bytes), finite(logprob))
         return _token(entry.token_bytes), finite(entry.logprob), top, offset
 
@@ -120,7 +120,7 @@ def _columns(rows: Sequence[_Row]) -> JsonObject:
 
 
 def _token(token_bytes: bytes) -> str:
-    """The token's text, or its bytes if it is only a part of a character: this API has no field for bytes."""
+    """The token's text; for a part of a character, its escaped bytes, since this API has no field for bytes."""
     try:
         return token_bytes.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What differs between the APIs apart from a single answer: how errors look and how a stream is framed."""
+"""The parts of an API's wire format that no single answer defines: the form of errors and the framing of streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error as clients may see it, before a dialect words it."""
+"""An error as clients see it, before a dialect renders it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ INTERNAL_MESSAGE = "the server met an internal error; its log has the details"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request gets no answer, or no complete one.
+    """The reason why a request gets no answer, or an incomplete one.
 
-    message: one sentence for the client. It may quote the request, so a long one is cut.
+    message: one sentence for the client. It may quote the request, so a long message is cut.
     status: the HTTP status, if the response has not started.
     type: OpenAI's kind of error: "invalid_request_error" or "server_error".
-    param: the path of the request field at fault, cut as well; None for no single field.
-    code: a word for programs; None for none.
-    retry_after: seconds until another try may succeed; None where nothing is known.
+    param: the path of the request field at fault, cut if it is long; None: no single field is at fault.
+    code: the error code, for programs; None for no code.
+    retry_after: seconds until another try may succeed; None if that is not known.
     """
 
     message: str
@@ -40,7 +40,7 @@ class Failure:
 
 
 def failure_of(exc: Exception) -> Failure:
-    """The failure of any exception. One that was not raised on purpose shows nothing of the program's inside."""
+    """The failure for an exception. An exception that is not a LlamaFastError reveals nothing of its message."""
     if isinstance(exc, LlamaFastError):
         return Failure(exc.message, exc.status, exc.type, exc.param, exc.code, exc.retry_after)
     return Failure(INTERNAL_MESSAGE, HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", code="internal_error")

@@ -1,4 +1,4 @@
-"""What delivery needs of an answer, whatever its dialect."""
+"""The interface of an answer that delivery uses, the same for all dialects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Formatter(ABC):
     dialect: ClassVar[Dialect]
 
     def __init__(self, progress: AnswerProgress, framing: Framing | None = None) -> None:
-        """framing None: that of the dialect over HTTP."""
+        """framing: None for the framing of the dialect over HTTP."""
         self.progress = progress
         self.framing = framing or self.dialect.framing
 
@@ -39,18 +39,18 @@ class Formatter(ABC):
 
     @abstractmethod
     def frames(self, outputs: Sequence[RequestOutput]) -> bytes:
-        """The frames of one delivery, back to back; b"" when nothing visible came."""
+        """The frames of one delivery, joined; b"" if it has no visible output."""
 
     @abstractmethod
     def end(self) -> bytes:
         """The frames after the last output, and the end mark."""
 
     def failure(self, exc: Exception) -> bytes:
-        """The frames that end a stream which cannot go on."""
+        """The frames that end a stream after an error."""
         return self.dialect.error_frame(failure_of(exc), self.framing)
 
     def keepalive(self) -> bytes:
-        """What a stream sends in a long pause; b"" for nothing."""
+        """The bytes that a stream sends in a long pause; b"" for none."""
         return self.framing.keepalive
 
     @abstractmethod
@@ -63,5 +63,5 @@ class Formatter(ABC):
 
     @property
     def is_large(self) -> bool:
-        """Whether body() may take long enough to hold the event loop up."""
+        """Whether body() may take so long that it should run in a thread."""
         return False

@@ -1,4 +1,4 @@
-"""How the JSON documents of a stream follow each other as bytes."""
+"""How the JSON documents of a stream are written as bytes, one after another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Framing:
     keepalive: bytes = b""
 
     def opening(self, event: bytes) -> bytes:
-        """What a frame has before its document. Formatters render it once for many frames."""
+        """The bytes of a frame before its document. Formatters render it once for many frames."""
         return self.event % event + self.before if self.event else self.before
 
     def frame(self, event: bytes, document: bytes) -> bytes:

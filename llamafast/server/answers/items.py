@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from llamafast.chat.events import CallArguments, CallStart, Content, Event, Reasoning
+from llamafast.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from llamafast.request import FinishReason, RequestOutput
 from llamafast.server.answers.answer_reader import AnswerReader
 from llamafast.server.answers.progress import AnswerProgress
@@ -20,7 +20,7 @@ from llamafast.server.chat.choice import ReadOptions
 
 
 class ItemKind(Enum):
-    """What an item holds."""
+    """The kind of an item's content."""
 
     MESSAGE = "message"
     REASONING = "reasoning"
@@ -28,7 +28,7 @@ class ItemKind(Enum):
 
 
 class ItemStatus(Enum):
-    """How far an item is. INCOMPLETE: the answer broke off inside it."""
+    """The state of an item. INCOMPLETE: the answer ended inside it."""
 
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
@@ -41,10 +41,10 @@ class Item:
 
     index: the item's place in the answer.
     id: 32 hexadecimal digits; a dialect puts its own prefix before them.
-    kind: what the text is.
+    kind: the kind of the text.
     status: IN_PROGRESS from ItemStarted to ItemDone.
     name: the tool of a call; "" for other items.
-    call_id: the id of a call that its result will name; "" for other items.
+    call_id: the id of a call, which the client's tool result repeats; "" for other items.
     text: the whole text, or the whole arguments of a call as JSON text; "" before ItemDone.
     """
 
@@ -87,22 +87,23 @@ ItemEvent: TypeAlias = ItemStarted | ItemDelta | ItemDone
 
 
 class ItemReader:
-    """Turns one choice's parser events into items. At most one item is open at a time, so items end in their order.
+    """Turns one choice's parser events into items. At most one item is open at a time, so items end in order.
 
     items: all items so far.
     """
 
-    __slots__ = ("_pieces", "items")
+    __slots__ = ("_open", "_pieces", "items")
 
     def __init__(self) -> None:
         self.items: list[Item] = []
+        self._open: Item | None = None
         self._pieces: list[str] = []  # the text of the open item
 
     def read(self, events: Iterable[Event]) -> list[ItemEvent]:
-        """What the events add."""
+        """The item events that these parser events cause."""
         out: list[ItemEvent] = []
         for event in events:
-            if isinstance(event, Content):
+            if type(event) is Content:
                 self._delta(ItemKind.MESSAGE, event.text, event.start, out)
             elif isinstance(event, Reasoning):
                 self._delta(ItemKind.REASONING, event.text, -1, out)
@@ -111,13 +112,14 @@ class ItemReader:
             elif isinstance(event, CallArguments):
                 self._delta(ItemKind.TOOL_CALL, event.fragment, -1, out)
             else:
+                assert isinstance(event, CallEnd)
                 self._close(ItemStatus.COMPLETED if event.is_complete else ItemStatus.INCOMPLETE, out)
         return out
 
     def finish(self, reason: FinishReason) -> list[ItemEvent]:
-        """The end of the choice: an open item is complete only if the reason is STOP.
+        """End the choice. An open item is complete only if the reason is STOP.
 
-        An answer without any item gets an empty message, but for ABORT and ERROR.
+        An answer without items gets an empty message, except after ABORT and ERROR.
         """
         out: list[ItemEvent] = []
         if not self.items and reason in (FinishReason.STOP, FinishReason.LENGTH):
@@ -126,43 +128,44 @@ class ItemReader:
         return out
 
     def _delta(self, kind: ItemKind, text: str, start: int, out: list[ItemEvent]) -> None:
-        if not self._is_open or self.items[-1].kind is not kind:
-            self._start(kind, out)
+        item = self._open
+        if item is None or item.kind is not kind:
+            item = self._start(kind, out)
         self._pieces.append(text)
-        out.append(ItemDelta(self.items[-1], text, start))
+        out.append(ItemDelta(item, text, start))
 
-    def _start(self, kind: ItemKind, out: list[ItemEvent], name: str = "", call_id: str = "") -> None:
+    def _start(self, kind: ItemKind, out: list[ItemEvent], name: str = "", call_id: str = "") -> Item:
         self._close(ItemStatus.COMPLETED, out)
-        item = Item(len(self.items), uuid.uuid4().hex, kind, name=name, call_id=call_id)
+        self._open = item = Item(len(self.items), uuid.uuid4().hex, kind, name=name, call_id=call_id)
         self.items.append(item)
         out.append(ItemStarted(item))
+        return item
 
     def _close(self, status: ItemStatus, out: list[ItemEvent]) -> None:
         """Close the open item, if there is one."""
-        if not self._is_open:
+        item, self._open = self._open, None
+        if item is None:
             return
-        item = self.items[-1]
         item.status, item.text = status, "".join(self._pieces)
         self._pieces.clear()
         out.append(ItemDone(item))
-
-    @property
-    def _is_open(self) -> bool:
-        return bool(self.items) and self.items[-1].status is ItemStatus.IN_PROGRESS
 
 
 class AnswerItems:
     """Turns the outputs of a chat with one choice into items.
 
-    reader: the parser's side: reasoning tokens, and the logprobs of a message's deltas.
+    reader: reads the outputs; has the number of reasoning tokens and the logprobs of a message's deltas.
+    token_ids: the tokens of the answer so far.
     """
 
-    __slots__ = ("_items", "_progress", "reader")
+    __slots__ = ("_items", "_progress", "_shows_reasoning", "reader", "token_ids")
 
     def __init__(self, read_options: ReadOptions, progress: AnswerProgress) -> None:
         self.reader = AnswerReader(read_options, progress)
+        self._shows_reasoning = read_options.shows_reasoning
         self._progress = progress
         self._items = ItemReader()
+        self.token_ids: list[int] = []
 
     @property
     def items(self) -> Sequence[Item]:
@@ -170,7 +173,7 @@ class AnswerItems:
         return self._items.items
 
     def read(self, outputs: Iterable[RequestOutput]) -> list[ItemEvent]:
-        """What a delivery adds. When the engine gives up, progress.error is set and an open item ends incomplete."""
+        """The item events of one delivery. After an engine error, progress.error is set and the open item ends."""
         out: list[ItemEvent] = []
         for output in outputs:
             choice = self._progress.note(output)
@@ -179,7 +182,15 @@ class AnswerItems:
                 break
             if choice.is_over:
                 continue
-            out += self._items.read(self.reader.read(output))
+            self.token_ids += output.token_ids
+            events = self.reader.read(output)
+            if not self._shows_reasoning:
+                events = [event for event in events if not isinstance(event, Reasoning)]
+            out += self._items.read(events)
             if choice.finish_reason is not None:
                 out += self._items.finish(choice.finish_reason)
         return out
+
+    def abort(self) -> list[ItemEvent]:
+        """End an answer that nobody wants any more: an open item ends incomplete."""
+        return self._items.finish(FinishReason.ABORT)

@@ -1,4 +1,4 @@
-"""Logprobs: which belong to a text that is shown, and how they are written as JSON."""
+"""Logprobs: those of the visible text, and their JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 from llamafast.request import TokenLogprob
 from llamafast.server.answers.formatter import JsonObject
 
-# Items of a long list that are written without a pause for other threads.
+# The number of list items that orjson renders in one call, without a pause for other threads.
 _PIECE = 512
 
 # JSON has no -inf; OpenAI's and vLLM's clients know this value.
@@ -18,16 +18,16 @@ _LEAST_LOGPROB = -9999.0
 
 
 class ContentLogprobs:
-    """The logprobs of one choice's tokens, held until it is certain whether their text is content.
+    """Keeps the logprobs of one choice's tokens until the parser has decided whether their text is content.
 
-    waiting: logprobs of tokens whose text may still become content, in their order.
+    waiting: logprobs of tokens that the parser has not decided on, in order.
     """
 
     __slots__ = ("_end", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[TokenLogprob] = []
-        self._end = 0  # where the content so far ends in the choice's text, in characters
+        self._end = 0  # the end of the content so far in the choice's text, in characters
 
     def of(self, text: str, start: int) -> list[TokenLogprob]:
         """Take the logprobs of a piece of the content, which starts at `start`; those before it are dropped.
@@ -82,7 +82,7 @@ def json_list(items: Iterable[object]) -> list[object] | orjson.Fragment:
 
 
 def finite(logprob: float) -> float:
-    """A logprob that JSON can hold."""
+    """The logprob, with a finite number in place of -inf."""
     return max(logprob, _LEAST_LOGPROB)
 
 

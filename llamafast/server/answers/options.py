@@ -1,4 +1,4 @@
-"""What an answer repeats of its request, and what the client wants to see of it."""
+"""The fields that all chunks of an answer repeat, and the parts of an answer that the client asks for."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class AnswerHeader:
 
     @classmethod
     def new(cls, prefix: str, model: str, system_fingerprint: str) -> AnswerHeader:
-        """A header with a new id and the present time."""
+        """A header with a new id and the current time. prefix: the beginning of the id."""
         return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model, system_fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What the client wants to see.
+    """The parts of an answer that the client asks for.
 
     include_usage: a stream ends with a chunk that holds the usage.
     continuous_usage: every chunk holds the usage so far.
@@ -39,6 +39,7 @@ class AnswerOptions:
     prompt_tokens: tokens of all prompts.
     constraint: the path of the request field that constrains the output; None for no constraint.
     cache_info: the usage tells where and why the cached part of each prompt ends.
+    image_tokens, audio_tokens: rows of all prompts that are images, sounds.
     """
 
     include_usage: bool = False
@@ -48,3 +49,5 @@ class AnswerOptions:
     prompt_tokens: int = 0
     constraint: str | None = None
     cache_info: bool = False
+    image_tokens: int = 0
+    audio_tokens: int = 0

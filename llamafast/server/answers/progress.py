@@ -1,4 +1,4 @@
-"""How far an answer is: what every dialect keeps of the engine's outputs."""
+"""The progress of an answer: the state that every dialect keeps of the engine's outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PromptLogprobs: TypeAlias = Sequence[TokenLogprob | None]
 
 
 class ChoiceProgress:
-    """How far one choice is.
+    """The progress of one choice.
 
     finish_reason: STOP or LENGTH once the choice has ended.
-    is_over: the server ended the choice before the engine did; outputs that still come are not shown.
+    is_over: the server ended the choice before the engine did. Its later outputs are not shown.
     prompt_logprobs: one per token of the choice's prompt, None for the first; empty if the client did not ask.
     """
 
@@ -29,12 +29,13 @@ class ChoiceProgress:
 
 
 class AnswerProgress:
-    """How far the answer to one HTTP request is.
+    """The progress of the answer to one HTTP request.
 
     choices: one per choice, those of the first prompt first.
     usage: the tokens counted so far.
-    error: what made the engine give the request up; nothing may follow it.
-    to_finish: choices that the server has ended and the engine has not; whoever tells the engine empties it.
+    error: the error that ended the request; None while there is none. No output follows it.
+    to_finish: indices of choices that the server has ended and the engine has not. The code that tells the engine
+    empties the list.
     """
 
     __slots__ = ("_constraint", "choices", "error", "to_finish", "usage")
@@ -48,7 +49,7 @@ class AnswerProgress:
         self._constraint = constraint
 
     def note(self, output: RequestOutput) -> ChoiceProgress | None:
-        """Count an output and keep the end of its choice. Returns the choice, or None if the engine gave up."""
+        """Count an output and note the end of its choice. Returns the choice, or None after an error."""
         choice = self.choices[output.index]
         if choice.is_over:
             self.usage.num_unwanted += len(output.token_ids)
@@ -60,7 +61,7 @@ class AnswerProgress:
         if reason is None:
             return choice
         if reason is FinishReason.ERROR or output.error is not None:
-            self.error = output.error or DecodeError("the engine gave this request up", -1)
+            self.error = output.error or DecodeError("the engine ended this request without an answer", -1)
             if isinstance(self.error, GrammarError) and self.error.param is None:  # the constraint failed while it ran
                 self.error.param = self._constraint
         elif reason is FinishReason.ABORT:
@@ -70,7 +71,7 @@ class AnswerProgress:
         return choice if self.error is None else None
 
     def end_choice(self, output: RequestOutput) -> None:
-        """End a choice at an output because of its text: a stop string, or the only call that is allowed."""
+        """End a choice at this output because its text ends it: by a stop string, or by the only allowed call."""
         choice = self.choices[output.index]
         choice.finish_reason = FinishReason.STOP
         if output.finish_reason is None:

@@ -1,4 +1,4 @@
-"""How many tokens an answer took: counted here, rendered by each dialect under its own names."""
+"""Counts the tokens of an answer. Each dialect renders the counts under its own names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ logger = logging.getLogger("llamafast.server")
 
 @dataclass(frozen=True, slots=True)
 class CacheMiss:
-    """Where the cached part of one prompt ends, and why.
+    """The end of the cached part of one prompt.
 
-    reason: why the tokens from `position` on were computed.
-    position: the number of the prompt's tokens that came from the cache.
+    reason: why the tokens from `position` on were not in the cache.
+    position: the number of prompt tokens that came from the cache.
     """
 
     reason: MissReason
     position: int
 
 
-@dataclass(slots=True)  # not frozen: a stream with usages makes one per chunk, and frozen ones take three times as long
+@dataclass(slots=True)  # not frozen: some streams make one per chunk, and a frozen one takes three times as long
 class AnswerUsage:
     """The tokens of all prompts and all choices of one HTTP request.
 
@@ -55,16 +55,16 @@ class UsageCount:
         self._usages: dict[int, Usage] = {}  # one per prompt; the key is the choice that ended last
 
     def add(self, output: RequestOutput, usage: Usage) -> None:
-        """Take the engine's counts of one prompt, which come with its last output, and log them."""
+        """Add and log the engine's counts of one prompt. They come with its last output."""
         self._usages[output.index] = usage
         logger.info(
-            "%s: %d prompt tokens, %d of them cached (then: %s), %d generated",
+            "%s: %d prompt tokens, %d of them cached (miss: %s), %d generated",
             output.request_id, usage.prompt_tokens, usage.cached_tokens, usage.miss_reason.value,
             usage.completion_tokens,
         )  # fmt: skip
 
     def running(self, prompt_tokens: int, reasoning_tokens: int) -> AnswerUsage:
-        """The usage so far. The engine tells what came from the cache only at the end."""
+        """The usage so far. The number of cached tokens is known only at the end."""
         return AnswerUsage(prompt_tokens, self.num_tokens, reasoning_tokens=reasoning_tokens)
 
     def total(self, reasoning_tokens: int) -> AnswerUsage:

@@ -1,1 +1,1 @@
-"""From the body of a chat to what the engine takes, and what ends a choice."""
+"""Turns a chat request into the engine's request, and the outputs of each choice into events."""

@@ -1,4 +1,4 @@
-"""One choice of a chat: its outputs are parsed into events, ended at a stop or after a call, and counted."""
+"""Reads one choice of a chat: parses its outputs into events, ends it at a stop or after a call, counts tokens."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class ReadOptions:
     """How the text of each choice is read.
 
     parser: makes a parser for one choice.
-    stops: texts that end the content of a choice, never its reasoning or its calls.
-    include_stop: the stop that was found stays in the content.
+    stops: texts that end the content of a choice. They do not end reasoning or calls.
+    include_stop: the content includes the stop text that ended it.
     min_tokens: stops have no effect before this many tokens.
     calls: the model may call tools.
-    is_parallel: an answer may hold several calls. False: it ends after the first one.
+    is_parallel: an answer may contain several calls. False: it ends after the first call.
     is_legacy: the answer shows its call in OpenAI's older field `function_call`.
-    shows_reasoning: the answer holds the reasoning.
+    shows_reasoning: the answer contains the reasoning.
     """
 
     parser: Callable[[], StreamParser]
@@ -39,11 +39,11 @@ class ReadOptions:
 class ChoiceReader:
     """Turns the outputs of one choice into events.
 
-    is_over: a stop or a single call has ended the choice; no further output of it is wanted.
+    is_over: a stop or a single call has ended the choice. Its further outputs are ignored.
     num_chars: characters of text so far.
     num_reasoning_tokens: tokens of the reasoning, its closing tag included.
     num_calls: calls that have begun.
-    has_calls: a complete call was among the events.
+    has_calls: the events contained a complete call.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class ChoiceReader:
         self._feed = self._parser.feed
         self._stops = StopMatcher(options.stops) if options.stops else None
         self._is_limited = bool(options.stops) or options.calls
-        self._next = 0  # the place of the content that comes out next
+        self._next = 0  # the position of the next content in the choice's text
         self._end = -1  # the end of the content that the matcher has seen
         self._num_tokens = 0
         self._num_held = 0  # tokens since the last event
@@ -93,7 +93,7 @@ class ChoiceReader:
         if is_last:
             events = [*events, *self._parser.finish()]
         elif len(events) == 1 and type(events[0]) is Content and not self._is_limited and not is_reasoning:
-            self._num_held = 0  # the path of nearly all tokens
+            self._num_held = 0  # nearly all tokens take this path
             return events
         self._count(events, num_tokens, is_reasoning)
         return self._limited(events, is_last) if self._is_limited else events
@@ -105,11 +105,11 @@ class ChoiceReader:
         return "function_call" if self._options.is_legacy else "tool_calls"
 
     def _count(self, events: list[Event], num_tokens: int, is_reasoning: bool) -> None:
-        num_held, self._num_held = self._num_held + num_tokens, 0  # tokens of an opening tag are held
+        num_held, self._num_held = self._num_held + num_tokens, 0  # the parser holds the tokens of an opening tag
         if is_reasoning:
             self.num_reasoning_tokens += num_held
         elif events:
-            # Some parsers read a choice only at its end. Then the tokens are divided by the lengths of the texts.
+            # Some parsers read a choice only at its end. Then the texts' lengths divide the tokens.
             thoughts = sum(len(event.text) for event in events if isinstance(event, Reasoning))
             others = sum(len(event.text) for event in events if isinstance(event, Content))
             others += sum(len(event.fragment) for event in events if isinstance(event, CallArguments))

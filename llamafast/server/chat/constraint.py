@@ -1,4 +1,4 @@
-"""What the model's answer in a chat is held to: tool calls, a constraint on its text, and a limit on its reasoning."""
+"""Compiles the constraints on a chat answer: tool calls, its text, and a limit on its reasoning."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def is_constrained(request: ChatRequest) -> bool:
 
 
 async def compile_answer(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> CompiledConstraint:
-    """Compile what the answer is held to: calls, if the tool policy is enforced, or else the constraint on its text.
+    """Compile the constraint on an answer: tool calls if the tool policy is enforced, else the constraint on its text.
 
-    With tools and a constraint, the answer is calls or the constraint's JSON.
+    If the request has tools and a constraint, the answer is either calls or JSON that matches the constraint.
     Raises InvalidRequestError and GrammarError, which name the client's field, and CompilerBusyError.
     """
-    tools, constraint = request.tools, request.constraint
+    tools, constraint, tools_param = request.tools, request.constraint, request.names.of("tools")
     if not is_constrained(request):
         return CompiledConstraint()
     with request.names.in_errors():
@@ -39,17 +39,21 @@ async def compile_answer(served: ServedModel, request: ChatRequest, prompt: Chat
         if constraint is not None and not tools.is_required:
             answer = _answer(constraint)
             if answer is None or answer.schema is None:
-                raise _unsupported(constraint, "cannot go with tools: beside calls an answer is held to a JSON Schema")
+                why = f"cannot be combined with {tools_param}: only a JSON Schema can"
+                raise _unsupported(constraint, why)
         rules = CallPolicy(tools.is_required, tools.is_parallel, tools.allowed, answer)
-        return await _compile_calls(served, tools.tools, prompt, rules)
+        return await _compile_calls(served, tools.tools, prompt, rules, tools_param)
 
 
 def reasoning_budget(served: ServedModel, request: ChatRequest, prompt: ChatPrompt) -> ReasoningBudget | None:
-    """The limit on the reasoning: the request's or else the operator's. None: no limit. Raises InvalidRequestError."""
+    """The limit on the reasoning, of the request or else of the operator; None for no limit.
+
+    Raises InvalidRequestError if the request sets a limit and the model writes no reasoning.
+    """
     budget, defaults, tags = request.reasoning.budget, served.defaults, prompt.tags
     if tags is None and budget is not None and budget >= 0:
         name = request.names.of("thinking_budget")
-        raise InvalidRequestError(f"'{name}': this model writes no reasoning that could be limited", param=name)
+        raise InvalidRequestError(f"'{name}': this model writes no reasoning, so it cannot be limited", param=name)
     limit = defaults.reasoning_budget if budget is None else budget
     if tags is None or limit is None or limit < 0:
         return None
@@ -61,7 +65,7 @@ def reasoning_budget(served: ServedModel, request: ChatRequest, prompt: ChatProm
 async def _compile_text(served: ServedModel, constraint: OutputConstraint, prompt: ChatPrompt) -> CompiledConstraint:
     """Compile a constraint on the content of an answer without tools.
 
-    The constraint begins after the reasoning, and after what the chat format writes before the content.
+    The constraint begins after the reasoning and after the header that the chat format writes before content.
     """
     tags, chat_format = prompt.tags, served.chat_format
     close = () if tags is None or not prompt.is_reasoning else _token_ids(served, tags.close)
@@ -71,26 +75,31 @@ async def _compile_text(served: ServedModel, constraint: OutputConstraint, promp
     if has_head or len(close) > 1 or (close and chat_format.is_framed):
         answer = _answer(constraint)
         if answer is not None:
-            return await _compile_calls(served, (), prompt, CallPolicy(answer=answer))
+            return await _compile_calls(served, (), prompt, CallPolicy(answer=answer), answer.param)
         if chat_format.is_framed or len(close) > 1:
-            raise _unsupported(constraint, "cannot follow what this model writes before its content; a schema can")
+            raise _unsupported(
+                constraint,
+                "is not supported for this model, which writes a header before its content; use a JSON Schema",
+            )
     return await compile_constraint(served.engine, constraint, start_after=close)
 
 
 async def _compile_calls(
-    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallPolicy
+    served: ServedModel, tools: Sequence[Tool], prompt: ChatPrompt, rules: CallPolicy, param: str
 ) -> CompiledConstraint:
-    """Compile an answer in the syntax of the chat format: calls of these tools, or the answer of the rules."""
-    # A large schema takes longer than other requests should wait.
+    """Compile a grammar in the syntax of the chat format: calls of these tools, or the answer that `rules` allow.
+
+    param: the client's field, for warnings, and for errors that name no field.
+    """
+    # A large schema takes long; other requests should not wait for it.
     text = await asyncio.to_thread(
         served.chat_format.grammar, prompt.answer_context, tools, rules, may_reason=prompt.may_reason
     )
-    param = rules.answer.param if rules.answer is not None and not tools else "tools"
     return await compile_output(served.engine, StructuredOutput(StructuredKind.LARK, text), param)
 
 
 def _token_ids(served: ServedModel, text: str) -> tuple[int, ...]:
-    """The tokens of a text of ours, its control tokens parsed."""
+    """The tokens of a trusted text. Control tokens in it are parsed."""
     return tuple(served.engine.tokenizer.encode(text, add_special=False, parse_special=True))
 
 
@@ -99,9 +108,9 @@ def _unsupported(constraint: OutputConstraint, why: str) -> InvalidRequestError:
 
 
 def _answer(constraint: OutputConstraint) -> ContentConstraint | None:
-    """The constraint as a part of a larger grammar; None if it cannot be one.
+    """The constraint in the form that a larger grammar can contain; None if it has none.
 
-    Raises GrammarError for a text that is no JSON Schema although the field takes one.
+    Raises GrammarError if the field takes a JSON Schema and its text is not one.
     """
     structured, param = constraint.structured, constraint.param
     if structured.kind is StructuredKind.JSON_OBJECT:
@@ -117,5 +126,5 @@ def _answer(constraint: OutputConstraint) -> ContentConstraint | None:
     except orjson.JSONDecodeError as exc:
         raise GrammarError(f"{param}: the schema is not JSON: {exc}", param=param) from exc
     if not isinstance(schema, (dict, bool)):
-        raise GrammarError(f"{param}: a schema is an object or a boolean", param=param)
+        raise GrammarError(f"{param}: a schema must be an object or a boolean", param=param)
     return ContentConstraint(param, schema, strict=structured.strict)

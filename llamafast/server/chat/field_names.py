@@ -1,4 +1,4 @@
-"""The names under which a client knows the fields that errors are about."""
+"""Maps the names of fields in errors to the names that the client's API uses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NAME = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """How the client's API names what errors are about. The default: as OpenAI's chat API does.
+    """The names of fields in the client's API, for errors. The default: the names of OpenAI's chat API.
 
-    fields: the client's name of a field, by the name in Request, SamplingParams or ChatRequest (`prompt`,
+    fields: the client's names of fields, by their names in Request, SamplingParams or ChatRequest (`prompt`,
     `max_tokens`, `tool_choice`, `thinking_budget`). A field that is not listed has the same name.
-    messages: for each message of the ChatRequest, the path of the client's field (`input[2]`, `system`). Empty:
+    messages: the path of the client's field (`input[2]`, `system`) for each message of the ChatRequest. Empty:
     `messages[i]`, where i counts from 0.
-    functions: for each tool, the path of the client's object that holds its name and parameters (`tools[0]`). Empty:
+    functions: the path of the client's object with name and parameters (`tools[0]`) for each tool. Empty:
     `tools[i].function`.
     """
 
@@ -41,7 +41,7 @@ class FieldNames:
 
     @contextmanager
     def in_errors(self) -> Iterator[None]:
-        """An InvalidRequestError that leaves this context names the client's field, in its param and its message."""
+        """In this context, an InvalidRequestError gets the client's field name in its param and its message."""
         try:
             yield
         except InvalidRequestError as exc:

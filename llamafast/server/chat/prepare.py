@@ -1,8 +1,8 @@
-"""From a ChatRequest to what the engine takes and how the answer is read: the way of every chat API.
+"""Turns a ChatRequest into the engine's request and the options for reading the answer. Every chat API calls it.
 
-There are two steps. draft_chat depends on nothing but the request and the model, and may run in a thread.
-prepare_chat runs on the event loop, and waits for the compilers. An API that only renders a prompt or counts its
-tokens needs neither: it calls chat_prompt.
+The work has two steps. draft_chat depends only on the request and the model, and may run in a thread. prepare_chat
+runs on the event loop and waits for the compilers. An API that only renders a prompt or counts its tokens calls
+chat_prompt instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llamafast.server.chat.constraint import compile_answer, is_constrained, rea
 from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.constraint import CompiledConstraint
+from llamafast.server.media import check_kinds
 from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.served_model import ServedModel
 from llamafast.server.state import ServerState
@@ -27,13 +28,13 @@ from llamafast.tokenizer import StopMatcher
 
 @dataclass(frozen=True, slots=True)
 class ChatDraft:
-    """A chat without its compiled constraint.
+    """A rendered and tokenized chat, without its compiled constraint.
 
     served: the model.
-    request: what the client asks.
+    request: the conversation and its settings.
     params: the sampling settings, without the constraint and the limit on the reasoning.
     prompt: the conversation in text and tokens.
-    stops: keeps the automaton of the stop strings in its cache until the answer takes it.
+    stops: keeps the automaton of the stop strings in its cache until the answer uses it.
     """
 
     served: ServedModel
@@ -47,11 +48,12 @@ class ChatDraft:
 class PreparedChat:
     """A chat that is ready for the engine.
 
-    engine_request: the prompt, its places, the sampling settings with the limit on the reasoning, and the grammar.
+    engine_request: the engine's request: the prompt, its places, the sampling settings and the grammar.
     prompt: the conversation in text and tokens.
     constraint: the compiled constraint on the answer, with its warnings.
-    warnings: everything in the request that the answer will not follow, as texts for the client.
-    constraint_param: the client's field to blame if the constraint fails during the answer. None: no constraint.
+    warnings: one text for the client for each part of the request that the answer will not follow.
+    constraint_param: the client's field that an error names if the constraint fails during the answer. None: no
+    constraint.
     read_options: how the text of the choices is read.
     """
 
@@ -66,6 +68,8 @@ class PreparedChat:
 def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
     """Find the sampling settings, render the prompt and tokenize it. Raises InvalidRequestError."""
     tokenizer = served.engine.tokenizer
+    with request.names.in_errors():
+        check_kinds(request.media, () if served.media is None else served.media.kinds)
     params = request.sampling(tokenizer, served.defaults.sampling)
     check_sizes(params, tokenizer.n_vocab)
     return ChatDraft(served, request, params, chat_prompt(served, request), StopMatcher(params.stop))
@@ -74,12 +78,15 @@ def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
 async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, receive: Receive) -> PreparedChat:
     """Compile the constraint and build the engine's request.
 
-    request_id: names the request in the engine.
-    receive: tells when the client leaves, as ASGI's receive does. It is called only during work that may take long.
+    request_id: the id of the request in the engine.
+    receive: ASGI's receive, which reports that the client disconnects. It is called only during long work.
     Raises InvalidRequestError, which names the client's field, CompilerBusyError, ClientDisconnect, ShuttingDownError.
     """
     served, request, params, prompt = draft.served, draft.request, draft.params, draft.prompt
     await state.resolve_breakers(receive, served, params)
+    if served.media is not None and request.media:
+        with request.names.in_errors():
+            prompt = prompt.with_media(await while_connected(receive, served.media.load(request.media)))
     work = compile_answer(served, request, prompt)
     constraint = await (while_connected(receive, work) if is_constrained(request) else work)
     budget = reasoning_budget(served, request, prompt)
@@ -92,6 +99,8 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
         match_stops=False,
         grammar=constraint.grammar,
         places=prompt.places,
+        media=prompt.spans,
+        contents=prompt.contents,
         **request.cache,
     )
     return PreparedChat(
@@ -107,14 +116,15 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
 def _warnings(served: ServedModel, request: ChatRequest, constraint: CompiledConstraint) -> tuple[str, ...]:
     warnings = list(request.warnings)
     if request.tools.tools and not served.chat_format.reads_calls:
-        warnings.append("tools: calls stay in the content, since this model's format of calls is not known")
+        param = request.names.of("tools")
+        warnings.append(f"{param}: calls stay in the content, because this model's call format is not known")
     return (*warnings, *constraint.warnings)
 
 
 def _constraint_param(request: ChatRequest, constraint: CompiledConstraint) -> str | None:
     if request.constraint is not None:
         return request.constraint.param
-    return None if constraint.structured is None else "tools"
+    return None if constraint.structured is None else request.names.of("tools")
 
 
 def _read_options(draft: ChatDraft) -> ReadOptions:

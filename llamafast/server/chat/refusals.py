@@ -9,8 +9,8 @@ from llamafast.chat.prompt.history import template_messages
 from llamafast.chat.prompt.template import ChatTemplate, TemplateError
 from llamafast.errors import InvalidRequestError
 
-# CPU time of one rendering, in seconds. If it takes longer, the refused message is not looked for: that takes about ten
-# renderings.
+# CPU time of one rendering, in seconds. If it takes longer, the refused message is not searched for: the search takes
+# about ten renderings.
 _MAX_SEARCHED_S = 0.02
 
 

@@ -1,1 +1,1 @@
-"""Request bodies on their way in: read, prepared in threads, given up when the client leaves."""
+"""Reads request bodies and prepares them in threads, until the client disconnects."""

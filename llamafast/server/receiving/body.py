@@ -1,4 +1,4 @@
-"""From the bytes of a request body to a validated record, without holding up the event loop."""
+"""Turns the bytes of a request body into a validated record without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from llamafast.errors import InvalidRequestError, QueueFullError, RequestTooLarg
 from llamafast.server.receiving import json_body
 from llamafast.server.receiving.preparation import Preparation
 from llamafast.server.receiving.unknown_fields import UnknownFields
-from llamafast.server.schemas.common import RequestBody, parse_body
+from llamafast.server.schemas.common import JsonBody, parse_body
 
-Body = TypeVar("Body", bound=RequestBody)
+Body = TypeVar("Body", bound=JsonBody)
 T = TypeVar("T")
 
-# A body of a higher cost is parsed, checked, rendered and tokenized in a thread: on the event loop that would take
-# more than about 5 ms. The cost is in bytes. An object adds more, since most objects are messages, which have to be
-# rendered; a string adds more, since it may have to be tokenized.
+# A body with a higher cost is parsed, checked, rendered and tokenized in a thread: on the event loop this would take
+# more than about 5 ms. The unit is bytes. Objects cost extra: most of them are messages, which are rendered. Strings
+# cost extra: they may be tokenized.
 _INLINE_COST = 20_000
 _OBJECT_COST = 1000
 _STRING_COST = 50
 # Computing the cost of this many bytes takes a millisecond. Longer bodies go to a thread at once.
 _SCANNED_INLINE = 1_000_000
 
-# The greatest total size of bodies that have arrived but are not parsed yet, in bodies of the greatest size.
+# The greatest total size of bodies that are received and not yet parsed, as a multiple of the greatest body size.
 _MAX_HELD_BODIES = 8
 
 
@@ -37,8 +37,8 @@ class BodyReader:
 
     preparation: the threads for large bodies.
     unknown_fields: counts fields that the schema does not have.
-    max_bytes: the greatest size of a body.
-    is_strict: whether an unknown field is an error.
+    max_bytes: the greatest size of a body, in bytes.
+    is_strict: an unknown field is an error.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BodyReader:
         self._num_held_bytes = 0
 
     async def read(self, request: Request, body_type: type[Body], work: Callable[[Body], T]) -> T:
-        """The result of `work` on the validated body. Both run in a thread if they may take long.
+        """Validate the body and return work(body). Both run in a thread if they may take long.
 
         Raises what `work` raises, RequestTooLargeError, InvalidRequestError, ClientDisconnect, QueueFullError,
         ShuttingDownError.
@@ -73,7 +73,7 @@ class BodyReader:
             self._num_held_bytes -= sum(map(len, chunks))
 
     async def _receive(self, request: Request, chunks: list[bytes]) -> None:
-        """OUT chunks: the body. Raises at the first chunk that exceeds a limit; later chunks are not read."""
+        """Receive the body. OUT chunks. Raises at the first chunk that exceeds a limit; later chunks are not read."""
         limit = self._max_bytes
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
@@ -103,13 +103,13 @@ class BodyReader:
 
 
 def cost_of(raw: bytes) -> int:
-    """About how long a body takes from JSON to tokens; the unit is the time to tokenize one character."""
+    """An estimate of the time from JSON to tokens. The unit is the time to tokenize one character."""
     shape = shape_of(raw)
     return len(raw) + _OBJECT_COST * shape.num_objects + _STRING_COST * shape.num_strings
 
 
 def check_shape(raw: bytes) -> None:
-    """Refuse JSON whose parsing would take long: no other thread runs during it. Raises InvalidRequestError."""
+    """Refuse JSON that would take long to parse: no other thread runs meanwhile. Raises InvalidRequestError."""
     shape = shape_of(raw)
     if shape.depth > caps.MAX_JSON_DEPTH:
         raise InvalidRequestError(f"the request body is nested deeper than {caps.MAX_JSON_DEPTH}")
@@ -117,4 +117,7 @@ def check_shape(raw: bytes) -> None:
         raise InvalidRequestError(f"the request body has {shape.num_fields} fields; the limit is {caps.MAX_FIELDS}")
     if shape.weight > caps.MAX_JSON_WEIGHT:
         param = shape.largest[:64].decode("utf-8", "replace") or None
-        raise InvalidRequestError(f"{param or 'the request body'}: too many JSON values", param=param)
+        raise InvalidRequestError(
+            f"{param or 'the request body'}: too many JSON values; the limit is about {caps.MAX_JSON_WEIGHT}",
+            param=param,
+        )

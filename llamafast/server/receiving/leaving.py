@@ -21,8 +21,8 @@ async def disconnected(receive: Receive) -> None:
 async def while_connected(receive: Receive, work: Awaitable[T], on_leave: Callable[[], object] = lambda: None) -> T:
     """Return the result of `work`.
 
-    on_leave: called before `work` is cancelled. Raises ClientDisconnect if the client disconnects first, and what
-    `work` raises.
+    on_leave: called before `work` is cancelled.
+    Raises the errors of `work`, and ClientDisconnect if the client disconnects before the end.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(disconnected(receive))
@@ -37,4 +37,4 @@ async def while_connected(receive: Receive, work: Awaitable[T], on_leave: Callab
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
-        del task, gone  # this frame is in the traceback of an error: it would keep the error and all its frames alive
+        del task, gone  # the traceback of an error contains this frame, which would keep the error and its frames alive

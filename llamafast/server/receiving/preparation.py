@@ -1,4 +1,4 @@
-"""Threads for work on request bodies that would take too long on the event loop. They end with the process."""
+"""Threads for work on request bodies that takes too long for the event loop. They end with the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamafast.server.receiving.leaving import while_connected
 
 T = TypeVar("T")
 
-# A body of a higher cost goes to the one thread for large bodies, so that ordinary bodies never wait for one.
+# A body with a higher cost goes to the one thread for large bodies, so that ordinary bodies never wait for it.
 _LARGE_COST = 1_000_000
 _NUM_SMALL = 2
 _MAX_SMALL_JOBS = 2048
@@ -30,16 +30,16 @@ _LARGE_BLOCK = 2**20
 
 
 class Abandoned(BaseException):
-    """Nobody waits for this work any more. Not an Exception, so that `except Exception` does not catch it."""
+    """The work is cancelled: its client has left. Not an Exception, so that `except Exception` does not catch it."""
 
 
 class _Job:
     """One piece of work.
 
-    is_large: whether it belongs to the thread for large bodies.
-    work: a function; None once it has been called, so that nothing keeps what it holds.
+    is_large: it runs in the thread for large bodies.
+    work: a function. None after its call, so that its data are freed.
     future: gets the result on the event loop.
-    is_wanted: whether somebody waits for the result. Any thread may clear it.
+    is_wanted: the client still waits for the result. Any thread may clear it.
     """
 
     __slots__ = ("future", "is_large", "is_wanted", "loop", "work")
@@ -61,7 +61,7 @@ class _Job:
         _current.job = self
         result: object = None
         error: Exception | None = RuntimeError("the work on a request ended in a panic")
-        with suppress(BaseException):  # a panic of a Rust library, or Abandoned: neither may end the thread
+        with suppress(BaseException):  # a Rust library's panic and Abandoned must not end the thread
             result, error = _outcome(work)
         _current.job = None
         with suppress(RuntimeError):  # the loop is closed
@@ -77,7 +77,7 @@ class _Job:
 
 
 class Preparation:
-    """The threads. They start with the first job. All methods but has_ended() belong to the event loop.
+    """The threads. They start with the first job. All methods except has_ended() are called on the event loop.
 
     The threads are daemons: the end of the process does not wait for their work.
     """
@@ -95,18 +95,19 @@ class Preparation:
         return len(self._jobs)
 
     async def run(self, receive: Receive, cost: int, work: Callable[[], T]) -> T:
-        """The result of work(), which runs in a thread.
+        """Run work() in a thread and return its result.
 
-        receive: of the request; it tells whether the client is still connected. cost: the duration, in the time to
-        tokenize one character. Raises what work() raises, ClientDisconnect if the client leaves first,
-        ShuttingDownError, QueueFullError.
+        receive: ASGI's receive of the request, which reports that the client disconnects.
+        cost: the estimated duration, in the time to tokenize one character.
+        Raises the errors of work(), ClientDisconnect if the client disconnects before the end, ShuttingDownError,
+        QueueFullError.
         """
         if self._is_stopped:
             raise ShuttingDownError("the server is shutting down and takes no new requests")
         job = _Job(work, asyncio.get_running_loop(), cost > _LARGE_COST)
         num_alike = sum(other.is_large == job.is_large for other in self._jobs)
         if num_alike >= (_MAX_LARGE_JOBS if job.is_large else _MAX_SMALL_JOBS):
-            raise QueueFullError(f"{num_alike} requests are being read already; try again later")
+            raise QueueFullError(f"{num_alike} requests are already being prepared; try again later")
         self._start()
         self._jobs.add(job)
         (self._large if job.is_large else self._small).put(job)
@@ -116,7 +117,7 @@ class Preparation:
         finally:
             job.abandon()
             self._jobs.discard(job)
-            del job  # the traceback of an error has this frame and would keep the job
+            del job  # the traceback of an error contains this frame, which would keep the job
 
     def stop(self) -> None:
         """Refuse new work and fail all jobs with ShuttingDownError. Each thread ends at its next checkpoint."""
@@ -130,7 +131,7 @@ class Preparation:
             jobs.put(None)
 
     def has_ended(self, timeout_s: float) -> bool:
-        """Wait until all threads have ended, at most timeout_s seconds. Returns whether they have.
+        """Wait at most timeout_s seconds until all threads have ended. Returns whether they have ended.
 
         Call it after stop(), from any thread.
         """
@@ -151,9 +152,9 @@ class Preparation:
 
 
 def checkpoint() -> None:
-    """Raise Abandoned if the client of this thread's job has left. Without effect in other threads.
+    """Raise Abandoned if the client of this thread's job has disconnected. No effect in other threads.
 
-    Called between the parts of long work.
+    Long work calls it between its parts.
     """
     job: _Job | None = getattr(_current, "job", None)
     if job is not None and not job.is_wanted:
@@ -163,7 +164,7 @@ def checkpoint() -> None:
 def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
-    except Exception as exc:  # run() raises it where the result is awaited
+    except Exception as exc:  # run() raises it to the code that awaits the result
         return None, exc
 
 
@@ -171,7 +172,7 @@ def _serve(jobs: SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
         is_large = job.is_large
-        del job  # otherwise this variable would keep the result until the next job
+        del job  # without this line the variable would keep the result until the next job
         if is_large and gc.get_freeze_count():
             # Templates leave reference cycles that hold the conversation. A collection is cheap only because the
             # objects of the start are frozen.

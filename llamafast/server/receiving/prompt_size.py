@@ -1,4 +1,4 @@
-"""Prompts that are too long for the context, refused before they are tokenized."""
+"""Refuses prompts that are too long for the context before they are tokenized."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from llamafast.errors import ContextLengthError
 
 
 def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None:
-    """Refuse a prompt that is certainly too long, before any long work on it.
+    """Refuse a prompt that cannot fit into the context.
 
     prompt: a text or token ids. param: the client's field. Raises ContextLengthError.
     """
     if isinstance(prompt, list):
         if len(prompt) > engine.max_seq_len:
             raise ContextLengthError(
-                f"{param} has {len(prompt)} tokens; prompt and output together can have {engine.max_seq_len}",
+                f"{param} has {len(prompt)} tokens; prompt and output together can have at most {engine.max_seq_len}",
                 param=param,
             )
         return
@@ -22,6 +22,6 @@ def check_fits(engine: AsyncEngine, prompt: str | list[int], param: str) -> None
     least = engine.tokenizer.min_tokens(prompt) if len(prompt) > engine.max_seq_len // 4 else 0
     if least > engine.max_seq_len:
         raise ContextLengthError(
-            f"{param} has at least {least} tokens; prompt and output together can have {engine.max_seq_len}",
+            f"{param} has at least {least} tokens; prompt and output together can have at most {engine.max_seq_len}",
             param=param,
         )

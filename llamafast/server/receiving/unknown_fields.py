@@ -1,4 +1,4 @@
-"""Request fields that the server does not know: a counter in /metrics, and one log line per name."""
+"""Counts request fields that the server does not know: in /metrics, and with one log line per name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 logger = logging.getLogger("llamafast.server")
 
-# Clients choose the names, so their number is limited: further names share one label.
+# Clients choose the names, so the number of labels is limited. Further names share one label.
 _MAX_NAMES = 100
 _MAX_NAME_CHARS = 64
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 
 from llamafast.server.answers.chat import ChatFormatter
@@ -11,13 +13,13 @@ from llamafast.server.constraint import warning_headers
 from llamafast.server.delivery import streamed_answer, whole_answer
 from llamafast.server.openapi import body_docs
 from llamafast.server.schemas.chat import ChatBody
-from llamafast.server.served_model import ServedModel
+from llamafast.server.served_model import Capability, ServedModel
 from llamafast.server.state import ServerState
 from llamafast.server.submission import submit
 
 
 def chat_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The router with this route. It serves the models of `state`."""
     router = APIRouter(tags=["chat"])
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=body_docs(ChatBody))
@@ -30,6 +32,8 @@ def chat_router(state: ServerState) -> APIRouter:
         num_choices, names = drafted.params.n, drafted.request.names.fields
         outputs = await submit(served.engine, [chat.engine_request], num_choices, names)
         options = body.options(body.num_logprobs, len(chat.prompt.token_ids), chat.constraint_param)
+        rows = chat.prompt.num_media_rows
+        options = replace(options, image_tokens=rows.get("image", 0), audio_tokens=rows.get("audio", 0))
         formatter = ChatFormatter(header, num_choices, options, chat.read_options)
         headers = warning_headers(chat.warnings)
         if body.stream:
@@ -40,4 +44,6 @@ def chat_router(state: ServerState) -> APIRouter:
 
 
 def _draft(served: ServedModel, body: ChatBody) -> tuple[ChatBody, ChatDraft]:
+    if served.encoder is not None:
+        served.require(Capability.CHAT)
     return body, draft_chat(served, body.to_chat_request())

@@ -24,22 +24,22 @@ from llamafast.server.receiving.leaving import while_connected
 from llamafast.server.receiving.preparation import checkpoint
 from llamafast.server.receiving.prompt_size import check_fits
 from llamafast.server.schemas.completions import CompletionBody
-from llamafast.server.served_model import ServedModel
+from llamafast.server.served_model import Capability, ServedModel
 from llamafast.server.state import ServerState
 from llamafast.server.submission import submit
 from llamafast.tokenizer import Detokenizer, StopMatcher, Tokenizer
 
-# Up to so many tokens of prompts are turned into `echo` texts on the event loop; more of them, in a thread.
+# Up to this many prompt tokens, `echo` texts are made on the event loop. Above it they are made in a thread.
 _INLINE_ECHO = 4000
 
 
 def completions_router(state: ServerState) -> APIRouter:
-    """The route, served from `state`."""
+    """The router with this route. It serves the models of `state`."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/v1/completions", response_model=None, openapi_extra=body_docs(CompletionBody))
     async def create_completion(request: Request) -> Response:
-        """Continue one prompt or several."""
+        """Continue one or several prompts."""
         ready = await state.prepare(request, CompletionBody, _ready)
         served = ready.served
         body, prompts, token_ids, constraint = ready.body, ready.prompts, ready.token_ids, ready.constraint
@@ -77,13 +77,13 @@ def completions_router(state: ServerState) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A body, its model, and what follows from both.
+    """A validated and tokenized request.
 
     served: the model.
     body: the validated body.
     prompts: its prompts, as texts or as token ids.
-    constraint: what it constrains the output to; None for nothing.
-    params: how the engine samples.
+    constraint: the constraint on the output; None for none.
+    params: the sampling settings.
     token_ids: the token ids of each prompt.
     stops: keeps the automaton of the stop strings in its cache until the engine uses it.
     """
@@ -98,6 +98,7 @@ class _Ready:
 
 
 def _ready(served: ServedModel, body: CompletionBody) -> _Ready:
+    served.require(Capability.COMPLETION)
     prompts = body.prompts()
     at_most("prompts", len(prompts), caps.MAX_PROMPTS, "prompt")
     constraint = body.constraint()
@@ -118,7 +119,7 @@ def _ready(served: ServedModel, body: CompletionBody) -> _Ready:
 
 
 def _encode_all(served: ServedModel, prompts: list[str | list[int]], body: CompletionBody) -> list[array[int]]:
-    """Token ids of each prompt. Raises InvalidRequestError for an empty one, or an id no token can have."""
+    """Token ids of each prompt. Raises InvalidRequestError for an empty prompt and for an invalid token id."""
     encoded: list[array[int]] = []
     for i, prompt in enumerate(prompts):
         checkpoint()
@@ -142,7 +143,7 @@ def _encode(served: ServedModel, prompt: str | list[int], body: CompletionBody) 
             return prompt
         return tokenizer.encode(prompt, add_special=add_special, parse_special=True)
     if tokenizer.fim_ids is None:
-        raise InvalidRequestError("this model has no fill-in-the-middle tokens, which suffix needs", param="suffix")
+        raise InvalidRequestError("suffix: this model has no fill-in-the-middle tokens", param="suffix")
     before, after, middle = tokenizer.fim_ids
     start = [tokenizer.bos_id] if tokenizer.add_bos and add_special else []
     head = prompt if isinstance(prompt, list) else tokenizer.encode(prompt, add_special=False, parse_special=True)
@@ -153,7 +154,7 @@ def _encode(served: ServedModel, prompt: str | list[int], body: CompletionBody) 
 def _echoes(
     served: ServedModel, body: CompletionBody, prompts: list[str | list[int]], token_ids: list[array[int]]
 ) -> list[Echo]:
-    """Per choice, its prompt. The engine has taken the token ids, so all of them exist."""
+    """The echoed prompt of each choice. The engine has accepted the token ids, so all of them exist."""
     echoes = [_echo(served.engine.tokenizer, body, *pair) for pair in zip(prompts, token_ids, strict=True)]
     return [echo for echo in echoes for _ in range(body.n)]
 
@@ -163,12 +164,12 @@ def _echo(tokenizer: Tokenizer, body: CompletionBody, prompt: str | list[int], t
     text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=skip_special)
     if body.logprobs is None:
         return Echo(text)
-    # In a prompt given as text, the texts of control tokens are part of it.
+    # A prompt that was given as text includes the texts of its control tokens.
     detokenizer = Detokenizer(tokenizer, skip_special and not isinstance(prompt, str))
     starts = [0]
     for token_id in token_ids:
         starts.append(starts[-1] + len(detokenizer.add(token_id)))
-    # What the vocabulary adds before a text, a BOS or a space, is not part of it.
+    # A BOS or a space that the vocabulary adds before a text is not part of the text.
     added = starts.pop() + len(detokenizer.flush()) - len(text)
     first = tokenizer.token_bytes_of(token_ids[0], special=True)
     return Echo(text, first, [min(max(0, start - added), len(text)) for start in starts])

@@ -9,7 +9,7 @@ from llamafast.server.state import ServerState
 
 
 def health_router(state: ServerState) -> APIRouter:
-    """The routes over `state`."""
+    """The router with these routes. It reports on the models of `state`."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health")
@@ -17,19 +17,19 @@ def health_router(state: ServerState) -> APIRouter:
     @router.head("/health", include_in_schema=False)
     @router.head("/healthz", include_in_schema=False)
     async def health() -> dict[str, object]:
-        """Whether a restart is needed: 503 once all engines have met a fatal error. Names those that have."""
+        """Liveness: 503 when all engines have died and the process needs a restart. Lists the dead engines."""
         dead = state.deaths()
         return {"status": "degraded", "dead": dead} if dead else {"status": "ok"}
 
     @router.get("/ready")
     @router.head("/ready", include_in_schema=False)
     async def ready() -> dict[str, object]:
-        """Whether new requests are taken: 503 if no engine takes any. Names the models that take none.
+        """Readiness: 503 if no model takes new requests. Lists the models that take none.
 
-        While the models load, nothing listens.
+        The server listens only after the models are loaded.
         """
         dead = state.deaths()
-        refusing = [model.alias for model in state.models if not model.engine.ready]
+        refusing = [model.alias for model in state.models if not model.engine_thread.ready]
         if len(refusing) == len(state.models):
             raise ShuttingDownError("the engine is not ready", code="not_ready")
         if not refusing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import ProcessCollector
@@ -13,21 +13,22 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from llamafast.cache.disk.disk_cache import DiskCacheStats
-from llamafast.engine.async_engine import AsyncEngine
-from llamafast.engine.metrics import EngineStats, Histogram
+from llamafast.engine.engine_thread import EngineThread
+from llamafast.engine.metrics import EngineStats, Histogram, MediaStats
 from llamafast.server.state import ServerState
 
 T = TypeVar("T")
 Source = TypeVar("Source")
+AnyEngine: TypeAlias = EngineThread[Any, Any, Any]
 
-# Rows of a family's name, its help text, and how its value is read.
+# Rows of a table: the name of a metric family, its help text, and a function that reads its value.
 Table: TypeAlias = Sequence[tuple[str, str, Callable[[Source], T]]]
-# The values of _LABELS, and what a model's values are read from.
+# For each model: the values of _LABELS, and the object that its metrics are read from.
 Sources: TypeAlias = Sequence[tuple[tuple[str, ...], Source]]
 
 _LABELS = ("model_name", "engine")
 
-_ENGINE_GAUGES: Table[AsyncEngine, float] = (
+_ENGINE_GAUGES: Table[AnyEngine, float] = (
     ("vllm:num_requests_running", "Requests in the batch.", lambda engine: engine.num_running),
     ("vllm:num_requests_waiting", "Requests in the queue.", lambda engine: engine.num_waiting),
     ("vllm:kv_cache_usage_perc", "Used share of the KV cells, 0 to 1.", lambda engine: engine.stats.kv_usage),
@@ -50,7 +51,11 @@ _ENGINE_COUNTERS: Table[EngineStats, float] = (
         lambda stats: stats.prefix_queries,
     ),
     ("vllm:gpu_prefix_cache_hits", "Older name of vllm:prefix_cache_hits.", lambda stats: stats.prefix_hits),
-    ("vllm:num_preemptions", "Requests set back to make room.", lambda stats: stats.preemptions),
+    (
+        "vllm:num_preemptions",
+        "Preempted requests: their cells were freed for others, and they wait again.",
+        lambda stats: stats.preemptions,
+    ),
     ("llamafast:context_shifts", "Blocks dropped from full contexts.", lambda stats: stats.context_shifts),
     (
         "llamafast:prefix_cache_evictions",
@@ -63,13 +68,15 @@ _ENGINE_COUNTERS: Table[EngineStats, float] = (
         lambda stats: stats.computed_prompt_tokens,
     ),
     ("llamafast:steps", "Engine steps.", lambda stats: stats.steps),
+    ("llamafast:embedding_requests", "Requests for embeddings.", lambda stats: stats.embedding_requests),
+    ("llamafast:embedding_inputs", "Inputs of requests for embeddings.", lambda stats: stats.embedding_inputs),
 )
 
 _LABELLED_COUNTERS: Sequence[tuple[str, str, str, Callable[[EngineStats], Mapping[str, int]]]] = (
     ("vllm:request_success", "Finished requests.", "finished_reason", lambda stats: stats.finished),
     (
         "llamafast:prefix_cache_misses",
-        "Requests by the reason why no more of them was cached.",
+        "Requests by the reason why the rest of their prompt was not cached.",
         "reason",
         lambda stats: stats.prefix_misses,
     ),
@@ -82,9 +89,9 @@ _LABELLED_COUNTERS: Sequence[tuple[str, str, str, Callable[[EngineStats], Mappin
 )
 
 _DISK_COUNTERS: Table[DiskCacheStats, float] = (
-    ("llamafast:disk_cache_hits", "Requests that began with a state from the disk.", lambda disk: disk.hits),
+    ("llamafast:disk_cache_hits", "Requests that started from a state on the disk.", lambda disk: disk.hits),
     ("llamafast:disk_cache_hit_tokens", "Prompt tokens that came from the disk.", lambda disk: disk.hit_tokens),
-    ("llamafast:disk_cache_misses", "Requests for which the disk had nothing.", lambda disk: disk.misses),
+    ("llamafast:disk_cache_misses", "Requests for which the disk had no usable state.", lambda disk: disk.misses),
     ("llamafast:disk_cache_writes", "States written.", lambda disk: disk.writes),
     ("llamafast:disk_cache_written_bytes", "Bytes written.", lambda disk: disk.written_bytes),
     ("llamafast:disk_cache_evictions", "States removed to stay under the cap.", lambda disk: disk.evictions),
@@ -95,7 +102,7 @@ _DISK_COUNTERS: Table[DiskCacheStats, float] = (
     ),
     (
         "llamafast:disk_cache_foreign",
-        "Files of other models or settings that were skipped.",
+        "Files of other models or settings, which were skipped.",
         lambda disk: disk.foreign,
     ),
     (
@@ -111,13 +118,38 @@ _DISK_GAUGES: Table[DiskCacheStats, float] = (
     ("llamafast:disk_cache_bytes", "Size of the states in the folder, of all models.", lambda disk: disk.num_bytes),
 )
 
+_MEDIA_COUNTERS: Table[MediaStats, float] = (
+    ("llamafast:media_encoded", "Images and sounds encoded.", lambda media: media.num_encoded),
+    ("llamafast:media_failed", "Images and sounds of which the encoding failed.", lambda media: media.num_failed),
+    ("llamafast:media_rows", "Rows of embeddings computed.", lambda media: media.num_rows),
+    ("llamafast:media_encode_seconds", "Time of all encodings.", lambda media: media.encode_s),
+    ("llamafast:media_hits", "Images and sounds whose embeddings were kept.", lambda media: media.num_hits),
+)
+
+_MEDIA_GAUGES: Table[MediaStats, float] = (
+    ("llamafast:media_waiting", "Images and sounds that wait for their encoding.", lambda media: media.num_waiting),
+    ("llamafast:media_kept_bytes", "Size of the embeddings in memory.", lambda media: media.num_bytes),
+)
+
 _HISTOGRAMS: Table[EngineStats, Histogram] = (
-    ("vllm:time_to_first_token_seconds", "Arrival to first token.", lambda stats: stats.time_to_first_token),
-    ("vllm:inter_token_latency_seconds", "Between two tokens of a choice.", lambda stats: stats.inter_token_latency),
-    ("vllm:e2e_request_latency_seconds", "Arrival to last token.", lambda stats: stats.e2e_latency),
-    ("vllm:request_queue_time_seconds", "Arrival to first step.", lambda stats: stats.queue_time),
-    ("vllm:request_prefill_time_seconds", "First step to first token.", lambda stats: stats.prefill_time),
-    ("vllm:request_decode_time_seconds", "First token to last.", lambda stats: stats.decode_time),
+    (
+        "vllm:time_to_first_token_seconds",
+        "Time from arrival to the first token.",
+        lambda stats: stats.time_to_first_token,
+    ),
+    (
+        "vllm:inter_token_latency_seconds",
+        "Time between two tokens of a choice.",
+        lambda stats: stats.inter_token_latency,
+    ),
+    ("vllm:e2e_request_latency_seconds", "Time from arrival to the last token.", lambda stats: stats.e2e_latency),
+    ("vllm:request_queue_time_seconds", "Time from arrival to the first step.", lambda stats: stats.queue_time),
+    (
+        "vllm:request_prefill_time_seconds",
+        "Time from the first step to the first token.",
+        lambda stats: stats.prefill_time,
+    ),
+    ("vllm:request_decode_time_seconds", "Time from the first token to the last.", lambda stats: stats.decode_time),
     ("vllm:request_prompt_tokens", "Prompt tokens per request.", lambda stats: stats.request_prompt_tokens),
     (
         "vllm:request_generation_tokens",
@@ -130,7 +162,7 @@ _HISTOGRAMS: Table[EngineStats, Histogram] = (
 
 
 def metrics_router(state: ServerState) -> APIRouter:
-    """The route over `state`."""
+    """The router with this route. It reads the models of `state`."""
     router = APIRouter(tags=["health"])
     state.registry.register(EngineCollector(state))
     ProcessCollector(registry=state.registry)
@@ -145,14 +177,14 @@ def metrics_router(state: ServerState) -> APIRouter:
 
 
 class EngineCollector(Collector):
-    """Reads the engines' counters at each scrape, so that a step pays nothing. The alias is the label model_name."""
+    """Reads the engines' counters at each scrape, so that steps have no extra cost. model_name is the alias."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
 
     def collect(self) -> Iterator[Metric]:
         """Each family once, with the values of all models."""
-        engines = [((model.alias, "0"), model.engine) for model in self._state.models]
+        engines = [((model.alias, "0"), model.engine_thread) for model in self._state.models]
         stats = [(labels, engine.stats) for labels, engine in engines]
         disks = [(labels, each.disk_cache) for labels, each in stats if each.disk_cache is not None]
         yield from _gauges(_ENGINE_GAUGES, engines)
@@ -162,6 +194,10 @@ class EngineCollector(Collector):
         if disks:
             yield from _counters(_DISK_COUNTERS, disks)
             yield from _gauges(_DISK_GAUGES, disks)
+        media = [(labels, each.media) for labels, each in stats if each.media is not None]
+        if media:
+            yield from _counters(_MEDIA_COUNTERS, media)
+            yield from _gauges(_MEDIA_GAUGES, media)
         yield from _histograms(stats)
 
 
@@ -201,19 +237,19 @@ def _histograms(sources: Sources[EngineStats]) -> Iterator[Metric]:
 
 def _cells(sources: Sources[EngineStats]) -> Metric:
     labels = (*_LABELS, "block_size", "num_gpu_blocks")
-    info = GaugeMetricFamily("vllm:cache_config_info", "KV cells, as blocks of one.", labels=labels)
+    info = GaugeMetricFamily("vllm:cache_config_info", "The KV cells, as blocks of one cell.", labels=labels)
     for values, stats in sources:
         info.add_metric((*values, "1", str(stats.n_cells)), 1)
     return info
 
 
-def _last_step_age_s(engine: AsyncEngine) -> float:
+def _last_step_age_s(engine: AnyEngine) -> float:
     last_step_s = engine.stats.last_step_s
     return time.monotonic() - last_step_s if engine.num_running and last_step_s else 0.0
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative counts by upper bound: Prometheus's form."""
+    """Cumulative counts by upper bound, as Prometheus takes them."""
     total = 0
     buckets: list[tuple[str, float]] = []
     names = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]

@@ -9,18 +9,18 @@ from llamafast.server.state import ServerState
 
 
 def models_router(state: ServerState) -> APIRouter:
-    """The routes over `state`."""
+    """The router with these routes. It lists the models of `state`."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, object]:
-        """A card for each exact name of each model, the alias first."""
+        """List one card for each exact name of each model. The alias comes first."""
         cards = [_card(model, name) for model in state.models for name in model.names.exact]
         return {"object": "list", "data": cards}
 
     @router.get("/v1/models/{model_id:path}")
     async def retrieve_model(model_id: str) -> dict[str, object]:
-        """The card of the model that a request with this name gets; 404 if there is none."""
+        """The card of the model that answers requests with this name. 404 if no model has the name."""
         return _card(state.model_for(model_id), model_id)
 
     return router
@@ -33,5 +33,6 @@ def _card(model: ServedModel, name: str) -> dict[str, object]:
         "created": model.created,
         "owned_by": "llamafast",
         "max_model_len": model.max_seq_len,
+        "input_modalities": ["text", *(() if model.media is None else model.media.kinds)],
         "meta": dict(model.meta),
     }

@@ -1,1 +1,1 @@
-"""What requests may hold, one file per API."""
+"""The schemas of request bodies: one file per API, and files of fields that several APIs share."""

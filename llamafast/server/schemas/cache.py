@@ -1,4 +1,4 @@
-"""What a request says about the prefix cache and its place in the queue: fields of both completion APIs."""
+"""The fields that control the prefix cache and the place in the queue, in both completion APIs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ _INT32 = 2**31
 
 
 class CacheFields(BaseModel):
-    """cache_salt and priority are vLLM's, cache_prompt and n_keep are llama-server's."""
+    """Fields of vLLM (cache_salt, priority), of llama-server (cache_prompt, n_keep) and of llamafast."""
 
     cache_salt: str = Field(
-        "", min_length=1, max_length=4096, description="Prompts share prefixes only where this is equal."
+        "", min_length=1, max_length=4096, description="Only requests with an equal salt share cached prefixes."
     )
     cache_prompt: bool = Field(
         True,
-        description="false: nothing comes from the prefix cache, nothing goes into it. Logits with it and without are "
-        "equal up to rounding, as they are between steps of different sizes.",
+        description="false: the request neither reads nor fills the prefix cache. Logits with and without the cache "
+        "differ only by rounding.",
     )
-    priority: int = Field(0, ge=-_INT32, lt=_INT32, description="Requests with a lower value go first.")
+    priority: int = Field(0, ge=-_INT32, lt=_INT32, description="Requests with a lower value start first.")
     n_keep: int | None = Field(
         None,
         ge=-1,
         lt=_INT32,
-        description="With context_shift: prompt tokens (and a BOS) that stay when a full context drops some; -1: all.",
+        description="With context_shift: the number of prompt tokens that are kept when the context is full; -1: all.",
     )
     return_cache_info: bool = Field(
-        False, description="Say in usage.prompt_tokens_details.cache_miss where and why the prefix cache had no more."
+        False, description="Report in usage.prompt_tokens_details.cache_miss where and why the cached prefix ended."
     )
 
     @property

@@ -14,8 +14,10 @@ from llamafast._json_shape import shape_of
 from llamafast.caps import at_most
 from llamafast.chat.prompt.reasoning_state import invalid_reasoning_switch
 from llamafast.errors import InvalidRequestError
+from llamafast.server.chat.media import MediaPart
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.schemas.common import NO_OP, NOT_YET, SPECIAL_ALIASES, RequestBody
+from llamafast.server.schemas.media import KINDS, media_part
 from llamafast.server.schemas.pieces import IN_PIECES
 from llamafast.server.schemas.reasoning import BUDGET_ALIASES, ReasoningFields
 from llamafast.server.schemas.sampling import MAX_LOGPROBS, SamplingFields
@@ -40,12 +42,12 @@ _NOT_YET_CHAT: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
 }
 
-# The arguments of ChatTemplate.render that other fields give.
+# Arguments of ChatTemplate.render that other fields set.
 _RESERVED_KWARGS = ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 
 
 class ContentPart(BaseModel):
-    """One part of a message. Only text and the refusal of an assistant are supported yet."""
+    """One part of a message: a text, the refusal of an assistant, an image or a sound."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -55,16 +57,18 @@ class ContentPart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_refusal(cls, value: object) -> object:
-        # To the model a refusal is the text that it answered.
+        # The model reads a refusal as the text of its earlier answer.
         if isinstance(value, dict) and value.get("type") == "refusal" and "refusal" in value:
             return {"type": "text", "text": value["refusal"]}
         return value
 
     def check(self, path: str) -> None:
-        """Raises InvalidRequestError for a part that is not supported. path: the part's place in the body."""
+        """Raise InvalidRequestError if the part is not supported. path: the path of the part in the body."""
+        if self.type in KINDS:
+            return  # to_chat_request() reads it
         if self.type != "text":
             raise InvalidRequestError(
-                f"{path}: a part of type '{self.type[:64]}' is not supported yet",
+                f"{path}: a part of type '{self.type[:64]}' is not supported",
                 param=path,
                 code="unsupported_content",
             )
@@ -73,7 +77,7 @@ class ContentPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message. All other fields (name, reasoning_content ...) reach the template unchanged."""
+    """One message. Other fields (name, reasoning_content ...) are given to the template unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -82,39 +86,63 @@ class ChatMessage(BaseModel):
     tool_calls: Annotated[list[dict[str, object]], IN_PIECES] | None = None
 
     def as_sent(self) -> dict[str, object]:
-        """The message as template_messages takes it, with every field that the client gave."""
+        """The message with every field that the client gave, as template_messages takes it."""
         content = self.content
         parts = [part.model_dump(exclude_unset=True) for part in content] if isinstance(content, list) else content
         return {**(self.model_extra or {}), "role": self.role, "content": parts, "tool_calls": self.tool_calls}
 
+    def with_marks(self, path: str, media: list[MediaPart]) -> dict[str, object]:
+        """As as_sent(), with a mark in place of each image or sound. OUT media: they are appended to it.
+
+        path: the message's place in the body. Raises InvalidRequestError.
+        """
+        message, content = self.as_sent(), self.content
+        if not isinstance(content, list) or not any(part.type in KINDS for part in content):
+            return message
+        parts: list[object] = []
+        for j, part in enumerate(content):
+            fields = part.model_dump(exclude_unset=True)
+            if part.type in KINDS:
+                media.append(media_part(fields, self.role, f"{path}.content[{j}]"))
+                fields = {"type": "text", "text": media[-1].mark}
+            parts.append(fields)
+        return {**message, "content": parts}
+
 
 class ChatBody(ToolFields, ReasoningFields, RequestBody):
-    """OpenAI's fields and vLLM's extra sampling and template fields."""
+    """The body of a chat: OpenAI's fields and vLLM's extra sampling and template fields."""
 
     not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = _NOT_YET_CHAT
     no_op: ClassVar[frozenset[str]] = NO_OP | {"prediction"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **BUDGET_ALIASES, **SPECIAL_ALIASES}
 
     messages: Annotated[list[ChatMessage], IN_PIECES] = Field(
-        min_length=1, description="The conversation; content as text or text parts. Reasoning of earlier answers too."
+        min_length=1,
+        description="The conversation. content is a text or a list of text parts; reasoning_content is read, too.",
     )
     max_tokens: int | None = Field(None, description="Older name of max_completion_tokens.")
     max_completion_tokens: int | None = Field(
-        None, description="The most tokens of the answer, its reasoning included; absent: up to the context's end."
+        None, description="Maximum tokens of the answer, reasoning included. Absent: until the context is full."
     )
-    logprobs: bool = Field(False, description="Logprobs of the content's tokens.")
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
-    chat_template_kwargs: dict[str, object] = Field(default_factory=dict, description="Variables of the template.")
-    add_generation_prompt: bool | None = Field(None, description="Whether the prompt asks for an answer.")
-    continue_final_message: bool = Field(False, description="The answer goes on with the last message.")
+    logprobs: bool = Field(False, description="Return the logprobs of the content's tokens.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Number of alternatives per token; needs logprobs."
+    )
+    chat_template_kwargs: dict[str, object] = Field(
+        default_factory=dict, description="Variables for the chat template."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="End the prompt with the beginning of an answer. Default: not continue_final_message."
+    )
+    continue_final_message: bool = Field(False, description="Continue the last message.")
     add_special_tokens: bool = Field(
         False,
-        description="true: the prompt gets a BOS if its vocabulary asks for one and the template has written none. "
+        description="true: add a BOS if the vocabulary requires one and the template has not written it. "
         "Also `add_special`.",
     )
 
     def check(self) -> None:
-        """Rules between fields. Raises InvalidRequestError."""
+        """Check rules that involve several fields. Raises InvalidRequestError."""
         super().check()
         self.reasoning_settings()
         self._check_sizes()
@@ -130,7 +158,7 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         for name in _RESERVED_KWARGS:
             if name in self.chat_template_kwargs:
                 raise InvalidRequestError(
-                    f"chat_template_kwargs must not hold '{name}'", param=f"chat_template_kwargs.{name}"
+                    f"chat_template_kwargs must not contain '{name}'", param=f"chat_template_kwargs.{name}"
                 )
         switch = invalid_reasoning_switch(self.chat_template_kwargs)
         if switch is not None:
@@ -152,12 +180,12 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
     @property
     def token_limit(self) -> int | None:
-        """max_completion_tokens, or its older name."""
+        """max_completion_tokens, or else max_tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def param_names(self) -> dict[str, str]:
-        """The names that this request uses for the engine's fields, by the engine's names."""
+        """The names that this request uses for fields, by the engine's names of the fields."""
         limit = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
         names = super().param_names
         budget = names.get("thinking_budget", "thinking_budget")
@@ -169,11 +197,14 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def to_chat_request(self) -> ChatRequest:
-        """The conversation that this body asks for. Raises InvalidRequestError."""
+        """The body as a ChatRequest. Raises InvalidRequestError."""
         tools, names = self.tool_policy(), self.tool_field_names
         adds_prompt = self.add_generation_prompt
+        media: list[MediaPart] = []
+        messages = tuple(message.with_marks(f"messages[{i}]", media) for i, message in enumerate(self.messages))
         return ChatRequest(
-            messages=tuple(message.as_sent() for message in self.messages),
+            messages=messages,
+            media=tuple(media),
             sampling=partial(self.sampling, max_tokens=self.token_limit, logprobs=self.num_logprobs),
             tools=tools,
             constraint=self.constraint(),
@@ -189,9 +220,11 @@ class ChatBody(ToolFields, ReasoningFields, RequestBody):
 
 
 def _check_arguments(function: object, param: str) -> None:
-    """Refuse arguments with too many JSON values: to read them would hold all other threads for long."""
+    """Refuse arguments with too many JSON values: reading them would block all other threads for long."""
     arguments = function.get("arguments") if isinstance(function, dict) else None
     if isinstance(arguments, str) and len(arguments) > caps.MAX_ARGUMENTS_WEIGHT // 10:
         weight = shape_of(arguments.encode()).weight
         if weight > caps.MAX_ARGUMENTS_WEIGHT:
-            raise InvalidRequestError(f"{param}: too many JSON values", param=param)
+            raise InvalidRequestError(
+                f"{param}: too many JSON values; the limit is about {caps.MAX_ARGUMENTS_WEIGHT}", param=param
+            )

@@ -1,4 +1,4 @@
-"""The fields that both completion APIs share, and what becomes of fields that are unknown or not supported."""
+"""What all request bodies share, the fields of both completion APIs, and unknown and unsupported fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafast.server.schemas.cache import CacheFields
 from llamafast.server.schemas.sampling import SamplingFields
 from llamafast.server.schemas.structured import StructuredFields
 
-# Known fields that are not supported: any value is refused but those listed, which ask for nothing.
+# Known fields that are not supported. Only the listed values are accepted: they ask for nothing.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
     "guided_whitespace_pattern": (),
     "grammar_lazy": (False,),
@@ -39,7 +39,7 @@ NOT_YET: Mapping[str, tuple[object, ...]] = {
 # llama-server's names for vLLM's fields.
 SPECIAL_ALIASES: Mapping[str, str] = {"add_special": "add_special_tokens"}
 
-# Known fields that are accepted with any value: they change nothing in the answer of a local server.
+# Known fields that are accepted with any value. They have no effect on the answer of a local server.
 NO_OP: frozenset[str] = frozenset(
     {
         "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -48,15 +48,15 @@ NO_OP: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 
-BodyT = TypeVar("BodyT", bound="RequestBody")
+BodyT = TypeVar("BodyT", bound="JsonBody")
 
 
 class StreamOptions(BaseModel):
     """Options of a stream.
 
-    include_usage: a last chunk with the usage (OpenAI's).
+    include_usage: OpenAI's: the last chunk contains the usage.
     include_obfuscation: OpenAI's, without effect.
-    continuous_usage_stats: the usage so far on every chunk (vLLM's).
+    continuous_usage_stats: vLLM's: every chunk contains the usage so far.
     """
 
     model_config = ConfigDict(strict=True)
@@ -66,31 +66,49 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class RequestBody(SamplingFields, StructuredFields, CacheFields):
-    """The fields of both APIs: sampling, constraints and cache fields, and those of this class.
+class JsonBody(BaseModel):
+    """A request body.
 
     not_yet, no_op: the policy for known fields of the API that have no attribute here.
+    aliases: other names of fields.
     """
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    no_op: ClassVar[frozenset[str]] = frozenset()
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    model: str | None = Field(
+        None, description="Name of the model, one of /v1/models or of its patterns. Absent: the first model."
+    )
+
+    # The alias that this client used for a field, by the engine's name of the field.
+    _names_given: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def param_names(self) -> dict[str, str]:
+        """The request's names of fields, by the engine's names, if they differ."""
+        return self._names_given
+
+    def check(self) -> None:
+        """Check the rules that involve several fields. Raises InvalidRequestError."""
+
+
+class RequestBody(JsonBody, SamplingFields, StructuredFields, CacheFields):
+    """The fields of both completion APIs: sampling, constraints, cache, and the fields below."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
     not_yet: ClassVar[Mapping[str, tuple[object, ...]]] = NOT_YET
     no_op: ClassVar[frozenset[str]] = NO_OP
+    aliases: ClassVar[Mapping[str, str]] = SamplingFields.aliases
 
-    model: str | None = Field(None, description="The served model's alias; may be left out.")
-    stream: bool = Field(False, description="Server-sent events, a chunk for what each step brought.")
+    stream: bool = Field(False, description="Send the answer as server-sent events while it is generated.")
     stream_options: StreamOptions | None = Field(
-        None, description="include_usage: a last chunk with the usage; continuous_usage_stats: on every chunk."
+        None, description="include_usage: the last chunk has the usage; continuous_usage_stats: every chunk has it."
     )
-    skip_special_tokens: bool = Field(True, description="false: control tokens are shown as text.")
-
-    # {the engine's name of a field: the alias that this client used}
-    _names_given: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @property
-    def param_names(self) -> dict[str, str]:
-        """The request's names of fields, by the engine's names, where they differ."""
-        return self._names_given
+    skip_special_tokens: bool = Field(True, description="false: the answer contains the texts of control tokens.")
 
     @property
     def include_usage(self) -> bool:
@@ -99,18 +117,18 @@ class RequestBody(SamplingFields, StructuredFields, CacheFields):
 
     @property
     def continuous_usage(self) -> bool:
-        """Whether every chunk carries the usage so far."""
+        """Whether every chunk contains the usage so far."""
         options = self.stream_options
         return options is not None and bool(options.include_usage and options.continuous_usage_stats)
 
     def options(self, num_logprobs: int | None, prompt_tokens: int, constraint_param: str | None) -> AnswerOptions:
-        """What the formatter has to know of this request. constraint_param: the field that constrains the output."""
+        """The options of this request for the formatter. constraint_param: the field that constrains the output."""
         usage = (self.include_usage, self.continuous_usage)
         prompt = (self.prompt_logprobs, prompt_tokens)
         return AnswerOptions(*usage, num_logprobs, *prompt, constraint_param, self.return_cache_info)
 
     def check(self) -> None:
-        """Check the rules that involve several fields. Raises InvalidRequestError."""
+        """Check rules that involve several fields. Raises InvalidRequestError."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
         if self.stream and self.prompt_logprobs is not None:
@@ -140,20 +158,22 @@ def parse_body(document: object, model: type[BodyT]) -> tuple[BodyT, list[str]]:
 
 
 def _without_aliases(fields: dict[str, object], aliases: Mapping[str, str]) -> dict[str, str]:
-    """Rename aliases in `fields`, which is changed. Returns {name: alias}. Raises InvalidRequestError."""
+    """Rename the aliases in `fields`. Returns {name: alias}. IN/OUT fields. Raises InvalidRequestError."""
     renamed: dict[str, str] = {}
     for alias in aliases.keys() & fields.keys():
         name, value = aliases[alias], fields.pop(alias)
         if name not in fields:
             renamed[name] = alias
         elif fields[name] != value:
-            raise InvalidRequestError(f"'{alias}' and '{name}' are one setting; their values differ", param=alias)
+            raise InvalidRequestError(
+                f"'{alias}' and '{name}' are names of the same setting and have different values", param=alias
+            )
         fields[name] = value
     return renamed
 
 
 def _readable(exc: ValidationError, document: Mapping[str, object], renamed: Mapping[str, str]) -> InvalidRequestError:
-    """One error for the first wrong field. Of the alternatives of a union, the one with the deepest path is told."""
+    """One error for the first wrong field. For a union it reports the alternative with the deepest path."""
     errors = exc.errors(include_url=False, include_context=False, include_input=False)
     first = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     places = [_path(error["loc"], document, missing=error["type"] == "missing") for error in first]
@@ -166,7 +186,7 @@ def _readable(exc: ValidationError, document: Mapping[str, object], renamed: Map
 
 
 def _path(loc: tuple[int | str, ...], document: object, *, missing: bool) -> tuple[int | str, ...]:
-    """The path in the document: `loc` without the names of union members. missing: its last part is not there."""
+    """The path in the document: `loc` without the names of union members. missing: the last part is absent."""
     path: list[int | str] = []
     here = document
     for part in loc[:-1] if missing else loc:

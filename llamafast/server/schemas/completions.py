@@ -23,31 +23,39 @@ _PROMPT_SCHEMA: JsonDict = {
 
 
 class CompletionBody(RequestBody):
-    """OpenAI's fields and vLLM's extra sampling fields."""
+    """The body of a completion: OpenAI's fields and vLLM's extra sampling fields."""
 
     no_op: ClassVar[frozenset[str]] = NO_OP | {"continue_final_message", "add_generation_prompt"}
     aliases: ClassVar[Mapping[str, str]] = {**SamplingFields.aliases, **SPECIAL_ALIASES}
 
-    # A union of four list types would try each type on 100,000 token ids. prompts() tells them apart faster.
-    prompt: object = Field(..., description="Text, token ids, or a list of either.", json_schema_extra=_PROMPT_SCHEMA)
+    # A union of four list types would try each type on 100,000 token ids. prompts() distinguishes them faster.
+    prompt: object = Field(
+        ..., description="A text, a list of token ids, or a list of either.", json_schema_extra=_PROMPT_SCHEMA
+    )
     add_special_tokens: bool = Field(
         True,
-        description="A text gets the BOS or EOS that its vocabulary asks for, but no BOS before one that it begins "
-        "with. Also `add_special`.",
+        description="Add the BOS and EOS that the vocabulary requires; no BOS if the text already begins with one. "
+        "Also `add_special`.",
     )
-    suffix: str | None = Field(None, description="Text after the gap; needs a model with fill-in-the-middle tokens.")
-    max_tokens: int = Field(16, description="The most tokens of each choice.")
-    echo: bool = Field(False, description="The prompt before each text.")
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
-    best_of: int | None = Field(None, description="Draw this many, give the n best by mean logprob.")
+    suffix: str | None = Field(
+        None, description="The text after the completion; needs a model with fill-in-the-middle tokens."
+    )
+    max_tokens: int = Field(16, description="Maximum tokens of each choice.")
+    echo: bool = Field(False, description="Return the prompt before each completion.")
+    logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Return logprobs, with this many alternatives per token."
+    )
+    best_of: int | None = Field(
+        None, description="Generate this many choices and return the n with the highest mean logprob."
+    )
 
     def check(self) -> None:
-        """Check the rules that involve several fields. Raises InvalidRequestError."""
+        """Check rules that involve several fields. Raises InvalidRequestError."""
         super().check()
         if self.echo and self.suffix and self.logprobs is not None:
-            raise InvalidRequestError("suffix cannot go with both echo and logprobs", param="suffix")
+            raise InvalidRequestError("suffix cannot be combined with both echo and logprobs", param="suffix")
         if self.suffix and len(self.prompts()) > 1:
-            raise InvalidRequestError("suffix takes one prompt, not several", param="suffix")
+            raise InvalidRequestError("suffix needs exactly one prompt", param="suffix")
         if self.stream and self.best_of is not None and self.best_of > self.n:
             raise InvalidRequestError("best_of greater than n cannot be streamed", param="best_of")
 
@@ -78,5 +86,5 @@ class CompletionBody(RequestBody):
 
 
 def _all_of(items: list[object], type_: type) -> bool:
-    # The exact type: True is an int in Python, but no token id.
+    # The exact type: True is an int in Python, but not a token id.
     return set(map(type, items)) <= {type_}

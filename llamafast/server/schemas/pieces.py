@@ -1,4 +1,4 @@
-"""Validation of long lists and objects in pieces: pydantic holds the GIL during a call, and collects every fault."""
+"""Validates long lists and objects in pieces: pydantic holds the GIL during a call and collects all errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _validated(value: object, handler: ValidatorFunctionWrapHandler) -> object:
             try:
                 done += handler(piece)
             except ValidationError:
-                # Validate again after the right pieces, so that the fault has its index in the whole list.
+                # Validate again together with the valid pieces, so that the error has the index in the whole list.
                 return handler(done + piece)
         return done
     if isinstance(value, dict) and len(value) > _PIECE:

@@ -1,4 +1,4 @@
-"""The fields of a chat that control reasoning: its effort, its length, and whether the answer shows it."""
+"""The fields of a chat that control reasoning: effort, length, and visibility."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BUDGET_ALIASES = {
 
 
 class ReasoningOptions(BaseModel):
-    """OpenRouter's object with the same settings."""
+    """OpenRouter's object with the reasoning settings."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     effort: Effort | None = None
-    max_tokens: int | None = Field(None, ge=0, description="As thinking_budget.")
-    enabled: bool | None = Field(None, description="As enable_thinking.")
-    exclude: bool | None = Field(None, description="true: as include_reasoning false.")
+    max_tokens: int | None = Field(None, ge=0, description="The same as thinking_budget.")
+    enabled: bool | None = Field(None, description="The same as enable_thinking.")
+    exclude: bool | None = Field(None, description="true: the same as include_reasoning false.")
 
 
 class ReasoningFields(BaseModel):
@@ -38,22 +38,26 @@ class ReasoningFields(BaseModel):
 
     reasoning_effort: Effort | None = Field(
         None,
-        description="Reaches the chat template under this name; none and minimal switch reasoning off where the "
-        "template has a switch, the others switch it on.",
+        description="The template variable of this name. If the template has a switch, none and minimal turn "
+        "reasoning off, and other values turn it on.",
     )
-    enable_thinking: bool | None = Field(None, description="Reasoning on or off, where the template has a switch.")
+    enable_thinking: bool | None = Field(None, description="Turn reasoning on or off, if the template has a switch.")
     thinking_budget: int | None = Field(
         None,
         ge=-1,
         lt=2**31,
-        description="The most tokens of reasoning, then a closing message follows; -1: no limit. Also "
+        description="Maximum tokens of reasoning. At the limit a closing message ends it. -1: no limit. Also "
         "`thinking_token_budget`, `thinking_budget_tokens`, `reasoning_budget` and `reasoning_budget_tokens`.",
     )
-    include_reasoning: bool | None = Field(None, description="false: the reasoning is not shown, only counted.")
-    reasoning: ReasoningOptions | None = Field(None, description="effort, max_tokens, enabled and exclude, as above.")
+    include_reasoning: bool | None = Field(
+        None, description="false: the answer does not contain the reasoning; its tokens are still counted."
+    )
+    reasoning: ReasoningOptions | None = Field(
+        None, description="OpenRouter's object for the same settings: effort, max_tokens, enabled and exclude."
+    )
 
     def reasoning_settings(self) -> ReasoningSettings:
-        """How the model reasons. Raises InvalidRequestError where two fields disagree."""
+        """The reasoning settings. Raises InvalidRequestError if two fields for one setting have different values."""
         inner = self.reasoning or ReasoningOptions.model_construct()
         is_shown = None if inner.exclude is None else not inner.exclude
         return ReasoningSettings(
@@ -67,5 +71,7 @@ class ReasoningFields(BaseModel):
 def _agreed(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
     """The value of a setting that two fields may give."""
     if value is not None and other is not None and value != other:
-        raise InvalidRequestError(f"'{name}' and '{other_name}' say different things", param=other_name)
+        raise InvalidRequestError(
+            f"'{name}' and '{other_name}' are fields for the same setting and have different values", param=other_name
+        )
     return other if value is None else value

@@ -1,4 +1,4 @@
-"""The sampling fields of both completion APIs, and the engine's settings that they become."""
+"""The sampling fields of both completion APIs, and their conversion into SamplingParams."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from llamafast.setting_fields import request_fields, with_fields
 if TYPE_CHECKING:
     from llamafast.tokenizer import Tokenizer
 
-# OpenAI's limit for chats. More alternatives would make answers of megabytes.
+# OpenAI's limit for chats. With more alternatives an answer could have megabytes.
 MAX_LOGPROBS = 20
 
 # Characters; no vocabulary has a longer token.
 _MAX_TOKEN_CHARS = 4096
 
-# llama.cpp's default seed as a signed and as an unsigned number. Every other server takes it as "random".
+# llama.cpp's default seed as a signed and as an unsigned number. Other servers read both as "random".
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 
 _TOKEN_ID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
-# llama-server's `false`: the token never comes.
+# llama-server's `false`: the token is never drawn.
 Bias = float | Literal[False]
 BiasPair = Annotated[tuple[int | str, Bias], Field(strict=False)]
 Texts = Annotated[list[str], IN_PIECES]
@@ -43,7 +43,7 @@ _DESCRIPTIONS = {s.name: s.description for s in SAMPLING_SETTINGS.values()}
 
 @with_fields(_DECLARED)
 class SamplingFields(BaseModel):
-    """How tokens are drawn: the fields that SamplingParams declares, and those that requests write in another way.
+    """The fields that SamplingParams declares, and those with another form in requests.
 
     The types are checked here. The engine checks the ranges and names the field.
     """
@@ -63,18 +63,22 @@ class SamplingFields(BaseModel):
     )
     logit_bias: Annotated[dict[str, Bias], IN_PIECES] | Annotated[list[BiasPair], IN_PIECES] = Field(
         default_factory=dict,
-        description="What is added to a token's logit, by token id or by a text that is one token; `false`: never. "
-        "As an object, or as a list of pairs.",
+        description="Numbers to add to logits, by token id or by a text that is one token. `false` excludes the token. "
+        "An object, or a list of pairs.",
     )
-    bad_words: Texts = Field(default_factory=list, description="Texts that may not come out.")
+    bad_words: Texts = Field(default_factory=list, description="Texts that the answer must not contain.")
     allowed_token_ids: TokenIds | None = Field(None, description=_DESCRIPTIONS["allowed_token_ids"])
     stop: str | Texts = Field(
-        default_factory=list, description="Texts that end the answer; in chats its content, never reasoning or calls."
+        default_factory=list,
+        description="Texts that end the answer. In chats they end its content, not reasoning or calls.",
     )
     stop_token_ids: TokenIds = Field(default_factory=list, description=_DESCRIPTIONS["stop_token_ids"])
     include_stop_str_in_output: bool = Field(False, description=_DESCRIPTIONS["include_stop"])
     prompt_logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Logprobs of the prompt's tokens, with this many alternatives each."
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Return logprobs of the prompt's tokens, with this many alternatives per token.",
     )
 
     @property
@@ -91,9 +95,9 @@ class SamplingFields(BaseModel):
         logprobs: int | None,
         best_of: int | None = None,
     ) -> SamplingParams:
-        """The sampling settings of every prompt in this body. `defaults` hold where the body has no value.
+        """The sampling settings of this body. defaults: values for settings that the body does not set.
 
-        Raises InvalidRequestError for a text that is no token.
+        Raises InvalidRequestError for a key of logit_bias that is not one token.
         """
         at_most("bad_words", len(self.bad_words), caps.MAX_BAD_WORDS)
         num_chars = sum(map(len, self.bad_words))
@@ -124,7 +128,7 @@ class SamplingFields(BaseModel):
 def _biases(
     given: dict[str, Bias] | list[tuple[int | str, Bias]], tokenizer: Tokenizer
 ) -> tuple[tuple[int, float], ...]:
-    """Pairs of token id and bias. A key of an object that is a number is an id; in pairs, only a JSON number is."""
+    """Pairs of token id and bias. A number is an id: in objects as a text, in pairs only as a JSON number."""
     if isinstance(given, dict):
         pairs = [(int(key) if _TOKEN_ID.fullmatch(key) else key, bias) for key, bias in given.items()]
     else:
@@ -151,12 +155,12 @@ def _only_token(text: str, tokenizer: Tokenizer) -> int:
 
 
 def _spellings(word: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """The token sequences that write a word: at the start of a text, and after a space."""
+    """The token sequences of a word: at the start of a text, and after a space."""
     bare = word.lstrip(" ")
     plain, spaced = (
         tuple(tokenizer.encode(text, add_special=False, parse_special=True)) for text in (bare, " " + bare)
     )
     if not bare or not plain:
         raise InvalidRequestError("bad_words: a word must have at least one character", param="bad_words")
-    # If the space is a token of its own, the sequence without it matches both.
+    # If the space is a separate token, the sequence without it matches both.
     return [plain] if spaced[-len(plain) :] == plain else [plain, spaced]

@@ -1,4 +1,4 @@
-"""The fields that constrain an output, by the names of several servers, and the one constraint that they give."""
+"""The fields that constrain an output, under the names of several servers, and the constraint that they define."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from llamafast.grammars.structured import StructuredKind, StructuredOutput
 from llamafast.server.constraint import OutputConstraint
 from llamafast.server.schemas.pieces import IN_PIECES
 
-# vLLM's options for the compiler, which do not change what the output has to be.
+# vLLM's options for its compiler. They do not change the constraint.
 _BACKEND_OPTIONS = ("backend", "disable_fallback")
 
 Schema = dict[str, object] | bool | str
 
 
 class JsonSchemaFormat(BaseModel):
-    """OpenAI's named schema. Unless strict is true, what cannot be enforced is dropped, as OpenAI does."""
+    """OpenAI's named schema. Unless strict is true, keywords that cannot be enforced are dropped, as OpenAI does."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
     name: str | None = None
     description: str | None = None
     strict: bool | None = Field(
-        None, description="Unless true, what cannot be enforced is dropped, with a Warning header."
+        None, description="Unless true, keywords that cannot be enforced are dropped, with a Warning header."
     )
     schema_: dict[str, object] | bool | None = Field(None, alias="schema")
 
 
 class ResponseFormat(BaseModel):
-    """OpenAI's response format; `schema` beside the type is llama-server's."""
+    """OpenAI's response format, and llama-server's field `schema`."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -43,7 +43,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """vLLM's structured outputs: exactly one of these."""
+    """vLLM's structured outputs. Exactly one of the fields is set."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -58,10 +58,11 @@ class StructuredFields(BaseModel):
     """The fields that constrain an output. A request may use one of them."""
 
     response_format: ResponseFormat | None = Field(
-        None, description="json_object and json_schema are enforced; beside tools the answer is calls or that JSON."
+        None,
+        description="json_object and json_schema are enforced. With tools the answer is either calls or such JSON.",
     )
     structured_outputs: StructuredOutputs | None = Field(
-        None, description="json, json_object, regex, choice or grammar: enforced."
+        None, description="An object with one of json, json_object, regex, choice and grammar; enforced."
     )
     guided_json: Schema | None = Field(None, description="A JSON Schema, enforced.")
     guided_regex: str | None = Field(None, description="A regular expression, enforced.")
@@ -71,11 +72,13 @@ class StructuredFields(BaseModel):
     json_schema: dict[str, object] | bool | None = Field(None, description="A JSON Schema, enforced.")
 
     def constraint(self) -> OutputConstraint | None:
-        """What the output must be; None: any text. Raises InvalidRequestError for a wrong one, or for two."""
+        """The constraint on the output; None for none. Raises InvalidRequestError: it is invalid or one of several."""
         constraints = list(self._constraints())
         if len(constraints) > 1:
             first, second = (constraint.param for constraint in constraints[:2])
-            raise InvalidRequestError(f"'{second}' cannot go with '{first}': one constraint at a time", param=second)
+            raise InvalidRequestError(
+                f"'{second}' cannot be combined with '{first}': a request can have one constraint", param=second
+            )
         return constraints[0] if constraints else None
 
     def _constraints(self) -> Iterator[OutputConstraint]:
@@ -110,7 +113,7 @@ def _of_response_format(given: ResponseFormat) -> Iterator[OutputConstraint]:
 
 def _of_structured_outputs(given: StructuredOutputs) -> Iterator[OutputConstraint]:
     for name, value in (given.model_extra or {}).items():
-        # Without this error a misspelt name would leave the output unconstrained.
+        # Without this error, a misspelt name would leave the output without a constraint.
         if value not in (None, False) and name not in _BACKEND_OPTIONS:
             param = f"structured_outputs.{name}"
             raise InvalidRequestError(f"'{param}' is not supported", param=param, code="unsupported_parameter")
@@ -123,7 +126,7 @@ def _of_structured_outputs(given: StructuredOutputs) -> Iterator[OutputConstrain
 
 
 def _given(param: str, kind: StructuredKind, value: object, *, strict: bool = True) -> Iterator[OutputConstraint]:
-    """The constraint of one field, if the field is given. A text stays as it is; any other value becomes JSON."""
+    """The constraint of one field, if the field is set. A text is kept; any other value becomes JSON text."""
     if value is None:
         return
     try:

@@ -17,7 +17,7 @@ def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
     """Refuse parameters with a keyword of a wrong type.
 
     schema: the parameters of a function. None: the function declares no arguments.
-    param: the client's field; the error names it, and its message has the place inside.
+    param: the client's field, for the error. The message contains the place inside the field.
     Raises InvalidRequestError with OpenAI's code. Source: JSON Schema, drafts 4 to 2020-12.
     """
     if schema is None:
@@ -31,7 +31,7 @@ def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
         if isinstance(part, bool):
             continue
         if not isinstance(part, dict):
-            raise _fault(param, place, "a schema is an object or a boolean")
+            raise _fault(param, place, "a schema must be an object or a boolean")
         if depth > MAX_DEPTH:
             raise _fault(param, "", f"the schema is nested deeper than {MAX_DEPTH}")
         wrong = _fault_in(part)
@@ -41,28 +41,28 @@ def check_parameters(schema: Mapping[str, object] | None, param: str) -> None:
 
 
 def _fault_in(schema: Mapping[str, object]) -> str | None:
-    """What is wrong with the keywords of one schema; None: nothing."""
+    """The first error in the keywords of one schema; None if they are valid."""
     given = schema.get("type", [])
     types = given if isinstance(given, list) else [given]
     if any(not isinstance(name, str) or name not in ALL for name in types):
-        return f"'type' is none of {', '.join(sorted(ALL))}"
+        return f"'type' must be one of {', '.join(sorted(ALL))}"
     required = schema.get("required", [])
-    # Draft 3 has a boolean here, and some tools still have one.
+    # Draft 3 allows a boolean, and some tools still use it.
     if not isinstance(required, bool) and not (
         isinstance(required, list) and all(isinstance(name, str) for name in required)
     ):
-        return "'required' is a list of names"
+        return "'required' must be a list of names"
     if not isinstance(schema.get("enum", []), list):
-        return "'enum' is a list"
+        return "'enum' must be a list"
     for name in _SEVERAL:
         if not isinstance(schema.get(name, []), list):
-            return f"'{name}' is a list of schemas"
+            return f"'{name}' must be a list of schemas"
     for name in _NAMED:
         if not isinstance(schema.get(name, {}), dict):
-            return f"'{name}' is an object of schemas"
+            return f"'{name}' must be an object of schemas"
     for name in _STRINGS:
         if not isinstance(schema.get(name, ""), str):
-            return f"'{name}' is a string"
+            return f"'{name}' must be a string"
     return None
 
 

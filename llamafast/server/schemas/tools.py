@@ -1,4 +1,4 @@
-"""The fields that say which tools a model may call, and the policy that they give."""
+"""The fields for tools, and the tool policy that they define."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llamafast.server.schemas.tool_schema import check_parameters
 
 JsonObject = dict[str, object]
 
-# OpenAI's names, and the dots, slashes and colons of MCP servers. No character of a chat format's markers.
+# OpenAI's characters, and the dots, slashes and colons of MCP servers. Markers of chat formats use none of them.
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,128}$")]
 
 
@@ -59,7 +59,7 @@ class FunctionDefinition(BaseModel):
         return self._document
 
     def tool(self, path: str) -> Tool:
-        """Raises InvalidRequestError for bad parameters, naming their place below `path`."""
+        """The function as a Tool. path: the path of the function in the body. Raises InvalidRequestError."""
         check_parameters(self.parameters, f"{path}.parameters")
         return Tool(self.name, self.description or "", self.parameters or {}, bool(self.strict))
 
@@ -87,7 +87,7 @@ class NamedFunction(BaseModel):
 
 
 class NamedTool(BaseModel):
-    """A tool by its name: the one that must be called, or one of those that may be."""
+    """A tool by its name: the tool that must be called, or one of the allowed tools."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -96,7 +96,7 @@ class NamedTool(BaseModel):
 
 
 class AllowedToolList(BaseModel):
-    """A choice among some of the tools. auto: they may be called; required: one of them must be."""
+    """The allowed tools. auto: they may be called. required: one of them must be called."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -105,7 +105,7 @@ class AllowedToolList(BaseModel):
 
 
 class AllowedTools(BaseModel):
-    """Some of the request's tools."""
+    """A restriction to some of the request's tools."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -119,25 +119,28 @@ class ToolFields(BaseModel):
     tools: Annotated[list[ToolDefinition], IN_PIECES] = Field(
         default_factory=list,
         max_length=caps.MAX_TOOLS,
-        description="Functions that may be called; strict: true is enforced.",
+        description="The functions that the model may call. strict: true is enforced.",
     )
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools = Field(
-        "auto", description="none hides the tools; required, a named tool and allowed_tools are enforced."
+        "auto",
+        description="none hides the tools from the model. required, a named tool and allowed_tools are enforced.",
     )
-    parallel_tool_calls: bool = Field(True, description="false: the answer ends behind its first call.")
+    parallel_tool_calls: bool = Field(True, description="false: the answer ends after its first call.")
     functions: Annotated[list[FunctionDefinition], IN_PIECES] = Field(
-        default_factory=list, max_length=caps.MAX_TOOLS, description="Older `tools`."
+        default_factory=list, max_length=caps.MAX_TOOLS, description="Older form of `tools`."
     )
-    function_call: Literal["auto", "none"] | NamedFunction = Field("auto", description="Older `tool_choice`.")
+    function_call: Literal["auto", "none"] | NamedFunction = Field("auto", description="Older form of `tool_choice`.")
 
     def tool_policy(self) -> ToolPolicy:
-        """Which tools the model sees, and what it may call. Raises InvalidRequestError."""
+        """Which tools the template shows, and which of them the model may call. Raises InvalidRequestError."""
         # Validated in pieces: pydantic does not know the length of the whole list.
         at_most("tools", len(self.tools), caps.MAX_TOOLS)
         at_most("functions", len(self.functions), caps.MAX_TOOLS)
         if self.functions:
             if self.tools:
-                raise InvalidRequestError("'functions' is the older name of 'tools': give one", param="functions")
+                raise InvalidRequestError(
+                    "'functions' is the older name of 'tools': use only one of them", param="functions"
+                )
             return self._function_policy()
         if self.function_call not in ("auto", "none"):
             raise InvalidRequestError("function_call needs functions", param="function_call")
@@ -174,7 +177,7 @@ class ToolFields(BaseModel):
         if not self.functions:
             return FieldNames()
         paths = tuple(f"functions[{i}]" for i in range(len(self.functions)))
-        return FieldNames({"tool_choice": "function_call"}, functions=paths)
+        return FieldNames({"tools": "functions", "tool_choice": "function_call"}, functions=paths)
 
     def _function_policy(self) -> ToolPolicy:
         tools = _distinct(self.functions, self.tool_field_names.functions)
@@ -201,7 +204,9 @@ def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> 
     names: set[str] = set()
     for function, path in zip(functions, paths, strict=True):
         if function.name in names:
-            raise InvalidRequestError(f"{path}.name: '{function.name}' is there twice", param=f"{path}.name")
+            raise InvalidRequestError(
+                f"{path}.name: two functions have the name '{function.name}'", param=f"{path}.name"
+            )
         names.add(function.name)
     return tuple(function.tool(path) for function, path in zip(functions, paths, strict=True))
 
@@ -209,10 +214,10 @@ def _distinct(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> 
 def _known(names: Sequence[str], tools: Sequence[Tool], path: str) -> tuple[str, ...]:
     """The names, each once. path: the client's field; {} in it becomes the index in a list.
 
-    Raises InvalidRequestError for the name of no tool.
+    Raises InvalidRequestError for a name that no tool has.
     """
     known = {tool.name for tool in tools}
     for i, name in enumerate(names):
         if name not in known:
-            raise InvalidRequestError(f"{path.format(i)}: there is no tool of that name", param=path.format(i))
+            raise InvalidRequestError(f"{path.format(i)}: no tool has this name", param=path.format(i))
     return tuple(dict.fromkeys(names))

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamafast.chat.reading import value_schema
 from llamafast.chat.reading.argument_writer import ArgumentWriter
 from llamafast.chat.tools import Tool
+from llamafast.json_schema.alternatives import alternatives
 
 DEFS = {
     "name": {"type": "string"},
@@ -138,3 +140,11 @@ def test_arguments_of_additional_properties_have_their_type() -> None:
 
 def test_arguments_without_values_are_an_empty_object() -> None:
     assert ArgumentWriter("f", None).close() == "{}"
+
+
+def test_arguments_of_all_calls_of_a_tool_read_its_schema_once(monkeypatch) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(value_schema, "alternatives", lambda *given: read.append(given[0]) or alternatives(*given))
+    tool = Tool("f", parameters={"properties": {"k": {"type": "string"}}})
+    heads = [ArgumentWriter("f", [tool]).begin("k") for _ in range(3)]
+    assert (heads, len(read)) == (['{"k": "'] * 3, 2)  # the arguments, and the one that is named

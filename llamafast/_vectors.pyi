@@ -1,0 +1,3 @@
+"""Vectors of float32 as JSON text."""
+
+def json_array(data: bytes | bytearray | memoryview) -> bytes: ...
