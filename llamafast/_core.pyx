@@ -1,4 +1,4 @@
-"""The façade over libllama: Model, Context, Batch. Only this module and `_runner` call llama.h."""
+"""The façade over libllama: Model, Context, Batch. Only this module, `_runner` and `_encoder` call llama.h."""
 
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
