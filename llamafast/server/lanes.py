@@ -1,4 +1,4 @@
-"""Several responses over one WebSocket: a reader that always reads, a queue per lane, and one bounded writer."""
+"""Several responses over one WebSocket: one reader, a queue of creates for each lane, and one bounded writer."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ GOING_AWAY = 1001
 
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
-    """What one connection may hold.
+    """The limits of one connection.
 
-    max_active: responses that run at once. max_lanes: distinct stream ids in the life of a connection. max_queued:
-    creates that wait in one lane. max_unsent_bytes: frames that the client has not taken yet. send_timeout_s: seconds
-    that a client may take none before it is cut off. max_age_s: seconds after which no create is taken; 0: no limit.
+    max_active: responses that run at the same time.
+    max_lanes: distinct stream ids in the life of the connection.
+    max_queued: creates that wait in one lane.
+    max_unsent_bytes: size of the frames that wait to be sent.
+    send_timeout_s: seconds without a sent frame after which the connection is closed.
+    max_age_s: seconds after which the connection takes no create; 0: no limit.
     """
 
     max_active: int = 16
@@ -72,15 +75,15 @@ class _Lane:
     def __init__(self, stream_id: str | None) -> None:
         self.waiting: deque[Create] = deque()
         self.task: asyncio.Task[None] | None = None
-        # What stands behind the fields of each event of the lane.
+        # The bytes after the other fields of each event of the lane.
         self.suffix = b"" if stream_id is None else b',"stream_id":' + orjson.dumps(stream_id)
 
 
 class LaneConnection:
     """One open WebSocket. Lanes run side by side, up to a limit; within a lane one response follows another.
 
-    Events go out as text frames in the order in which they are written. A client that does not read slows only its own
-    responses, and is cut off after a while.
+    Each event is one text frame. A client that does not read slows only its own responses, and its connection is closed
+    after `send_timeout_s`.
     """
 
     def __init__(self, socket: WebSocket, load: Load, answer: Answer, limits: LaneLimits) -> None:
@@ -95,7 +98,7 @@ class LaneConnection:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._flood = asyncio.Event()  # the client makes errors and reads none of them
+        self._flood = asyncio.Event()  # the client causes errors and reads no frames
         self._is_closing = False
         self._close_code = 1000
         self._is_old = False
@@ -107,11 +110,11 @@ class LaneConnection:
 
     @property
     def num_waiting(self) -> int:
-        """Creates that wait behind others of their lane."""
+        """Creates that wait for an earlier create of their lane."""
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
     async def run(self) -> None:
-        """Serve the accepted socket until it is closed; then nothing of it runs any more."""
+        """Serve the accepted socket until it is closed. When this returns, all its responses have ended."""
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read())
         timer = asyncio.create_task(self._age())
@@ -241,7 +244,7 @@ class LaneConnection:
         self._wake.set()
 
     async def _write(self) -> None:
-        """Send what was put; ends when the connection is to be closed and nothing runs or waits any more."""
+        """Send the frames. Returns when the connection is closing and no response runs or waits."""
         while True:
             while self._unsent:
                 frame = self._unsent.popleft()
@@ -250,7 +253,7 @@ class LaneConnection:
                 except (asyncio.TimeoutError, TimeoutError):
                     self._close_code = POLICY_VIOLATION
                     return
-                except (RuntimeError, OSError, WebSocketDisconnect):  # it is gone
+                except (RuntimeError, OSError, WebSocketDisconnect):  # the client has disconnected
                     return
                 self._num_unsent_bytes -= len(frame.encode())
                 if self._num_unsent_bytes <= self._limits.max_unsent_bytes // 2:
@@ -272,7 +275,7 @@ class LaneConnection:
         error = {
             "type": "invalid_request_error",
             "code": "steering_not_supported",
-            "message": "this server does not steer responses that run",
+            "message": "this server cannot steer a running response",
         }
         steer = {"previous_response_id": document.get("previous_response_id"), "input": document.get("input")}
         self._put(orjson.dumps({"type": "response.steer.failed", "error": error, "steer": steer}))

@@ -130,11 +130,17 @@ def test_warm_up_has_no_output_and_can_be_continued(socket):
     assert socket.answer(previous_response_id=warm["id"])["type"] == "response.completed"
 
 
+def test_metrics_count_the_open_socket(server, socket):
+    socket.answer()
+    assert server.metric("llamafast:websockets") >= 1
+
+
 def test_disconnect_in_the_middle_ends_the_response(server):
     with Socket(server) as socket:
         socket.send(max_output_tokens=100_000, ignore_eos=True)
         while not socket.event()["type"].endswith(".delta"):
             pass
+    assert server.wait_for_metric("llamafast:websocket_lanes_active", lambda value: value == 0) == 0
     assert server.wait_for_metric("vllm:num_requests_running", lambda value: value == 0) == 0
 
 

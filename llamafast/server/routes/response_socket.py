@@ -8,6 +8,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 
 from fastapi import APIRouter, Response, WebSocket
+from prometheus_client import Gauge
 from starlette.types import Message
 
 from llamafast.errors import InvalidRequestError, LlamaFastError, QueueFullError, ShuttingDownError
@@ -45,6 +46,16 @@ class ResponseSockets:
         self._limits = limits or LaneLimits()
         self._open: set[LaneConnection] = set()
         self._is_closing = False
+        for name, text, count in (
+            ("websockets", "Open WebSockets of responses.", lambda: len(self._open)),
+            ("websocket_lanes_active", "Lanes that have a create.", lambda: sum(c.num_active for c in self._open)),
+            (
+                "websocket_creates_waiting",
+                "Creates that wait for an earlier create of their lane.",
+                lambda: sum(c.num_waiting for c in self._open),
+            ),
+        ):
+            Gauge(f"llamafast:{name}", text, registry=state.registry).set_function(count)
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one connection until it is closed."""
