@@ -124,6 +124,11 @@ def test_wrong_create_gets_an_error_frame_and_the_socket_goes_on(socket, fields,
     assert socket.answer()["type"] == "response.completed"
 
 
+def test_large_frame_gets_an_error_frame(socket):
+    refused = socket.answer(input="word " * 400_000)
+    assert (refused["status"], refused["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_warm_up_has_no_output_and_can_be_continued(socket):
     warm = socket.answer(generate=False, input=[], instructions="You answer with one word." * 20)["response"]
     assert (warm["status"], warm["output"]) == ("completed", [])
@@ -144,15 +149,17 @@ def test_disconnect_in_the_middle_ends_the_response(server):
     assert server.wait_for_metric("vllm:num_requests_running", lambda value: value == 0) == 0
 
 
-def test_drain_finishes_the_response_refuses_the_next_and_closes_with_1001():
+def test_drain_finishes_the_response_refuses_the_waiting_one_and_closes_with_1001():
     with Server("--threads", "1") as server, Socket(server) as socket:
         socket.send(max_output_tokens=200, ignore_eos=True)
         while not socket.event()["type"].endswith(".delta"):
             pass
+        socket.send()
         server.process.terminate()
-        while (event := socket.event())["type"] != "response.incomplete":
-            pass
-        assert event["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+        events = []
+        while not events or events[-1]["type"] != "response.incomplete":
+            events.append(socket.event())
+        assert [event["error"]["code"] for event in events if event["type"] == "error"] == ["shutting_down"]
         with pytest.raises(ConnectionClosed):
             socket.event()
         assert socket.raw.close_code == 1001
