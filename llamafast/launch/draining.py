@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
@@ -33,6 +33,7 @@ class DrainingServer(uvicorn.Server):
     deadline_s: seconds that running requests get to finish.
     greeting: the lines that are written when the server listens.
     output: takes lines for the operator.
+    on_drain: called when the draining begins.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class DrainingServer(uvicorn.Server):
         deadline_s: float,
         greeting: str,
         output: Output,
+        on_drain: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(config)
         self._models = models
@@ -51,6 +53,7 @@ class DrainingServer(uvicorn.Server):
         self._deadline_s = deadline_s
         self._greeting = greeting
         self._output = output
+        self._on_drain = on_drain
         self._drain_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -93,6 +96,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         self._preparation.stop()
+        self._on_drain()
         num_requests = sum(model.engine_thread.num_running + model.engine_thread.num_waiting for model in self._models)
         if num_requests:
             self._output.write(

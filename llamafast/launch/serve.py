@@ -30,6 +30,10 @@ from llamafast.server.state import ServerSettings
 # Seconds that open connections get to send their last bytes after the last request.
 _FLUSH_S = 5
 
+# Limits of WebSockets: the size of a frame, and the seconds between pings and until a pong.
+_MAX_FRAME_BYTES = 32 * 2**20
+_PING_S = 20.0
+
 # Seconds in which a thread that prepares a request notices that it is abandoned, unless a library call takes longer.
 _ABANDONED_S = 0.5
 
@@ -86,7 +90,10 @@ def _run(
         app,
         http=HttpConnection,
         lifespan="on",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=_MAX_FRAME_BYTES,
+        ws_ping_interval=_PING_S,
+        ws_ping_timeout=_PING_S,
         log_config=None,
         log_level="info" if server.access_log else "warning",
         access_log=server.access_log,
@@ -99,6 +106,7 @@ def _run(
         deadline_s=server.shutdown_deadline_s,
         greeting=greeting(url_of(listener), models),
         output=output,
+        on_drain=app.state.sockets.close,
     )
     if not server.keep_dead:
         for model in models:

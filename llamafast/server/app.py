@@ -18,6 +18,7 @@ from llamafast.server.routes.embeddings import embeddings_router
 from llamafast.server.routes.health import health_router
 from llamafast.server.routes.metrics import metrics_router
 from llamafast.server.routes.models import models_router
+from llamafast.server.routes.response_socket import ResponseSockets, response_socket_router
 from llamafast.server.routes.responses import responses_router
 from llamafast.server.schemas.chat import ChatBody
 from llamafast.server.schemas.completions import CompletionBody
@@ -42,15 +43,16 @@ def create_app(
 
     The lifespan starts the engines that do not run yet, and stops all engines at its end. uvicorn first closes its
     listener, then waits for open answers, and only then ends the lifespan. To refuse new requests with a 503 while
-    running answers finish, do three things on SIGTERM: call app.state.preparation.stop(), await
-    engine.stop(settings.shutdown_deadline_s) for each engine, and then let uvicorn exit. Without these steps uvicorn's
-    `timeout_graceful_shutdown` limits the running answers.
+    running answers finish, do these things on SIGTERM: call app.state.preparation.stop() and app.state.sockets.close(),
+    await engine.stop(settings.shutdown_deadline_s) for each engine, and then let uvicorn exit. Without these steps
+    uvicorn's `timeout_graceful_shutdown` limits the running answers.
 
     Raises ValueError if two models have the same name.
     """
     settings = settings or ServerSettings()
     state = ServerState(models, settings)
     responses = Responses(state, response_store)
+    sockets = ResponseSockets(state, responses)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,12 +63,14 @@ def create_app(
             yield
         finally:
             state.preparation.stop()
+            sockets.close()
             await asyncio.gather(*(model.engine_thread.stop(settings.shutdown_deadline_s) for model in state.models))
             await responses.close()
 
     app = DocumentedApp(title="llamafast", version=settings.version or "0", lifespan=lifespan, redirect_slashes=False)
     app.bodies = (ChatBody, CompletionBody, ResponseBody, EmbeddingsBody)
     app.state.preparation = state.preparation
+    app.state.sockets = sockets
     install_error_handlers(app)
     for router in (
         chat_router,
@@ -78,4 +82,5 @@ def create_app(
     ):
         app.include_router(router(state))
     app.include_router(responses_router(state, responses))
+    app.include_router(response_socket_router(sockets))
     return app

@@ -106,13 +106,24 @@ class ServerState:
         QueueFullError, EngineDeadError, ShuttingDownError.
         """
         self._check_any_ready()
+        return await self._bodies.read(request, body_type, partial(self._find_and_work, work))
 
-        def find_and_work(body: Body) -> T:
-            served = self.model_for(body.model)
-            self._check_ready(served)
-            return work(served, body)
+    async def load_message(self, raw: bytes, receive: Receive) -> tuple[object, int]:
+        """The JSON document in a message, and its cost for prepare_message(). Raises what BodyReader.load raises."""
+        return await self._bodies.load(raw, receive)
 
-        return await self._bodies.read(request, body_type, find_and_work)
+    async def prepare_message(
+        self,
+        document: object,
+        cost: int,
+        receive: Receive,
+        body_type: type[Body],
+        work: Callable[[ServedModel, Body], T],
+    ) -> T:
+        """As prepare(), for a body that came in a message and was parsed by load_message()."""
+        self._check_any_ready()
+        found = partial(self._find_and_work, work)
+        return await self._bodies.validate(document, cost, receive, body_type, found)
 
     async def resolve_breakers(self, receive: Receive, served: ServedModel, params: SamplingParams) -> None:
         """Find the tokens of DRY's sequence breakers in a thread. The engine then reads them from their cache."""
@@ -129,6 +140,11 @@ class ServerState:
             raise EngineDeadError(f"the engine is dead: {self.models[0].death}")
         reasons = "; ".join(f"model '{alias}': {reason}" for alias, reason in deaths.items())
         raise EngineDeadError(f"all engines are dead: {reasons}")
+
+    def _find_and_work(self, work: Callable[[ServedModel, Body], T], body: Body) -> T:
+        served = self.model_for(body.model)
+        self._check_ready(served)
+        return work(served, body)
 
     def _check_any_ready(self) -> None:
         """Raise EngineDeadError or ShuttingDownError if no model takes requests. Then no body has to be read."""

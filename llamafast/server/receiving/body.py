@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import orjson
 from fastapi import Request
+from starlette.types import Receive
 
 from llamafast import caps
 from llamafast._json_shape import shape_of
@@ -72,6 +73,27 @@ class BodyReader:
         finally:
             self._num_held_bytes -= sum(map(len, chunks))
 
+    async def load(self, raw: bytes, receive: Receive) -> tuple[object, int]:
+        """Parse the JSON of a message that is not an HTTP body. Returns the document and its cost for validate().
+
+        A long message is parsed in a thread. Raises InvalidRequestError, QueueFullError, ShuttingDownError.
+        """
+        if len(raw) > _SCANNED_INLINE:
+            cost = _SCANNED_INLINE + len(raw)
+            return await self._preparation.run(receive, cost, lambda: self._load(raw)), cost
+        return self._load(raw), cost_of(raw)
+
+    async def validate(
+        self, document: object, cost: int, receive: Receive, body_type: type[Body], work: Callable[[Body], T]
+    ) -> T:
+        """Validate a document that load() returned, and return work(body). Both run in a thread if they may take long.
+
+        Raises what read() raises, except RequestTooLargeError.
+        """
+        if cost <= _INLINE_COST:
+            return work(self._validate(document, body_type))
+        return await self._preparation.run(receive, cost, lambda: work(self._validate(document, body_type)))
+
     async def _receive(self, request: Request, chunks: list[bytes]) -> None:
         """Receive the body. OUT chunks. Raises at the first chunk that exceeds a limit; later chunks are not read."""
         limit = self._max_bytes
@@ -89,11 +111,16 @@ class BodyReader:
                 raise QueueFullError("too many large request bodies at once; try again later")
 
     def _parse(self, raw: bytes, body_type: type[Body]) -> Body:
+        return self._validate(self._load(raw), body_type)
+
+    def _load(self, raw: bytes) -> object:
         check_shape(raw)
         try:
-            document = json_body.loads(raw)
+            return json_body.loads(raw)
         except orjson.JSONDecodeError as exc:
             raise InvalidRequestError(f"the request body is not valid JSON: {exc}", code="invalid_json") from exc
+
+    def _validate(self, document: object, body_type: type[Body]) -> Body:
         body, unknown = parse_body(document, body_type)
         if unknown and self._is_strict:
             raise InvalidRequestError(f"unknown field '{unknown[0]}'", param=unknown[0], code="unknown_field")

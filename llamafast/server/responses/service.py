@@ -29,6 +29,7 @@ from llamafast.server.delivery import Outputs
 from llamafast.server.responses.background import BackgroundRun
 from llamafast.server.responses.head import response_head
 from llamafast.server.responses.reading import AskedResponse, count_tokens, read_response
+from llamafast.server.responses.recent import RecentResponses
 from llamafast.server.responses.store_metrics import StoreCollector
 from llamafast.server.schemas.responses import ResponseBody
 from llamafast.server.served_model import ServedModel
@@ -56,6 +57,15 @@ class StartedResponse:
     warnings: tuple[str, ...]
     is_stored: bool
 
+    def ended(self) -> StoredResponse:
+        """The response as it is stored at its end. Call it after the formatter has concluded."""
+        return replace(
+            self.row,
+            status=self.formatter.status,
+            body=orjson.dumps(self.formatter.response()),
+            token_ids=self.row.token_ids + array("i", self.formatter.token_ids).tobytes(),
+        )
+
 
 class Responses:
     """All responses of one application.
@@ -82,9 +92,22 @@ class Responses:
         served, body = found
         return await self.continued(served, body, request.receive)
 
-    async def continued(self, served: ServedModel, body: ResponseBody, receive: Receive) -> AskedResponse:
-        """A body that continues a stored response. Raises InvalidRequestError, naming the client's field."""
-        history = await self._history(body)
+    async def ask_message(
+        self, document: object, cost: int, receive: Receive, recent: RecentResponses
+    ) -> AskedResponse:
+        """As ask(), for a body that came in a message. recent: responses that can be continued without the store."""
+        state = self._state
+        found = await state.prepare_message(document, cost, receive, ResponseBody, self._read_first)
+        if isinstance(found, AskedResponse):
+            return found
+        served, body = found
+        return await self.continued(served, body, receive, recent)
+
+    async def continued(
+        self, served: ServedModel, body: ResponseBody, receive: Receive, recent: RecentResponses | None = None
+    ) -> AskedResponse:
+        """A body that continues another response. Raises InvalidRequestError, naming the client's field."""
+        history = await self._history(body, recent)
         cost = sum(len(row.body) + len(row.input) for row in history)
         work = partial(read_response, served, body, history, self._seal.open)
         return await self._state.preparation.run(receive, cost, work)
@@ -142,18 +165,12 @@ class Responses:
 
     async def keep(self, started: StartedResponse) -> None:
         """Store a response that has ended. If that fails, its object says so."""
-        formatter, row = started.formatter, started.row
+        formatter = started.formatter
         formatter.conclude()
         if not started.is_stored or self.store is None:
             return
-        ended = replace(
-            row,
-            status=formatter.status,
-            body=orjson.dumps(formatter.response()),
-            token_ids=row.token_ids + array("i", formatter.token_ids).tobytes(),
-        )
         try:
-            is_stored = await self.store.put(ended)
+            is_stored = await self.store.put(started.ended())
         except QueueFullError:  # the answer is there: it is not lost because it cannot be kept
             is_stored = False
         if not is_stored:
@@ -207,16 +224,20 @@ class Responses:
             return served, body
         return read_response(served, body, (), self._seal.open)
 
-    async def _history(self, body: ResponseBody) -> list[StoredResponse]:
+    async def _history(self, body: ResponseBody, recent: RecentResponses | None = None) -> list[StoredResponse]:
         response_id = body.previous_response_id
         assert response_id is not None
+        own = [] if recent is None else recent.chain(response_id)
+        stored_id = own[0].parent_id if own else response_id
+        if stored_id is None:
+            return own
         if self.store is None:
             raise InvalidRequestError(
-                f"Previous response with id '{response_id[:100]}' not found: this server stores no responses.",
+                f"Previous response with id '{stored_id[:100]}' not found: this server stores no responses.",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        return await self.store.chain(response_id, _OWNER)
+        return [*await self.store.chain(stored_id, _OWNER), *own]
 
 
 def failed_by_restart(row: StoredResponse) -> bytes:
