@@ -260,3 +260,10 @@ def test_lab_server_reads_urls_and_files_that_are_allowed(files, tmp_path):
             f"{folder.as_uri()}/../secret.png",
         ):
             assert refused(ask(lab, url), PART, "invalid_image_url")
+
+
+def test_count_of_input_tokens_includes_the_rows_of_an_image(server):
+    image = {"type": "input_image", "image_url": data_url(encoded())}
+    body = {"input": [{"role": "user", "content": [image]}], "max_output_tokens": 1}
+    counted = post(server, "responses/input_tokens", **body).json()["input_tokens"]
+    assert counted == post(server, "responses", **body).json()["usage"]["input_tokens"]

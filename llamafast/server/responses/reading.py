@@ -13,7 +13,7 @@ from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.responses.database import StoredResponse
 from llamafast.responses.items import Conversation, Item, add_messages, input_items
 from llamafast.responses.tools import ToolTable
-from llamafast.server.chat.prepare import ChatDraft, draft_chat
+from llamafast.server.chat.prepare import ChatDraft, check_media, draft_chat
 from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.schemas.responses import ReadInput, ResponseBody
@@ -68,15 +68,17 @@ def read_response(
     return AskedResponse(body, items, given.table, draft)
 
 
-def count_tokens(
+def read_prompt(
     served: ServedModel,
     body: ResponseBody,
     history: Sequence[StoredResponse],
     unseal: Callable[[str], str | None],
-) -> int:
-    """The tokens of the prompt. Raises InvalidRequestError, naming the client's field."""
+) -> tuple[ChatRequest, ChatPrompt]:
+    """The conversation and its prompt without media rows. Raises InvalidRequestError, naming the client's field."""
     _, given = _read_input(body, history, unseal)
-    return len(chat_prompt(served, body.to_chat_request(given)).token_ids)
+    request = body.to_chat_request(given)
+    check_media(served, request)
+    return request, chat_prompt(served, request)
 
 
 def _read_input(

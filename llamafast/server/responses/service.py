@@ -24,11 +24,11 @@ from llamafast.responses.store import ResponseStore
 from llamafast.server.answers.framing import Framing
 from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.answers.responses import ResponseFormatter
-from llamafast.server.chat.prepare import prepare_chat
+from llamafast.server.chat.prepare import prepare_chat, with_media
 from llamafast.server.delivery import Outputs
 from llamafast.server.responses.background import BackgroundRun
 from llamafast.server.responses.head import response_head
-from llamafast.server.responses.reading import AskedResponse, count_tokens, read_response
+from llamafast.server.responses.reading import AskedResponse, read_prompt, read_response
 from llamafast.server.responses.store_metrics import StoreCollector
 from llamafast.server.schemas.responses import ResponseBody
 from llamafast.server.served_model import ServedModel
@@ -94,8 +94,9 @@ class Responses:
         served, body = await self._state.prepare(request, ResponseBody, lambda served, body: (served, body))
         history = await self._history(body) if body.previous_response_id is not None else []
         cost = sum(len(row.body) + len(row.input) for row in history)
-        work = partial(count_tokens, served, body, history, self._seal.open)
-        return await self._state.preparation.run(request.receive, cost, work)
+        work = partial(read_prompt, served, body, history, self._seal.open)
+        chat, prompt = await self._state.preparation.run(request.receive, cost, work)
+        return len((await with_media(served, chat, prompt, request.receive)).token_ids)
 
     async def start(self, asked: AskedResponse, receive: Receive, *, framing: Framing | None = None) -> StartedResponse:
         """Give the response to the engine. framing: of its events; None: server-sent events.
