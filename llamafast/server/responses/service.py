@@ -108,6 +108,11 @@ class Responses:
             raise InvalidRequestError("background needs the store, which this server does not have", param="background")
         response_id, created_s = f"resp_{uuid.uuid4().hex}", time.time()
         chat = await prepare_chat(self._state, draft, response_id, receive)
+        if body.truncation == "auto" and len(chat.prompt.token_ids) >= asked.served.max_seq_len:  # its media take much
+            work = partial(asked.with_room_for_media, chat.prompt)
+            asked = await self._state.preparation.run(receive, len(draft.prompt.text), work)
+            draft = asked.draft
+            chat = await prepare_chat(self._state, draft, response_id, receive)
         outputs = await submit(asked.served.engine, [chat.engine_request], 1, draft.request.names.fields)
         is_stored = body.store and self.store is not None
         head = response_head(asked, response_id, int(created_s), is_stored=is_stored)
