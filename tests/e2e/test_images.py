@@ -260,3 +260,21 @@ def test_lab_server_reads_urls_and_files_that_are_allowed(files, tmp_path):
             f"{folder.as_uri()}/../secret.png",
         ):
             assert refused(ask(lab, url), PART, "invalid_image_url")
+
+
+def test_count_of_input_tokens_includes_the_rows_of_an_image(server):
+    image = {"type": "input_image", "image_url": data_url(encoded())}
+    body = {"input": [{"role": "user", "content": [image]}], "max_output_tokens": 1}
+    counted = post(server, "responses/input_tokens", **body).json()["input_tokens"]
+    assert counted == post(server, "responses", **body).json()["usage"]["input_tokens"]
+
+
+def test_truncation_drops_turns_for_the_rows_of_their_images(server):
+    image = {"type": "input_image", "image_url": data_url(encoded((1600, 1600)))}
+    turn = [image, {"type": "input_text", "text": "word " * 31_500}]
+    items = [("user", turn), ("assistant", "Red"), ("user", "End")]
+    body = {"input": [{"role": role, "content": content} for role, content in items], "max_output_tokens": 1}
+    refused(post(server, "responses", **body), "input", "context_length_exceeded")
+    answer = post(server, "responses", truncation="auto", **body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["input_tokens"] < 1000

@@ -7,7 +7,7 @@ import json
 import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.e2e.conftest import Server
@@ -164,3 +164,12 @@ def test_drain_finishes_the_response_refuses_the_waiting_one_and_closes_with_100
             socket.event()
         assert socket.raw.close_code == 1001
         assert server.process.wait(30) == 0
+
+
+def test_page_of_another_site_cannot_open_the_socket(server):
+    url = f"{server.url.replace('http', 'ws')}/v1/responses"
+    with pytest.raises(InvalidStatus) as caught:
+        connect(url, origin="https://elsewhere.example")
+    assert caught.value.response.status_code == 403
+    with connect(url, origin=server.url):
+        pass

@@ -68,11 +68,24 @@ class PreparedChat:
 def draft_chat(served: ServedModel, request: ChatRequest) -> ChatDraft:
     """Find the sampling settings, render the prompt and tokenize it. Raises InvalidRequestError."""
     tokenizer = served.engine.tokenizer
-    with request.names.in_errors():
-        check_kinds(request.media, () if served.media is None else served.media.kinds)
+    check_media(served, request)
     params = request.sampling(tokenizer, served.defaults.sampling)
     check_sizes(params, tokenizer.n_vocab)
     return ChatDraft(served, request, params, chat_prompt(served, request), StopMatcher(params.stop))
+
+
+def check_media(served: ServedModel, request: ChatRequest) -> None:
+    """Refuse media that the model does not take. Raises InvalidRequestError, naming the client's field."""
+    with request.names.in_errors():
+        check_kinds(request.media, () if served.media is None else served.media.kinds)
+
+
+async def with_media(served: ServedModel, request: ChatRequest, prompt: ChatPrompt, receive: Receive) -> ChatPrompt:
+    """The prompt with the rows of the request's media. Raises InvalidRequestError and ClientDisconnect."""
+    if served.media is None or not request.media:
+        return prompt
+    with request.names.in_errors():
+        return prompt.with_media(await while_connected(receive, served.media.load(request.media)))
 
 
 async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, receive: Receive) -> PreparedChat:
@@ -84,9 +97,7 @@ async def prepare_chat(state: ServerState, draft: ChatDraft, request_id: str, re
     """
     served, request, params, prompt = draft.served, draft.request, draft.params, draft.prompt
     await state.resolve_breakers(receive, served, params)
-    if served.media is not None and request.media:
-        with request.names.in_errors():
-            prompt = prompt.with_media(await while_connected(receive, served.media.load(request.media)))
+    prompt = await with_media(served, request, prompt, receive)
     work = compile_answer(served, request, prompt)
     constraint = await (while_connected(receive, work) if is_constrained(request) else work)
     budget = reasoning_budget(served, request, prompt)

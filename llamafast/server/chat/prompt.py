@@ -51,6 +51,7 @@ class ChatPrompt:
     media: where the images and sounds of the request stand.
     spans, contents: the media rows in token_ids, and what they are computed from; empty before with_media().
     num_media_rows: number of rows by kind, `image` and `audio`.
+    media_cells: for each media part of the request, the number of tokens that with_media() added for it.
     places: where the head and the messages end, in tokens. None: the prompt is short, or the request does not use the
     cache.
     tags: the tags around the model's reasoning. None: the model writes no reasoning.
@@ -70,6 +71,7 @@ class ChatPrompt:
     spans: tuple[MediaSpan, ...] = ()
     contents: tuple[MediaContent, ...] = ()
     num_media_rows: Mapping[str, int] = field(default_factory=dict)
+    media_cells: tuple[int, ...] = ()
 
     def with_media(self, loaded: Sequence[LoadedMedia]) -> ChatPrompt:
         """The prompt with the rows of its media. loaded: one for each media part of the request."""
@@ -86,6 +88,7 @@ class ChatPrompt:
             spans=prompt.layout.media,
             contents=contents_of(self.media, loaded),
             num_media_rows=num_rows,
+            media_cells=tuple(one.num_cells for one in loaded),
         )
 
     @property

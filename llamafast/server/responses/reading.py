@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -13,7 +13,7 @@ from llamafast.errors import ContextLengthError, InvalidRequestError
 from llamafast.responses.database import StoredResponse
 from llamafast.responses.items import Conversation, Item, add_messages, input_items
 from llamafast.responses.tools import ToolTable
-from llamafast.server.chat.prepare import ChatDraft, draft_chat
+from llamafast.server.chat.prepare import ChatDraft, check_media, draft_chat
 from llamafast.server.chat.prompt import ChatPrompt, chat_prompt
 from llamafast.server.chat.request import ChatRequest
 from llamafast.server.schemas.responses import ReadInput, ResponseBody
@@ -21,6 +21,8 @@ from llamafast.server.served_model import ServedModel
 
 # Tokens that a conversation leaves for the answer once turns had to be dropped from it.
 _LEFT_FOR_ANSWER = 256
+
+_NO_CELLS: Mapping[tuple[str, str, bool], int] = {}
 
 _CALLS = ("function_call", "custom_tool_call")
 _SYSTEM_ROLES = ("system", "developer")
@@ -30,18 +32,34 @@ _SYSTEM_ROLES = ("system", "developer")
 class AskedResponse:
     """A response as it is asked for, before its constraint is compiled.
 
-    body: the client's. items: the items of its own input. table: the tools of the whole conversation. draft: the chat.
+    body: the client's. items: the items of its own input. given: the whole conversation and its tools. draft: the chat.
     """
 
     body: ResponseBody
     items: list[Item]
-    table: ToolTable
+    given: ReadInput
     draft: ChatDraft
 
     @property
     def served(self) -> ServedModel:
         """The model that answers."""
         return self.draft.served
+
+    @property
+    def table(self) -> ToolTable:
+        """The tools of the whole conversation."""
+        return self.given.table
+
+    def with_room_for_media(self, prompt: ChatPrompt) -> AskedResponse:
+        """A copy without the turns at its front for which the media leave no room.
+
+        prompt: that of the draft, with its media. May take long, so it may run in a thread. Raises InvalidRequestError.
+        """
+        cells = {
+            (part.kind, part.source, part.is_small): num
+            for part, num in zip(self.draft.request.media, prompt.media_cells, strict=True)
+        }
+        return replace(self, draft=draft_chat(self.served, _shortened(self.served, self.body, self.given, cells)))
 
 
 def read_response(
@@ -60,23 +78,25 @@ def read_response(
     try:
         draft = draft_chat(served, request)
         if body.truncation == "auto":
-            _check_room(served, draft.prompt, 1)
+            _check_room(served, len(draft.prompt.token_ids), 1)
     except ContextLengthError:
         if body.truncation != "auto":
             raise
         draft = draft_chat(served, _shortened(served, body, given))
-    return AskedResponse(body, items, given.table, draft)
+    return AskedResponse(body, items, given, draft)
 
 
-def count_tokens(
+def read_prompt(
     served: ServedModel,
     body: ResponseBody,
     history: Sequence[StoredResponse],
     unseal: Callable[[str], str | None],
-) -> int:
-    """The tokens of the prompt. Raises InvalidRequestError, naming the client's field."""
+) -> tuple[ChatRequest, ChatPrompt]:
+    """The conversation and its prompt without media rows. Raises InvalidRequestError, naming the client's field."""
     _, given = _read_input(body, history, unseal)
-    return len(chat_prompt(served, body.to_chat_request(given)).token_ids)
+    request = body.to_chat_request(given)
+    check_media(served, request)
+    return request, chat_prompt(served, request)
 
 
 def _read_input(
@@ -117,17 +137,22 @@ def _known_ids(served: ServedModel, history: Sequence[StoredResponse]) -> array[
     return known
 
 
-def _check_room(served: ServedModel, prompt: ChatPrompt, num_left: int) -> None:
+def _check_room(served: ServedModel, num_tokens: int, num_left: int) -> None:
     """Raises ContextLengthError if fewer than num_left tokens are left for the answer."""
-    if len(prompt.token_ids) + num_left > served.max_seq_len:
+    if num_tokens + num_left > served.max_seq_len:
         raise ContextLengthError(
-            f"input has {len(prompt.token_ids)} tokens; input and output together can have {served.max_seq_len}",
+            f"input has {num_tokens} tokens; input and output together can have {served.max_seq_len}",
             param="input",
         )
 
 
-def _shortened(served: ServedModel, body: ResponseBody, given: ReadInput) -> ChatRequest:
-    """The conversation without the fewest turns at its front that make it fit. Raises ContextLengthError."""
+def _shortened(
+    served: ServedModel, body: ResponseBody, given: ReadInput, cells: Mapping[tuple[str, str, bool], int] = _NO_CELLS
+) -> ChatRequest:
+    """The conversation without the fewest turns at its front that make it fit. Raises ContextLengthError.
+
+    cells: the tokens of media, by kind, source and low resolution. Media that it lacks count nothing.
+    """
     num_left = min(body.max_output_tokens or _LEFT_FOR_ANSWER, served.max_seq_len // 4)
     starts = _turn_starts(given.conversation)
 
@@ -136,7 +161,9 @@ def _shortened(served: ServedModel, body: ResponseBody, given: ReadInput) -> Cha
 
     def fits(num_turns: int) -> bool:
         try:
-            _check_room(served, chat_prompt(served, without(num_turns)), num_left)
+            request = without(num_turns)
+            num_media = sum(cells.get((part.kind, part.source, part.is_small), 0) for part in request.media)
+            _check_room(served, len(chat_prompt(served, request).token_ids) + num_media, num_left)
         except ContextLengthError:
             return False
         return True

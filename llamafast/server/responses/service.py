@@ -24,11 +24,11 @@ from llamafast.responses.store import ResponseStore
 from llamafast.server.answers.framing import Framing
 from llamafast.server.answers.options import AnswerOptions
 from llamafast.server.answers.responses import ResponseFormatter
-from llamafast.server.chat.prepare import prepare_chat
+from llamafast.server.chat.prepare import prepare_chat, with_media
 from llamafast.server.delivery import Outputs
 from llamafast.server.responses.background import BackgroundRun
 from llamafast.server.responses.head import response_head
-from llamafast.server.responses.reading import AskedResponse, count_tokens, read_response
+from llamafast.server.responses.reading import AskedResponse, read_prompt, read_response
 from llamafast.server.responses.recent import RecentResponses
 from llamafast.server.responses.store_metrics import StoreCollector
 from llamafast.server.schemas.responses import ResponseBody
@@ -117,8 +117,9 @@ class Responses:
         served, body = await self._state.prepare(request, ResponseBody, lambda served, body: (served, body))
         history = await self._history(body) if body.previous_response_id is not None else []
         cost = sum(len(row.body) + len(row.input) for row in history)
-        work = partial(count_tokens, served, body, history, self._seal.open)
-        return await self._state.preparation.run(request.receive, cost, work)
+        work = partial(read_prompt, served, body, history, self._seal.open)
+        chat, prompt = await self._state.preparation.run(request.receive, cost, work)
+        return len((await with_media(served, chat, prompt, request.receive)).token_ids)
 
     async def start(self, asked: AskedResponse, receive: Receive, *, framing: Framing | None = None) -> StartedResponse:
         """Give the response to the engine. framing: of its events; None: server-sent events.
@@ -130,6 +131,11 @@ class Responses:
             raise InvalidRequestError("background needs the store, which this server does not have", param="background")
         response_id, created_s = f"resp_{uuid.uuid4().hex}", time.time()
         chat = await prepare_chat(self._state, draft, response_id, receive)
+        if body.truncation == "auto" and len(chat.prompt.token_ids) >= asked.served.max_seq_len:  # its media take much
+            work = partial(asked.with_room_for_media, chat.prompt)
+            asked = await self._state.preparation.run(receive, len(draft.prompt.text), work)
+            draft = asked.draft
+            chat = await prepare_chat(self._state, draft, response_id, receive)
         outputs = await submit(asked.served.engine, [chat.engine_request], 1, draft.request.names.fields)
         is_stored = body.store and self.store is not None
         head = response_head(asked, response_id, int(created_s), is_stored=is_stored)

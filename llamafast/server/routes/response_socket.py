@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Response, WebSocket
 from prometheus_client import Gauge
@@ -22,7 +23,8 @@ from llamafast.server.responses.service import Responses, StartedResponse
 from llamafast.server.state import ServerState
 
 _MAX_CONNECTIONS = 256
-_TRY_AGAIN_LATER = 1013  # close code
+_TRY_AGAIN_LATER = 1013  # close codes
+_POLICY_VIOLATION = 1008
 _MAX_RECENT_BYTES = 32 * 2**20  # of one connection
 
 
@@ -59,6 +61,9 @@ class ResponseSockets:
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one connection until it is closed."""
+        if not _is_own_page(socket):
+            await socket.close(_POLICY_VIOLATION)  # before accept(): the handshake is answered with a 403
+            return
         if self._is_closing:
             await _refuse(socket, ShuttingDownError("the server is shutting down"))
             return
@@ -121,6 +126,15 @@ def response_socket_router(sockets: ResponseSockets) -> APIRouter:
     router = APIRouter()
     router.add_api_websocket_route("/v1/responses", sockets.serve)
     return router
+
+
+def _is_own_page(socket: WebSocket) -> bool:
+    """Whether a browser may open the socket: from a page of this server only. Other clients send no Origin.
+
+    Browsers let every page open WebSockets to every server and read the answers, as no CORS rule applies to them.
+    """
+    origin = socket.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
 
 
 async def _refuse(socket: WebSocket, error: LlamaFastError) -> None:
