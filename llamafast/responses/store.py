@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -80,7 +81,7 @@ class ResponseStore:
 
     async def finish(self, row: StoredResponse) -> bool:
         """Store the end of a response that is queued or in progress; False: it has ended already, or is gone."""
-        return await self._run(lambda: self._database.finish(row, time.time()), False)
+        return await self._run(lambda: self._database.finish(row, time.time()), False, is_end=True)
 
     async def get(self, response_id: str, owner: str) -> StoredResponse | None:
         """A response of this owner, or None."""
@@ -117,7 +118,7 @@ class ResponseStore:
 
     async def add_events(self, response_id: str, first_number: int, events: Sequence[bytes]) -> bool:
         """Keep events of a response that runs; False: it is gone, or its events are too large."""
-        return await self._run(lambda: self._database.add_events(response_id, first_number, events), False)
+        return await self._run(lambda: self._database.add_events(response_id, first_number, events), False, is_end=True)
 
     async def events(self, response_id: str, after: int) -> list[tuple[int, bytes]]:
         """The kept events with numbers above `after`."""
@@ -139,11 +140,14 @@ class ResponseStore:
             response_id, owner, time.time(), max_rows=_MAX_CHAIN_ROWS, max_bytes=_MAX_CHAIN_BYTES
         )
 
-    async def _run(self, work: Callable[[], T], otherwise: T) -> T:
-        """The result of work() in the store's thread; `otherwise` if the database fails. Raises QueueFullError."""
+    async def _run(self, work: Callable[[], T], otherwise: T, *, is_end: bool = False) -> T:
+        """The result of work() in the store's thread; `otherwise` if the database fails.
+
+        is_end: the work belongs to the end of a running response, which must not be lost. Else raises QueueFullError.
+        """
         if self._is_closed:
             return otherwise
-        if self._jobs.qsize() >= _MAX_QUEUED:
+        if self._jobs.qsize() >= _MAX_QUEUED and not is_end:
             raise QueueFullError("the store of responses has too much to do; try again later", retry_after=1.0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -153,7 +157,7 @@ class ResponseStore:
             error: Exception | None = None
             try:
                 result = work()
-            except sqlite3.Error as exc:  # the disk is full, or the file is damaged: requests go on without it
+            except (sqlite3.Error, zlib.error) as exc:  # the disk is full, or the file is damaged: requests continue
                 self.num_failures += 1
                 _log.error("the store of responses failed: %s", exc)
             except Exception as exc:  # it is raised where the result is awaited

@@ -18,6 +18,7 @@ from llamafast.media.limits import MediaLimits
 from llamafast.media.local import read_file_url
 from llamafast.media.remote import RemoteMedia
 from llamafast.server.chat.media import LoadedMedia, MediaPart
+from llamafast.server.media_budget import MediaBudget
 
 T = TypeVar("T")
 
@@ -29,6 +30,19 @@ _MAX_PIXELS = 16_000_000
 _MAX_KEPT_BYTES = 2**20
 
 _NUM_THREADS = 2
+
+# Files that are fetched or decoded at the same time, for all requests.
+_MAX_LOADS = 8
+
+
+class _Pixels:
+    """Gives the pixels of an image. The memory that it keeps is counted while it exists."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+
+    def __call__(self) -> bytes:
+        return self._read()
 
 
 class MediaLoader:
@@ -46,6 +60,8 @@ class MediaLoader:
         self._remote = remote
         self._root = root
         self._threads = ThreadPoolExecutor(_NUM_THREADS, "llamafast-media")
+        self._loads = asyncio.Semaphore(_MAX_LOADS)
+        self.budget = MediaBudget()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -68,22 +84,27 @@ class MediaLoader:
         Raises InvalidRequestError, naming the part, and QueueFullError.
         """
         self.check(parts)
+        with self.budget.holding(sum(len(part.source) for part in parts)):
+            return await self._load(parts)
+
+    async def _load(self, parts: Sequence[MediaPart]) -> list[LoadedMedia]:
         found: dict[tuple[str, str, bool], LoadedMedia] = {}
         num_bytes = 0
         for part in parts:
             key = (part.kind, part.source, part.is_small)
             if key in found:
                 continue
-            data = await self._bytes_of(part)
-            num_bytes += len(data)
-            if num_bytes > self._limits.max_request_bytes:
-                most = self._limits.max_request_bytes
-                raise InvalidRequestError(
-                    f"{part.param}: all files of a request have more than {most} bytes",
-                    param=part.param,
-                    code="media_too_large",
-                )
-            found[key] = await self._in_thread(partial(self._decoded, part, data))
+            async with self._loads:
+                data = await self._bytes_of(part)
+                num_bytes += len(data)
+                if num_bytes > self._limits.max_request_bytes:
+                    most = self._limits.max_request_bytes
+                    raise InvalidRequestError(
+                        f"{part.param}: all files of a request have more than {most} bytes",
+                        param=part.param,
+                        code="media_too_large",
+                    )
+                found[key] = await self._in_thread(partial(self._decoded, part, data))
         return [found[part.kind, part.source, part.is_small] for part in parts]
 
     async def _bytes_of(self, part: MediaPart) -> bytes:
@@ -106,13 +127,16 @@ class MediaLoader:
         try:
             if part.kind == "audio":
                 samples = decode_audio(data, part.param, self._limits, prompts.sample_rate, prompts.min_samples)
+                self.budget.hold(samples, len(samples) * samples.itemsize)
                 content = prompts.audio(samples)
             else:
                 most = _SMALL_PIXELS if part.is_small else _MAX_PIXELS
                 decode = partial(decode_image, data, part.param, self._limits, most)
                 pixels = decode()
                 # A request may wait for long. While it does, it keeps the file instead of many pixels.
-                read_rgb = (lambda: decode().rgb) if len(pixels.rgb) > _MAX_KEPT_BYTES else None
+                keeps_file = len(pixels.rgb) > _MAX_KEPT_BYTES
+                read_rgb = _Pixels((lambda: decode().rgb) if keeps_file else partial(bytes, pixels.rgb))
+                self.budget.hold(read_rgb, len(data) if keeps_file else len(pixels.rgb))
                 content = prompts.image(pixels.width, pixels.height, pixels.rgb, read_rgb)
             return LoadedMedia(part.kind, content, prompts.parts(content))
         except InvalidRequestError as error:
